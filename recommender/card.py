@@ -1,0 +1,81 @@
+"""The card: what a model file says about itself, as JSON beside it."""
+
+from __future__ import annotations
+
+import hashlib
+from datetime import datetime
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+SCHEMA_VERSION = 1
+_READ_BYTES = 1 << 20
+
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+FileRole = Literal["model", "external_data", "vocabulary", "fallback"]
+
+
+class _Record(BaseModel):
+    """Frozen; fields of a later schema are kept out of the way rather than refused."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+
+class CardFile(_Record):
+    """One file of the artifact: `path` is relative to the card's folder, `size` is in bytes."""
+
+    path: str
+    role: FileRole
+    size: Annotated[int, Field(ge=0)]
+    sha256: Sha256
+
+
+class Golden(_Record):
+    """One history with the answer the model must give: ids in order, best first, and their scores."""
+
+    item_ids: tuple[int, ...]
+    recommendations: tuple[int, ...]
+    scores: tuple[float, ...]
+
+
+class Card(_Record):
+    """What a model is: its files with their digests, its limits, and answers to hold it to.
+
+    `items` is the size of the catalogue: ids run from 0 to `items - 1`. `default_k` is how many
+    recommendations a caller gets who asks for no number, `max_k` the most a caller may ask for.
+    `longest_history` is the most recent items the network reads; None where it reads any number.
+    Two rankings are equal when they differ only among items whose scores lie within
+    `score_tolerance` of each other.
+    """
+
+    schema_version: Annotated[int, Field(ge=1)] = SCHEMA_VERSION
+    name: Annotated[str, Field(min_length=1, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+    version: Annotated[str, Field(min_length=1, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+    network: str
+    items: Annotated[int, Field(ge=1)]
+    embedding_size: Annotated[int, Field(ge=1)]
+    default_k: Annotated[int, Field(ge=1)]
+    max_k: Annotated[int, Field(ge=1)]
+    longest_history: Annotated[int, Field(ge=1)] | None = None
+    score_tolerance: Annotated[float, Field(ge=0)]
+    opset: Annotated[int, Field(ge=1)]
+    exported_by: str
+    exported_at: datetime
+    exported_with: dict[str, str]
+    files: tuple[CardFile, ...]
+    golden: tuple[Golden, ...]
+
+
+def card_path(model: Path) -> Path:
+    """Where the card of this model file stands: `10_model.onnx` → `10_model.card.json`."""
+    return model.with_suffix(".card.json")
+
+
+def file_sha256(path: Path) -> str:
+    """SHA-256 of a file's bytes in lower-case hex, read in pieces; OSError where it cannot be read."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while piece := file.read(_READ_BYTES):
+            digest.update(piece)
+    return digest.hexdigest()
