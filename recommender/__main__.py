@@ -1,0 +1,214 @@
+"""The command line: serve, client, demo, export, config."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+from collections.abc import Callable, Coroutine, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn, TypeVar
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from recommender.errors import StartError
+
+if TYPE_CHECKING:
+    from recommender.client import Recommendations
+    from recommender.settings import Settings
+
+app = typer.Typer(
+    help="A gRPC service that turns a user's history of items into the top-K next items.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+
+EXAMPLES: tuple[tuple[int, ...], ...] = ((1, 2, 3, 4), (0,), (9999, 999, 99))
+"""Histories that the reference model knows."""
+_DEMO_REQUESTS = 64
+_DEMO_SHOWN = 5
+_CALL_TIMEOUT = 10.0
+
+R = TypeVar("R")
+
+
+@app.command()
+def serve(
+    host: Annotated[str | None, typer.Option(help="Address to listen on.")] = None,
+    port: Annotated[int | None, typer.Option(help="TCP port; 0 takes a free one.")] = None,
+    model: Annotated[Path | None, typer.Option(help="Model file to serve.")] = None,
+    num_recommendations: Annotated[int | None, typer.Option(help="Number where callers set no limit.")] = None,
+    device: Annotated[str | None, typer.Option(help="auto, cpu, cuda or coreml.")] = None,
+    log_level: Annotated[str | None, typer.Option(help="debug, info, warning or error.")] = None,
+) -> None:
+    """Serve a model until SIGTERM or SIGINT; options win over the environment and `.env` files."""
+    settings = _settings(
+        host=host,
+        port=port,
+        model=model,
+        num_recommendations=num_recommendations,
+        device=device,
+        log_level=log_level,
+    )
+    from recommender.server import ExitCode, Server, stopping_on_signals  # noqa: PLC0415 (only who serves pays)
+    from recommender.telemetry import set_up_logging  # noqa: PLC0415
+
+    set_up_logging(settings.log_level, settings.log_format)
+
+    async def main() -> tuple[ExitCode, bool]:
+        server = Server(settings)
+        async with stopping_on_signals(server):
+            await server.start()
+            code = await server.run()
+            return code, await server.close()
+
+    code, ended = _run(main())
+    if not ended:
+        # A native call that hangs cannot be joined, and would keep the interpreter from leaving.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    raise typer.Exit(code)
+
+
+@app.command()
+def client(
+    host: Annotated[str, typer.Option(help="Where the server is.")] = "localhost",
+    port: Annotated[int, typer.Option(help="The server's port.")] = 50051,
+    items: Annotated[str | None, typer.Option(help="A history: item ids, oldest first, as 1,2,3,4.")] = None,
+    limit: Annotated[int, typer.Option(help="How many recommendations; 0 leaves it to the server.")] = 0,
+    timeout: Annotated[float, typer.Option(help="Seconds to wait for each answer.")] = _CALL_TIMEOUT,
+) -> None:
+    """Ask a running server; without --items, for a few examples."""
+    histories = (_history(items),) if items is not None else EXAMPLES
+    import grpc  # noqa: PLC0415 (`recommender config` needs none of it)
+
+    from recommender.client import Client  # noqa: PLC0415
+
+    async def ask() -> list[Recommendations]:
+        async with Client(f"{host}:{port}") as connection:
+            return [await connection.recommend(ids, limit=limit, timeout=timeout) for ids in histories]
+
+    try:
+        answers = _run(ask())
+    except grpc.aio.AioRpcError as error:
+        _fail(f"{host}:{port} answered {error.code().name}: {error.details()}", 1)
+    _print_answers(histories, answers)
+
+
+@app.command()
+def demo() -> None:
+    """Start a server on a free port, send it concurrent requests, show what came of it."""
+    settings = _settings(port=0, host="127.0.0.1", log_level="warning")
+    from recommender.client import Client  # noqa: PLC0415 (only who serves pays)
+    from recommender.server import Server  # noqa: PLC0415
+    from recommender.telemetry import set_up_logging  # noqa: PLC0415
+
+    set_up_logging(settings.log_level, settings.log_format)
+    out = Console()
+
+    async def main() -> None:
+        server = Server(settings)
+        await server.start()
+        try:
+            items = server.model.items or len(EXAMPLES)
+            histories = [tuple(id_ % items for id_ in ids) for ids in EXAMPLES]
+            histories += [
+                tuple((7 * row + 13 * step) % items for step in range(1 + row % 9))
+                for row in range(_DEMO_REQUESTS - len(histories))
+            ]
+            out.print(
+                f"Serving [bold]{server.model.label}[/] on port {server.port}; "
+                f"sending {len(histories)} requests at once …"
+            )
+            async with Client(f"127.0.0.1:{server.port}") as connection:
+                answers = await asyncio.gather(*(connection.recommend(ids, timeout=_CALL_TIMEOUT) for ids in histories))
+            _print_answers(histories[:_DEMO_SHOWN], answers[:_DEMO_SHOWN])
+            batches = server.batcher.statistics().batches
+            table = Table("batch size", "engine runs", title=f"{len(histories)} requests, {sum(batches.values())} runs")
+            for size, count in sorted(batches.items()):
+                table.add_row(str(size), str(count))
+            out.print(table)
+        finally:
+            await server.close()
+
+    _run(main())
+
+
+@app.command()
+def config(
+    *,
+    template: Annotated[bool, typer.Option("--template", help="Print .env.template instead.")] = False,
+    markdown: Annotated[bool, typer.Option("--markdown", help="Print docs/settings.md instead.")] = False,
+) -> None:
+    """Print the effective settings, secrets masked."""
+    from recommender import settings  # noqa: PLC0415 (the module, beside the function of that name)
+
+    if template:
+        sys.stdout.write(settings.template())
+    elif markdown:
+        sys.stdout.write(settings.markdown())
+    else:
+        for key, value in _settings().shown().items():
+            sys.stdout.write(f"{key}={value}\n")
+
+
+def main() -> None:
+    """Run the command line; the exit code is the process's."""
+    app(prog_name="recommender")
+
+
+def _settings(**overrides: object) -> Settings:
+    from recommender.settings import Settings  # noqa: PLC0415 (`recommender client` needs none of it)
+
+    try:
+        return Settings.load(overrides)
+    except StartError as error:
+        _fail(str(error), 2)
+
+
+def _run(coroutine: Coroutine[Any, Any, R]) -> R:
+    """Run on uvloop where it exists; a start that was refused ends the process with its sentence."""
+    factory: Callable[[], asyncio.AbstractEventLoop] | None = None
+    if sys.platform != "win32":
+        import uvloop  # noqa: PLC0415 (not on Windows)
+
+        factory = uvloop.new_event_loop
+    try:
+        with asyncio.Runner(loop_factory=factory) as runner:
+            return runner.run(coroutine)
+    except StartError as error:
+        _fail(str(error), 2)
+
+
+def _fail(message: str, code: int) -> NoReturn:
+    typer.echo(f"recommender: {message}", err=True)
+    raise typer.Exit(code)
+
+
+def _history(text: str) -> tuple[int, ...]:
+    try:
+        return tuple(int(part) for part in text.split(",") if part.strip())
+    except ValueError:
+        raise typer.BadParameter(
+            f"{text!r} is not a list of whole numbers such as 1,2,3,4", param_hint="--items"
+        ) from None
+
+
+def _print_answers(histories: Sequence[tuple[int, ...]], answers: Sequence[Recommendations]) -> None:
+    table = Table("history", "recommendations (score)", "model", show_lines=True)
+    for history, answer in zip(histories, answers, strict=True):
+        pairs = [f"{item} ({score:.4f})" for item, score in zip(answer.item_ids, answer.scores, strict=False)]
+        table.add_row(
+            " ".join(map(str, history)),
+            " ".join(pairs) or " ".join(map(str, answer.item_ids)),
+            answer.model_version,
+        )
+    Console().print(table)
+
+
+if __name__ == "__main__":
+    main()
