@@ -28,7 +28,7 @@ app = typer.Typer(
 
 EXAMPLES: tuple[tuple[int, ...], ...] = ((1, 2, 3, 4), (0,), (9999, 999, 99))
 """Histories that the reference model knows."""
-_DEMO_REQUESTS = 64
+_DEMO_REQUESTS = 256
 _DEMO_SHOWN = 5
 _CALL_TIMEOUT = 10.0
 
@@ -118,7 +118,7 @@ def demo() -> None:
             histories = [tuple(id_ % items for id_ in ids) for ids in EXAMPLES]
             histories += [
                 tuple((7 * row + 13 * step) % items for step in range(1 + row % 9))
-                for row in range(_DEMO_REQUESTS - len(histories))
+                for row in range(len(EXAMPLES), _DEMO_REQUESTS)
             ]
             out.print(
                 f"Serving [bold]{server.model.label}[/] on port {server.port}; "
@@ -158,6 +158,8 @@ def config(
 
 def main() -> None:
     """Run the command line; the exit code is the process's."""
+    # gRPC's C core logs what it also raises, and we say it in a sentence.
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     app(prog_name="recommender")
 
 
@@ -199,14 +201,14 @@ def _history(text: str) -> tuple[int, ...]:
 
 
 def _print_answers(histories: Sequence[tuple[int, ...]], answers: Sequence[Recommendations]) -> None:
-    table = Table("history", "recommendations (score)", "model", show_lines=True)
+    table = Table("history", "recommendations, best first, with scores", show_lines=True)
     for history, answer in zip(histories, answers, strict=True):
-        pairs = [f"{item} ({score:.4f})" for item, score in zip(answer.item_ids, answer.scores, strict=False)]
-        table.add_row(
-            " ".join(map(str, history)),
-            " ".join(pairs) or " ".join(map(str, answer.item_ids)),
-            answer.model_version,
-        )
+        ids = [str(item) for item in answer.item_ids]
+        scores = [f"{score:.2f}" for score in answer.scores]
+        width = max(map(len, (*ids, *scores)), default=0)
+        lines = [" ".join(cell.rjust(width) for cell in row) for row in (ids, scores) if row]
+        table.add_row(" ".join(map(str, history)), "\n".join(lines))
+    table.caption = f"model {answers[0].model_version}"
     Console().print(table)
 
 

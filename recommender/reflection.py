@@ -12,7 +12,8 @@ from importlib import resources
 from typing import Any
 
 import grpc
-from google.protobuf import descriptor_pb2, descriptor_pool
+from google.protobuf import descriptor_pb2, descriptor_pool, duration_pb2
+from google.rpc import error_details_pb2
 from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha import reflection, reflection_pb2
 
@@ -66,11 +67,13 @@ def _described_files() -> dict[str, bytes]:
     """Every file that reflection serves, serialized, by name; dependencies before those that need them."""
     ours = resources.files("recommender").joinpath("recommend_api/v1/recommend_api.binpb").read_bytes()
     files = {file.name: file for file in descriptor_pb2.FileDescriptorSet.FromString(ours).file}
-    health = descriptor_pb2.FileDescriptorProto()
-    health_pb2.DESCRIPTOR.CopyToProto(health)
-    v1alpha = descriptor_pb2.FileDescriptorProto()
-    reflection_pb2.DESCRIPTOR.CopyToProto(v1alpha)
-    files.update({file.name: file for file in (health, v1alpha, _renamed(v1alpha))})
+    # Error details travel as Any: a client can only show them if it can ask what they are.
+    for generated in (duration_pb2, error_details_pb2, health_pb2, reflection_pb2):
+        file = descriptor_pb2.FileDescriptorProto()
+        generated.DESCRIPTOR.CopyToProto(file)
+        files[file.name] = file
+    v1 = _renamed(files[reflection_pb2.DESCRIPTOR.name])
+    files[v1.name] = v1
     return {name: file.SerializeToString() for name, file in files.items()}
 
 
@@ -81,7 +84,8 @@ def _renamed(v1alpha: descriptor_pb2.FileDescriptorProto) -> descriptor_pb2.File
     file.package = _V1
     for message in file.message_type:
         for field in message.field:
-            field.type_name = field.type_name.replace(f".{_V1ALPHA}.", f".{_V1}.")
+            if field.type_name:
+                field.type_name = field.type_name.replace(f".{_V1ALPHA}.", f".{_V1}.")
     for method in file.service[0].method:
         method.input_type = method.input_type.replace(f".{_V1ALPHA}.", f".{_V1}.")
         method.output_type = method.output_type.replace(f".{_V1ALPHA}.", f".{_V1}.")
