@@ -23,7 +23,6 @@ from recommender.domain import Model
 from recommender.edge import SERVICE_NAME, Edge
 from recommender.engine import OnnxEngine
 from recommender.errors import EngineError, StartError
-from recommender.recommend_api.v1 import recommend_api_pb2_grpc as api_grpc
 from recommender.reflection import add_reflection
 from recommender.service import RecommenderService
 from recommender.settings import Settings
@@ -210,7 +209,7 @@ async def stopping_on_signals(server: Server) -> AsyncIterator[None]:
 def _grpc_server(edge: Edge, healthy: health.aio.HealthServicer) -> grpc.aio.Server:
     # Without this a second server would share the port in silence.
     server = grpc.aio.server(options=(("grpc.so_reuseport", 0),))
-    api_grpc.add_RecommenderServiceServicer_to_server(edge, server)
+    edge.add_to(server)
     health_pb2_grpc.add_HealthServicer_to_server(healthy, server)
     add_reflection(server, (SERVICE_NAME, health.SERVICE_NAME))
     return server
