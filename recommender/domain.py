@@ -8,6 +8,12 @@ from typing import Literal, TypeAlias
 
 Device: TypeAlias = Literal["auto", "cpu", "cuda", "coreml"]
 """Where a model may run; `auto` leaves the choice to the engine."""
+ArenaStrategy: TypeAlias = Literal["next_power_of_two", "same_as_requested"]
+"""How much a device's memory arena takes when it must grow."""
+CoreMLUnits: TypeAlias = Literal["all", "cpu_and_gpu", "cpu_and_neural_engine", "cpu_only"]
+"""Which parts of Apple's chips CoreML may use."""
+CoreMLFormat: TypeAlias = Literal["mlprogram", "neuralnetwork"]
+"""What CoreML compiles a graph to."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,8 +21,9 @@ from recommender.batcher import Batcher
 from recommender.cost import Cost
 from recommender.domain import Model
 from recommender.edge import SERVICE_NAME, Edge
-from recommender.engine import OnnxEngine
+from recommender.engine import Memory, OnnxEngine
 from recommender.errors import EngineError, StartError
+from recommender.provider import CoreMLOptions, CudaOptions
 from recommender.recommend_api.v1 import recommend_api_pb2_grpc as api_grpc
 from recommender.reflection import add_reflection
 from recommender.service import RecommenderService
@@ -138,7 +139,17 @@ class Server:
             threads=settings.threads,
             spinning=settings.thread_spinning,
             slots=settings.engine_slots,
+            cuda=CudaOptions(
+                device_id=settings.cuda_device_id,
+                memory_limit_mb=settings.cuda_memory_limit_mb,
+                arena=settings.cuda_arena,
+                graph=settings.cuda_graph,
+                tf32=settings.cuda_tf32,
+            ),
+            coreml=CoreMLOptions(settings.coreml_compute_units, settings.coreml_model_format),
         )
+        if engine.fallback_reason is not None:
+            log.warning("the model runs on the CPU", reason=engine.fallback_reason)
         limit = _limit(settings, engine.model)
         observations = await engine.warm_up(settings.max_batch_size)
         self._batcher = Batcher(
@@ -240,6 +251,22 @@ def _log_model(engine: OnnxEngine, artifact: Artifact) -> None:
         max_k=model.max_k,
         provider=engine.provider,
         threads=engine.threads,
+        **_memory(engine.memory),
     )
     if not engine.contract.batched:
         log.warning("model has the older form without a batch axis: rows run one by one, so batching saves nothing")
+
+
+def _memory(memory: Memory) -> dict[str, float | None]:
+    """What the model costs, for the log: its constants, how often they stand in memory, and what runs take."""
+    copies = memory.copies
+    return {
+        "constants_mb": _mb(memory.constants),
+        "loaded_mb": _mb(memory.loaded),
+        "copies": None if copies is None else round(copies, 1),
+        "working_mb": _mb(memory.working),
+    }
+
+
+def _mb(size: int | None) -> float | None:
+    return None if size is None else round(size / 1e6, 1)
