@@ -21,7 +21,7 @@ from recommender.anatomy import Anatomy, read_anatomy
 from recommender.contract import Contract, Port
 from recommender.cost import Observation
 from recommender.description import describe
-from recommender.domain import Device, Model, Query, Ranking
+from recommender.domain import Device, Query, Ranking
 from recommender.errors import InvalidRequestError, ModelError, Violation
 from recommender.machine import available_cpus, available_memory, resident_memory
 from recommender.provider import CPU, CoreMLOptions, CudaOptions, SessionPlan, open_for_device

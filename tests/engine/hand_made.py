@@ -124,3 +124,39 @@ def shape_only(path: Path) -> Path:
         [helper.make_tensor_value_info("x", TensorProto.INT64, ["n"])],
         [helper.make_tensor_value_info("shape", TensorProto.INT64, [1])],
     )
+
+
+def endless(path: Path) -> Path:
+    """Write a model of the older form that never comes to an end of its own."""
+    body = helper.make_graph(
+        [
+            helper.make_node("Identity", ["going"], ["go_on"]),
+            helper.make_node("Add", ["sum", "one"], ["next"]),
+        ],
+        "body",
+        [
+            helper.make_tensor_value_info("step", TensorProto.INT64, []),
+            helper.make_tensor_value_info("going", TensorProto.BOOL, []),
+            helper.make_tensor_value_info("sum", TensorProto.INT64, [1]),
+        ],
+        [
+            helper.make_tensor_value_info("go_on", TensorProto.BOOL, []),
+            helper.make_tensor_value_info("next", TensorProto.INT64, [1]),
+        ],
+    )
+    nodes = [
+        helper.make_node("Slice", ["user_history", "zero", "one"], ["first"], "first"),
+        helper.make_node("Loop", ["", "true", "first"], ["recommendations"], "loop", body=body),
+    ]
+    constants = [
+        numpy_helper.from_array(np.array([0], np.int64), "zero"),
+        numpy_helper.from_array(np.array([1], np.int64), "one"),
+        numpy_helper.from_array(np.array(1, np.bool_), "true"),
+    ]
+    return save(
+        path,
+        nodes,
+        [helper.make_tensor_value_info("user_history", TensorProto.INT64, ["history"])],
+        [helper.make_tensor_value_info("recommendations", TensorProto.INT64, [1])],
+        constants,
+    )
