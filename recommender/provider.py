@@ -147,7 +147,7 @@ def open_session(path: Path, provider: str, plan: SessionPlan) -> onnxruntime.In
         return session
     active = session.get_providers()
     if provider not in active:
-        raise ProviderError(f"ONNX Runtime could not start {provider}{_why(provider)}; {_REMEDIES[provider]}")
+        raise ProviderError(f"ONNX Runtime could not start {provider}: {_why(provider)}")
     misplaced = [
         f"{node.op_type} {node.name}".strip()
         for part in session.get_provider_graph_assignment_info()
@@ -174,7 +174,8 @@ def refuse_two_runtimes() -> None:
     if len(found) > 1:
         raise ProviderError(
             f"{' and '.join(found)} are both installed and share one module, so which one runs is chance: "
-            "make the environment anew with `just setup` (CPU) or `just setup-cuda` (GPU)"
+            "make the environment anew with `just setup` (CPU) or with `just setup-cuda` and then `just serve-cuda` "
+            "(GPU), since a plain `uv run` installs the CPU build again"
         )
 
 
@@ -211,18 +212,17 @@ _PROVIDER_FAULTS = (runtime_errors.EPFail, runtime_errors.Fail, runtime_errors.R
 
 
 def _why(provider: str) -> str:
-    """The first library that a provider lacks, in the loader's own words; ONNX Runtime only logs it."""
+    """What keeps a provider from starting, and what to do: ONNX Runtime only logs it."""
     if provider != CUDA:
-        return ""
+        return _REMEDIES[provider]
     folder = Path(onnxruntime.__file__).parent / "capi"
-    libraries = (
-        "libcuda.so.1",
-        str(folder / "libonnxruntime_providers_shared.so"),
-        str(folder / "libonnxruntime_providers_cuda.so"),
-    )
-    for library in libraries:
+    for library, remedy in (
+        ("libcuda.so.1", "install the NVIDIA driver, or start the container with its devices (`--gpus all`)"),
+        (str(folder / "libonnxruntime_providers_shared.so"), _REMEDIES[CUDA]),
+        (str(folder / "libonnxruntime_providers_cuda.so"), "install NVIDIA's libraries with `just setup-cuda`"),
+    ):
         try:
             ctypes.CDLL(library, ctypes.RTLD_GLOBAL)
         except OSError as error:
-            return f": {error}"
-    return ": its libraries load, and it found no device it can use"
+            return f"{error}; {remedy}"
+    return "its libraries load and find no device that they can use; see what `nvidia-smi` says"
