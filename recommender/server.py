@@ -255,6 +255,9 @@ def _grpc_server(edge: Edge, healthy: _Health, max_message_bytes: int) -> grpc.a
     options = (
         ("grpc.so_reuseport", 0),  # else a second server would share the port in silence
         ("grpc.max_receive_message_length", max_message_bytes),
+        # Clients may ping every ten seconds, as they must to stay alive behind a load balancer.
+        ("grpc.keepalive_permit_without_calls", 1),
+        ("grpc.http2.min_recv_ping_interval_without_data_ms", 10_000),
     )
     server = grpc.aio.server(options=options)
     edge.add_to(server)
