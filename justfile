@@ -3,7 +3,8 @@
 set dotenv-load := false
 set positional-arguments := true
 
-run := "uv run --group dev --group model"
+uv := env("UV", "uv")
+run := uv + " run --group dev --group model"
 proto_dir := "proto/recommend-module"
 proto_file := "recommend_api/v1/recommend_api.proto"
 
@@ -14,12 +15,12 @@ default:
 # Install everything that development and the tests need (CPU)
 [group('set up')]
 setup:
-    uv sync --group dev --group model
+    {{ uv }} sync --group dev --group model
 
 # Install for a machine with an NVIDIA GPU: onnxruntime-gpu with its CUDA libraries instead of onnxruntime
 [group('set up')]
 setup-cuda:
-    uv sync --group cuda --no-install-package onnxruntime
+    {{ uv }} sync --group cuda --no-install-package onnxruntime
 
 # Make .env.dev, the settings of local development, from the template
 [group('set up')]
@@ -29,7 +30,7 @@ env:
 # Serve the model that the settings name
 [group('run')]
 serve *options:
-    uv run recommender serve "$@"
+    {{ uv }} run recommender serve "$@"
 
 # The same on the GPU build that `just setup-cuda` installed: a plain `uv run` would add the CPU build to it
 [group('run')]
@@ -39,17 +40,17 @@ serve-cuda *options:
 # Ask a running server for recommendations
 [group('run')]
 client *options:
-    uv run recommender client "$@"
+    {{ uv }} run recommender client "$@"
 
 # Start a server, send it concurrent requests, and show what happens
 [group('run')]
 demo:
-    uv run recommender demo
+    {{ uv }} run recommender demo
 
 # Export a torch network as a model file with its card
 [group('run')]
 export *options:
-    uv run --group model recommender export "$@"
+    {{ uv }} run --group model recommender export "$@"
 
 # Every check that is not a test
 [group('check')]
@@ -82,7 +83,7 @@ imports:
 test *options:
     {{ run }} pytest -m "not system and not long" "$@"
 
-# The tests against real programs from Debian
+# The tests against real programs from Debian (apt-get install nghttp2-client)
 [group('test')]
 test-system *options:
     {{ run }} pytest -m "system" "$@"
@@ -124,10 +125,10 @@ _generate out:
 # Write the pages that come from the code: .env.template and docs/settings.md
 [group('docs')]
 docs:
-    uv run recommender config --template > .env.template
-    uv run recommender config --markdown > docs/settings.md
+    {{ uv }} run recommender config --template > .env.template
+    {{ uv }} run recommender config --markdown > docs/settings.md
 
 [private]
 docs-check:
-    uv run recommender config --template | diff .env.template -
-    uv run recommender config --markdown | diff docs/settings.md -
+    {{ uv }} run recommender config --template | diff .env.template -
+    {{ uv }} run recommender config --markdown | diff docs/settings.md -

@@ -139,6 +139,68 @@ def demo() -> None:
 
 
 @app.command()
+def export(
+    network: Annotated[
+        str, typer.Option(help="reference, sasrec, gru4rec, or your own as module:factory.")
+    ] = "reference",
+    num_recommendations: Annotated[
+        int | None, typer.Option(help="How many callers get who set no limit; by default the configured number.")
+    ] = None,
+    items: Annotated[int, typer.Option(help="Size of the catalogue.")] = 10_000,
+    dim: Annotated[int, typer.Option(help="Size of an item embedding.")] = 32,
+    seed: Annotated[int, typer.Option(help="Seed of random weights.")] = 0,
+    layers: Annotated[int, typer.Option(help="Layers of a sequential network.")] = 2,
+    heads: Annotated[int, typer.Option(help="Attention heads of a sequential network.")] = 2,
+    longest_history: Annotated[int, typer.Option(help="Most recent items that a sequential network reads.")] = 200,
+    max_k: Annotated[int | None, typer.Option(help="The most a caller may ask for; by default 1000.")] = None,
+    coarse: Annotated[str, typer.Option(help="none, or int8 for a coarse table beside the exact one.")] = "none",
+    checkpoint: Annotated[Path | None, typer.Option(help="A state_dict written by torch.save.")] = None,
+    name: Annotated[str | None, typer.Option(help="The model's name; by default the network's.")] = None,
+    version: Annotated[str, typer.Option(help="The model's version.")] = "1",
+    output: Annotated[
+        Path | None, typer.Option(help="The file; by default {K}_model.onnx in the weights folder.")
+    ] = None,
+) -> None:
+    """Export a torch network as a model file with its card, checked against the network itself."""
+    settings = _settings(num_recommendations=num_recommendations)
+    try:
+        from recommender.export import ExportError, ExportOptions, export_model  # noqa: PLC0415 (torch is optional)
+    except ModuleNotFoundError as error:
+        _fail(
+            f"export needs {error.name}, which serving does not: run `uv run --group model recommender export …`, "
+            "or install recommender[model]",
+            2,
+        )
+    from rich.progress import Progress  # noqa: PLC0415 (only who exports pays)
+
+    k = settings.num_recommendations
+    try:
+        options = ExportOptions(
+            network=network,
+            items=items,
+            dim=dim,
+            seed=seed,
+            layers=layers,
+            heads=heads,
+            longest_history=longest_history,
+            num_recommendations=k,
+            max_k=max_k,
+            output=output or settings.weights_dir / f"{k}_model.onnx",
+            checkpoint=checkpoint,
+            name=name,
+            version=version,
+            coarse=coarse,  # type: ignore[arg-type]  # the options check it
+        )
+        console = Console(stderr=True)
+        with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
+            task = bar.add_task("exporting", total=1.0)
+            path = export_model(options, lambda stage, share: bar.update(task, description=stage, completed=share))
+    except ExportError as error:
+        _fail(str(error), 2)
+    typer.echo(f"{path}: {path.stat().st_size:,} bytes, checked against the network, card beside it")
+
+
+@app.command()
 def config(
     *,
     template: Annotated[bool, typer.Option("--template", help="Print .env.template instead.")] = False,

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 import time
-from typing import NoReturn
+from typing import NoReturn, TypeAlias
 
 import grpc
 import structlog
 from google.protobuf import any_pb2
+from google.protobuf.message import DecodeError
 from google.rpc import code_pb2, error_details_pb2, status_pb2
 from grpc_status import rpc_status
 
@@ -18,9 +19,9 @@ from recommender.errors import (
     InvalidRequestError,
     RecommenderError,
     UnavailableError,
+    Violation,
 )
 from recommender.recommend_api.v1 import recommend_api_pb2 as api
-from recommender.recommend_api.v1 import recommend_api_pb2_grpc as api_grpc
 from recommender.service import RecommenderService
 
 INTERNAL_MESSAGE = "the server failed to answer; its log says why"
@@ -39,10 +40,14 @@ STATUS: dict[type[RecommenderError], grpc.StatusCode] = {
 log = structlog.get_logger(__name__)
 
 
-class Edge(api_grpc.RecommenderServiceServicer):
-    """The servicer around a RecommenderService; UNAVAILABLE until `open` has given it one.
+Context: TypeAlias = grpc.aio.ServicerContext[bytes, bytes]
 
-    `default_timeout` (seconds) stands in where the caller sets no deadline.
+
+class Edge:
+    """The handlers around a RecommenderService; UNAVAILABLE until `open` has given it one.
+
+    `default_timeout` (seconds) stands in where the caller sets no deadline. Messages are decoded here
+    and not by grpc.aio, which answers UNKNOWN with a Python error to a message it cannot decode.
     """
 
     def __init__(self, *, default_timeout: float = math.inf) -> None:
@@ -53,14 +58,16 @@ class Edge(api_grpc.RecommenderServiceServicer):
         """Answer with this service from now on."""
         self._service = service
 
-    async def Recommend(  # noqa: N802 (gRPC names methods so)
-        self,
-        request: api.RecommendRequest,
-        context: grpc.aio.ServicerContext[api.RecommendRequest, api.RecommendResponse],
-    ) -> api.RecommendResponse:
-        """Rank the catalogue for one history."""
+    def add_to(self, server: grpc.aio.Server) -> None:
+        """Answer calls to RecommenderService on this server."""
+        handlers = {"Recommend": grpc.unary_unary_rpc_method_handler(self._recommend)}
+        server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE_NAME, handlers),))
+
+    async def _recommend(self, message: bytes, context: Context) -> bytes:
         try:
-            return await self._opened().recommend(request, self._deadline(context.time_remaining()))
+            request = _decoded(message)
+            response = await self._opened().recommend(request, self._deadline(context.time_remaining()))
+            return response.SerializeToString()
         except Exception as error:  # noqa: BLE001 (whatever went wrong, the caller gets a status)
             await refuse(context, error)
 
@@ -74,9 +81,16 @@ class Edge(api_grpc.RecommenderServiceServicer):
         return time.monotonic() + (self._default_timeout if remaining is None else remaining)
 
 
-async def refuse(
-    context: grpc.aio.ServicerContext[api.RecommendRequest, api.RecommendResponse], error: Exception
-) -> NoReturn:
+def _decoded(message: bytes) -> api.RecommendRequest:
+    try:
+        return api.RecommendRequest.FromString(message)
+    except DecodeError as error:
+        raise InvalidRequestError(
+            Violation("", "the message is not a recommend_api.v1.RecommendRequest; generate the client from the proto")
+        ) from error
+
+
+async def refuse(context: Context, error: Exception) -> NoReturn:
     """End the call with the status that the error stands for, with details a client can act on."""
     code = STATUS.get(type(error)) if isinstance(error, RecommenderError) else None
     if code is None:

@@ -14,17 +14,23 @@ class RecommenderError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Violation:
-    """One thing wrong with a request: `field` as the proto spells it, with an index where it has one."""
+    """One thing wrong with a request: `field` as the proto spells it, with an index where it has one.
+
+    An empty `field` is the whole message.
+    """
 
     field: str
     description: str
+
+    def __str__(self) -> str:
+        return f"{self.field}: {self.description}" if self.field else self.description
 
 
 class InvalidRequestError(RecommenderError):
     """The request cannot be answered as it stands; `violations` says field by field why."""
 
     def __init__(self, *violations: Violation) -> None:
-        super().__init__("; ".join(f"{violation.field}: {violation.description}" for violation in violations))
+        super().__init__("; ".join(map(str, violations)))
         self.violations = violations
 
 

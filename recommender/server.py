@@ -12,6 +12,7 @@ import signal
 import time
 from collections.abc import AsyncIterator
 from enum import IntEnum
+from typing import Any
 
 import grpc
 import structlog
@@ -24,7 +25,6 @@ from recommender.edge import SERVICE_NAME, Edge
 from recommender.engine import Memory, OnnxEngine
 from recommender.errors import EngineError, StartError
 from recommender.provider import CoreMLOptions, CudaOptions
-from recommender.recommend_api.v1 import recommend_api_pb2_grpc as api_grpc
 from recommender.reflection import add_reflection
 from recommender.service import RecommenderService
 from recommender.settings import Settings
@@ -33,7 +33,7 @@ from recommender.store import Artifact, find_model, open_artifact
 log = structlog.get_logger(__name__)
 
 _LAST_ANSWERS_SECONDS = 1.0
-"""How long answers may take to leave after the engine was lost."""
+"""How long the last answers may take to leave."""
 
 
 class ExitCode(IntEnum):
@@ -58,7 +58,7 @@ class Server:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._edge = Edge(default_timeout=settings.default_timeout_ms / 1e3)
-        self._health = health.aio.HealthServicer()
+        self._health = _Health()
         self._server = _grpc_server(self._edge, self._health)
         self._stop = asyncio.Event()
         self._engine: OnnxEngine | None = None
@@ -107,9 +107,10 @@ class Server:
 
     async def close(self) -> bool:
         """End everything at once; False if the engine is stuck in a run and only `os._exit` can end it."""
-        await self._server.stop(0)
         if self._batcher is not None:
             await self._batcher.close()
+        self._health.end_watches()
+        await self._server.stop(_LAST_ANSWERS_SECONDS)
         return await asyncio.to_thread(self._engine.close) if self._engine is not None else True
 
     async def _listen(self) -> None:
@@ -169,15 +170,20 @@ class Server:
         grace = self._settings.drain_grace_ms / 1e3
         log.info("draining", grace_seconds=grace, waiting=self.batcher.statistics().waiting)
         started = time.monotonic()
-        stopping = asyncio.create_task(self._server.stop(grace))
-        try:
-            async with asyncio.timeout(grace):
+        # gRPC cancels the calls that have arrived and were not yet taken up when it stops. So the door stays
+        # open until nothing waits, for half of the grace at most: callers who ignore health cannot hold it.
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(grace / 2):
                 await self.batcher.drain()
-                await stopping
-            left = 0
-        except TimeoutError:
-            seen = self.batcher.statistics()
-            left = seen.waiting + seen.running
+        stopping = asyncio.create_task(self._server.stop(grace + _LAST_ANSWERS_SECONDS))
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(grace - (time.monotonic() - started)):
+                await self.batcher.drain()
+        seen = self.batcher.statistics()
+        left = seen.waiting + seen.running
+        await self.batcher.close()
+        self._health.end_watches()
+        await stopping
         await self.close()
         log.info("stopped", seconds=round(time.monotonic() - started, 3), given_up=left)
         return ExitCode.GRACE_RAN_OUT if left else ExitCode.DRAINED
@@ -185,15 +191,37 @@ class Server:
     async def _give_up(self, lost: EngineError) -> ExitCode:
         log.error("engine lost", reason=str(lost))
         await self._health.enter_graceful_shutdown()
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(_LAST_ANSWERS_SECONDS):
-                await self._server.stop(_LAST_ANSWERS_SECONDS)
         await self.close()
         return ExitCode.ENGINE_LOST
 
     async def _set_health(self, status: int) -> None:
         for service in ("", SERVICE_NAME):
             await self._health.set(service, status)
+
+
+class _Health(health.aio.HealthServicer):
+    """The library's health service, whose Watch calls would else hold up a server that stops."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._watches: set[asyncio.Task[None]] = set()
+
+    async def Watch(  # noqa: N802 (gRPC names methods so)
+        self, request: health_pb2.HealthCheckRequest, context: grpc.aio.ServicerContext[Any, Any]
+    ) -> None:
+        """Send the status now and whenever it changes, until the caller leaves or `end_watches`."""
+        watch = asyncio.create_task(super().Watch(request, context))
+        self._watches.add(watch)
+        try:
+            await asyncio.wait({watch})
+        finally:
+            watch.cancel()
+            self._watches.discard(watch)
+
+    def end_watches(self) -> None:
+        """End every Watch call as if all had been said."""
+        for watch in self._watches:
+            watch.cancel()
 
 
 @contextlib.asynccontextmanager
@@ -218,10 +246,10 @@ async def stopping_on_signals(server: Server) -> AsyncIterator[None]:
             loop.remove_signal_handler(each)
 
 
-def _grpc_server(edge: Edge, healthy: health.aio.HealthServicer) -> grpc.aio.Server:
+def _grpc_server(edge: Edge, healthy: _Health) -> grpc.aio.Server:
     # Without this a second server would share the port in silence.
     server = grpc.aio.server(options=(("grpc.so_reuseport", 0),))
-    api_grpc.add_RecommenderServiceServicer_to_server(edge, server)
+    edge.add_to(server)
     health_pb2_grpc.add_HealthServicer_to_server(healthy, server)
     add_reflection(server, (SERVICE_NAME, health.SERVICE_NAME))
     return server

@@ -1,12 +1,17 @@
-"""What many tests share: settings for a server of one's own, a running server, and ways to call it."""
+"""What many tests share: a running server, ways to call it, and an honest account of what did not run."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Iterator
+import os
+import shutil
+import sys
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 from typing import Any, TypeAlias
 
+import onnxruntime
 import pytest
 
 from recommender.client import Client
@@ -18,16 +23,44 @@ WEIGHTS = ROOT / "weights"
 
 Serve: TypeAlias = Callable[..., AbstractAsyncContextManager[Server]]
 
+_RECIPES = {"system": "just test-system", "long": "just test-long"}
+_DEBIAN = {"h2load": "nghttp2-client"}
+_deselected: Counter[str] = Counter()
+
+
+def pytest_collection_modifyitems(items: Sequence[pytest.Item]) -> None:
+    for item in items:
+        for marker in item.iter_markers("system"):
+            missing = [program for program in marker.args if shutil.which(program) is None]
+            # In CI a missing program is a missing installation step, so the test runs and fails.
+            if missing and "CI" not in os.environ:
+                packages = " ".join(_DEBIAN[program] for program in missing)
+                reason = f"needs {' '.join(missing)}: apt-get install {packages}"
+                item.add_marker(pytest.mark.skip(reason=reason))
+        if item.get_closest_marker("cuda") and "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
+            item.add_marker(pytest.mark.skip(reason="needs a CUDA device and `just setup-cuda`"))
+        if item.get_closest_marker("coreml") and sys.platform != "darwin":
+            item.add_marker(pytest.mark.skip(reason="needs a Mac"))
+
+
+def pytest_deselected(items: Sequence[pytest.Item]) -> None:
+    for item in items:
+        for marker in _RECIPES:
+            if item.get_closest_marker(marker):
+                _deselected[marker] += 1
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    for marker, count in _deselected.items():
+        terminalreporter.write_line(f"not run: {count} tests marked `{marker}`; `{_RECIPES[marker]}` runs them")
+
 
 @pytest.fixture(autouse=True)
-def _no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def _no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
     """Tests see the settings they make, not those of the shell they run in."""
-    import os  # noqa: PLC0415
-
     for key in tuple(os.environ):
         if key.upper().startswith("RECOMMENDER_"):
             monkeypatch.delenv(key)
-    return
 
 
 @pytest.fixture

@@ -1,0 +1,77 @@
+"""The artifact: model file, external data and card, written beside each other in one move."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+from onnx import TensorProto, numpy_helper
+
+from recommender.card import Card, CardFile, card_path, file_sha256
+from recommender.export.errors import ExportError
+from recommender.export.head import TABLE
+
+
+@contextmanager
+def drafts(output: Path) -> Iterator[Path]:
+    """A folder beside `output`, on the same file system, which is gone afterwards whatever happens."""
+    try:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".export-", dir=output.parent) as folder:
+            yield Path(folder)
+    except OSError as error:
+        raise ExportError(
+            f"{output.parent} cannot be written: {error.strerror or error}. "
+            "Give an output in a folder with room that you may write to."
+        ) from error
+
+
+def write_model(
+    model: onnx.ModelProto, table: npt.NDArray[np.float32], path: Path, external_data_bytes: int
+) -> list[Path]:
+    """Write the model with its table inside, or in `{path}.data` when it has that many bytes; returns the files."""
+    if table.nbytes < external_data_bytes:
+        model.graph.initializer.append(numpy_helper.from_array(table, TABLE))
+        try:
+            path.write_bytes(model.SerializeToString())
+        finally:
+            model.graph.initializer.pop()
+        return [path]
+    data = path.with_name(path.name + ".data")
+    table.tofile(data)
+    tensor = TensorProto(name=TABLE, data_type=TensorProto.FLOAT, dims=table.shape, data_location=TensorProto.EXTERNAL)
+    for key, value in (("location", data.name), ("offset", "0"), ("length", str(table.nbytes))):
+        tensor.external_data.add(key=key, value=value)
+    model.graph.initializer.append(tensor)
+    path.write_bytes(model.SerializeToString())
+    model.graph.initializer.pop()
+    return [path, data]
+
+
+def card_files(files: list[Path]) -> tuple[CardFile, ...]:
+    """What the card says about these files, the model first."""
+    return tuple(
+        CardFile(
+            path=file.name,
+            role="model" if index == 0 else "external_data",
+            size=file.stat().st_size,
+            sha256=file_sha256(file),
+        )
+        for index, file in enumerate(files)
+    )
+
+
+def publish(files: list[Path], card: Card, output: Path) -> None:
+    """Move the files to where `output` stands and write the card: data first, the card last.
+
+    A reader in between sees a card that does not fit its files, which the digests tell.
+    """
+    draft = files[0].parent / card_path(output).name
+    draft.write_text(card.model_dump_json(indent=2) + "\n", encoding="utf-8")
+    for file in (*reversed(files), draft):
+        file.replace(output.parent / file.name)

@@ -1,0 +1,58 @@
+"""The graph: encoder and head spliced into one model with the inputs and outputs that the engine knows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import onnx
+from onnx import TensorProto, helper
+
+from recommender.export.encoder import OPSET
+from recommender.export.head import add_head
+from recommender.export.nodes import Nodes
+from recommender.export.table import Layout
+
+IR_VERSION = 10  # ONNX Runtime 1.22 reads it.
+_INT64, _FLOAT = TensorProto.INT64, TensorProto.FLOAT
+_INPUTS = {
+    "user_history": ("batch", "history"),
+    "history_length": ("batch",),
+    "k": (1,),
+    "excluded": ("nnz", 2),
+    "candidates": ("batch", "c"),
+    "candidates_length": ("batch",),
+}
+
+
+def build_graph(
+    encode: Callable[[Nodes], str],
+    layout: Layout,
+    *,
+    largest: float,
+    bias: bool,
+    max_k: int,
+    metadata: Mapping[str, str],
+) -> onnx.ModelProto:
+    """A whole model but for the table's numbers: initializer `item_table` is declared by the writer.
+
+    `encode` adds the encoder's nodes and returns the name of the user vectors.
+    """
+    g = Nodes()
+    ids, scores = add_head(g, encode(g), layout, largest=largest, bias=bias, max_k=max_k)
+    g.nodes.append(helper.make_node("Identity", [ids], ["recommendations"]))
+    g.nodes.append(helper.make_node("Identity", [scores], ["scores"]))
+    graph = helper.make_graph(
+        g.nodes,
+        "recommender",
+        [helper.make_tensor_value_info(name, _INT64, shape) for name, shape in _INPUTS.items()],
+        [
+            helper.make_tensor_value_info("recommendations", _INT64, ("batch", "returned")),
+            helper.make_tensor_value_info("scores", _FLOAT, ("batch", "returned")),
+        ],
+        g.initializers,
+    )
+    model = helper.make_model(
+        graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION, producer_name="recommender"
+    )
+    helper.set_model_props(model, {f"recommender.{key}": value for key, value in metadata.items()})
+    return model

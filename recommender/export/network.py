@@ -1,0 +1,63 @@
+"""Networks: what an exportable torch module must offer, and the reference network.
+
+A network turns histories into user vectors; an item's score is the product of the user's vector with the item's
+embedding, plus the item's bias where there is one. The head does that part, so a network never sees its own scores.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol, runtime_checkable
+
+import torch
+from torch import Tensor, nn
+
+
+@runtime_checkable
+class Network(Protocol):
+    """What an exportable module offers besides being a `torch.nn.Module`.
+
+    It may also have `item_bias() -> Tensor` float32 [items], and `longest_history: int`, the most recent items that
+    it reads.
+    """
+
+    def forward(self, user_history: Tensor, history_length: Tensor) -> Tensor:
+        """User vectors float32 [batch, d].
+
+        `user_history` is int64 [batch, history], oldest first, padded on the right; `history_length` int64 [batch]
+        alone says what is padding: item 0 is an item like any other.
+        """
+        ...
+
+    def item_embeddings(self) -> Tensor:
+        """The item table, float32 [items, d]; row i belongs to item id i."""
+        ...
+
+
+def real_items(user_history: Tensor, history_length: Tensor) -> Tensor:
+    """Which entries of the history are not padding: bool [batch, history]."""
+    column = torch.arange(user_history.shape[1], device=user_history.device)
+    return column[None, :] < history_length[:, None]
+
+
+class ReferenceNetwork(nn.Module):
+    """The mean of the history's embeddings; an item that repeats counts as often as it occurs.
+
+    The embeddings are `torch.rand((items, dim))` after `torch.manual_seed(seed)`.
+    """
+
+    def __init__(self, items: int, dim: int, seed: int) -> None:
+        super().__init__()
+        generator = torch.Generator().manual_seed(seed)
+        self.items = nn.Embedding(items, dim, _weight=torch.rand((items, dim), generator=generator), _freeze=True)
+
+    def forward(self, user_history: Tensor, history_length: Tensor) -> Tensor:
+        """See `Network`."""
+        weights = real_items(user_history, history_length).to(torch.float32)
+        summed = (weights.unsqueeze(1) @ self.items(user_history)).squeeze(1)
+        mean: Tensor = summed / history_length.clamp(min=1).unsqueeze(1)
+        return mean
+
+    def item_embeddings(self) -> Tensor:
+        """See `Network`."""
+        weight: Tensor = self.items.weight
+        return weight
