@@ -12,7 +12,7 @@ from typing import Annotated, Any, get_args
 from dotenv import dotenv_values
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
 
-from recommender.domain import ArenaStrategy, CoreMLFormat, CoreMLUnits, Device
+from recommender.domain import ArenaStrategy, CoreMLFormat, CoreMLUnits, Device, UnknownItems
 from recommender.errors import SettingsError
 from recommender.telemetry import LogFormat, LogLevel
 
@@ -183,11 +183,62 @@ class Settings(BaseModel):
         int,
         Field(
             ge=1,
-            le=1_000_000,
+            le=100_000,
             description="Items of one history at most; a longer one is refused with INVALID_ARGUMENT. It bounds what "
             "one caller can cost everybody in its batch.",
         ),
     ] = 4096
+    max_excluded: Annotated[
+        int,
+        Field(
+            ge=0,
+            le=100_000,
+            description="Excluded items of one request at most; more are refused with INVALID_ARGUMENT. They cost "
+            "their own length only, so this bounds messages more than work.",
+        ),
+    ] = 10_000
+    max_candidates: Annotated[
+        int,
+        Field(
+            ge=0,
+            le=10_000,
+            description="Candidates of one request at most; more are refused with INVALID_ARGUMENT. Each is looked up "
+            "by itself, so a long list costs more than ranking the whole of a small catalogue.",
+        ),
+    ] = 10_000
+    max_batch_requests: Annotated[
+        int,
+        Field(
+            ge=1,
+            le=100_000,
+            description="Requests of one BatchRecommend call at most; more are refused with INVALID_ARGUMENT.",
+        ),
+    ] = 1_000
+    max_stream_requests: Annotated[
+        int,
+        Field(
+            ge=1,
+            le=100_000,
+            description="Requests of one stream that are open at once: read, their replies not yet taken. Beyond it "
+            "the stream is not read, so that a slow reader costs no memory. Twice the batch size keeps batches full.",
+        ),
+    ] = 128
+    max_message_bytes: Annotated[
+        int,
+        Field(
+            ge=1024,
+            le=2**31 - 1,
+            description="Bytes of one message at most; gRPC refuses a larger one with RESOURCE_EXHAUSTED before "
+            "reading it. The default is gRPC's own and holds a million ids.",
+        ),
+    ] = 4_194_304
+    unknown_items: Annotated[
+        UnknownItems,
+        Field(
+            description="What becomes of ids and keys that the model does not know: report leaves them out and lists "
+            "them in the reply, reject refuses the request with INVALID_ARGUMENT.",
+        ),
+    ] = "report"
     default_timeout_ms: Annotated[
         int,
         Field(
