@@ -164,8 +164,6 @@ class OnnxEngine:
         finally:
             self._active.discard(options)
 
-<<<<<<< HEAD
-=======
     def _rank_together(self, queries: Sequence[Query], options: onnxruntime.RunOptions) -> list[Ranking]:
         rankings: dict[int, Ranking] = {}
         for places in self.contract.runs(queries):
@@ -174,56 +172,6 @@ class OnnxEngine:
             rankings.update(zip(places, self.contract.unpack(outputs, sharing), strict=True))
         return [rankings[place] for place in range(len(queries))]
 
-    async def _check_golden(self) -> None:
-        card = self._artifact.card
-        if card is None or not card.golden:
-            return
-        queries = [Query(golden.item_ids, len(golden.recommendations)) for golden in card.golden]
-        batched = await self.run(queries)
-        for golden, query, in_company in zip(card.golden, queries, batched, strict=True):
-            expected = Ranking(list(golden.recommendations), list(golden.scores))
-            for ranking in (in_company, *await self.run([query])):
-                if not ranking.equals(expected, card.score_tolerance):
-                    raise ModelError(
-                        f"{self._artifact.path} does not give its card's answer: for {list(golden.item_ids)} it ranks "
-                        f"{ranking.item_ids} and the card says {expected.item_ids}; export the model again"
-                    )
-
-    async def _check_limits(self) -> None:
-        """The last item has scores, and the most that may be asked for comes back: not first in a request."""
-        model = self.model
-        last = 0 if model.items is None else model.items - 1
-        (ranking,) = await self.run([Query((last,), model.max_k)])
-        ids = ranking.item_ids
-        fault = None
-        if len(ids) != model.max_k:
-            fault = f"it gives {len(ids)} recommendations, not {model.max_k}"
-        elif len(set(ids)) != len(ids) or min(ids) < 0 or (model.items is not None and max(ids) >= model.items):
-            fault = f"it recommends what is not in its catalogue, or one item twice: {ids}"
-        elif not all(map(math.isfinite, ranking.scores)):
-            fault = "it gives scores that are no numbers"
-        if fault is not None:
-            raise ModelError(
-                f"{self._artifact.path} does not keep its limits: for the history [{last}] {fault}; "
-                "train or export the model again"
-            )
-
-    async def _measure(self, max_batch_size: int) -> list[Observation]:
-        length = min(self.model.longest_history or _WARM_UP_LENGTH, _WARM_UP_LENGTH)
-        seen = []
-        for rows in sorted({1, max(max_batch_size // 4, 1), max_batch_size}):
-            for items in sorted({1, length}):
-                queries = [Query((0,) * items, self.model.default_k)] * rows
-                await self.run(queries)  # the first run of a shape allocates
-                seconds = []
-                for _ in range(_WARM_UP_REPEATS):
-                    started = time.perf_counter()
-                    await self.run(queries)
-                    seconds.append(time.perf_counter() - started)
-                seen.append(Observation(rows, rows * items, statistics.median(seconds)))
-        return seen
-
->>>>>>> main
 
 def _refuse_too_large(path: Path, anatomy: Anatomy, free: int | None) -> None:
     needed = _COPIES_WHILE_LOADING * anatomy.constant_bytes

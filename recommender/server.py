@@ -25,10 +25,7 @@ from recommender.domain import Model
 from recommender.edge import SERVICE_NAME, Edge
 from recommender.engine import Memory, OnnxEngine
 from recommender.errors import EngineError, StartError
-<<<<<<< HEAD
-=======
 from recommender.fallback import read_fallback
->>>>>>> main
 from recommender.provider import CoreMLOptions, CudaOptions
 from recommender.reflection import add_reflection
 from recommender.service import Limits, RecommenderService, Served
@@ -239,7 +236,6 @@ async def stopping_on_signals(server: Server) -> AsyncIterator[None]:
             loop.remove_signal_handler(each)
 
 
-<<<<<<< HEAD
 def open_engine(settings: Settings, artifact: Artifact, threads: int | None = None) -> OnnxEngine:
     """The engine for a model as the settings want it, `threads` instead of their number where it is given."""
     return OnnxEngine(
@@ -259,10 +255,6 @@ def open_engine(settings: Settings, artifact: Artifact, threads: int | None = No
     )
 
 
-def _grpc_server(edge: Edge, healthy: _Health) -> grpc.aio.Server:
-    # Without this a second server would share the port in silence.
-    server = grpc.aio.server(options=(("grpc.so_reuseport", 0),))
-=======
 def _grpc_server(edge: Edge, healthy: _Health, max_message_bytes: int) -> grpc.aio.Server:
     options = (
         ("grpc.so_reuseport", 0),  # else a second server would share the port in silence
@@ -272,7 +264,6 @@ def _grpc_server(edge: Edge, healthy: _Health, max_message_bytes: int) -> grpc.a
         ("grpc.http2.min_recv_ping_interval_without_data_ms", 10_000),
     )
     server = grpc.aio.server(options=options)
->>>>>>> main
     edge.add_to(server)
     health_pb2_grpc.add_HealthServicer_to_server(healthy, server)
     add_reflection(server, (SERVICE_NAME, health.SERVICE_NAME))
