@@ -16,13 +16,14 @@ import onnxruntime
 from onnxruntime.capi import onnxruntime_pybind11_state as runtime_errors
 
 from recommender.anatomy import Anatomy, read_anatomy
-from recommender.contract import Contract, Port
+from recommender.buckets import Buckets
+from recommender.contract import Contract, Feed, Outputs, Port
 from recommender.cost import Observation
 from recommender.description import describe
 from recommender.domain import Device, Query, Ranking
 from recommender.errors import InvalidRequestError, ModelError, Violation
 from recommender.machine import available_cpus, available_memory, memory_growth, resident_memory
-from recommender.provider import CPU, CoreMLOptions, CudaOptions, SessionPlan, open_for_device
+from recommender.provider import CONTROL_FLOW, CPU, CUDA, CoreMLOptions, CudaOptions, SessionPlan, open_for_device
 from recommender.store import Artifact
 from recommender.trial import hold_to_card, hold_to_limits, measure
 
@@ -30,7 +31,8 @@ _QUIETEST = 4  # ONNX Runtime's own log says nothing that the errors it raises d
 _JOIN_SECONDS = 2.0
 _COPIES_WHILE_LOADING = 2
 """Times that a model's constants stand in memory at worst while it loads: measured, inline and external."""
-
+_WARMED_HISTORY = 512
+"""Items of the longest history whose bucket is filled before the first request; longer ones are when they come."""
 _TELLING_BYTES = 1 << 25
 """Constants below this disappear in what a session takes for itself."""
 
@@ -62,7 +64,9 @@ class OnnxEngine:
 
     `threads` is how many CPUs one run uses; 0 shares the CPUs of this process out among the slots.
     `provider` is what runs the model, `fallback_reason` why that is not what `auto` prefers.
-    `free_memory` tells how many bytes the process may still take, or None where nobody knows.
+    `bucketed` runs batches in a few fixed shapes, `captures` tells whether such runs are captured as graphs;
+    by default CUDA does the first. `free_memory` tells how many bytes the process may still take, or None
+    where nobody knows.
     """
 
     def __init__(
@@ -75,12 +79,15 @@ class OnnxEngine:
         slots: int = 1,
         cuda: CudaOptions = CudaOptions(),  # noqa: B008 (frozen)
         coreml: CoreMLOptions = CoreMLOptions(),  # noqa: B008 (frozen)
+        bucketed: bool | None = None,
         free_memory: Callable[[], int | None] = available_memory,
     ) -> None:
         anatomy = read_anatomy(artifact.path)
         _refuse_too_large(artifact.path, anatomy, free_memory())
         anatomy.check_tables()
         self.threads = threads or max(available_cpus() // slots, 1)
+        if anatomy.operators & CONTROL_FLOW:
+            cuda = replace(cuda, graph=False)
         opened = open_for_device(
             artifact.path, device, SessionPlan(self.threads, spinning, cuda, coreml, anatomy.table_look_ups)
         )
@@ -99,6 +106,18 @@ class OnnxEngine:
             raise ModelError(
                 f"{artifact.path} does not say how many items it has, and {self.provider} reads any id as some "
                 "item: give it a card or the metadata recommender.items, or set RECOMMENDER_DEVICE=cpu"
+            )
+        on_cuda = self.provider == CUDA
+        self.captures = on_cuda and cuda.graph
+        self._buckets: Buckets | None = None
+        if self.contract.batched and (on_cuda if bucketed is None else bucketed):
+            self._buckets = Buckets(
+                self._session,
+                self.contract,
+                self.model,
+                device="cuda" if on_cuda else "cpu",
+                device_id=cuda.device_id if on_cuda else 0,
+                capture=self.captures,
             )
         self._artifact = artifact
         self._outputs = ["recommendations", "scores"] if self.contract.batched else ["recommendations"]
@@ -128,6 +147,9 @@ class OnnxEngine:
         try:
             await hold_to_card(self.run, self._artifact)
             await hold_to_limits(self.run, self._artifact.path, self.model)
+            if self._buckets is not None:
+                for bucket in self._buckets.shapes(max_batch_size, _WARMED_HISTORY):
+                    await self.run([Query((0,) * bucket.history, bucket.k)] * bucket.rows)
             observations = await measure(self.run, self.model, max_batch_size)
         except ModelError:
             raise
@@ -168,9 +190,17 @@ class OnnxEngine:
         rankings: dict[int, Ranking] = {}
         for places in self.contract.runs(queries):
             sharing = [queries[place] for place in places]
-            outputs = self._session.run(self._outputs, self.contract.pack(sharing), options)
+            outputs = self._run_together(self.contract.pack(sharing), max(query.k for query in sharing), options)
             rankings.update(zip(places, self.contract.unpack(outputs, sharing), strict=True))
         return [rankings[place] for place in range(len(queries))]
+
+    def _run_together(self, feed: Feed, k: int, options: onnxruntime.RunOptions) -> Outputs:
+        if self._buckets is not None:
+            if self._buckets.fits(feed):
+                return self._buckets.run(feed, k, options)
+            self._buckets.keep_out(options)
+        outputs: Outputs = self._session.run(self._outputs, feed, options)
+        return outputs
 
 
 def _refuse_too_large(path: Path, anatomy: Anatomy, free: int | None) -> None:

@@ -30,6 +30,8 @@ _REMEDIES: Mapping[str, str] = {
     CUDA: "install the GPU build with `just setup-cuda` on a machine with an NVIDIA driver",
     COREML: "CoreML comes with the macOS build of onnxruntime only",
 }
+CONTROL_FLOW = frozenset({"If", "Loop", "Scan"})
+"""Operators that CUDA cannot capture in a graph."""
 _HEAVY = frozenset({"MatMul", "Gemm", "FusedMatMul", "FusedGemm", "TopK"})
 """What must run where the operator said; look-ups in a table count too, and are told by their names."""
 _QUIETEST = 4  # ONNX Runtime's own log says nothing that the errors it raises do not say.

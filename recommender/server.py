@@ -139,6 +139,8 @@ class Server:
         engine = self._engine = await asyncio.to_thread(open_engine, settings, artifact)
         if engine.fallback_reason is not None:
             log.warning("the model runs on the CPU", reason=engine.fallback_reason)
+        if settings.cuda_graph and not engine.captures:
+            log.warning("runs are not captured as CUDA graphs: the model has branches or loops, or is not on CUDA")
         limit = _limit(settings, engine.model)
         observations = await engine.warm_up(settings.max_batch_size)
         self._batcher = Batcher(
