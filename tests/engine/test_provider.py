@@ -72,7 +72,7 @@ def test_a_provider_that_leaves_the_work_to_the_cpu_is_refused_with_the_nodes_it
 @needs_azure
 def test_nodes_that_only_compute_shapes_may_run_on_the_cpu(tmp_path: Path) -> None:
     shape = hand_made.shape_only(tmp_path / "shape.onnx")
-    assert open_session(shape, AZURE, PLAN).get_providers()[0] == AZURE
+    assert open_session(shape, AZURE, PLAN).session.get_providers()[0] == AZURE
 
 
 def test_a_provider_that_does_not_start_is_refused_instead_of_replaced(model: Path) -> None:
