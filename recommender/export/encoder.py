@@ -9,15 +9,15 @@ import warnings
 from collections.abc import Iterator
 
 import numpy as np
+import numpy.typing as npt
 import onnx
 import torch
 from onnx import helper, numpy_helper
 from torch import nn
 
 from recommender.export.errors import ExportError
-from recommender.export.head import TABLE, places
+from recommender.export.head import TABLE
 from recommender.export.nodes import Nodes
-from recommender.export.table import Layout
 
 OPSET = 18
 # torch fixes a dimension that is 0 or 1 in the example, so the example has neither.
@@ -57,9 +57,15 @@ def export_encoder(network: nn.Module, longest_history: int | None) -> onnx.Mode
     return program.model_proto
 
 
-def add_encoder(g: Nodes, encoder: onnx.ModelProto, embeddings: np.ndarray, layout: Layout) -> str:
-    """Add the encoder's nodes to `g`, its look-ups turned to the head's table; returns the user vectors' name."""
+def add_encoder(
+    g: Nodes, encoder: onnx.ModelProto, embeddings: npt.NDArray[np.float32], *, columns: int
+) -> str:
+    """Add the encoder's nodes to `g`, its look-ups turned to the head's table; returns the user vectors' name.
+
+    `embeddings` [items, d] are the first d of the table's `columns`.
+    """
     graph = encoder.graph
+    size = embeddings.shape[1]
     tables = {
         tensor.name
         for tensor in graph.initializer
@@ -71,23 +77,19 @@ def add_encoder(g: Nodes, encoder: onnx.ModelProto, embeddings: np.ndarray, layo
         node.ClearField("doc_string")
         axis = next((attribute.i for attribute in node.attribute if attribute.name == "axis"), 0)
         if node.op_type == "Gather" and node.input[0] in tables and axis == 0:
-            g.nodes.append(_look_up(g, node, embeddings.shape[1], layout))
-        else:
-            kept.update(tables.intersection(node.input))
-            g.nodes.append(node)
+            node.input[0] = TABLE
+            if columns > size:
+                vectors = g.fresh("vectors")
+                bounds = [g.int64(number) for number in (0, size, -1)]
+                cut = helper.make_node("Slice", [vectors, *bounds], node.output)
+                node.output[0] = vectors
+                g.nodes.extend((node, cut))
+                continue
+        kept.update(tables.intersection(node.input))
+        g.nodes.append(node)
     # A table that is used in another way than by look-up stays as a second copy.
     g.initializers.extend(tensor for tensor in graph.initializer if tensor.name not in tables - kept)
     return graph.output[0].name
-
-
-def _look_up(g: Nodes, gather: onnx.NodeProto, columns: int, layout: Layout) -> onnx.NodeProto:
-    """The node that replaces `Gather(embeddings, ids)`; what it needs before it is added to `g`."""
-    where = places(g, gather.input[1], layout)
-    if layout.columns == columns:
-        return helper.make_node("GatherND", [TABLE, where], gather.output, name=gather.name)
-    vectors = g.op("GatherND", TABLE, where)
-    bounds = [g.int64(number) for number in (0, columns, -1)]
-    return helper.make_node("Slice", [vectors, *bounds], gather.output, name=gather.name)
 
 
 @contextlib.contextmanager

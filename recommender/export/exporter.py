@@ -65,7 +65,7 @@ def export_model(options: ExportOptions, progress: Progress = lambda _stage, _sh
     def build(tolerance: float | None) -> list[Path]:
         known = metadata if tolerance is None else {**metadata, "score_tolerance": f"{tolerance:.6g}"}
         model = build_graph(
-            lambda g: add_encoder(g, encoder, embeddings, layout),
+            lambda g: add_encoder(g, encoder, embeddings, columns=layout.columns),
             layout,
             largest=float(np.abs(table).max()),
             bias=bias is not None,

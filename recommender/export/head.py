@@ -1,9 +1,7 @@
 """The head: user vectors [batch, d] in, exact top-K of the whole item table out, as ONNX nodes.
 
-Selecting K of N scores costs as much as computing them, and a [batch, N] score matrix costs more to write
-than to compute. So the head never holds that matrix: it walks over the table in slabs, multiplies a slab
-with all user vectors (the table on the left, so that it is read as it stands in the file, once, by everybody),
-and keeps only the largest score of each block of items. Then, for each row:
+Selecting K of N scores costs as much as computing them, so the head first takes the largest score of each block of
+items, and then looks only where it must:
 
     the K best items lie in the K blocks with the largest maxima.
 
@@ -11,12 +9,19 @@ Proof: order items by (score down, id up) and blocks by (maximum down, number up
 was not chosen, each of the K chosen blocks holds an item better than x: one with a larger score, or with the
 same score and, its block coming before b, a lower id. So x is not among the K best.
 
-The chosen blocks are put in ascending order, their items scored again by a gathered product, and the K best of these
-selected; TopK prefers the earlier position among equals, which is the lower id. The items after the last full
-block are always among the chosen, last. What is exact: ids and order follow the returned scores; a score computed
-twice may differ in its last bit, far inside the card's `score_tolerance`.
+The chosen blocks are put in ascending order and the K best of their items selected; TopK prefers the earlier position
+among equals, which is the lower id. The items after the last full block are always among the chosen, last.
 
-- `excluded` pairs become -inf inside their slab before the block's maximum is taken, and once more among the chosen.
+There are two ways to the maxima, and the batch decides:
+
+- A small batch multiplies with the whole table at once, which ONNX Runtime has packed for this at load (a second
+  copy in memory, not in the file; `session.disable_prepacking` saves it and costs time).
+- A large batch has a score matrix that costs more to write than to compute. So it walks over the table in slabs, the
+  table on the left, read as it stands in the file, and keeps of each slab the maxima only. The items of the chosen
+  blocks are scored once more; such a score may differ in its last bits from the one that chose the block,
+  far inside the card's `score_tolerance`.
+
+- `excluded` pairs become -inf before a block's maximum is taken.
 - `candidates` are scored by a gathered product and nothing else is read.
 - When K is not small against the number of blocks, all scores are computed and selected from.
 - A user vector that is NaN, infinite or so large that a score would overflow gets no recommendation at all.
@@ -24,9 +29,11 @@ twice may differ in its last bit, far inside the card's `score_tolerance`.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 from onnx import TensorProto, helper
 
 from recommender.export.nodes import Nodes
@@ -34,8 +41,10 @@ from recommender.export.table import Layout
 
 TABLE = "item_table"
 INT64, FLOAT, BOOL = TensorProto.INT64, TensorProto.FLOAT, TensorProto.BOOL
-# Above one chosen block in this many, computing everything is faster than gathering the chosen.
+# Above one chosen block in this many, selecting from everything is faster than from the chosen.
 _BLOCKS_PER_K = 8
+# From this many rows on, slabs are faster than one product.
+_SLAB_ROWS = 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +52,6 @@ class _Values:
     """Names of the values that every path reads."""
 
     users: str  # float32 [batch, columns], finite
-    users_left: str  # float32 [columns, batch]
     k: str  # int64 [1]
     batch: str  # int64 [1]
     excluded_rows: str  # int64 [nnz]
@@ -73,24 +81,20 @@ def add_head(g: Nodes, users: str, layout: Layout, *, largest: float, bias: bool
     flat = g.int64(-1)
     values = _Values(
         users=users,
-        users_left=g.op("Transpose", users, perm=[1, 0]),
         k="k",
         batch=batch,
         excluded_rows=g.op("Reshape", rows, flat),
         excluded_items=g.op("Reshape", items, flat),
         any_excluded=g.op("Greater", g.op("Shape", "excluded", start=0, end=1), g.int64(0)),
     )
-    few_blocks = layout.full_blocks // _BLOCKS_PER_K
 
     def whole_catalogue(inner: Nodes) -> tuple[str, ...]:
-        if few_blocks < 1:
-            return _from_all(inner, values, layout)
-        if max_k <= few_blocks:
-            return _from_blocks(inner, values, layout)
+        if layout.slabs == 1:
+            return _at_once(inner, values, layout, max_k)
         return inner.choose(
-            inner.op("LessOrEqual", "k", inner.int64(few_blocks)),
-            lambda body: _from_blocks(body, values, layout),
-            lambda body: _from_all(body, values, layout),
+            inner.op("Less", batch, inner.int64(_SLAB_ROWS)),
+            lambda body: _at_once(body, values, layout, max_k),
+            lambda body: _by_slabs(body, values, layout, max_k),
             (INT64, FLOAT),
         )
 
@@ -105,49 +109,92 @@ def add_head(g: Nodes, users: str, layout: Layout, *, largest: float, bias: bool
     return g.op("Where", g.op("Equal", scores, lowest), g.int64(-1), ids), scores
 
 
-def _from_blocks(g: Nodes, values: _Values, layout: Layout) -> tuple[str, str]:
-    """Top-K by block maxima; `k` is at most the number of full blocks."""
-    (maxima,) = g.choose(
-        values.any_excluded,
-        lambda inner: (_block_maxima(inner, values, layout, mask=True),),
-        lambda inner: (_block_maxima(inner, values, layout, mask=False),),
-        (FLOAT,),
-    )
-    _, chosen = g.ops("TopK", 2, maxima, values.k, axis=1, sorted=0)
-    blocks, _ = g.ops("TopK", 2, chosen, values.k, axis=1, largest=0)
-    last = g.int64(-1)
-    place = [g.op("Unsqueeze", g.op(kind, blocks, g.int64(layout.blocks)), last) for kind in ("Div", "Mod")]
-    vectors = g.op("GatherND", TABLE, g.op("Concat", *place, axis=2))  # [batch, k, block, columns]
-    vectors = g.op("Reshape", vectors, g.int64(0, -1, layout.columns))
-    scores = g.op("Squeeze", g.op("MatMul", vectors, g.op("Unsqueeze", values.users, last)), last)
-    first = g.op("Unsqueeze", g.op("Mul", blocks, g.int64(layout.block)), last)
-    within = g.constant(np.arange(layout.block, dtype=np.int64).reshape(1, 1, -1))
-    ids = g.op("Reshape", g.op("Add", first, within), g.int64(0, -1))
-    tail = np.arange(layout.full_blocks * layout.block, layout.items, dtype=np.int64)
-    if tail.size:
-        where = g.constant(np.stack(np.unravel_index(tail, layout.shape[:3]), axis=1).astype(np.int64))
-        scores = g.op("Concat", scores, _product(g, values.users, g.op("GatherND", TABLE, where)), axis=1)
-        ids = g.op("Concat", ids, _each_row(g, values, tail), axis=1)
+def _at_once(g: Nodes, values: _Values, layout: Layout, max_k: int) -> tuple[str, ...]:
+    """Top-K from all scores, computed by one product."""
+    scores = g.op("Gemm", values.users, TABLE, transB=1)  # [batch, rows]
+    scores = _mask(g, scores, (values.excluded_rows, values.excluded_items))
 
-    def masked(inner: Nodes) -> tuple[str]:
-        known = blocks
-        if tail.size:
-            known = inner.op("Concat", blocks, _each_row(inner, values, np.array([layout.full_blocks])), axis=1)
-        block = inner.op("Div", values.excluded_items, inner.int64(layout.block))
-        slot, found = _search(inner, known, values.excluded_rows, block)
-        place = inner.op("Mul", slot, inner.int64(layout.block))
-        place = inner.op("Add", place, inner.op("Mod", values.excluded_items, inner.int64(layout.block)))
-        return (_mask(inner, scores, (values.excluded_rows, place), keep=found),)
+    def from_blocks(inner: Nodes) -> tuple[str, str]:
+        by_block = inner.op("Reshape", scores, inner.int64(0, -1, layout.block))
+        maxima = inner.op("ReduceMax", by_block, inner.int64(2), keepdims=0)
+        blocks = _choose_blocks(inner, _first(inner, maxima, layout.full_blocks, of=layout.rows // layout.block), values)
+        place = inner.op("Unsqueeze", blocks, inner.int64(-1))
+        chosen = inner.op("Reshape", inner.op("GatherND", by_block, place, batch_dims=1), inner.int64(0, -1))
+        if layout.tail:
+            start, end = layout.items - layout.tail, layout.items
+            tail = inner.op("Slice", scores, inner.int64(start), inner.int64(end), inner.int64(1))
+            chosen = inner.op("Concat", chosen, tail, axis=1)
+        return _select(inner, _chosen_ids(inner, blocks, values, layout), chosen, values.k)
 
-    (scores,) = g.choose(values.any_excluded, masked, lambda _: (scores,), (FLOAT,))
-    return _select(g, ids, scores, values.k)
+    def from_all(inner: Nodes) -> tuple[str, str]:
+        best, ids = inner.ops("TopK", 2, _first(inner, scores, layout.items, of=layout.rows), values.k, axis=1)
+        return ids, best
+
+    return _by_number(g, from_blocks, from_all, values, layout, max_k)
 
 
-def _block_maxima(g: Nodes, values: _Values, layout: Layout, *, mask: bool) -> str:
+def _by_slabs(g: Nodes, values: _Values, layout: Layout, max_k: int) -> tuple[str, ...]:
+    """Top-K from the maxima of each slab's blocks."""
+
+    def from_blocks(inner: Nodes) -> tuple[str, str]:
+        (maxima,) = inner.choose(
+            values.any_excluded,
+            lambda body: (_slab_maxima(body, values, layout, mask=True),),
+            lambda body: (_slab_maxima(body, values, layout, mask=False),),
+            (FLOAT,),
+        )
+        blocks = _choose_blocks(inner, maxima, values)
+        vectors = inner.op("Gather", _view(inner, values, -1, layout.block * layout.columns), blocks, axis=0)
+        vectors = inner.op("Reshape", vectors, inner.int64(0, -1, layout.columns))
+        scores = _gathered_product(inner, vectors, values.users)
+        if layout.tail:
+            tail = inner.constant(np.arange(layout.items - layout.tail, layout.items, dtype=np.int64))
+            more = inner.op("Gemm", values.users, inner.op("Gather", TABLE, tail, axis=0), transB=1)
+            scores = inner.op("Concat", scores, more, axis=1)
+
+        def masked(body: Nodes) -> tuple[str]:
+            known = blocks
+            if layout.tail:
+                known = body.op("Concat", blocks, _each_row(body, values, np.array([layout.full_blocks])), axis=1)
+            size = body.int64(layout.block)
+            slot, found = _search(body, known, values.excluded_rows, body.op("Div", values.excluded_items, size))
+            place = body.op("Add", body.op("Mul", slot, size), body.op("Mod", values.excluded_items, size))
+            return (_mask(body, scores, (values.excluded_rows, place), keep=found),)
+
+        (scores,) = inner.choose(values.any_excluded, masked, lambda _: (scores,), (FLOAT,))
+        return _select(inner, _chosen_ids(inner, blocks, values, layout), scores, values.k)
+
+    def from_all(inner: Nodes) -> tuple[str, str]:
+        scores = inner.op("Gemm", values.users, TABLE, transB=1)
+        scores = _mask(inner, scores, (values.excluded_rows, values.excluded_items))
+        best, ids = inner.ops("TopK", 2, _first(inner, scores, layout.items, of=layout.rows), values.k, axis=1)
+        return ids, best
+
+    return _by_number(g, from_blocks, from_all, values, layout, max_k)
+
+
+def _by_number(
+    g: Nodes,
+    from_blocks: Callable[[Nodes], tuple[str, str]],
+    from_all: Callable[[Nodes], tuple[str, str]],
+    values: _Values,
+    layout: Layout,
+    max_k: int,
+) -> tuple[str, ...]:
+    """By blocks while `k` is small against their number."""
+    few_blocks = layout.full_blocks // _BLOCKS_PER_K
+    if few_blocks < 1:
+        return from_all(g)
+    if max_k <= few_blocks:
+        return from_blocks(g)
+    return g.choose(g.op("LessOrEqual", values.k, g.int64(few_blocks)), from_blocks, from_all, (INT64, FLOAT))
+
+
+def _slab_maxima(g: Nodes, values: _Values, layout: Layout, *, mask: bool) -> str:
     """The largest score of each full block, float32 [batch, full_blocks], slab by slab."""
 
     def body(inner: Nodes) -> tuple[str]:
-        scores = inner.op("MatMul", slab.name, values.users_left)  # [blocks, block, batch]
+        scores = inner.op("MatMul", slab.name, users)  # [blocks, block, batch]
         if mask:
             local = inner.op("Sub", values.excluded_items, start.name)
             inside = inner.op(
@@ -159,36 +206,56 @@ def _block_maxima(g: Nodes, values: _Values, layout: Layout, *, mask: bool) -> s
             scores = _mask(inner, scores, (*place, values.excluded_rows), keep=inside)
         return (inner.op("ReduceMax", scores, inner.int64(1), keepdims=0),)
 
-    slab = helper.make_tensor_value_info(g.fresh("slab"), FLOAT, layout.shape[1:])
+    users = g.op("Transpose", values.users, perm=[1, 0])
+    shape = (layout.blocks, layout.block, layout.columns)
+    slab = helper.make_tensor_value_info(g.fresh("slab"), FLOAT, shape)
     start = helper.make_tensor_value_info(g.fresh("start"), INT64, [])
-    scanned, inputs = [TABLE], [slab]
+    scanned, inputs = [_view(g, values, layout.slabs, *shape)], [slab]
     if mask:
         scanned.append(g.constant(np.arange(layout.slabs, dtype=np.int64) * (layout.blocks * layout.block)))
         inputs.append(start)
     maxima = g.op("Scan", *scanned, num_scan_inputs=len(inputs), body=g.subgraph("slab", body, (FLOAT,), inputs))
     maxima = g.op("Reshape", maxima, g.op("Concat", g.int64(-1), values.batch, axis=0))
-    if layout.slabs * layout.blocks > layout.full_blocks:
-        maxima = g.op("Slice", maxima, g.int64(0), g.int64(layout.full_blocks), g.int64(0))
-    return g.op("Transpose", maxima, perm=[1, 0])
+    return _first(g, g.op("Transpose", maxima, perm=[1, 0]), layout.full_blocks, of=layout.slabs * layout.blocks)
 
 
-def _from_all(g: Nodes, values: _Values, layout: Layout) -> tuple[str, str]:
-    """Top-K of all scores."""
-    scores = g.op("MatMul", TABLE, values.users_left)
-    scores = g.op("Reshape", scores, g.op("Concat", g.int64(-1), values.batch, axis=0))
-    if layout.padded_items > layout.items:
-        scores = g.op("Slice", scores, g.int64(0), g.int64(layout.items), g.int64(0))
-    scores = _mask(g, g.op("Transpose", scores, perm=[1, 0]), (values.excluded_rows, values.excluded_items))
-    best, ids = g.ops("TopK", 2, scores, values.k, axis=1)
-    return ids, best
+def _view(g: Nodes, values: _Values, *shape: int) -> str:
+    """The table in another shape, in place.
+
+    The shape must look unknown until the batch is there: ONNX Runtime folds a Reshape of constants at load, and that
+    would be one more copy of the table.
+    """
+    nothing = g.op("Sub", values.batch, values.batch)
+    return g.op("Reshape", TABLE, g.op("Add", g.int64(*shape), nothing))
+
+
+def _choose_blocks(g: Nodes, maxima: str, values: _Values) -> str:
+    """The `k` blocks with the largest maxima, in ascending order: int64 [batch, k]."""
+    _, chosen = g.ops("TopK", 2, maxima, values.k, axis=1, sorted=0)
+    return g.ops("TopK", 2, chosen, values.k, axis=1, largest=0)[0]
+
+
+def _chosen_ids(g: Nodes, blocks: str, values: _Values, layout: Layout) -> str:
+    """The items of the chosen blocks and of the tail: int64 [batch, k * block + tail]."""
+    first = g.op("Unsqueeze", g.op("Mul", blocks, g.int64(layout.block)), g.int64(-1))
+    within = g.constant(np.arange(layout.block, dtype=np.int64).reshape(1, 1, -1))
+    ids = g.op("Reshape", g.op("Add", first, within), g.int64(0, -1))
+    if layout.tail:
+        tail = np.arange(layout.items - layout.tail, layout.items)
+        ids = g.op("Concat", ids, _each_row(g, values, tail), axis=1)
+    return ids
+
+
+def _first(g: Nodes, rows: str, width: int, *, of: int) -> str:
+    """The first `width` of the `of` columns."""
+    return rows if width == of else g.op("Slice", rows, g.int64(0), g.int64(width), g.int64(1))
 
 
 def _from_candidates(g: Nodes, values: _Values, layout: Layout) -> tuple[str, str]:
     """Top-K of each row's own candidates, which are ascending; the tail is -inf."""
     ids = "candidates"
     last = g.int64(-1)
-    vectors = g.op("GatherND", TABLE, places(g, ids, layout))  # [batch, c, columns]
-    scores = g.op("Squeeze", g.op("MatMul", vectors, g.op("Unsqueeze", values.users, last)), last)
+    scores = _gathered_product(g, g.op("Gather", TABLE, ids, axis=0), values.users)
     width = g.op("Shape", ids, start=1, end=2)
     zero, one = (g.constant(np.array(number, np.int64)) for number in (0, 1))
     column = g.op("Range", zero, g.op("Squeeze", width), one)
@@ -208,30 +275,19 @@ def _from_candidates(g: Nodes, values: _Values, layout: Layout) -> tuple[str, st
     return _select(g, ids, scores, values.k)
 
 
-def places(g: Nodes, ids: str, layout: Layout) -> str:
-    """Where these items stand in the table: ids int64 [...] → int64 [..., 3], ready for GatherND."""
-    last = g.int64(-1)
-    block = g.op("Div", ids, g.int64(layout.block))
-    parts = (
-        g.op("Div", block, g.int64(layout.blocks)),
-        g.op("Mod", block, g.int64(layout.blocks)),
-        g.op("Mod", ids, g.int64(layout.block)),
-    )
-    return g.op("Concat", *(g.op("Unsqueeze", part, last) for part in parts), axis=-1)
-
-
 def _select(g: Nodes, ids: str, scores: str, k: str) -> tuple[str, str]:
     """The k best of `scores` with their `ids`, both [batch, m]."""
     best, position = g.ops("TopK", 2, scores, k, axis=1)
     return g.op("GatherElements", ids, position, axis=1), best
 
 
-def _product(g: Nodes, users: str, vectors: str) -> str:
-    """Scores [batch, m] of item vectors [m, columns]."""
-    return g.op("MatMul", users, g.op("Transpose", vectors, perm=[1, 0]))
+def _gathered_product(g: Nodes, vectors: str, users: str) -> str:
+    """Scores [batch, m] of each row's own item vectors [batch, m, columns]."""
+    last = g.int64(-1)
+    return g.op("Squeeze", g.op("MatMul", vectors, g.op("Unsqueeze", users, last)), last)
 
 
-def _each_row(g: Nodes, values: _Values, row: np.ndarray) -> str:
+def _each_row(g: Nodes, values: _Values, row: npt.NDArray[np.int64]) -> str:
     """The same row for every row of the batch: int64 [batch, len(row)]."""
     width = g.op("Concat", values.batch, g.int64(len(row)), axis=0)
     return g.op("Expand", g.constant(row.astype(np.int64).reshape(1, -1)), width)

@@ -11,7 +11,7 @@ from recommender.export.artifact import write_model
 from recommender.export.check import ModelFile, brute_force
 from recommender.export.errors import ExportError
 from recommender.export.graph import build_graph
-from recommender.export.head import TABLE, places
+from recommender.export.head import TABLE
 from recommender.export.nodes import Nodes
 from recommender.export.options import ExportOptions
 from recommender.export.table import Layout, pack
@@ -35,7 +35,7 @@ def test_a_user_vector_without_sense_gets_no_recommendation(tmp_path: Path, brok
 
     def encode(g: Nodes) -> str:
         first = g.op("Gather", "user_history", g.constant(np.array(0, np.int64)), axis=1)
-        vectors = g.op("GatherND", TABLE, places(g, first, layout))
+        vectors = g.op("Gather", TABLE, first, axis=0)
         bad = g.op("Equal", first, g.int64(13))
         return g.op("Where", g.op("Unsqueeze", bad, g.int64(1)), g.float32(broken), vectors)
 
