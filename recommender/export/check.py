@@ -107,7 +107,7 @@ def difference(got: Ranking, scores: Scores, k: int, tolerance: float) -> str | 
     return None
 
 
-def _row_difference(  # noqa: PLR0913, PLR0917 - one row of two rankings
+def _row_difference(
     ids: Ids, own: Scores, right_ids: Ids, right: Scores, scores: Scores, tolerance: float
 ) -> str | None:
     real = ids >= 0

@@ -1,0 +1,277 @@
+"""The command line: serve, client, demo, export, config."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+from collections.abc import Callable, Coroutine, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn, TypeVar
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from recommender.errors import StartError
+
+if TYPE_CHECKING:
+    from recommender.client import Recommendations
+    from recommender.settings import Settings
+
+app = typer.Typer(
+    help="A gRPC service that turns a user's history of items into the top-K next items.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+
+EXAMPLES: tuple[tuple[int, ...], ...] = ((1, 2, 3, 4), (0,), (9999, 999, 99))
+"""Histories that the reference model knows."""
+_DEMO_REQUESTS = 256
+_DEMO_SHOWN = 5
+_CALL_TIMEOUT = 10.0
+
+R = TypeVar("R")
+
+
+@app.command()
+def serve(
+    host: Annotated[str | None, typer.Option(help="Address to listen on.")] = None,
+    port: Annotated[int | None, typer.Option(help="TCP port; 0 takes a free one.")] = None,
+    model: Annotated[Path | None, typer.Option(help="Model file to serve.")] = None,
+    num_recommendations: Annotated[int | None, typer.Option(help="Number where callers set no limit.")] = None,
+    device: Annotated[str | None, typer.Option(help="auto, cpu, cuda or coreml.")] = None,
+    log_level: Annotated[str | None, typer.Option(help="debug, info, warning or error.")] = None,
+) -> None:
+    """Serve a model until SIGTERM or SIGINT; options win over the environment and `.env` files."""
+    settings = _settings(
+        host=host,
+        port=port,
+        model=model,
+        num_recommendations=num_recommendations,
+        device=device,
+        log_level=log_level,
+    )
+    from recommender.server import ExitCode, Server, stopping_on_signals  # noqa: PLC0415 (only who serves pays)
+    from recommender.telemetry import set_up_logging  # noqa: PLC0415
+
+    set_up_logging(settings.log_level, settings.log_format)
+
+    async def main() -> tuple[ExitCode, bool]:
+        server = Server(settings)
+        async with stopping_on_signals(server):
+            await server.start()
+            code = await server.run()
+            return code, await server.close()
+
+    code, ended = _run(main())
+    if not ended:
+        # A native call that hangs cannot be joined, and would keep the interpreter from leaving.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    raise typer.Exit(code)
+
+
+@app.command()
+def client(
+    host: Annotated[str, typer.Option(help="Where the server is.")] = "localhost",
+    port: Annotated[int, typer.Option(help="The server's port.")] = 50051,
+    items: Annotated[str | None, typer.Option(help="A history: item ids, oldest first, as 1,2,3,4.")] = None,
+    limit: Annotated[int, typer.Option(help="How many recommendations; 0 leaves it to the server.")] = 0,
+    timeout: Annotated[float, typer.Option(help="Seconds to wait for each answer.")] = _CALL_TIMEOUT,
+) -> None:
+    """Ask a running server; without --items, for a few examples."""
+    histories = (_history(items),) if items is not None else EXAMPLES
+    import grpc  # noqa: PLC0415 (`recommender config` needs none of it)
+
+    from recommender.client import Client  # noqa: PLC0415
+
+    async def ask() -> list[Recommendations]:
+        async with Client(f"{host}:{port}") as connection:
+            return [await connection.recommend(ids, limit=limit, timeout=timeout) for ids in histories]
+
+    try:
+        answers = _run(ask())
+    except grpc.aio.AioRpcError as error:
+        _fail(f"{host}:{port} answered {error.code().name}: {error.details()}", 1)
+    _print_answers(histories, answers)
+
+
+@app.command()
+def demo() -> None:
+    """Start a server on a free port, send it concurrent requests, show what came of it."""
+    settings = _settings(port=0, host="127.0.0.1", log_level="warning")
+    from recommender.client import Client  # noqa: PLC0415 (only who serves pays)
+    from recommender.server import Server  # noqa: PLC0415
+    from recommender.telemetry import set_up_logging  # noqa: PLC0415
+
+    set_up_logging(settings.log_level, settings.log_format)
+    out = Console()
+
+    async def main() -> None:
+        server = Server(settings)
+        await server.start()
+        try:
+            items = server.model.items or len(EXAMPLES)
+            histories = [tuple(id_ % items for id_ in ids) for ids in EXAMPLES]
+            histories += [
+                tuple((7 * row + 13 * step) % items for step in range(1 + row % 9))
+                for row in range(len(EXAMPLES), _DEMO_REQUESTS)
+            ]
+            out.print(
+                f"Serving [bold]{server.model.label}[/] on port {server.port}; "
+                f"sending {len(histories)} requests at once …"
+            )
+            async with Client(f"127.0.0.1:{server.port}") as connection:
+                answers = await asyncio.gather(*(connection.recommend(ids, timeout=_CALL_TIMEOUT) for ids in histories))
+            _print_answers(histories[:_DEMO_SHOWN], answers[:_DEMO_SHOWN])
+            batches = server.batcher.statistics().batches
+            table = Table("batch size", "engine runs", title=f"{len(histories)} requests, {sum(batches.values())} runs")
+            for size, count in sorted(batches.items()):
+                table.add_row(str(size), str(count))
+            out.print(table)
+        finally:
+            await server.close()
+
+    _run(main())
+
+
+@app.command()
+def export(
+    network: Annotated[
+        str, typer.Option(help="reference, sasrec, gru4rec, or your own as module:factory.")
+    ] = "reference",
+    num_recommendations: Annotated[
+        int | None, typer.Option(help="How many callers get who set no limit; by default the configured number.")
+    ] = None,
+    items: Annotated[int, typer.Option(help="Size of the catalogue.")] = 10_000,
+    dim: Annotated[int, typer.Option(help="Size of an item embedding.")] = 32,
+    seed: Annotated[int, typer.Option(help="Seed of random weights.")] = 0,
+    layers: Annotated[int, typer.Option(help="Layers of a sequential network.")] = 2,
+    heads: Annotated[int, typer.Option(help="Attention heads of a sequential network.")] = 2,
+    longest_history: Annotated[int, typer.Option(help="Most recent items that a sequential network reads.")] = 200,
+    max_k: Annotated[int | None, typer.Option(help="The most a caller may ask for; by default 1000.")] = None,
+    coarse: Annotated[str, typer.Option(help="none, or int8 for a coarse table beside the exact one.")] = "none",
+    checkpoint: Annotated[Path | None, typer.Option(help="A state_dict written by torch.save.")] = None,
+    name: Annotated[str | None, typer.Option(help="The model's name; by default the network's.")] = None,
+    version: Annotated[str, typer.Option(help="The model's version.")] = "1",
+    output: Annotated[
+        Path | None, typer.Option(help="The file; by default {K}_model.onnx in the weights folder.")
+    ] = None,
+) -> None:
+    """Export a torch network as a model file with its card, checked against the network itself."""
+    settings = _settings(num_recommendations=num_recommendations)
+    try:
+        from recommender.export import ExportError, ExportOptions, export_model  # noqa: PLC0415 (torch is optional)
+    except ModuleNotFoundError as error:
+        _fail(
+            f"export needs {error.name}, which serving does not: run `uv run --group model recommender export …`, "
+            "or install recommender[model]",
+            2,
+        )
+    from rich.progress import Progress  # noqa: PLC0415 (only who exports pays)
+
+    k = settings.num_recommendations
+    try:
+        options = ExportOptions(
+            network=network,
+            items=items,
+            dim=dim,
+            seed=seed,
+            layers=layers,
+            heads=heads,
+            longest_history=longest_history,
+            num_recommendations=k,
+            max_k=max_k,
+            output=output or settings.weights_dir / f"{k}_model.onnx",
+            checkpoint=checkpoint,
+            name=name,
+            version=version,
+            coarse=coarse,  # type: ignore[arg-type]  # the options check it
+        )
+        with Progress(console=Console(stderr=True), transient=True) as bar:
+            task = bar.add_task("exporting", total=1.0)
+            path = export_model(options, lambda stage, share: bar.update(task, description=stage, completed=share))
+    except ExportError as error:
+        _fail(str(error), 2)
+    typer.echo(f"{path}: {path.stat().st_size:,} bytes, checked against the network, card beside it")
+
+
+@app.command()
+def config(
+    *,
+    template: Annotated[bool, typer.Option("--template", help="Print .env.template instead.")] = False,
+    markdown: Annotated[bool, typer.Option("--markdown", help="Print docs/settings.md instead.")] = False,
+) -> None:
+    """Print the effective settings, secrets masked."""
+    from recommender import settings  # noqa: PLC0415 (the module, beside the function of that name)
+
+    if template:
+        sys.stdout.write(settings.template())
+    elif markdown:
+        sys.stdout.write(settings.markdown())
+    else:
+        for key, value in _settings().shown().items():
+            sys.stdout.write(f"{key}={value}\n")
+
+
+def main() -> None:
+    """Run the command line; the exit code is the process's."""
+    # gRPC's C core logs what it also raises, and we say it in a sentence.
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
+    app(prog_name="recommender")
+
+
+def _settings(**overrides: object) -> Settings:
+    from recommender.settings import Settings  # noqa: PLC0415 (`recommender client` needs none of it)
+
+    try:
+        return Settings.load(overrides)
+    except StartError as error:
+        _fail(str(error), 2)
+
+
+def _run(coroutine: Coroutine[Any, Any, R]) -> R:
+    """Run on uvloop where it exists; a start that was refused ends the process with its sentence."""
+    factory: Callable[[], asyncio.AbstractEventLoop] | None = None
+    if sys.platform != "win32":
+        import uvloop  # noqa: PLC0415 (not on Windows)
+
+        factory = uvloop.new_event_loop
+    try:
+        with asyncio.Runner(loop_factory=factory) as runner:
+            return runner.run(coroutine)
+    except StartError as error:
+        _fail(str(error), 2)
+
+
+def _fail(message: str, code: int) -> NoReturn:
+    typer.echo(f"recommender: {message}", err=True)
+    raise typer.Exit(code)
+
+
+def _history(text: str) -> tuple[int, ...]:
+    try:
+        return tuple(int(part) for part in text.split(",") if part.strip())
+    except ValueError:
+        raise typer.BadParameter(
+            f"{text!r} is not a list of whole numbers such as 1,2,3,4", param_hint="--items"
+        ) from None
+
+
+def _print_answers(histories: Sequence[tuple[int, ...]], answers: Sequence[Recommendations]) -> None:
+    table = Table("history", "recommendations, best first, with scores", show_lines=True)
+    for history, answer in zip(histories, answers, strict=True):
+        ids = [str(item) for item in answer.item_ids]
+        scores = [f"{score:.2f}" for score in answer.scores]
+        width = max(map(len, (*ids, *scores)), default=0)
+        lines = [" ".join(cell.rjust(width) for cell in row) for row in (ids, scores) if row]
+        table.add_row(" ".join(map(str, history)), "\n".join(lines))
+    table.caption = f"model {answers[0].model_version}"
+    Console().print(table)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,234 @@
+"""Who waits, who is refused, who has left, and what the next batch is: plain decisions, given `now`.
+
+The rules, in one place:
+
+1. At most `max_backlog` callers wait. One more is refused at once, with the time after which room is expected.
+2. A caller whose deadline comes before its answer can is refused at once. Exceptions, so that a wrong estimate
+   never locks the door: an idle engine with nobody waiting takes everyone, and where nobody was let in for
+   a second, the next caller is, as a probe.
+3. A batch is whatever waits when an engine slot comes free, oldest first, up to `max_batch_size` rows.
+   An idle engine never waits for company.
+4. Who is late or has left is in no batch.
+5. With `deduplicate`, callers who ask the same share one row; it is in the batch as long as one of them waits.
+
+Nothing here knows asyncio, threads or clocks: times are seconds on the caller's clock.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import OrderedDict
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Generic, TypeVar
+
+from recommender.cost import Estimator
+from recommender.domain import Query
+from recommender.errors import BacklogFullError, DeadlineError
+
+_PROBE_INTERVAL = 1.0
+"""Seconds without anybody let in, after which an estimate is put to the test."""
+_LEAST_RETRY, _MOST_RETRY = 0.001, 60.0
+
+T = TypeVar("T")
+
+
+@dataclass(slots=True, eq=False)
+class Waiter(Generic[T]):
+    """One caller in the backlog; `payload` is the shell's own, by which it answers."""
+
+    query: Query
+    deadline: float
+    arrived: float
+    payload: T
+
+
+class CloseReason(Enum):
+    """Why a batch took no more rows."""
+
+    FULL = "full"
+    """It has `max_batch_size` rows."""
+    DRAINED = "drained"
+    """Nobody else was waiting when the slot came free."""
+
+
+@dataclass(slots=True, eq=False)
+class Batch(Generic[T]):
+    """What one engine run answers: waiter i gets the ranking of `queries[rows[i]]`."""
+
+    queries: list[Query]
+    waiters: list[Waiter[T]]
+    rows: list[int]
+    cells: int
+    started: float
+    closed: CloseReason
+
+
+@dataclass(slots=True)
+class Refusals:
+    """How many callers were refused at the door, by reason."""
+
+    full: int = 0
+    deadline: int = 0
+
+
+@dataclass(slots=True)
+class Backlog(Generic[T]):
+    """The callers who wait for `slots` engine slots; see the module for the rules."""
+
+    max_batch_size: int
+    max_backlog: int
+    estimator: Estimator
+    slots: int = 1
+    deduplicate: bool = False
+    refused: Refusals = field(default_factory=Refusals)
+    _waiting: OrderedDict[Waiter[T], None] = field(default_factory=OrderedDict)
+    _running: list[Batch[T]] = field(default_factory=list)
+    _cells: int = 0
+    _padding: float = 1.0
+    _earliest: float = math.inf
+    _admitted: float = -math.inf
+
+    def __len__(self) -> int:
+        """How many callers wait; those in a running batch no longer do."""
+        return len(self._waiting)
+
+    @property
+    def running(self) -> int:
+        """How many batches run."""
+        return len(self._running)
+
+    def admit(self, query: Query, deadline: float, payload: T, now: float) -> Waiter[T]:
+        """Let a caller in, or raise BacklogFullError or DeadlineError; `deadline` may be infinite."""
+        if len(self._waiting) >= self.max_backlog:
+            self.refused.full += 1
+            raise BacklogFullError(self.max_backlog, self.retry_after(now))
+        if deadline < math.inf:
+            self._refuse_hopeless(query, deadline, now)
+            self._earliest = min(self._earliest, deadline)
+        self._admitted = now
+        waiter = Waiter(query, deadline, now, payload)
+        self._waiting[waiter] = None
+        self._cells += len(query.history)
+        return waiter
+
+    def leave(self, waiter: Waiter[T]) -> bool:
+        """Take a caller out; False if it no longer waits (it runs, or was answered)."""
+        if waiter not in self._waiting:
+            return False
+        del self._waiting[waiter]
+        self._cells -= len(waiter.query.history)
+        return True
+
+    def expire(self, now: float) -> list[Waiter[T]]:
+        """Take out everyone whose deadline has come."""
+        if now < self._earliest:
+            return []
+        late = [waiter for waiter in self._waiting if waiter.deadline <= now]
+        for waiter in late:
+            self.leave(waiter)
+        self._earliest = min((waiter.deadline for waiter in self._waiting), default=math.inf)
+        return late
+
+    @property
+    def next_deadline(self) -> float:
+        """No waiting caller's deadline comes before this; infinite if nobody has one."""
+        return self._earliest
+
+    def next_batch(self, now: float) -> Batch[T] | None:
+        """The next batch to run, or None: no slot is free, or nobody waits. Call `expire` first."""
+        if not self._waiting or len(self._running) >= self.slots:
+            return None
+        batch = self._shared_rows(now) if self.deduplicate else self._own_rows(now)
+        self._running.append(batch)
+        return batch
+
+    def finish(self, batch: Batch[T], now: float, *, learn: bool) -> None:
+        """Free the slot of a batch; `learn` says whether its duration tells what batches cost."""
+        self._running.remove(batch)
+        if learn:
+            self.estimator.observe(len(batch.queries), batch.cells, now - batch.started, now)
+
+    def clear(self) -> list[Waiter[T]]:
+        """Take out everyone who waits."""
+        everyone = list(self._waiting)
+        self._waiting.clear()
+        self._cells = 0
+        self._earliest = math.inf
+        return everyone
+
+    def retry_after(self, now: float) -> float:
+        """In how many seconds those who wait now will have been served."""
+        batches = len(self._waiting) / self.max_batch_size
+        return min(max(batches * self._full_batch_seconds(now) / self.slots, _LEAST_RETRY), _MOST_RETRY)
+
+    def expected_seconds(self, query: Query, now: float) -> float:
+        """How long a caller who came now would wait for its answer."""
+        rows = len(self._waiting)
+        ahead, beside = divmod(rows, self.max_batch_size)
+        wait = 0.0
+        if len(self._running) >= self.slots:
+            wait = min(
+                max(batch.started - now + self.estimator.seconds(len(batch.queries), batch.cells, now), 0.0)
+                for batch in self._running
+            )
+        if ahead:
+            wait += ahead * self._full_batch_seconds(now) / self.slots
+        length = max(self._mean_length(), len(query.history))
+        own = beside + 1
+        return wait + self.estimator.seconds(own, own * length, now)
+
+    def _refuse_hopeless(self, query: Query, deadline: float, now: float) -> None:
+        left = deadline - now
+        if left <= 0:
+            self.refused.deadline += 1
+            raise DeadlineError(f"the deadline passed {-left * 1e3:.1f} ms before the request could be queued")
+        if not self._waiting and len(self._running) < self.slots:
+            return
+        if now - self._admitted >= _PROBE_INTERVAL:
+            return
+        expected = self.expected_seconds(query, now)
+        if expected > left:
+            self.refused.deadline += 1
+            raise DeadlineError(
+                f"the answer is expected in {expected * 1e3:.1f} ms and the deadline is in {left * 1e3:.1f} ms: "
+                "allow more time, or send fewer requests at once"
+            )
+
+    def _mean_length(self) -> float:
+        return self._cells / len(self._waiting) * self._padding if self._waiting else 1.0
+
+    def _full_batch_seconds(self, now: float) -> float:
+        return self.estimator.seconds(self.max_batch_size, self.max_batch_size * self._mean_length(), now)
+
+    def _own_rows(self, now: float) -> Batch[T]:
+        pop = self._waiting.popitem
+        size = min(len(self._waiting), self.max_batch_size)
+        waiters = [pop(last=False)[0] for _ in range(size)]
+        return self._close(waiters, [waiter.query for waiter in waiters], list(range(size)), now)
+
+    def _shared_rows(self, now: float) -> Batch[T]:
+        row_of: dict[Query, int] = {}
+        waiters = []
+        rows = []
+        for waiter in self._waiting:
+            row = row_of.get(waiter.query, len(row_of))
+            if row == self.max_batch_size:
+                continue
+            row_of[waiter.query] = row
+            waiters.append(waiter)
+            rows.append(row)
+        for waiter in waiters:
+            del self._waiting[waiter]
+        return self._close(waiters, list(row_of), rows, now)
+
+    def _close(self, waiters: list[Waiter[T]], queries: list[Query], rows: list[int], now: float) -> Batch[T]:
+        lengths = [len(query.history) for query in queries]
+        cells = max(lengths) * len(lengths)
+        real = sum(lengths)
+        self._cells -= real if not self.deduplicate else sum(len(waiter.query.history) for waiter in waiters)
+        self._padding = cells / real if real else 1.0
+        if not self._waiting:
+            self._earliest = math.inf
+        closed = CloseReason.FULL if len(queries) == self.max_batch_size else CloseReason.DRAINED
+        return Batch(queries, waiters, rows, cells, now, closed)

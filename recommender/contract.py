@@ -1,0 +1,143 @@
+"""The model contract: which tensors a model takes and gives, and how queries and rankings become them.
+
+In: `user_history` int64 [batch, history], padded on the right with 0, and `history_length` int64 [batch];
+optional `k` int64 [1], `excluded` int64 [nnz, 2], `candidates` int64 [batch, c] with `candidates_length`
+int64 [batch]. Out: `recommendations` int64 [batch, k], best first, and `scores` float32 [batch, k].
+The older form takes `user_history` int64 [history] and gives `recommendations` int64 [K].
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import chain
+from typing import TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from recommender.domain import Query, Ranking
+from recommender.errors import EngineError, ModelError
+
+Feed: TypeAlias = dict[str, npt.NDArray[np.int64]]
+Outputs: TypeAlias = Sequence[npt.NDArray[np.int64] | npt.NDArray[np.float32]]
+
+
+@dataclass(frozen=True, slots=True)
+class Port:
+    """One input or output of a model: its element type as ONNX Runtime spells it, and its rank."""
+
+    type: str
+    rank: int
+
+
+_INT64 = "tensor(int64)"
+_FLOAT = "tensor(float)"
+_REQUIRED = {"user_history": Port(_INT64, 2), "history_length": Port(_INT64, 1)}
+_OPTIONAL = {
+    "k": Port(_INT64, 1),
+    "excluded": Port(_INT64, 2),
+    "candidates": Port(_INT64, 2),
+    "candidates_length": Port(_INT64, 1),
+}
+_OUTPUTS = {"recommendations": Port(_INT64, 2), "scores": Port(_FLOAT, 2)}
+_OLDER_INPUTS = {"user_history": Port(_INT64, 1)}
+_OLDER_OUTPUTS = {"recommendations": Port(_INT64, 1)}
+_NOTHING_EXCLUDED = np.empty((0, 2), np.int64)
+NO_ITEM = -1
+"""Stands in `recommendations` where fewer than k items were left."""
+
+
+@dataclass(frozen=True, slots=True)
+class Contract:
+    """The form of the contract that one model has."""
+
+    inputs: frozenset[str]
+    batched: bool
+
+    @classmethod
+    def of(cls, inputs: Mapping[str, Port], outputs: Mapping[str, Port]) -> Contract:
+        """The form that these inputs and outputs have; ModelError if it is none, saying what does not fit."""
+        if inputs == _OLDER_INPUTS and outputs == _OLDER_OUTPUTS:
+            return cls(frozenset(inputs), batched=False)
+        faults = [
+            *_faults("input", inputs, _REQUIRED, _OPTIONAL),
+            *_faults("output", outputs, _OUTPUTS, {}),
+        ]
+        if ("candidates" in inputs) != ("candidates_length" in inputs):
+            faults.append("candidates and candidates_length go together")
+        if faults:
+            raise ModelError(
+                f"the model does not fit the contract: {'; '.join(faults)}. Expected inputs user_history int64 "
+                "[batch, history] and history_length int64 [batch], outputs recommendations int64 [batch, k] and "
+                "scores float32 [batch, k]; `recommender export` makes such a file"
+            )
+        return cls(frozenset(inputs), batched=True)
+
+    @property
+    def takes_k(self) -> bool:
+        """Whether a run can be asked for a number of its own."""
+        return "k" in self.inputs
+
+    def pack(self, queries: Sequence[Query]) -> Feed:
+        """The feed of one run. Raises nothing: what queries hold was validated at the door."""
+        lengths = np.fromiter((len(query.history) for query in queries), np.int64, len(queries))
+        total = int(lengths.sum())
+        flat = np.fromiter(chain.from_iterable(query.history for query in queries), np.int64, total)
+        longest = int(lengths.max())
+        if total == longest * len(queries):
+            history = flat.reshape(len(queries), longest)
+        else:
+            history = np.zeros((len(queries), longest), np.int64)
+            history[np.arange(longest) < lengths[:, None]] = flat
+        feed = {"user_history": history, "history_length": lengths}
+        if "k" in self.inputs:
+            feed["k"] = np.array([max(query.k for query in queries)], np.int64)
+        if "excluded" in self.inputs:
+            feed["excluded"] = _NOTHING_EXCLUDED
+        if "candidates" in self.inputs:
+            feed["candidates"] = np.empty((len(queries), 0), np.int64)
+            feed["candidates_length"] = np.zeros(len(queries), np.int64)
+        return feed
+
+    def pack_alone(self, query: Query) -> Feed:
+        """The feed of the older form, which takes one history and no batch."""
+        return {"user_history": np.array(query.history, np.int64)}
+
+    def unpack(self, outputs: Outputs, queries: Sequence[Query]) -> list[Ranking]:
+        """The rankings of one run, each cut to what its query asked for.
+
+        Raises EngineError if the outputs do not have a row for every query.
+        """
+        recommendations, scores = outputs
+        if len(recommendations) != len(queries) or scores.shape != recommendations.shape:
+            raise EngineError(
+                f"the model gave recommendations {recommendations.shape} and scores {scores.shape} "
+                f"for {len(queries)} queries"
+            )
+        rankings = []
+        for ids, values, query in zip(recommendations.tolist(), scores.tolist(), queries, strict=True):
+            kept = query.k
+            if ids and ids[-1] == NO_ITEM:
+                kept = min(kept, ids.index(NO_ITEM))
+            rankings.append(Ranking(ids, values) if kept >= len(ids) else Ranking(ids[:kept], values[:kept]))
+        return rankings
+
+    def unpack_alone(self, outputs: Outputs, query: Query) -> Ranking:
+        """The ranking from a run of the older form, which gives no scores."""
+        return Ranking(outputs[0].tolist()[: query.k], [])
+
+
+def _faults(
+    kind: str, found: Mapping[str, Port], required: Mapping[str, Port], optional: Mapping[str, Port]
+) -> list[str]:
+    faults = [f"{kind} {name} is missing" for name in required if name not in found]
+    known = {**required, **optional}
+    for name, port in found.items():
+        if name not in known:
+            faults.append(f"{kind} {name} is unknown")
+        elif port != known[name]:
+            faults.append(
+                f"{kind} {name} is {port.type} of rank {port.rank}, not {known[name].type} of rank {known[name].rank}"
+            )
+    return faults

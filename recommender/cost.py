@@ -1,0 +1,94 @@
+"""What a batch will cost in time, learned at warm-up and kept current.
+
+A run takes about `fixed + per_row · rows + per_cell · cells`, where cells are rows × the longest
+history among them, padding included: selection grows with rows, reading histories with cells. The
+three numbers are fitted once, at warm-up. Afterwards one factor follows how the machine does now;
+without fresh evidence it goes back to 1, so that a stall is forgotten instead of kept for ever.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+_WEIGHT = 0.2
+"""How much of the news one observation is, of 1: about the last ten runs decide."""
+_HALF_LIFE = 1.0
+"""Seconds without an observation after which half of the factor (on a log scale) is forgotten."""
+_EXTREME = math.log(1e4)
+_LEAST_SECONDS = 1e-7
+
+
+@dataclass(frozen=True, slots=True)
+class Observation:
+    """One run: its rows, its cells (rows × longest history), and how long it took in seconds."""
+
+    rows: int
+    cells: int
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """Seconds that a run takes at warm-up: `fixed`, `per_row` and `per_cell`, none negative."""
+
+    fixed: float
+    per_row: float = 0.0
+    per_cell: float = 0.0
+
+    def seconds(self, rows: int, cells: float) -> float:
+        """The expected duration of a run of `rows` rows and `cells` padded cells."""
+        return self.fixed + self.per_row * rows + self.per_cell * cells
+
+    @classmethod
+    def fit(cls, observations: Sequence[Observation]) -> Cost:
+        """The non-negative cost closest to the observations, each weighted by its own size.
+
+        Least squares on relative errors; a term that would come out negative is left out and the
+        rest fitted again. Raises ValueError without observations.
+        """
+        if not observations:
+            raise ValueError("a cost is fitted to at least one observation")
+        seconds = np.array([max(seen.seconds, _LEAST_SECONDS) for seen in observations])
+        terms = np.array([[1.0, seen.rows, seen.cells] for seen in observations]) / seconds[:, None]
+        kept = [0, 1, 2]
+        while True:
+            solution = np.linalg.lstsq(terms[:, kept], np.ones(len(seconds)), rcond=None)[0]
+            if (solution >= 0).all():
+                break
+            del kept[int(solution.argmin())]
+        found = dict(zip(kept, solution.tolist(), strict=True))
+        return cls(found.get(0, 0.0), found.get(1, 0.0), found.get(2, 0.0))
+
+
+class Estimator:
+    """Cost × the factor by which runs lately differ from it."""
+
+    def __init__(self, cost: Cost) -> None:
+        self._cost = cost
+        self._log_factor = 0.0
+        self._updated = -math.inf
+
+    def seconds(self, rows: int, cells: float, now: float) -> float:
+        """The expected duration of a run that starts about `now`."""
+        return self._cost.seconds(rows, cells) * self.factor(now)
+
+    def factor(self, now: float) -> float:
+        """How many times longer than at warm-up runs take; 1 where nothing was seen for long."""
+        return math.exp(self._faded(now))
+
+    def observe(self, rows: int, cells: int, seconds: float, now: float) -> None:
+        """Learn from a run that ended `now`."""
+        expected = max(self._cost.seconds(rows, cells), _LEAST_SECONDS)
+        seen = math.log(max(seconds, _LEAST_SECONDS) / expected)
+        seen = min(max(seen, -_EXTREME), _EXTREME)
+        self._log_factor = (1 - _WEIGHT) * self._faded(now) + _WEIGHT * seen
+        self._updated = now
+
+    def _faded(self, now: float) -> float:
+        if self._log_factor == 0.0:
+            return 0.0
+        return self._log_factor * math.pow(0.5, max(now - self._updated, 0.0) / _HALF_LIFE)

@@ -1,0 +1,76 @@
+"""The nouns passed around: what is asked, what is answered, and what a model can give."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
+
+Device: TypeAlias = Literal["auto", "cpu", "cuda", "coreml"]
+"""Where a model may run; `auto` leaves the choice to the engine."""
+
+
+@dataclass(frozen=True, slots=True)
+class Query:
+    """One row of a batch: the ids of a history, oldest first, and how many recommendations it wants."""
+
+    history: tuple[int, ...]
+    k: int
+
+
+@dataclass(frozen=True, slots=True)
+class Ranking:
+    """The answer to one query: item ids, best first, ties by the lower id, and their scores."""
+
+    item_ids: list[int]
+    scores: list[float]
+
+    def equals(self, other: Ranking, tolerance: float) -> bool:
+        """Whether both hold the same items in the same order, save items that `tolerance` cannot tell apart.
+
+        Sums over padded histories round differently in different company, so two items whose scores
+        lie within `tolerance` of each other may change places, or one push the other off the end.
+        """
+        if len(self.item_ids) != len(other.item_ids):
+            return False
+        if not _close(self.scores, other.scores, tolerance):
+            return False
+        ours = dict(zip(self.item_ids, self.scores, strict=True))
+        theirs = dict(zip(other.item_ids, other.scores, strict=True))
+        if len(ours) != len(theirs):
+            return False
+        last = min(self.scores[-1], other.scores[-1]) if self.scores else 0.0
+        for mine, yours in ((ours, theirs), (theirs, ours)):
+            for item, score in mine.items():
+                # An item that only one side has must be tied, within the tolerance, with the last place.
+                found = yours.get(item, last)
+                if not abs(score - found) <= 2 * tolerance:
+                    return False
+        return True
+
+
+def _close(left: Sequence[float], right: Sequence[float], tolerance: float) -> bool:
+    """Whether the numbers agree place by place; a NaN agrees with nothing, an infinity with itself."""
+    return all(a == b or abs(a - b) <= tolerance for a, b in zip(left, right, strict=True))
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """What the model being served can give.
+
+    `items` is the size of the catalogue, None where the model does not tell; `longest_history` is the
+    number of most recent items the network reads, None where it reads any number.
+    """
+
+    name: str
+    version: str
+    items: int | None
+    default_k: int
+    max_k: int
+    longest_history: int | None
+    score_tolerance: float
+
+    @property
+    def label(self) -> str:
+        """`name@version`, as replies and logs name it."""
+        return f"{self.name}@{self.version}"

@@ -1,0 +1,85 @@
+"""Every error raised on purpose, sorted by whose fault it is; the edge maps each to a status."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+class RecommenderError(Exception):
+    """Base of all errors raised on purpose; the message is a sentence its reader can act on."""
+
+
+# The caller's fault: another request would do.
+
+
+@dataclass(frozen=True, slots=True)
+class Violation:
+    """One thing wrong with a request: `field` as the proto spells it, with an index where it has one.
+
+    An empty `field` is the whole message.
+    """
+
+    field: str
+    description: str
+
+    def __str__(self) -> str:
+        return f"{self.field}: {self.description}" if self.field else self.description
+
+
+class InvalidRequestError(RecommenderError):
+    """The request cannot be answered as it stands; `violations` says field by field why."""
+
+    def __init__(self, *violations: Violation) -> None:
+        super().__init__("; ".join(map(str, violations)))
+        self.violations = violations
+
+
+# Nobody's fault: the same request may do later, or elsewhere.
+
+
+class BacklogFullError(RecommenderError):
+    """As many callers wait as may; `retry_after` is when room is expected, in seconds from now."""
+
+    def __init__(self, max_backlog: int, retry_after: float) -> None:
+        super().__init__(
+            f"the backlog is full: {max_backlog} requests are waiting; retry in {retry_after * 1e3:.0f} ms"
+        )
+        self.retry_after = retry_after
+
+
+class DeadlineError(RecommenderError):
+    """The answer would come, or has come, after the caller's deadline."""
+
+
+class UnavailableError(RecommenderError):
+    """This server takes no requests now: it starts, drains, or has lost its engine."""
+
+
+# Our fault.
+
+
+class EngineError(RecommenderError):
+    """The engine failed on a batch, or answered something that is no answer to it."""
+
+
+class EngineHungError(EngineError):
+    """A run did not end within the engine timeout."""
+
+
+# The operator's fault: the server does not start.
+
+
+class StartError(RecommenderError):
+    """The server cannot start; the message says what to change."""
+
+
+class SettingsError(StartError):
+    """A setting is unknown or has a value it cannot have."""
+
+
+class ModelError(StartError):
+    """The model is missing, damaged, or not of the contract that this server speaks."""
+
+
+class ProviderError(StartError):
+    """The execution provider that was asked for is not to be had on this machine."""

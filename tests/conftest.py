@@ -1,0 +1,93 @@
+"""What many tests share: a running server, ways to call it, and an honest account of what did not run."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import onnxruntime
+import pytest
+
+from recommender.client import Client
+from recommender.server import Server
+from recommender.settings import Settings
+
+ROOT = Path(__file__).parents[1]
+WEIGHTS = ROOT / "weights"
+
+Serve: TypeAlias = Callable[..., AbstractAsyncContextManager[Server]]
+
+_RECIPES = {"system": "just test-system", "long": "just test-long"}
+_DEBIAN = {"h2load": "nghttp2-client"}
+_deselected: Counter[str] = Counter()
+
+
+def pytest_collection_modifyitems(items: Sequence[pytest.Item]) -> None:
+    for item in items:
+        for marker in item.iter_markers("system"):
+            missing = [program for program in marker.args if shutil.which(program) is None]
+            # In CI a missing program is a missing installation step, so the test runs and fails.
+            if missing and "CI" not in os.environ:
+                packages = " ".join(_DEBIAN[program] for program in missing)
+                reason = f"needs {' '.join(missing)}: apt-get install {packages}"
+                item.add_marker(pytest.mark.skip(reason=reason))
+        if item.get_closest_marker("cuda") and "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
+            item.add_marker(pytest.mark.skip(reason="needs a CUDA device and `just setup-cuda`"))
+        if item.get_closest_marker("coreml") and sys.platform != "darwin":
+            item.add_marker(pytest.mark.skip(reason="needs a Mac"))
+
+
+def pytest_deselected(items: Sequence[pytest.Item]) -> None:
+    for item in items:
+        for marker in _RECIPES:
+            if item.get_closest_marker(marker):
+                _deselected[marker] += 1
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    for marker, count in _deselected.items():
+        terminalreporter.write_line(f"not run: {count} tests marked `{marker}`; `{_RECIPES[marker]}` runs them")
+
+
+@pytest.fixture(autouse=True)
+def _no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tests see the settings they make, not those of the shell they run in."""
+    for key in tuple(os.environ):
+        if key.upper().startswith("RECOMMENDER_"):
+            monkeypatch.delenv(key)
+
+
+@pytest.fixture
+def serve() -> Serve:
+    """Start a server in this process, on a free port, with the settings given by field name."""
+
+    @asynccontextmanager
+    async def started(**settings: Any) -> AsyncIterator[Server]:
+        server = Server(Settings.model_validate({"port": 0, "weights_dir": WEIGHTS, **settings}))
+        await server.start()
+        try:
+            yield server
+        finally:
+            await server.close()
+
+    return started
+
+
+@pytest.fixture
+async def server(serve: Serve) -> AsyncIterator[Server]:
+    """A server of the reference model at the default settings."""
+    async with serve() as started:
+        yield started
+
+
+@pytest.fixture
+async def client(server: Server) -> AsyncIterator[Client]:
+    """A client of that server."""
+    async with Client(f"127.0.0.1:{server.port}") as connected:
+        yield connected

@@ -1,0 +1,80 @@
+"""A server in a process of its own, as an operator runs it, and the log it writes."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+from tests.conftest import ROOT
+
+PATIENCE = 60.0
+
+
+@dataclass(slots=True)
+class Process:
+    """A running `recommender serve`; `log` is what it wrote so far, an event each."""
+
+    process: asyncio.subprocess.Process
+    log: list[dict[str, Any]] = field(default_factory=list)
+    text: str = ""
+
+    @property
+    def port(self) -> int:
+        (listening,) = (event for event in self.log if event["event"] == "listening")
+        return int(listening["address"].rsplit(":", 1)[1])
+
+    async def until(self, name: str) -> dict[str, Any]:
+        """Read the log up to the next event of that name."""
+        while event := await self._read():
+            if event["event"] == name:
+                return event
+        raise AssertionError(f"the server ended before {name!r} and wrote: {self.text}")
+
+    async def exit_code(self) -> int:
+        """Read the rest of the log and wait for the end."""
+        while await self._read():
+            pass
+        return await asyncio.wait_for(self.process.wait(), PATIENCE)
+
+    def signal(self, number: signal.Signals) -> None:
+        self.process.send_signal(number)
+
+    async def _read(self) -> dict[str, Any] | None:
+        assert self.process.stderr is not None
+        while line := (await asyncio.wait_for(self.process.stderr.readline(), PATIENCE)).decode():
+            self.text += line
+            if line.startswith("{"):
+                event: dict[str, Any] = json.loads(line)
+                self.log.append(event)
+                return event
+        return None
+
+
+@asynccontextmanager
+async def running(
+    *options: str, settings: Mapping[str, str] | None = None, wait_for: str | None = "ready"
+) -> AsyncIterator[Process]:
+    """`recommender serve` on a free port; killed at the end if it still runs."""
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("RECOMMENDER_")}
+    environment |= {"RECOMMENDER_PORT": "0", "RECOMMENDER_WEIGHTS_DIR": str(ROOT / "weights"), **(settings or {})}
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "recommender", "serve", *options,
+        env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
+    )  # fmt: skip
+    served = Process(process)
+    try:
+        if wait_for is not None:
+            await served.until(wait_for)
+        yield served
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
