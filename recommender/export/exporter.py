@@ -69,7 +69,6 @@ def export_model(options: ExportOptions, progress: Progress = lambda _stage, _sh
             layout,
             largest=float(np.abs(table).max()),
             bias=bias is not None,
-            max_k=max_k,
             metadata=known,
         )
         return write_model(model, table, folder / options.path.name, options.external_data_bytes)

@@ -30,7 +30,6 @@ def build_graph(
     *,
     largest: float,
     bias: bool,
-    max_k: int,
     metadata: Mapping[str, str],
 ) -> onnx.ModelProto:
     """A whole model but for the table's numbers: initializer `item_table` is declared by the writer.
@@ -38,7 +37,7 @@ def build_graph(
     `encode` adds the encoder's nodes and returns the name of the user vectors.
     """
     g = Nodes()
-    ids, scores = add_head(g, encode(g), layout, largest=largest, bias=bias, max_k=max_k)
+    ids, scores = add_head(g, encode(g), layout, largest=largest, bias=bias)
     g.nodes.append(helper.make_node("Identity", [ids], ["recommendations"]))
     g.nodes.append(helper.make_node("Identity", [scores], ["scores"]))
     graph = helper.make_graph(
@@ -50,6 +49,7 @@ def build_graph(
             helper.make_tensor_value_info("scores", _FLOAT, ("batch", "returned")),
         ],
         g.initializers,
+        value_info=g.declared,
     )
     model = helper.make_model(
         graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION, producer_name="recommender"

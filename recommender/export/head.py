@@ -29,7 +29,6 @@ There are two ways to the maxima, and the batch decides:
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -43,6 +42,8 @@ TABLE = "item_table"
 INT64, FLOAT, BOOL = TensorProto.INT64, TensorProto.FLOAT, TensorProto.BOOL
 # Above one chosen block in this many, selecting from everything is faster than from the chosen.
 _BLOCKS_PER_K = 8
+# With fewer scores than this in a batch, selecting from everything is fastest.
+_ALWAYS_BLOCKS = 40_000
 # From this many rows on, slabs are faster than one product.
 _SLAB_ROWS = 32
 
@@ -54,12 +55,25 @@ class _Values:
     users: str  # float32 [batch, columns], finite
     k: str  # int64 [1]
     batch: str  # int64 [1]
-    excluded_rows: str  # int64 [nnz]
-    excluded_items: str  # int64 [nnz]
-    any_excluded: str  # bool [1]
+    scores: str  # float32 [batch, rows of the table], masked; without rows where nobody needs it
 
 
-def add_head(g: Nodes, users: str, layout: Layout, *, largest: float, bias: bool, max_k: int) -> tuple[str, str]:
+@dataclass(frozen=True, slots=True)
+class _Pairs:
+    """Names of the parts of `excluded`."""
+
+    rows: str  # int64 [nnz]
+    items: str  # int64 [nnz]
+    any: str  # bool [1]
+
+    @classmethod
+    def of(cls, g: Nodes) -> _Pairs:
+        """Take the input apart."""
+        rows, items = (g.op("Gather", "excluded", g.constant(np.array(column)), axis=1) for column in (0, 1))
+        return cls(rows, items, g.op("Greater", g.op("Shape", "excluded", start=0, end=1), g.int64(0)))
+
+
+def add_head(g: Nodes, users: str, layout: Layout, *, largest: float, bias: bool) -> tuple[str, str]:
     """Add the head to `g` and return the names of `recommendations` and `scores`.
 
     `users` is float32 [batch, d]; the graph has the inputs `k`, `excluded`, `candidates` and
@@ -77,133 +91,125 @@ def add_head(g: Nodes, users: str, layout: Layout, *, largest: float, bias: bool
         one = g.constant(np.ones((1, 1), np.float32))
         column = g.op("Expand", one, g.op("Concat", batch, g.int64(1), axis=0))
         users = g.op("Concat", users, column, axis=1)
-    rows, items = g.ops("Split", 2, "excluded", axis=1, num_outputs=2)
-    flat = g.int64(-1)
-    values = _Values(
-        users=users,
-        k="k",
-        batch=batch,
-        excluded_rows=g.op("Reshape", rows, flat),
-        excluded_items=g.op("Reshape", items, flat),
-        any_excluded=g.op("Greater", g.op("Shape", "excluded", start=0, end=1), g.int64(0)),
-    )
+    no_candidates = g.op("Equal", g.op("Shape", "candidates", start=1, end=2), g.int64(0))
+    few_blocks = layout.full_blocks // _BLOCKS_PER_K
+    few = g.op("LessOrEqual", "k", g.int64(few_blocks))
+    at_once = no_candidates
+    if layout.slabs > 1:
+        small = g.op("Or", g.op("Less", batch, g.int64(_SLAB_ROWS)), g.op("Not", few))
+        at_once = g.op("And", no_candidates, small)
+    values = _Values(users=users, k="k", batch=batch, scores=_all_scores(g, users, at_once, layout))
+    by_block = few
+    if layout.items < _ALWAYS_BLOCKS:
+        by_block = g.op("And", few, g.op("GreaterOrEqual", batch, g.int64(-(-_ALWAYS_BLOCKS // layout.items))))
 
-    def whole_catalogue(inner: Nodes) -> tuple[str, ...]:
-        if layout.slabs == 1:
-            return _at_once(inner, values, layout, max_k)
+    def from_scores(inner: Nodes) -> tuple[str, ...]:
+        if few_blocks < 1:
+            return _from_all(inner, values, layout)
         return inner.choose(
-            inner.op("Less", batch, inner.int64(_SLAB_ROWS)),
-            lambda body: _at_once(body, values, layout, max_k),
-            lambda body: _by_slabs(body, values, layout, max_k),
+            by_block,
+            lambda body: _from_blocks(body, values, layout),
+            lambda body: _from_all(body, values, layout),
             (INT64, FLOAT),
         )
 
+    def whole_catalogue(inner: Nodes) -> tuple[str, ...]:
+        if layout.slabs == 1:
+            return from_scores(inner)
+        return inner.choose(at_once, from_scores, lambda body: _from_slabs(body, values, layout), (INT64, FLOAT))
+
     ids, scores = g.choose(
-        g.op("Greater", g.op("Shape", "candidates", start=1, end=2), g.int64(0)),
-        lambda inner: _from_candidates(inner, values, layout),
-        whole_catalogue,
-        (INT64, FLOAT),
+        no_candidates, whole_catalogue, lambda inner: _from_candidates(inner, values, layout), (INT64, FLOAT)
     )
     lowest = g.float32(-np.inf)
     scores = g.op("Where", sound, scores, lowest)
     return g.op("Where", g.op("Equal", scores, lowest), g.int64(-1), ids), scores
 
 
-def _at_once(g: Nodes, values: _Values, layout: Layout, max_k: int) -> tuple[str, ...]:
-    """Top-K from all scores, computed by one product."""
-    scores = g.op("Gemm", values.users, TABLE, transB=1)  # [batch, rows]
-    scores = _mask(g, scores, (values.excluded_rows, values.excluded_items))
+def _all_scores(g: Nodes, users: str, wanted: str, layout: Layout) -> str:
+    """Scores of every item, masked: float32 [batch, rows of the table]; where they are not wanted, [0, rows].
 
-    def from_blocks(inner: Nodes) -> tuple[str, str]:
-        by_block = inner.op("Reshape", scores, inner.int64(0, -1, layout.block))
-        maxima = inner.op("ReduceMax", by_block, inner.int64(2), keepdims=0)
-        blocks = _choose_blocks(inner, _first(inner, maxima, layout.full_blocks, of=layout.rows // layout.block), values)
-        place = inner.op("Unsqueeze", blocks, inner.int64(-1))
-        chosen = inner.op("Reshape", inner.op("GatherND", by_block, place, batch_dims=1), inner.int64(0, -1))
+    Stands outside of every If: ONNX Runtime packs a table only for a product at the top level, and masks in place only
+    what was made beside it.
+    """
+    zero, last = g.int64(0), g.int64(np.iinfo(np.int64).max)
+    end = g.op("Where", wanted, last, zero)
+    scores = g.op("Gemm", g.op("Slice", users, zero, end, zero), TABLE, transB=1)
+    pairs = g.op("Slice", "excluded", zero, end, zero)
+    masked = _mask(g, scores, pairs)
+    # Only values of the same declared shape share memory: without this the mask copies all scores.
+    for name in (scores, masked):
+        g.declare(name, FLOAT, ("scored", layout.rows))
+    return masked
+
+
+def _from_all(g: Nodes, values: _Values, layout: Layout) -> tuple[str, str]:
+    """Top-K from all scores."""
+    best, ids = g.ops("TopK", 2, _first(g, values.scores, layout.items, of=layout.rows), values.k, axis=1)
+    return ids, best
+
+
+def _from_blocks(g: Nodes, values: _Values, layout: Layout) -> tuple[str, str]:
+    """Top-K from the blocks with the largest maxima, all scores being there."""
+    by_block = g.op("Reshape", values.scores, g.int64(0, -1, layout.block))
+    maxima = g.op("ReduceMax", by_block, g.int64(2), keepdims=0)
+    blocks = _choose_blocks(g, _first(g, maxima, layout.full_blocks, of=layout.rows // layout.block), values)
+    place = g.op("Unsqueeze", blocks, g.int64(-1))
+    chosen = g.op("Reshape", g.op("GatherND", by_block, place, batch_dims=1), g.int64(0, -1))
+    if layout.tail:
+        start, end = layout.items - layout.tail, layout.items
+        tail = g.op("Slice", values.scores, g.int64(start), g.int64(end), g.int64(1))
+        chosen = g.op("Concat", chosen, tail, axis=1)
+    return _select(g, _chosen_ids(g, blocks, values, layout), chosen, values.k)
+
+
+def _from_slabs(g: Nodes, values: _Values, layout: Layout) -> tuple[str, str]:
+    """Top-K from the blocks with the largest maxima, found slab by slab; the items of these are scored again."""
+    pairs = _Pairs.of(g)
+    (maxima,) = g.choose(
+        pairs.any,
+        lambda body: (_slab_maxima(body, values, layout, pairs),),
+        lambda body: (_slab_maxima(body, values, layout, None),),
+        (FLOAT,),
+    )
+    blocks = _choose_blocks(g, maxima, values)
+    vectors = g.op("Gather", _view(g, values, -1, layout.block * layout.columns), blocks, axis=0)
+    scores = _gathered_product(g, g.op("Reshape", vectors, g.int64(0, -1, layout.columns)), values.users)
+    if layout.tail:
+        tail = g.constant(np.arange(layout.items - layout.tail, layout.items, dtype=np.int64))
+        more = g.op("Gemm", values.users, g.op("Gather", TABLE, tail, axis=0), transB=1)
+        scores = g.op("Concat", scores, more, axis=1)
+
+    def masked(body: Nodes) -> tuple[str]:
+        known = blocks
         if layout.tail:
-            start, end = layout.items - layout.tail, layout.items
-            tail = inner.op("Slice", scores, inner.int64(start), inner.int64(end), inner.int64(1))
-            chosen = inner.op("Concat", chosen, tail, axis=1)
-        return _select(inner, _chosen_ids(inner, blocks, values, layout), chosen, values.k)
+            known = body.op("Concat", blocks, _each_row(body, values, np.array([layout.full_blocks])), axis=1)
+        size = body.int64(layout.block)
+        slot, found = _search(body, known, pairs.rows, body.op("Div", pairs.items, size))
+        place = body.op("Add", body.op("Mul", slot, size), body.op("Mod", pairs.items, size))
+        return (_mask(body, scores, _places(body, pairs.rows, place), keep=found),)
 
-    def from_all(inner: Nodes) -> tuple[str, str]:
-        best, ids = inner.ops("TopK", 2, _first(inner, scores, layout.items, of=layout.rows), values.k, axis=1)
-        return ids, best
-
-    return _by_number(g, from_blocks, from_all, values, layout, max_k)
+    (scores,) = g.choose(pairs.any, masked, lambda _: (scores,), (FLOAT,))
+    return _select(g, _chosen_ids(g, blocks, values, layout), scores, values.k)
 
 
-def _by_slabs(g: Nodes, values: _Values, layout: Layout, max_k: int) -> tuple[str, ...]:
-    """Top-K from the maxima of each slab's blocks."""
-
-    def from_blocks(inner: Nodes) -> tuple[str, str]:
-        (maxima,) = inner.choose(
-            values.any_excluded,
-            lambda body: (_slab_maxima(body, values, layout, mask=True),),
-            lambda body: (_slab_maxima(body, values, layout, mask=False),),
-            (FLOAT,),
-        )
-        blocks = _choose_blocks(inner, maxima, values)
-        vectors = inner.op("Gather", _view(inner, values, -1, layout.block * layout.columns), blocks, axis=0)
-        vectors = inner.op("Reshape", vectors, inner.int64(0, -1, layout.columns))
-        scores = _gathered_product(inner, vectors, values.users)
-        if layout.tail:
-            tail = inner.constant(np.arange(layout.items - layout.tail, layout.items, dtype=np.int64))
-            more = inner.op("Gemm", values.users, inner.op("Gather", TABLE, tail, axis=0), transB=1)
-            scores = inner.op("Concat", scores, more, axis=1)
-
-        def masked(body: Nodes) -> tuple[str]:
-            known = blocks
-            if layout.tail:
-                known = body.op("Concat", blocks, _each_row(body, values, np.array([layout.full_blocks])), axis=1)
-            size = body.int64(layout.block)
-            slot, found = _search(body, known, values.excluded_rows, body.op("Div", values.excluded_items, size))
-            place = body.op("Add", body.op("Mul", slot, size), body.op("Mod", values.excluded_items, size))
-            return (_mask(body, scores, (values.excluded_rows, place), keep=found),)
-
-        (scores,) = inner.choose(values.any_excluded, masked, lambda _: (scores,), (FLOAT,))
-        return _select(inner, _chosen_ids(inner, blocks, values, layout), scores, values.k)
-
-    def from_all(inner: Nodes) -> tuple[str, str]:
-        scores = inner.op("Gemm", values.users, TABLE, transB=1)
-        scores = _mask(inner, scores, (values.excluded_rows, values.excluded_items))
-        best, ids = inner.ops("TopK", 2, _first(inner, scores, layout.items, of=layout.rows), values.k, axis=1)
-        return ids, best
-
-    return _by_number(g, from_blocks, from_all, values, layout, max_k)
-
-
-def _by_number(
-    g: Nodes,
-    from_blocks: Callable[[Nodes], tuple[str, str]],
-    from_all: Callable[[Nodes], tuple[str, str]],
-    values: _Values,
-    layout: Layout,
-    max_k: int,
-) -> tuple[str, ...]:
-    """By blocks while `k` is small against their number."""
-    few_blocks = layout.full_blocks // _BLOCKS_PER_K
-    if few_blocks < 1:
-        return from_all(g)
-    if max_k <= few_blocks:
-        return from_blocks(g)
-    return g.choose(g.op("LessOrEqual", values.k, g.int64(few_blocks)), from_blocks, from_all, (INT64, FLOAT))
-
-
-def _slab_maxima(g: Nodes, values: _Values, layout: Layout, *, mask: bool) -> str:
+def _slab_maxima(g: Nodes, values: _Values, layout: Layout, pairs: _Pairs | None) -> str:
     """The largest score of each full block, float32 [batch, full_blocks], slab by slab."""
 
     def body(inner: Nodes) -> tuple[str]:
         scores = inner.op("MatMul", slab.name, users)  # [blocks, block, batch]
-        if mask:
-            local = inner.op("Sub", values.excluded_items, start.name)
+        if pairs is not None:
+            local = inner.op("Sub", pairs.items, start.name)
             inside = inner.op(
                 "And",
                 inner.op("GreaterOrEqual", local, inner.int64(0)),
                 inner.op("Less", local, inner.int64(layout.blocks * layout.block)),
             )
             place = [inner.op(kind, local, inner.int64(layout.block)) for kind in ("Div", "Mod")]
-            scores = _mask(inner, scores, (*place, values.excluded_rows), keep=inside)
+            masked = _mask(inner, scores, _places(inner, *place, pairs.rows), keep=inside)
+            for name in (scores, masked):
+                inner.declare(name, FLOAT, (layout.blocks, layout.block, "batch"))
+            scores = masked
         return (inner.op("ReduceMax", scores, inner.int64(1), keepdims=0),)
 
     users = g.op("Transpose", values.users, perm=[1, 0])
@@ -211,7 +217,7 @@ def _slab_maxima(g: Nodes, values: _Values, layout: Layout, *, mask: bool) -> st
     slab = helper.make_tensor_value_info(g.fresh("slab"), FLOAT, shape)
     start = helper.make_tensor_value_info(g.fresh("start"), INT64, [])
     scanned, inputs = [_view(g, values, layout.slabs, *shape)], [slab]
-    if mask:
+    if pairs is not None:
         scanned.append(g.constant(np.arange(layout.slabs, dtype=np.int64) * (layout.blocks * layout.block)))
         inputs.append(start)
     maxima = g.op("Scan", *scanned, num_scan_inputs=len(inputs), body=g.subgraph("slab", body, (FLOAT,), inputs))
@@ -265,10 +271,11 @@ def _from_candidates(g: Nodes, values: _Values, layout: Layout) -> tuple[str, st
     def masked(inner: Nodes) -> tuple[str]:
         # Padding breaks the ascending order, so it is read as larger than any id.
         known = inner.op("Where", real, ids, inner.int64(layout.items))
-        place, found = _search(inner, known, values.excluded_rows, values.excluded_items)
-        return (_mask(inner, scores, (values.excluded_rows, place), keep=found),)
+        place, found = _search(inner, known, pairs.rows, pairs.items)
+        return (_mask(inner, scores, _places(inner, pairs.rows, place), keep=found),)
 
-    (scores,) = g.choose(values.any_excluded, masked, lambda _: (scores,), (FLOAT,))
+    pairs = _Pairs.of(g)
+    (scores,) = g.choose(pairs.any, masked, lambda _: (scores,), (FLOAT,))
     filler = g.op("Expand", g.float32(-np.inf), g.op("Concat", values.batch, values.k, axis=0))
     scores = g.op("Concat", scores, filler, axis=1)
     ids = g.op("Concat", ids, g.op("Expand", g.int64(-1), g.op("Shape", filler)), axis=1)
@@ -293,14 +300,17 @@ def _each_row(g: Nodes, values: _Values, row: npt.NDArray[np.int64]) -> str:
     return g.op("Expand", g.constant(row.astype(np.int64).reshape(1, -1)), width)
 
 
-def _mask(g: Nodes, scores: str, place: tuple[str, ...], keep: str | None = None) -> str:
-    """Put -inf at these places, given as one int64 [nnz] per axis; of those only where `keep` is true."""
-    last = g.int64(-1)
-    indices = g.op("Concat", *(g.op("Unsqueeze", axis, last) for axis in place), axis=1)
+def _places(g: Nodes, *axes: str) -> str:
+    """One int64 [nnz] per axis as int64 [nnz, axes]."""
+    return g.op("Concat", *(g.op("Unsqueeze", axis, g.int64(-1)) for axis in axes), axis=1)
+
+
+def _mask(g: Nodes, scores: str, places: str, keep: str | None = None) -> str:
+    """Put -inf at these places, int64 [nnz, axes]; of those only where `keep` is true."""
     if keep is not None:
-        indices = g.op("Compress", indices, keep, axis=0)
-    lowest = g.op("Expand", g.float32(-np.inf), g.op("Shape", indices, start=0, end=1))
-    return g.op("ScatterND", scores, indices, lowest)
+        places = g.op("Compress", places, keep, axis=0)
+    lowest = g.op("Expand", g.float32(-np.inf), g.op("Shape", places, start=0, end=1))
+    return g.op("ScatterND", scores, places, lowest)
 
 
 def _search(g: Nodes, known: str, rows: str, sought: str) -> tuple[str, str]:

@@ -27,6 +27,7 @@ class Nodes:
 
     def __init__(self, shared: _Shared | None = None) -> None:
         self.nodes: list[NodeProto] = []
+        self.declared: list[ValueInfoProto] = []
         self._shared = _Shared() if shared is None else shared
 
     @property
@@ -66,6 +67,10 @@ class Nodes:
         self.nodes.append(helper.make_node(kind, inputs, names, name=names[0], **attributes))
         return names
 
+    def declare(self, name: str, kind: int, shape: tuple[int | str, ...]) -> None:
+        """Say what shape a value has where ONNX cannot infer it."""
+        self.declared.append(helper.make_tensor_value_info(name, kind, shape))
+
     def choose(
         self,
         condition: str,
@@ -96,4 +101,4 @@ class Nodes:
         # An output must be made inside: Identity covers a value that the body merely passes on.
         results = [result if result in made else inner.op("Identity", result) for result in results]
         outputs = [helper.make_tensor_value_info(*pair, None) for pair in zip(results, types, strict=True)]
-        return helper.make_graph(inner.nodes, name, list(inputs), outputs)
+        return helper.make_graph(inner.nodes, name, list(inputs), outputs, value_info=inner.declared)

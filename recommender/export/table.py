@@ -28,8 +28,10 @@ class Layout:
 
     @property
     def block(self) -> int:
-        """Items in one block."""
-        return _BLOCK if self.items < _LARGE_CATALOGUE else _LARGE_BLOCK
+        """Items in one block: a size that leaves no tail, where there is one near the best."""
+        best = _BLOCK if self.items < _LARGE_CATALOGUE else _LARGE_BLOCK
+        near = (best, *range(best + 8, best * 3 // 2 + 1, 8), *range(best - 8, best // 2, -8))
+        return next((size for size in near if self.items % size == 0), best)
 
     @property
     def slabs(self) -> int:

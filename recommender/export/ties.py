@@ -36,7 +36,7 @@ def check_ties(items: int, size: int, max_k: int, *, bias: bool) -> None:
         vectors = g.op("Gather", TABLE, first, axis=0)
         return g.op("Slice", vectors, g.int64(0), g.int64(size), g.int64(-1))
 
-    model = build_graph(encode, layout, largest=2.0, bias=bias, max_k=max_k, metadata={})
+    model = build_graph(encode, layout, largest=2.0, bias=bias, metadata={})
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "ties.onnx")
         write_model(model, pack(embeddings, offsets, layout), path, 1 << 30)

@@ -39,7 +39,7 @@ def test_a_user_vector_without_sense_gets_no_recommendation(tmp_path: Path, brok
         bad = g.op("Equal", first, g.int64(13))
         return g.op("Where", g.op("Unsqueeze", bad, g.int64(1)), g.float32(broken), vectors)
 
-    model = build_graph(encode, layout, largest=float(np.abs(embeddings).max()), bias=False, max_k=300, metadata={})
+    model = build_graph(encode, layout, largest=float(np.abs(embeddings).max()), bias=False, metadata={})
     write_model(model, pack(embeddings, None, layout), tmp_path / "m.onnx", 1 << 30)
     got = ModelFile(tmp_path / "m.onnx").rank([[12], [13], [14]], k)
     assert (got.ids[1] == -1).all()
