@@ -91,8 +91,13 @@ test-long *options:
 # The proto's style, and that no old client breaks
 [group('proto')]
 proto-lint:
-    {{ run }} buf lint
-    {{ run }} buf breaking --against "{{ proto_dir }}/released.binpb"
+    #!/usr/bin/env bash
+    set -euo pipefail
+    work=$(mktemp -d)
+    trap 'rm -rf "$work"' EXIT
+    just _descriptors "$work"
+    {{ run }} buf lint "$work/recommend_api.binpb" --path {{ proto_file }}
+    {{ run }} buf breaking "$work/recommend_api.binpb" --against proto/released.binpb --path {{ proto_file }}
 
 # Write the generated code from the proto
 [group('proto')]
@@ -108,13 +113,29 @@ proto-check:
     just _generate "$fresh"
     diff --recursive --exclude __pycache__ --exclude __init__.py "$fresh/recommend_api" recommender/recommend_api
 
+# The descriptors of our proto, comments included, and of all it imports
+_descriptors out:
+    {{ run }} python proto/dependencies.py > {{ out }}/dependencies.binpb
+    {{ run }} python -m grpc_tools.protoc --proto_path={{ proto_dir }} --descriptor_set_in={{ out }}/dependencies.binpb \
+        --descriptor_set_out={{ out }}/recommend_api.binpb --include_imports --include_source_info {{ proto_file }}
+
 _generate out:
-    {{ run }} python -m grpc_tools.protoc --proto_path={{ proto_dir }} \
-        --python_out={{ out }} --pyi_out={{ out }} --grpc_python_out={{ out }} --mypy_grpc_out=quiet:{{ out }} \
-        --descriptor_set_out={{ out }}/recommend_api/v1/recommend_api.binpb --include_imports --include_source_info \
-        {{ proto_file }}
-    sed -i.old -E 's/\b(import |from |= )recommend_api\.v1/\1recommender.recommend_api.v1/' \
-        {{ out }}/recommend_api/v1/recommend_api_pb2_grpc.py*
+    #!/usr/bin/env bash
+    set -euo pipefail
+    work=$(mktemp -d)
+    trap 'rm -rf "$work"' EXIT
+    just _descriptors "$work"
+    {{ run }} python -m grpc_tools.protoc --descriptor_set_in="$work/recommend_api.binpb" \
+        --python_out="$work" --pyi_out="$work" --grpc_python_out="$work" --mypy_grpc_out=quiet:"$work" {{ proto_file }}
+    {{ run }} python -m grpc_tools.protoc --descriptor_set_in="$work/recommend_api.binpb" \
+        --python_out="$work" --pyi_out="$work" buf/validate/validate.proto
+    mkdir -p {{ out }}/recommend_api/v1 {{ out }}/recommend_api/validate
+    cp "$work"/recommend_api.binpb "$work"/recommend_api/v1/* {{ out }}/recommend_api/v1/
+    cp "$work"/buf/validate/* {{ out }}/recommend_api/validate/
+    sed -i.old -E \
+        -e 's/\b(import |from |= )recommend_api\.v1/\1recommender.recommend_api.v1/' \
+        -e 's/\bfrom buf\.validate/from recommender.recommend_api.validate/' \
+        {{ out }}/recommend_api/v1/*.py*
     rm {{ out }}/recommend_api/v1/*.old
 
 # Write the pages that come from the code: .env.template and docs/settings.md

@@ -191,7 +191,8 @@ def export(
             version=version,
             coarse=coarse,  # type: ignore[arg-type]  # the options check it
         )
-        with Progress(console=Console(stderr=True), transient=True) as bar:
+        console = Console(stderr=True)
+        with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
             task = bar.add_task("exporting", total=1.0)
             path = export_model(options, lambda stage, share: bar.update(task, description=stage, completed=share))
     except ExportError as error:

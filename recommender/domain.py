@@ -12,10 +12,16 @@ Device: TypeAlias = Literal["auto", "cpu", "cuda", "coreml"]
 
 @dataclass(frozen=True, slots=True)
 class Query:
-    """One row of a batch: the ids of a history, oldest first, and how many recommendations it wants."""
+    """One row of a batch: the ids of a history, oldest first, and how many recommendations it wants.
+
+    Items in `excluded` are never recommended. Where `candidates` are given, only they are ranked: each
+    once, ascending, none of them excluded.
+    """
 
     history: tuple[int, ...]
     k: int
+    excluded: tuple[int, ...] = ()
+    candidates: tuple[int, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)

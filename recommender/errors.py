@@ -34,6 +34,10 @@ class InvalidRequestError(RecommenderError):
         self.violations = violations
 
 
+class UnknownModelError(RecommenderError):
+    """The request names a model that is not served."""
+
+
 # Nobody's fault: the same request may do later, or elsewhere.
 
 

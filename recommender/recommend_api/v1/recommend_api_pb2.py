@@ -22,19 +22,70 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from recommender.recommend_api.validate import validate_pb2 as buf_dot_validate_dot_validate__pb2
+from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
+from google.rpc import status_pb2 as google_dot_rpc_dot_status__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n$recommend_api/v1/recommend_api.proto\x12\x10recommend_api.v1\"3\n\x10RecommendRequest\x12\x10\n\x08item_ids\x18\x01 \x03(\x05\x12\r\n\x05limit\x18\x02 \x01(\x05\"L\n\x11RecommendResponse\x12\x10\n\x08item_ids\x18\x01 \x03(\x05\x12\x0e\n\x06scores\x18\x02 \x03(\x02\x12\x15\n\rmodel_version\x18\x03 \x01(\t2j\n\x12RecommenderService\x12T\n\tRecommend\x12\".recommend_api.v1.RecommendRequest\x1a#.recommend_api.v1.RecommendResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n$recommend_api/v1/recommend_api.proto\x12\x10recommend_api.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17google/rpc/status.proto\"\xb4\x05\n\x10RecommendRequest\x12+\n\x08item_ids\x18\x01 \x03(\x05\x42\x10\xbaH\r\x92\x01\n\x10\xa0\x8d\x06\"\x04\x1a\x02(\x00R\x07itemIds\x12 \n\x05limit\x18\x02 \x01(\x05\x42\n\xbaH\x07\x1a\x05\x18\x90N(\x00R\x05limit\x12<\n\x11\x65xcluded_item_ids\x18\x03 \x03(\x05\x42\x10\xbaH\r\x92\x01\n\x10\xa0\x8d\x06\"\x04\x1a\x02(\x00R\x0f\x65xcludedItemIds\x12\'\n\x0f\x65xclude_history\x18\x04 \x01(\x08R\x0e\x65xcludeHistory\x12=\n\x12\x63\x61ndidate_item_ids\x18\x05 \x03(\x05\x42\x0f\xbaH\x0c\x92\x01\t\x10\x90N\"\x04\x1a\x02(\x00R\x10\x63\x61ndidateItemIds\x12)\n\tmin_score\x18\x06 \x01(\x02\x42\x07\xbaH\x04\n\x02@\x01H\x00R\x08minScore\x88\x01\x01\x12\x30\n\titem_keys\x18\x07 \x03(\tB\x13\xbaH\x10\x92\x01\r\x10\xa0\x8d\x06\"\x07r\x05\x10\x01(\x80\x02R\x08itemKeys\x12\x41\n\x12\x65xcluded_item_keys\x18\x08 \x03(\tB\x13\xbaH\x10\x92\x01\r\x10\xa0\x8d\x06\"\x07r\x05\x10\x01(\x80\x02R\x10\x65xcludedItemKeys\x12\x42\n\x13\x63\x61ndidate_item_keys\x18\t \x03(\tB\x12\xbaH\x0f\x92\x01\x0c\x10\x90N\"\x07r\x05\x10\x01(\x80\x02R\x11\x63\x61ndidateItemKeys\x12\x1e\n\x05model\x18\n \x01(\tB\x08\xbaH\x05r\x03(\x80\x02R\x05model\x12)\n\x0brouting_key\x18\x0b \x01(\tB\x08\xbaH\x05r\x03(\x80\x02R\nroutingKey:n\xbaHk\"\x15\n\x08item_ids\n\titem_keys\"\'\n\x11\x65xcluded_item_ids\n\x12\x65xcluded_item_keys\")\n\x12\x63\x61ndidate_item_ids\n\x13\x63\x61ndidate_item_keysB\x0c\n\n_min_score\"\xaf\x02\n\x11RecommendResponse\x12\x19\n\x08item_ids\x18\x01 \x03(\x05R\x07itemIds\x12\x16\n\x06scores\x18\x02 \x03(\x02R\x06scores\x12#\n\rmodel_version\x18\x03 \x01(\tR\x0cmodelVersion\x12\x1b\n\titem_keys\x18\x04 \x03(\tR\x08itemKeys\x12(\n\x10unknown_item_ids\x18\x05 \x03(\x05R\x0eunknownItemIds\x12*\n\x11unknown_item_keys\x18\x06 \x03(\tR\x0funknownItemKeys\x12\x30\n\x06source\x18\x07 \x01(\x0e\x32\x18.recommend_api.v1.SourceR\x06source\x12\x1d\n\nrequest_id\x18\x08 \x01(\tR\trequestId\"W\n\x15\x42\x61tchRecommendRequest\x12>\n\x08requests\x18\x01 \x03(\x0b\x32\".recommend_api.v1.RecommendRequestR\x08requests\"U\n\x16\x42\x61tchRecommendResponse\x12;\n\x07results\x18\x01 \x03(\x0b\x32!.recommend_api.v1.RecommendResultR\x07results\"\x8b\x01\n\x0fRecommendResult\x12\x41\n\x08response\x18\x01 \x01(\x0b\x32#.recommend_api.v1.RecommendResponseH\x00R\x08response\x12*\n\x05\x65rror\x18\x02 \x01(\x0b\x32\x12.google.rpc.StatusH\x00R\x05\x65rrorB\t\n\x07outcome\"\xaa\x01\n\x16StreamRecommendRequest\x12%\n\x0e\x63orrelation_id\x18\x01 \x01(\x04R\rcorrelationId\x12<\n\x07request\x18\x02 \x01(\x0b\x32\".recommend_api.v1.RecommendRequestR\x07request\x12+\n\ntimeout_ms\x18\x03 \x01(\x05\x42\x0c\xbaH\t\x1a\x07\x18\x80\xdd\xdb\x01(\x00R\ttimeoutMs\"\xba\x01\n\x17StreamRecommendResponse\x12%\n\x0e\x63orrelation_id\x18\x01 \x01(\x04R\rcorrelationId\x12\x41\n\x08response\x18\x02 \x01(\x0b\x32#.recommend_api.v1.RecommendResponseH\x00R\x08response\x12*\n\x05\x65rror\x18\x03 \x01(\x0b\x32\x12.google.rpc.StatusH\x00R\x05\x65rrorB\t\n\x07outcome\"1\n\x0fGetModelRequest\x12\x1e\n\x05model\x18\x01 \x01(\tB\x08\xbaH\x05r\x03(\x80\x02R\x05model\"A\n\x10GetModelResponse\x12-\n\x05model\x18\x01 \x01(\x0b\x32\x17.recommend_api.v1.ModelR\x05model\"\x13\n\x11ListModelsRequest\"E\n\x12ListModelsResponse\x12/\n\x06models\x18\x01 \x03(\x0b\x32\x17.recommend_api.v1.ModelR\x06models\"\xab\x03\n\x05Model\x12\x12\n\x04name\x18\x01 \x01(\tR\x04name\x12\x18\n\x07version\x18\x02 \x01(\tR\x07version\x12\x16\n\x06sha256\x18\x03 \x01(\tR\x06sha256\x12\x14\n\x05items\x18\x04 \x01(\x03R\x05items\x12%\n\x0e\x65mbedding_size\x18\x05 \x01(\x05R\rembeddingSize\x12#\n\rdefault_limit\x18\x06 \x01(\x05R\x0c\x64\x65\x66\x61ultLimit\x12\x1b\n\tmax_limit\x18\x07 \x01(\x05R\x08maxLimit\x12\'\n\x0flongest_history\x18\x08 \x01(\x05R\x0elongestHistory\x12\'\n\x0fvocabulary_size\x18\t \x01(\x03R\x0evocabularySize\x12#\n\rfallback_size\x18\n \x01(\x05R\x0c\x66\x61llbackSize\x12-\n\x12\x65xecution_provider\x18\x0b \x01(\tR\x11\x65xecutionProvider\x12\x37\n\tloaded_at\x18\x0c \x01(\x0b\x32\x1a.google.protobuf.TimestampR\x08loadedAt*G\n\x06Source\x12\x16\n\x12SOURCE_UNSPECIFIED\x10\x00\x12\x10\n\x0cSOURCE_MODEL\x10\x01\x12\x13\n\x0fSOURCE_FALLBACK\x10\x02\x32\xe7\x03\n\x12RecommenderService\x12T\n\tRecommend\x12\".recommend_api.v1.RecommendRequest\x1a#.recommend_api.v1.RecommendResponse\x12\x63\n\x0e\x42\x61tchRecommend\x12\'.recommend_api.v1.BatchRecommendRequest\x1a(.recommend_api.v1.BatchRecommendResponse\x12j\n\x0fStreamRecommend\x12(.recommend_api.v1.StreamRecommendRequest\x1a).recommend_api.v1.StreamRecommendResponse(\x01\x30\x01\x12Q\n\x08GetModel\x12!.recommend_api.v1.GetModelRequest\x1a\".recommend_api.v1.GetModelResponse\x12W\n\nListModels\x12#.recommend_api.v1.ListModelsRequest\x1a$.recommend_api.v1.ListModelsResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'recommend_api.v1.recommend_api_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_RECOMMENDREQUEST']._serialized_start=58
-  _globals['_RECOMMENDREQUEST']._serialized_end=109
-  _globals['_RECOMMENDRESPONSE']._serialized_start=111
-  _globals['_RECOMMENDRESPONSE']._serialized_end=187
-  _globals['_RECOMMENDERSERVICE']._serialized_start=189
-  _globals['_RECOMMENDERSERVICE']._serialized_end=295
+  _globals['_RECOMMENDREQUEST'].fields_by_name['item_ids']._loaded_options = None
+  _globals['_RECOMMENDREQUEST'].fields_by_name['item_ids']._serialized_options = b'\272H\r\222\001\n\020\240\215\006\"\004\032\002(\000'
+  _globals['_RECOMMENDREQUEST'].fields_by_name['limit']._loaded_options = None
+  _globals['_RECOMMENDREQUEST'].fields_by_name['limit']._serialized_options = b'\272H\007\032\005\030\220N(\000'
+  _globals['_RECOMMENDREQUEST'].fields_by_name['excluded_item_ids']._loaded_options = None
+  _globals['_RECOMMENDREQUEST'].fields_by_name['excluded_item_ids']._serialized_options = b'\272H\r\222\001\n\020\240\215\006\"\004\032\002(\000'
+  _globals['_RECOMMENDREQUEST'].fields_by_name['candidate_item_ids']._loaded_options = None
+  _globals['_RECOMMENDREQUEST'].fields_by_name['candidate_item_ids']._serialized_options = b'\272H\014\222\001\t\020\220N\"\004\032\002(\000'
+  _globals['_RECOMMENDREQUEST'].fields_by_name['min_score']._loaded_options = None
+  _globals['_RECOMMENDREQUEST'].fields_by_name['min_score']._serialized_options = b'\272H\004\n\002@\001'
+  _globals['_RECOMMENDREQUEST'].fields_by_name['item_keys']._loaded_options = None
+  _globals['_RECOMMENDREQUEST'].fields_by_name['item_keys']._serialized_options = b'\272H\020\222\001\r\020\240\215\006\"\007r\005\020\001(\200\002'
+  _globals['_RECOMMENDREQUEST'].fields_by_name['excluded_item_keys']._loaded_options = None
+  _globals['_RECOMMENDREQUEST'].fields_by_name['excluded_item_keys']._serialized_options = b'\272H\020\222\001\r\020\240\215\006\"\007r\005\020\001(\200\002'
+  _globals['_RECOMMENDREQUEST'].fields_by_name['candidate_item_keys']._loaded_options = None
+  _globals['_RECOMMENDREQUEST'].fields_by_name['candidate_item_keys']._serialized_options = b'\272H\017\222\001\014\020\220N\"\007r\005\020\001(\200\002'
+  _globals['_RECOMMENDREQUEST'].fields_by_name['model']._loaded_options = None
+  _globals['_RECOMMENDREQUEST'].fields_by_name['model']._serialized_options = b'\272H\005r\003(\200\002'
+  _globals['_RECOMMENDREQUEST'].fields_by_name['routing_key']._loaded_options = None
+  _globals['_RECOMMENDREQUEST'].fields_by_name['routing_key']._serialized_options = b'\272H\005r\003(\200\002'
+  _globals['_RECOMMENDREQUEST']._loaded_options = None
+  _globals['_RECOMMENDREQUEST']._serialized_options = b'\272Hk\"\025\n\010item_ids\n\titem_keys\"\'\n\021excluded_item_ids\n\022excluded_item_keys\")\n\022candidate_item_ids\n\023candidate_item_keys'
+  _globals['_STREAMRECOMMENDREQUEST'].fields_by_name['timeout_ms']._loaded_options = None
+  _globals['_STREAMRECOMMENDREQUEST'].fields_by_name['timeout_ms']._serialized_options = b'\272H\t\032\007\030\200\335\333\001(\000'
+  _globals['_GETMODELREQUEST'].fields_by_name['model']._loaded_options = None
+  _globals['_GETMODELREQUEST'].fields_by_name['model']._serialized_options = b'\272H\005r\003(\200\002'
+  _globals['_SOURCE']._serialized_start=2466
+  _globals['_SOURCE']._serialized_end=2537
+  _globals['_RECOMMENDREQUEST']._serialized_start=146
+  _globals['_RECOMMENDREQUEST']._serialized_end=838
+  _globals['_RECOMMENDRESPONSE']._serialized_start=841
+  _globals['_RECOMMENDRESPONSE']._serialized_end=1144
+  _globals['_BATCHRECOMMENDREQUEST']._serialized_start=1146
+  _globals['_BATCHRECOMMENDREQUEST']._serialized_end=1233
+  _globals['_BATCHRECOMMENDRESPONSE']._serialized_start=1235
+  _globals['_BATCHRECOMMENDRESPONSE']._serialized_end=1320
+  _globals['_RECOMMENDRESULT']._serialized_start=1323
+  _globals['_RECOMMENDRESULT']._serialized_end=1462
+  _globals['_STREAMRECOMMENDREQUEST']._serialized_start=1465
+  _globals['_STREAMRECOMMENDREQUEST']._serialized_end=1635
+  _globals['_STREAMRECOMMENDRESPONSE']._serialized_start=1638
+  _globals['_STREAMRECOMMENDRESPONSE']._serialized_end=1824
+  _globals['_GETMODELREQUEST']._serialized_start=1826
+  _globals['_GETMODELREQUEST']._serialized_end=1875
+  _globals['_GETMODELRESPONSE']._serialized_start=1877
+  _globals['_GETMODELRESPONSE']._serialized_end=1942
+  _globals['_LISTMODELSREQUEST']._serialized_start=1944
+  _globals['_LISTMODELSREQUEST']._serialized_end=1963
+  _globals['_LISTMODELSRESPONSE']._serialized_start=1965
+  _globals['_LISTMODELSRESPONSE']._serialized_end=2034
+  _globals['_MODEL']._serialized_start=2037
+  _globals['_MODEL']._serialized_end=2464
+  _globals['_RECOMMENDERSERVICE']._serialized_start=2540
+  _globals['_RECOMMENDERSERVICE']._serialized_end=3027
 # @@protoc_insertion_point(module_scope)

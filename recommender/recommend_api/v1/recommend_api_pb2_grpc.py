@@ -40,6 +40,26 @@ class RecommenderServiceStub:
                 request_serializer=recommend__api_dot_v1_dot_recommend__api__pb2.RecommendRequest.SerializeToString,
                 response_deserializer=recommend__api_dot_v1_dot_recommend__api__pb2.RecommendResponse.FromString,
                 _registered_method=True)
+        self.BatchRecommend = channel.unary_unary(
+                '/recommend_api.v1.RecommenderService/BatchRecommend',
+                request_serializer=recommend__api_dot_v1_dot_recommend__api__pb2.BatchRecommendRequest.SerializeToString,
+                response_deserializer=recommend__api_dot_v1_dot_recommend__api__pb2.BatchRecommendResponse.FromString,
+                _registered_method=True)
+        self.StreamRecommend = channel.stream_stream(
+                '/recommend_api.v1.RecommenderService/StreamRecommend',
+                request_serializer=recommend__api_dot_v1_dot_recommend__api__pb2.StreamRecommendRequest.SerializeToString,
+                response_deserializer=recommend__api_dot_v1_dot_recommend__api__pb2.StreamRecommendResponse.FromString,
+                _registered_method=True)
+        self.GetModel = channel.unary_unary(
+                '/recommend_api.v1.RecommenderService/GetModel',
+                request_serializer=recommend__api_dot_v1_dot_recommend__api__pb2.GetModelRequest.SerializeToString,
+                response_deserializer=recommend__api_dot_v1_dot_recommend__api__pb2.GetModelResponse.FromString,
+                _registered_method=True)
+        self.ListModels = channel.unary_unary(
+                '/recommend_api.v1.RecommenderService/ListModels',
+                request_serializer=recommend__api_dot_v1_dot_recommend__api__pb2.ListModelsRequest.SerializeToString,
+                response_deserializer=recommend__api_dot_v1_dot_recommend__api__pb2.ListModelsResponse.FromString,
+                _registered_method=True)
 
 
 class RecommenderServiceServicer:
@@ -50,9 +70,40 @@ class RecommenderServiceServicer:
         """Ranks the catalogue for one history and returns the best items, best first.
 
         Fails with INVALID_ARGUMENT when the request is at fault (the details name the field),
-        RESOURCE_EXHAUSTED when too many calls wait (retry after `grpc-retry-pushback-ms`),
-        DEADLINE_EXCEEDED when the answer cannot come in time, and UNAVAILABLE while the server
-        starts or drains.
+        NOT_FOUND when the model it names is not served, RESOURCE_EXHAUSTED when too many calls wait
+        (retry after `grpc-retry-pushback-ms`), DEADLINE_EXCEEDED when the answer cannot come in time,
+        and UNAVAILABLE while the server starts or drains.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def BatchRecommend(self, request, context):
+        """Answers many requests in one call, in their order. Each has an outcome of its own: a request at
+        fault never fails the others. The call's deadline holds for all of them.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def StreamRecommend(self, request_iterator, context):
+        """Answers requests as they come on one open stream, each as soon as it is ready: replies carry the
+        id of their request and may overtake each other. When the server drains it reads no more, answers
+        what it has read, and ends the stream.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetModel(self, request, context):
+        """Describes the model that a name stands for.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListModels(self, request, context):
+        """Describes every model that is served.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -65,6 +116,26 @@ def add_RecommenderServiceServicer_to_server(servicer, server):
                     servicer.Recommend,
                     request_deserializer=recommend__api_dot_v1_dot_recommend__api__pb2.RecommendRequest.FromString,
                     response_serializer=recommend__api_dot_v1_dot_recommend__api__pb2.RecommendResponse.SerializeToString,
+            ),
+            'BatchRecommend': grpc.unary_unary_rpc_method_handler(
+                    servicer.BatchRecommend,
+                    request_deserializer=recommend__api_dot_v1_dot_recommend__api__pb2.BatchRecommendRequest.FromString,
+                    response_serializer=recommend__api_dot_v1_dot_recommend__api__pb2.BatchRecommendResponse.SerializeToString,
+            ),
+            'StreamRecommend': grpc.stream_stream_rpc_method_handler(
+                    servicer.StreamRecommend,
+                    request_deserializer=recommend__api_dot_v1_dot_recommend__api__pb2.StreamRecommendRequest.FromString,
+                    response_serializer=recommend__api_dot_v1_dot_recommend__api__pb2.StreamRecommendResponse.SerializeToString,
+            ),
+            'GetModel': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetModel,
+                    request_deserializer=recommend__api_dot_v1_dot_recommend__api__pb2.GetModelRequest.FromString,
+                    response_serializer=recommend__api_dot_v1_dot_recommend__api__pb2.GetModelResponse.SerializeToString,
+            ),
+            'ListModels': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListModels,
+                    request_deserializer=recommend__api_dot_v1_dot_recommend__api__pb2.ListModelsRequest.FromString,
+                    response_serializer=recommend__api_dot_v1_dot_recommend__api__pb2.ListModelsResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -95,6 +166,114 @@ class RecommenderService:
             '/recommend_api.v1.RecommenderService/Recommend',
             recommend__api_dot_v1_dot_recommend__api__pb2.RecommendRequest.SerializeToString,
             recommend__api_dot_v1_dot_recommend__api__pb2.RecommendResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def BatchRecommend(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/recommend_api.v1.RecommenderService/BatchRecommend',
+            recommend__api_dot_v1_dot_recommend__api__pb2.BatchRecommendRequest.SerializeToString,
+            recommend__api_dot_v1_dot_recommend__api__pb2.BatchRecommendResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def StreamRecommend(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_stream(
+            request_iterator,
+            target,
+            '/recommend_api.v1.RecommenderService/StreamRecommend',
+            recommend__api_dot_v1_dot_recommend__api__pb2.StreamRecommendRequest.SerializeToString,
+            recommend__api_dot_v1_dot_recommend__api__pb2.StreamRecommendResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetModel(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/recommend_api.v1.RecommenderService/GetModel',
+            recommend__api_dot_v1_dot_recommend__api__pb2.GetModelRequest.SerializeToString,
+            recommend__api_dot_v1_dot_recommend__api__pb2.GetModelResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListModels(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/recommend_api.v1.RecommenderService/ListModels',
+            recommend__api_dot_v1_dot_recommend__api__pb2.ListModelsRequest.SerializeToString,
+            recommend__api_dot_v1_dot_recommend__api__pb2.ListModelsResponse.FromString,
             options,
             channel_credentials,
             insecure,

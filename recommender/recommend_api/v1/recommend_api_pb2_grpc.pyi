@@ -37,10 +37,23 @@ class RecommenderServiceStub:
     """Ranks the catalogue for one history and returns the best items, best first.
 
     Fails with INVALID_ARGUMENT when the request is at fault (the details name the field),
-    RESOURCE_EXHAUSTED when too many calls wait (retry after `grpc-retry-pushback-ms`),
-    DEADLINE_EXCEEDED when the answer cannot come in time, and UNAVAILABLE while the server
-    starts or drains.
+    NOT_FOUND when the model it names is not served, RESOURCE_EXHAUSTED when too many calls wait
+    (retry after `grpc-retry-pushback-ms`), DEADLINE_EXCEEDED when the answer cannot come in time,
+    and UNAVAILABLE while the server starts or drains.
     """
+    BatchRecommend: _grpc.UnaryUnaryMultiCallable[_recommend_api_pb2.BatchRecommendRequest, _recommend_api_pb2.BatchRecommendResponse]
+    """Answers many requests in one call, in their order. Each has an outcome of its own: a request at
+    fault never fails the others. The call's deadline holds for all of them.
+    """
+    StreamRecommend: _grpc.StreamStreamMultiCallable[_recommend_api_pb2.StreamRecommendRequest, _recommend_api_pb2.StreamRecommendResponse]
+    """Answers requests as they come on one open stream, each as soon as it is ready: replies carry the
+    id of their request and may overtake each other. When the server drains it reads no more, answers
+    what it has read, and ends the stream.
+    """
+    GetModel: _grpc.UnaryUnaryMultiCallable[_recommend_api_pb2.GetModelRequest, _recommend_api_pb2.GetModelResponse]
+    """Describes the model that a name stands for."""
+    ListModels: _grpc.UnaryUnaryMultiCallable[_recommend_api_pb2.ListModelsRequest, _recommend_api_pb2.ListModelsResponse]
+    """Describes every model that is served."""
 
 @_typing.type_check_only
 class RecommenderServiceAsyncStub(RecommenderServiceStub):
@@ -51,10 +64,23 @@ class RecommenderServiceAsyncStub(RecommenderServiceStub):
     """Ranks the catalogue for one history and returns the best items, best first.
 
     Fails with INVALID_ARGUMENT when the request is at fault (the details name the field),
-    RESOURCE_EXHAUSTED when too many calls wait (retry after `grpc-retry-pushback-ms`),
-    DEADLINE_EXCEEDED when the answer cannot come in time, and UNAVAILABLE while the server
-    starts or drains.
+    NOT_FOUND when the model it names is not served, RESOURCE_EXHAUSTED when too many calls wait
+    (retry after `grpc-retry-pushback-ms`), DEADLINE_EXCEEDED when the answer cannot come in time,
+    and UNAVAILABLE while the server starts or drains.
     """
+    BatchRecommend: _aio.UnaryUnaryMultiCallable[_recommend_api_pb2.BatchRecommendRequest, _recommend_api_pb2.BatchRecommendResponse]  # type: ignore[assignment]
+    """Answers many requests in one call, in their order. Each has an outcome of its own: a request at
+    fault never fails the others. The call's deadline holds for all of them.
+    """
+    StreamRecommend: _aio.StreamStreamMultiCallable[_recommend_api_pb2.StreamRecommendRequest, _recommend_api_pb2.StreamRecommendResponse]  # type: ignore[assignment]
+    """Answers requests as they come on one open stream, each as soon as it is ready: replies carry the
+    id of their request and may overtake each other. When the server drains it reads no more, answers
+    what it has read, and ends the stream.
+    """
+    GetModel: _aio.UnaryUnaryMultiCallable[_recommend_api_pb2.GetModelRequest, _recommend_api_pb2.GetModelResponse]  # type: ignore[assignment]
+    """Describes the model that a name stands for."""
+    ListModels: _aio.UnaryUnaryMultiCallable[_recommend_api_pb2.ListModelsRequest, _recommend_api_pb2.ListModelsResponse]  # type: ignore[assignment]
+    """Describes every model that is served."""
 
 class RecommenderServiceServicer(metaclass=_abc_1.ABCMeta):
     """Turns a user's history of items into the items most likely to come next."""
@@ -68,9 +94,46 @@ class RecommenderServiceServicer(metaclass=_abc_1.ABCMeta):
         """Ranks the catalogue for one history and returns the best items, best first.
 
         Fails with INVALID_ARGUMENT when the request is at fault (the details name the field),
-        RESOURCE_EXHAUSTED when too many calls wait (retry after `grpc-retry-pushback-ms`),
-        DEADLINE_EXCEEDED when the answer cannot come in time, and UNAVAILABLE while the server
-        starts or drains.
+        NOT_FOUND when the model it names is not served, RESOURCE_EXHAUSTED when too many calls wait
+        (retry after `grpc-retry-pushback-ms`), DEADLINE_EXCEEDED when the answer cannot come in time,
+        and UNAVAILABLE while the server starts or drains.
         """
+
+    @_abc_1.abstractmethod
+    def BatchRecommend(
+        self,
+        request: _recommend_api_pb2.BatchRecommendRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_recommend_api_pb2.BatchRecommendResponse, _abc.Awaitable[_recommend_api_pb2.BatchRecommendResponse]]:
+        """Answers many requests in one call, in their order. Each has an outcome of its own: a request at
+        fault never fails the others. The call's deadline holds for all of them.
+        """
+
+    @_abc_1.abstractmethod
+    def StreamRecommend(
+        self,
+        request_iterator: _MaybeAsyncIterator[_recommend_api_pb2.StreamRecommendRequest],
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_recommend_api_pb2.StreamRecommendResponse], _abc.AsyncIterator[_recommend_api_pb2.StreamRecommendResponse]]:
+        """Answers requests as they come on one open stream, each as soon as it is ready: replies carry the
+        id of their request and may overtake each other. When the server drains it reads no more, answers
+        what it has read, and ends the stream.
+        """
+
+    @_abc_1.abstractmethod
+    def GetModel(
+        self,
+        request: _recommend_api_pb2.GetModelRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_recommend_api_pb2.GetModelResponse, _abc.Awaitable[_recommend_api_pb2.GetModelResponse]]:
+        """Describes the model that a name stands for."""
+
+    @_abc_1.abstractmethod
+    def ListModels(
+        self,
+        request: _recommend_api_pb2.ListModelsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_recommend_api_pb2.ListModelsResponse, _abc.Awaitable[_recommend_api_pb2.ListModelsResponse]]:
+        """Describes every model that is served."""
 
 def add_RecommenderServiceServicer_to_server(servicer: RecommenderServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -1,0 +1,28 @@
+"""The fallback list: what a model recommends to those it knows nothing of, one item id a line, best first."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from recommender.errors import ModelError
+
+
+def read_fallback(path: Path, items: int) -> tuple[int, ...]:
+    """The item ids of a list for a catalogue of `items` items; ModelError names the first line that is at fault."""
+    seen: dict[int, int] = {}
+    for number, line in enumerate(path.read_text(encoding="ascii", errors="replace").splitlines(), 1):
+        text = line.strip()
+        if not text.isdecimal() or int(text) >= items:
+            raise ModelError(f"{path}, line {number}: {text!r} is not an item id from 0 to {items - 1}")
+        if int(text) in seen:
+            raise ModelError(f"{path}, line {number}: item {text} stands in line {seen[int(text)]} already")
+        seen[int(text)] = number
+    if not seen:
+        raise ModelError(f"{path} lists no item")
+    return tuple(seen)
+
+
+def write_fallback(item_ids: Sequence[int], path: Path) -> None:
+    """Write a list, best first."""
+    path.write_text("".join(f"{item}\n" for item in item_ids), encoding="ascii")

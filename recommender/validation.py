@@ -1,0 +1,34 @@
+"""What the proto demands of a message, and the sentences that say what it lacks."""
+
+from __future__ import annotations
+
+from google.protobuf.message import Message
+from protovalidate import Validator
+from protovalidate import Violation as ProtoViolation
+
+from recommender.errors import InvalidRequestError, Violation
+
+_MOST_VIOLATIONS = 10
+"""A caller's status stays small, whatever the caller sent."""
+_SHOWN = 40
+
+
+def validate(validator: Validator, message: Message) -> None:
+    """Hold a message to the rules of its proto (buf.validate). Raises InvalidRequestError with what it breaks."""
+    found = validator.collect_violations(message)
+    if found:
+        raise InvalidRequestError(*(_violation(violation) for violation in found[:_MOST_VIOLATIONS]))
+
+
+def _violation(found: ProtoViolation) -> Violation:
+    field = ""
+    for element in found.proto.field.elements if found.proto.field else ():
+        field += f".{element.field_name}" if field else element.field_name
+        if element.subscript is not None:
+            field += f"[{element.subscript.value}]"
+    value = found.field_value
+    description = found.proto.message
+    if isinstance(value, str | int | float) and not isinstance(value, bool):
+        text = repr(value)
+        description += f", not {text if len(text) <= _SHOWN else text[:_SHOWN] + '…'}"
+    return Violation(field, description)

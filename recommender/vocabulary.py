@@ -1,0 +1,88 @@
+"""Item keys: the strings that stand for a model's item ids, in a compact file that is mapped, not loaded.
+
+The file is a MARISA trie (Yata 2011, "Recursive LOUDS tries"), which shares what keys have in common,
+then two int32 arrays between the trie's own numbering and item ids, then a footer that says where
+they start. Pages that nobody asks for stay on disk, and processes share those that are read.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import marisa_trie
+import numpy as np
+import numpy.typing as npt
+
+from recommender.errors import ModelError
+
+_MAGIC = b"RECVOCA1"
+_FOOTER = struct.Struct("<QQ8s")
+"""Bytes of the padded trie, number of keys, magic."""
+_ALIGNMENT = 8
+
+
+class Vocabulary:
+    """Keys to ids and back; `len()` is the number of keys, one for every item."""
+
+    def __init__(self, trie: marisa_trie.Trie, item_of: npt.NDArray[np.int32], place_of: npt.NDArray[np.int32]) -> None:
+        self._trie = trie
+        self._item_of = item_of
+        self._place_of = place_of
+
+    @classmethod
+    def open(cls, path: Path, items: int) -> Vocabulary:
+        """Map a file that `write_vocabulary` wrote for a catalogue of `items` items. Raises ModelError if it is not."""
+        size = path.stat().st_size
+        with path.open("rb") as file:
+            file.seek(max(size - _FOOTER.size, 0))
+            footer = file.read()
+        if len(footer) != _FOOTER.size or not footer.endswith(_MAGIC):
+            raise ModelError(f"{path} is not a vocabulary; write it with `recommender export --vocabulary`")
+        trie_size, count, _ = _FOOTER.unpack(footer)
+        if size != trie_size + 2 * 4 * count + _FOOTER.size:
+            raise ModelError(f"{path} was cut short or altered; copy it again, or export it again with its model")
+        if count != items:
+            raise ModelError(
+                f"{path} has {count} keys and the catalogue {items} items: every item needs one; export the model again"
+            )
+        trie = marisa_trie.Trie()
+        try:
+            trie.mmap(str(path))
+        except RuntimeError as error:
+            raise ModelError(f"{path} holds no readable trie: {error}; export the model again") from error
+        numbers = np.memmap(path, np.int32, "r", offset=trie_size, shape=(2, count))
+        return cls(trie, numbers[0], numbers[1])
+
+    def __len__(self) -> int:
+        return len(self._item_of)
+
+    def ids(self, keys: Iterable[str]) -> list[int | None]:
+        """The item id of each key, None where it is no item's."""
+        trie, item_of = self._trie, self._item_of
+        return [int(item_of[trie.key_id(key)]) if key in trie else None for key in keys]
+
+    def keys(self, ids: Iterable[int]) -> list[str]:
+        """The key of each item id; IndexError if one is not in the catalogue."""
+        restore, place_of = self._trie.restore_key, self._place_of
+        return [restore(int(place_of[item])) for item in ids]
+
+
+def write_vocabulary(keys: Sequence[str], path: Path) -> None:
+    """Write a vocabulary; the key at place i stands for item i. Raises ValueError if a key is empty or comes twice."""
+    if not all(keys):
+        raise ValueError(f"key {list(keys).index('')} is empty; every item needs a key")
+    trie = marisa_trie.Trie(keys)
+    if len(trie) != len(keys):
+        seen: set[str] = set()
+        twice = next(key for key in keys if key in seen or seen.add(key))
+        raise ValueError(f"the key {twice!r} comes twice; every item needs a key of its own")
+    item_of = np.empty(len(keys), np.int32)
+    place_of = np.fromiter((trie.key_id(key) for key in keys), np.int32, len(keys))
+    item_of[place_of] = np.arange(len(keys), dtype=np.int32)
+    packed = trie.tobytes()
+    packed += bytes(-len(packed) % _ALIGNMENT)
+    with path.open("wb") as file:
+        for part in (packed, item_of.tobytes(), place_of.tobytes(), _FOOTER.pack(len(packed), len(keys), _MAGIC)):
+            file.write(part)

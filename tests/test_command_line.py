@@ -1,0 +1,131 @@
+"""The command line as a person types it, in a process of its own."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+
+from recommender.card import Card
+from recommender.server import Server
+from recommender.settings import Settings
+from recommender.store import open_artifact
+from tests.conftest import ROOT
+from tests.facts import FACTS
+
+
+async def recommender(*words: str, settings: Mapping[str, str] | None = None, cwd: Path = ROOT) -> tuple[int, str, str]:
+    """Run `python -m recommender …`; its exit code, output and errors."""
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "recommender", *words,
+        cwd=cwd, env={**os.environ, "COLUMNS": "100", "PYTHONPATH": str(ROOT), **(settings or {})},
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    )  # fmt: skip
+    out, err = await asyncio.wait_for(process.communicate(), 110)
+    assert process.returncode is not None
+    return process.returncode, out.decode(), err.decode()
+
+
+def cells(ids: list[int]) -> str:
+    return " ".join(str(item).rjust(5) for item in ids)
+
+
+async def test_demo_shows_histories_recommendations_scores_and_batch_sizes() -> None:
+    code, out, err = await recommender("demo")
+
+    assert (code, err) == (0, "")
+    for history, expected in FACTS.items():
+        assert " ".join(map(str, history)) in out
+        assert cells(expected) in out
+    assert "10.89" in out
+    assert "batch size" in out
+    assert "256 requests" in out
+
+
+async def test_client_without_items_shows_examples(server: Server) -> None:
+    code, out, err = await recommender("client", "--port", str(server.port))
+
+    assert (code, err) == (0, "")
+    for expected in FACTS.values():
+        assert cells(expected) in out
+
+
+async def test_client_with_items_shows_their_answer(server: Server) -> None:
+    code, out, _ = await recommender(
+        "client", "--host", "127.0.0.1", "--port", str(server.port), "--items", "1,2,3,4", "--limit", "2"
+    )
+
+    assert code == 0
+    assert re.search(r"│ +5510 +1021 +│", out)
+
+
+async def test_client_says_what_the_server_refused(server: Server) -> None:
+    code, _, err = await recommender("client", "--port", str(server.port), "--items", "1,-2")
+
+    assert code == 1
+    assert err == (
+        f"recommender: localhost:{server.port} answered INVALID_ARGUMENT: "
+        "item_ids[1]: -2 is negative: item ids count from 0\n"
+    )
+
+
+async def test_client_says_that_items_are_no_numbers() -> None:
+    code, _, err = await recommender("client", "--items", "1;2")
+
+    assert code == 2
+    assert "is not a list of whole numbers" in err
+
+
+async def test_config_prints_what_is_in_force() -> None:
+    code, out, _ = await recommender("config", settings={"RECOMMENDER_PORT": "1234"})
+
+    assert code == 0
+    shown = dict(line.split("=", 1) for line in out.splitlines())
+    assert shown["RECOMMENDER_PORT"] == "1234"
+    assert shown == Settings(port=1234).shown()
+
+
+@pytest.mark.parametrize("command", ["serve", "config", "demo"])
+async def test_a_bad_setting_stops_every_command_with_a_sentence(command: str) -> None:
+    code, out, err = await recommender(command, settings={"RECOMMENDER_PROT": "1"})
+
+    assert (code, out) == (2, "")
+    assert err.startswith("recommender: RECOMMENDER_PROT='1' in the environment is not a setting")
+
+
+async def test_export_writes_the_model_that_the_settings_name(tmp_path: Path) -> None:
+    code, out, err = await recommender(
+        "export", "--items", "300", "--dim", "8",
+        settings={"RECOMMENDER_NUM_RECOMMENDATIONS": "3", "RECOMMENDER_WEIGHTS_DIR": str(tmp_path)},
+    )  # fmt: skip
+
+    assert code == 0, err
+    artifact = open_artifact(tmp_path / "3_model.onnx")
+    assert isinstance(artifact.card, Card)
+    assert (artifact.card.items, artifact.card.default_k) == (300, 3)
+    assert "3_model.onnx" in out
+
+
+async def test_export_says_what_it_refuses(tmp_path: Path) -> None:
+    code, _, err = await recommender(
+        "export", "--items", "3", "--num-recommendations", "4", "--output", str(tmp_path / "4_model.onnx")
+    )
+
+    assert code == 2
+    assert err.startswith("recommender: ")
+    assert "Traceback" not in err
+    assert not list(tmp_path.glob("*"))  # noqa: ASYNC240 (a test may look at its folder)
+
+
+async def test_nothing_on_the_command_line_lists_what_there_is() -> None:
+    code, out, err = await recommender()
+
+    assert code == 2
+    for command in ("serve", "client", "demo", "export", "config"):
+        assert command in out + err

@@ -1,0 +1,48 @@
+"""What the documents say is what is there."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import ROOT
+
+PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
+TEST_COMMAND = (
+    "python3 -m venv .tools && .tools/bin/pip install uv && .tools/bin/uv run --group dev --group model just test"
+)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_links_lead_somewhere(page: Path) -> None:
+    for target in re.findall(r"\]\(([^)#]+)", page.read_text(encoding="utf-8")):
+        if not target.startswith("https://"):
+            assert (page.parent / target).exists(), target
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_recipes_that_pages_name_exist(page: Path) -> None:
+    recipes = set(
+        subprocess.run(["just", "--summary"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()
+    )
+    for recipe in re.findall(r"`just ([a-z][a-z-]*)", page.read_text(encoding="utf-8")):
+        assert recipe in recipes
+
+
+def test_ci_runs_the_test_command_of_the_readme() -> None:
+    assert TEST_COMMAND in (ROOT / "README.md").read_text(encoding="utf-8").splitlines()
+    assert TEST_COMMAND in (ROOT / ".ci/run").read_text(encoding="utf-8").splitlines()
+
+
+def test_the_workflow_runs_what_ci_runs() -> None:
+    assert "bash .ci/run" in (ROOT / ".github/workflows/check.yml").read_text(encoding="utf-8")
+
+
+def test_every_module_is_on_the_page_of_a_requests_life() -> None:
+    page = (ROOT / "docs/request-life.md").read_text(encoding="utf-8")
+    for module in (ROOT / "recommender").glob("*.py"):
+        if not module.stem.startswith("__") and module.stem not in {"domain", "errors"}:
+            assert f"`{module.name}`" in page
