@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import onnx
+from google.protobuf.message import EncodeError
 from onnx import TensorProto, numpy_helper
 
 from recommender.card import Card, CardFile, card_path, file_sha256
@@ -32,25 +33,34 @@ def drafts(output: Path) -> Iterator[Path]:
 
 
 def write_model(
-    model: onnx.ModelProto, table: npt.NDArray[np.float32], path: Path, external_data_bytes: int
+    model: onnx.ModelProto, table: npt.NDArray[np.float32] | None, path: Path, external_data_bytes: int
 ) -> list[Path]:
-    """Write the model with its table inside, or in `{path}.data` when it has that many bytes; returns the files."""
-    if table.nbytes < external_data_bytes:
-        model.graph.initializer.append(numpy_helper.from_array(table, TABLE))
-        try:
-            path.write_bytes(model.SerializeToString())
-        finally:
-            model.graph.initializer.pop()
-        return [path]
-    data = path.with_name(path.name + ".data")
-    table.tofile(data)
-    tensor = TensorProto(name=TABLE, data_type=TensorProto.FLOAT, dims=table.shape, data_location=TensorProto.EXTERNAL)
-    for key, value in (("location", data.name), ("offset", "0"), ("length", str(table.nbytes))):
-        tensor.external_data.add(key=key, value=value)
-    model.graph.initializer.append(tensor)
-    path.write_bytes(model.SerializeToString())
-    model.graph.initializer.pop()
-    return [path, data]
+    """Write the model with its table inside, or in `{path}.data` when it has that many bytes; returns the files.
+
+    ExportError where the model is too large for one file without its table.
+    """
+    files = [path]
+    whole = onnx.ModelProto()
+    whole.CopyFrom(model)
+    if table is not None and table.nbytes < external_data_bytes:
+        whole.graph.initializer.append(numpy_helper.from_array(table, TABLE))
+    elif table is not None:
+        data = path.with_name(path.name + ".data")
+        table.tofile(data)
+        tensor = TensorProto(name=TABLE, data_type=TensorProto.FLOAT, dims=table.shape)
+        tensor.data_location = TensorProto.EXTERNAL
+        for key, value in (("location", data.name), ("offset", "0"), ("length", str(table.nbytes))):
+            tensor.external_data.add(key=key, value=value)
+        whole.graph.initializer.append(tensor)
+        files.append(data)
+    try:
+        path.write_bytes(whole.SerializeToString())
+    except (ValueError, EncodeError) as error:
+        raise ExportError(
+            f"The model is larger than one ONNX file may be: {error}. Only the item table can stand in a file of its own; "
+            "lower external_data_bytes, and see that the network has no other tables of that size."
+        ) from error
+    return files
 
 
 def card_files(files: list[Path]) -> tuple[CardFile, ...]:

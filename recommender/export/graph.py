@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import types
 from collections.abc import Callable, Mapping
 
 import onnx
 from onnx import TensorProto, helper
 
 from recommender.export.encoder import OPSET
-from recommender.export.head import add_head
+from recommender.export.head import add_head, add_selection
 from recommender.export.nodes import Nodes
 from recommender.export.table import Layout
 
@@ -26,18 +27,23 @@ _INPUTS = {
 
 def build_graph(
     encode: Callable[[Nodes], str],
-    layout: Layout,
+    layout: Layout | None,
     *,
-    largest: float,
-    bias: bool,
-    metadata: Mapping[str, str],
+    largest: float = 0.0,
+    bias: bool = False,
+    metadata: Mapping[str, str] = types.MappingProxyType({}),
 ) -> onnx.ModelProto:
     """A whole model but for the table's numbers: initializer `item_table` is declared by the writer.
 
-    `encode` adds the encoder's nodes and returns the name of the user vectors.
+    `encode` adds the encoder's nodes and returns the name of the user vectors; or, where there is no layout, of
+    the scores of all items.
     """
     g = Nodes()
-    ids, scores = add_head(g, encode(g), layout, largest=largest, bias=bias)
+    encoded = encode(g)
+    if layout is None:
+        ids, scores = add_selection(g, encoded)
+    else:
+        ids, scores = add_head(g, encoded, layout, largest=largest, bias=bias)
     g.nodes.append(helper.make_node("Identity", [ids], ["recommendations"]))
     g.nodes.append(helper.make_node("Identity", [scores], ["scores"]))
     graph = helper.make_graph(
@@ -54,5 +60,10 @@ def build_graph(
     model = helper.make_model(
         graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION, producer_name="recommender"
     )
-    helper.set_model_props(model, {f"recommender.{key}": value for key, value in metadata.items()})
+    describe(model, metadata)
     return model
+
+
+def describe(model: onnx.ModelProto, metadata: Mapping[str, str]) -> None:
+    """Let the file itself tell these facts, for when its card is lost."""
+    helper.set_model_props(model, {f"recommender.{key}": value for key, value in metadata.items()})

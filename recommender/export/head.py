@@ -53,7 +53,6 @@ class _Values:
     """Names of the values that every path reads."""
 
     users: str  # float32 [batch, columns], finite
-    k: str  # int64 [1]
     batch: str  # int64 [1]
     scores: str  # float32 [batch, rows of the table], masked; without rows where nobody needs it
 
@@ -98,7 +97,7 @@ def add_head(g: Nodes, users: str, layout: Layout, *, largest: float, bias: bool
     if layout.slabs > 1:
         small = g.op("Or", g.op("Less", batch, g.int64(_SLAB_ROWS)), g.op("Not", few))
         at_once = g.op("And", no_candidates, small)
-    values = _Values(users=users, k="k", batch=batch, scores=_all_scores(g, users, at_once, layout))
+    values = _Values(users=users, batch=batch, scores=_all_scores(g, users, at_once, layout))
     by_block = few
     if layout.items < _ALWAYS_BLOCKS:
         by_block = g.op("And", few, g.op("GreaterOrEqual", batch, g.int64(-(-_ALWAYS_BLOCKS // layout.items))))
@@ -126,16 +125,42 @@ def add_head(g: Nodes, users: str, layout: Layout, *, largest: float, bias: bool
     return g.op("Where", g.op("Equal", scores, lowest), g.int64(-1), ids), scores
 
 
+def add_selection(g: Nodes, scores: str) -> tuple[str, str]:
+    """Add top-K over scores that a network yields itself, float32 [batch, items]; the same inputs and outputs.
+
+    A score that is not a number counts as -inf.
+    """
+    lowest = g.float32(-np.inf)
+    scores = g.op("Where", g.op("IsNaN", scores), lowest, scores)
+    scores = _mask(g, scores, "excluded")
+    batch = g.op("Shape", scores, start=0, end=1)
+
+    def from_candidates(inner: Nodes) -> tuple[str, str]:
+        own = inner.op("GatherElements", scores, "candidates", axis=1)
+        own = inner.op("Where", _real_candidates(inner), own, inner.float32(-np.inf))
+        return _select_filled(inner, "candidates", own, batch)
+
+    def from_all(inner: Nodes) -> tuple[str, str]:
+        best, ids = inner.ops("TopK", 2, scores, "k", axis=1)
+        return ids, best
+
+    some = g.op("Greater", g.op("Shape", "candidates", start=1, end=2), g.int64(0))
+    ids, scores = g.choose(some, from_candidates, from_all, (INT64, FLOAT))
+    return g.op("Where", g.op("Equal", scores, lowest), g.int64(-1), ids), scores
+
+
 def _all_scores(g: Nodes, users: str, wanted: str, layout: Layout) -> str:
     """Scores of every item, masked: float32 [batch, rows of the table]; where they are not wanted, [0, rows].
 
     Stands outside of every If: ONNX Runtime packs a table only for a product at the top level, and masks in place only
     what was made beside it.
     """
-    zero, last = g.int64(0), g.int64(np.iinfo(np.int64).max)
-    end = g.op("Where", wanted, last, zero)
-    scores = g.op("Gemm", g.op("Slice", users, zero, end, zero), TABLE, transB=1)
-    pairs = g.op("Slice", "excluded", zero, end, zero)
+    pairs = "excluded"
+    if layout.slabs > 1:  # One slab's scores cost less than to ask whether they are wanted.
+        zero, last = g.int64(0), g.int64(np.iinfo(np.int64).max)
+        end = g.op("Where", wanted, last, zero)
+        users, pairs = (g.op("Slice", rows, zero, end, zero) for rows in (users, pairs))
+    scores = g.op("Gemm", users, TABLE, transB=1)
     masked = _mask(g, scores, pairs)
     # Only values of the same declared shape share memory: without this the mask copies all scores.
     for name in (scores, masked):
@@ -145,7 +170,7 @@ def _all_scores(g: Nodes, users: str, wanted: str, layout: Layout) -> str:
 
 def _from_all(g: Nodes, values: _Values, layout: Layout) -> tuple[str, str]:
     """Top-K from all scores."""
-    best, ids = g.ops("TopK", 2, _first(g, values.scores, layout.items, of=layout.rows), values.k, axis=1)
+    best, ids = g.ops("TopK", 2, _first(g, values.scores, layout.items, of=layout.rows), "k", axis=1)
     return ids, best
 
 
@@ -160,7 +185,7 @@ def _from_blocks(g: Nodes, values: _Values, layout: Layout) -> tuple[str, str]:
         start, end = layout.items - layout.tail, layout.items
         tail = g.op("Slice", values.scores, g.int64(start), g.int64(end), g.int64(1))
         chosen = g.op("Concat", chosen, tail, axis=1)
-    return _select(g, _chosen_ids(g, blocks, values, layout), chosen, values.k)
+    return _select(g, _chosen_ids(g, blocks, values, layout), chosen, "k")
 
 
 def _from_slabs(g: Nodes, values: _Values, layout: Layout) -> tuple[str, str]:
@@ -190,7 +215,7 @@ def _from_slabs(g: Nodes, values: _Values, layout: Layout) -> tuple[str, str]:
         return (_mask(body, scores, _places(body, pairs.rows, place), keep=found),)
 
     (scores,) = g.choose(pairs.any, masked, lambda _: (scores,), (FLOAT,))
-    return _select(g, _chosen_ids(g, blocks, values, layout), scores, values.k)
+    return _select(g, _chosen_ids(g, blocks, values, layout), scores, "k")
 
 
 def _slab_maxima(g: Nodes, values: _Values, layout: Layout, pairs: _Pairs | None) -> str:
@@ -237,8 +262,8 @@ def _view(g: Nodes, values: _Values, *shape: int) -> str:
 
 def _choose_blocks(g: Nodes, maxima: str, values: _Values) -> str:
     """The `k` blocks with the largest maxima, in ascending order: int64 [batch, k]."""
-    _, chosen = g.ops("TopK", 2, maxima, values.k, axis=1, sorted=0)
-    return g.ops("TopK", 2, chosen, values.k, axis=1, largest=0)[0]
+    _, chosen = g.ops("TopK", 2, maxima, "k", axis=1, sorted=0)
+    return g.ops("TopK", 2, chosen, "k", axis=1, largest=0)[0]
 
 
 def _chosen_ids(g: Nodes, blocks: str, values: _Values, layout: Layout) -> str:
@@ -258,14 +283,11 @@ def _first(g: Nodes, rows: str, width: int, *, of: int) -> str:
 
 
 def _from_candidates(g: Nodes, values: _Values, layout: Layout) -> tuple[str, str]:
-    """Top-K of each row's own candidates, which are ascending; the tail is -inf."""
+    """Top-K of each row's own candidates, which are ascending."""
     ids = "candidates"
     last = g.int64(-1)
     scores = _gathered_product(g, g.op("Gather", TABLE, ids, axis=0), values.users)
-    width = g.op("Shape", ids, start=1, end=2)
-    zero, one = (g.constant(np.array(number, np.int64)) for number in (0, 1))
-    column = g.op("Range", zero, g.op("Squeeze", width), one)
-    real = g.op("Less", column, g.op("Unsqueeze", "candidates_length", last))
+    real = _real_candidates(g)
     scores = g.op("Where", real, scores, g.float32(-np.inf))
 
     def masked(inner: Nodes) -> tuple[str]:
@@ -276,10 +298,22 @@ def _from_candidates(g: Nodes, values: _Values, layout: Layout) -> tuple[str, st
 
     pairs = _Pairs.of(g)
     (scores,) = g.choose(pairs.any, masked, lambda _: (scores,), (FLOAT,))
-    filler = g.op("Expand", g.float32(-np.inf), g.op("Concat", values.batch, values.k, axis=0))
+    return _select_filled(g, ids, scores, values.batch)
+
+
+def _real_candidates(g: Nodes) -> str:
+    """Which candidates are not padding: bool [batch, c]."""
+    width = g.op("Squeeze", g.op("Shape", "candidates", start=1, end=2))
+    zero, one = (g.constant(np.array(number, np.int64)) for number in (0, 1))
+    return g.op("Less", g.op("Range", zero, width, one), g.op("Unsqueeze", "candidates_length", g.int64(-1)))
+
+
+def _select_filled(g: Nodes, ids: str, scores: str, batch: str) -> tuple[str, str]:
+    """The `k` best of `scores` [batch, m] where m may be below `k`."""
+    filler = g.op("Expand", g.float32(-np.inf), g.op("Concat", batch, "k", axis=0))
     scores = g.op("Concat", scores, filler, axis=1)
     ids = g.op("Concat", ids, g.op("Expand", g.int64(-1), g.op("Shape", filler)), axis=1)
-    return _select(g, ids, scores, values.k)
+    return _select(g, ids, scores, "k")
 
 
 def _select(g: Nodes, ids: str, scores: str, k: str) -> tuple[str, str]:

@@ -22,13 +22,14 @@ from recommender.export.table import Layout, pack
 _MOST_ITEMS = 200_000
 
 
-def check_ties(items: int, size: int, max_k: int, *, bias: bool) -> None:
+def check_ties(items: int, columns: int, max_k: int, *, bias: bool) -> None:
     """Rank with the head that a catalogue of this shape gets; ExportError where one id or one score is not exact."""
     items = items if items <= _MOST_ITEMS else _MOST_ITEMS + items % 1_000
+    size = columns - bias
     random = np.random.default_rng(2)
     embeddings = random.integers(-1, 2, (items, size)).astype(np.float32)
     offsets = random.integers(-2, 3, items).astype(np.float32) if bias else None
-    layout = Layout(items, size + bias)
+    layout = Layout(items, columns)
 
     def encode(g: Nodes) -> str:
         """The user's vector is the embedding of the history's first item."""
