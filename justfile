@@ -32,6 +32,11 @@ env:
 serve *options:
     {{ uv }} run recommender serve "$@"
 
+# The same on the GPU build that `just setup-cuda` installed: a plain `uv run` would add the CPU build to it
+[group('run')]
+serve-cuda *options:
+    uv run --no-sync recommender serve "$@"
+
 # Ask a running server for recommendations
 [group('run')]
 client *options:

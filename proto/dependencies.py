@@ -1,3 +1,4 @@
+# ruff: noqa: INP001 (a script, not a package)
 """Write, to standard output, the descriptors of the protos that ours imports.
 
 They come from installed packages, so that generating and linting need no network.

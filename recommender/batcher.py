@@ -25,6 +25,7 @@ from recommender.errors import (
     EngineError,
     EngineHungError,
     InvalidRequestError,
+    RecommenderError,
     UnavailableError,
 )
 
@@ -92,12 +93,97 @@ class _Counts:
     closed: Counter[CloseReason] = field(default_factory=Counter)
 
 
+class Payload(Protocol):
+    """What a waiter is answered by: a future, or a part of a call of many."""
+
+    def done(self) -> bool: ...  # noqa: D102 (as of a future)
+
+    def set_result(self, ranking: Ranking, /) -> None: ...  # noqa: D102
+
+    def set_exception(self, error: Exception, /) -> None: ...  # noqa: D102
+
+
+class _Call:
+    """A call of many queries: lets them in one by one, and is finished when each has an outcome."""
+
+    def __init__(
+        self,
+        queries: Sequence[Query],
+        admit: Callable[[Query, Payload], Waiter[Payload]],
+        count: Callable[[Ranking | Exception], None],
+        finished: asyncio.Future[list[Ranking | RecommenderError]],
+    ) -> None:
+        self.finished = finished
+        self._queries = queries
+        self._admit = admit
+        self._count = count
+        self._outcomes: dict[int, Ranking | RecommenderError] = {}
+        self._waiters: dict[int, Waiter[Payload]] = {}
+        self._next = 0
+        self._finish_when_complete()
+
+    def admit_next(self) -> None:
+        """Let in the next query that is not refused at the door."""
+        while self._next < len(self._queries) and not self.finished.done():
+            place = self._next
+            self._next += 1
+            try:
+                self._waiters[place] = self._admit(self._queries[place], _Part(self, place))
+            except RecommenderError as refusal:
+                self._outcomes[place] = refusal
+                self._finish_when_complete()
+            else:
+                return
+
+    def settle(self, place: int, outcome: Ranking | Exception) -> None:
+        """Take the outcome of a query that was let in, and let in another."""
+        del self._waiters[place]
+        self._count(outcome)
+        if not isinstance(outcome, Ranking | RecommenderError):
+            raise TypeError(f"{outcome!r} is no outcome of a query")
+        self._outcomes[place] = outcome
+        self._finish_when_complete()
+        self.admit_next()
+
+    def waits(self, place: int) -> bool:
+        """Whether a query was let in and has no outcome yet."""
+        return place in self._waiters
+
+    def give_up(self) -> list[Waiter[Payload]]:
+        """Forget the queries that have no outcome; those that were let in are returned."""
+        waiters = list(self._waiters.values())
+        self._waiters.clear()
+        self._next = len(self._queries)
+        return waiters
+
+    def _finish_when_complete(self) -> None:
+        if len(self._outcomes) == len(self._queries) and not self.finished.done():
+            self.finished.set_result([self._outcomes[place] for place in range(len(self._queries))])
+
+
+@dataclass(slots=True, frozen=True)
+class _Part:
+    """One query of a call of many, as what its waiter is answered by."""
+
+    call: _Call
+    place: int
+
+    def done(self) -> bool:
+        return not self.call.waits(self.place)
+
+    def set_result(self, ranking: Ranking, /) -> None:
+        self.call.settle(self.place, ranking)
+
+    def set_exception(self, error: Exception, /) -> None:
+        self.call.settle(self.place, error)
+
+
 @dataclass(slots=True)
 class _Row:
     """One query of a batch with everyone who waits for it."""
 
     query: Query
-    waiters: list[Waiter[asyncio.Future[Ranking]]]
+    waiters: list[Waiter[Payload]]
 
     def wanted(self, now: float) -> bool:
         return any(not waiter.payload.done() and waiter.deadline > now for waiter in self.waiters)
@@ -136,11 +222,9 @@ class Batcher:
         self._engine_timeout = engine_timeout
         self._clock = clock
         self._loop = asyncio.get_running_loop()
-        self._backlog: Backlog[asyncio.Future[Ranking]] = Backlog(
-            max_batch_size, max_backlog, Estimator(cost), slots, deduplicate
-        )
+        self._backlog: Backlog[Payload] = Backlog(max_batch_size, max_backlog, Estimator(cost), slots, deduplicate)
         self._counts = _Counts()
-        self._runs: dict[asyncio.Task[None], Batch[asyncio.Future[Ranking]]] = {}
+        self._runs: dict[asyncio.Task[None], Batch[Payload]] = {}
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = math.inf
         self._closed: UnavailableError | None = None
@@ -155,12 +239,9 @@ class Batcher:
         while the query waits, InvalidRequestError if the model finds the query at fault, EngineError if the
         engine fails on it, UnavailableError once the batcher is closed or broken.
         """
-        if self._closed is not None:
-            self._counts.unavailable += 1
-            raise self._closed
         now = self._clock()
         future: asyncio.Future[Ranking] = self._loop.create_future()
-        waiter = self._backlog.admit(query, deadline, future, now)
+        waiter = self._admit(query, deadline, future, now)
         counts = self._counts
         try:
             if self._backlog.running < self._backlog.slots:
@@ -173,20 +254,37 @@ class Batcher:
             self._note_idle()
             counts.cancelled += 1
             raise
-        except DeadlineError:
-            counts.expired += 1
-            raise
-        except InvalidRequestError:
-            counts.invalid += 1
-            raise
-        except UnavailableError:
-            counts.unavailable += 1
-            raise
-        except EngineError:
-            counts.failed += 1
+        except RecommenderError as error:
+            self._count(error)
             raise
         counts.answered += 1
         return ranking
+
+    async def submit_many(
+        self, queries: Sequence[Query], *, deadline: float = math.inf
+    ) -> list[Ranking | RecommenderError]:
+        """The outcome of every query of one call, in their order: its ranking, or what `submit` would raise for it.
+
+        At most a batch's worth of them waits at a time, so that a call of a thousand rows does not
+        stand a thousand places ahead of a caller who comes after it with one.
+        """
+        call = _Call(
+            queries,
+            lambda query, part: self._admit(query, deadline, part, self._clock()),
+            self._count,
+            self._loop.create_future(),
+        )
+        for _ in range(self._backlog.max_batch_size):
+            call.admit_next()
+        self._pump()
+        try:
+            return await call.finished
+        except asyncio.CancelledError:
+            for waiter in call.give_up():
+                self._backlog.leave(waiter)
+                self._counts.cancelled += 1
+            self._note_idle()
+            raise
 
     async def drain(self) -> None:
         """Wait until nobody waits and nothing runs. Callers may still submit; the owner bounds the wait."""
@@ -233,6 +331,26 @@ class Batcher:
         state = "broken" if self._broken.done() else "closed" if self._closed else "open"
         return f"<Batcher {state}, {seen.waiting} waiting, {seen.running} running, {seen.answered} answered>"
 
+    def _admit(self, query: Query, deadline: float, payload: Payload, now: float) -> Waiter[Payload]:
+        if self._closed is not None:
+            self._counts.unavailable += 1
+            raise self._closed
+        return self._backlog.admit(query, deadline, payload, now)
+
+    def _count(self, outcome: Ranking | Exception) -> None:
+        """Count how a request that was admitted has ended."""
+        counts = self._counts
+        if isinstance(outcome, Ranking):
+            counts.answered += 1
+        elif isinstance(outcome, DeadlineError):
+            counts.expired += 1
+        elif isinstance(outcome, InvalidRequestError):
+            counts.invalid += 1
+        elif isinstance(outcome, UnavailableError):
+            counts.unavailable += 1
+        else:
+            counts.failed += 1
+
     def _pump(self) -> None:
         """Start every batch that has a slot."""
         now = self._clock()
@@ -245,7 +363,7 @@ class Batcher:
         if self._backlog.next_deadline < self._timer_at:
             self._set_timer(self._backlog.next_deadline, now)
 
-    async def _serve(self, batch: Batch[asyncio.Future[Ranking]]) -> None:
+    async def _serve(self, batch: Batch[Payload]) -> None:
         """Run one batch, answer its callers, free its slot, and start the next."""
         counts = self._counts
         counts.closed[batch.closed] += 1
@@ -290,7 +408,7 @@ class Batcher:
             raise EngineError(f"the engine returned {len(rankings)} rankings for {len(queries)} queries")
         return rankings
 
-    async def _isolate(self, batch: Batch[asyncio.Future[Ranking]], error: Exception) -> None:
+    async def _isolate(self, batch: Batch[Payload], error: Exception) -> None:
         """Halve a failed batch until the guilty rows stand alone.
 
         Halving takes ⌈log2 rows⌉ levels at most. When both halves of a batch fail, a row known to be

@@ -1,45 +1,157 @@
-"""A client in Python: one import, typed, a deadline on every call."""
+"""Clients in Python, asynchronous and synchronous: one import, typed, a deadline on every call.
+
+Both retry what is safe to retry: UNAVAILABLE by gRPC's own service config, and RESOURCE_EXHAUSTED only if
+the server says when to come back, since gRPC uses that status for oversize messages too.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import asyncio
+import itertools
+import json
+import time
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from dataclasses import dataclass, field
 from types import TracebackType
-from typing import Self
+from typing import Any, Final, Self, TypeAlias, TypedDict, TypeVar, Unpack
 
 import grpc
 
 from recommender.recommend_api.v1 import recommend_api_pb2 as api
 from recommender.recommend_api.v1 import recommend_api_pb2_grpc as api_grpc
 
+Request: TypeAlias = api.RecommendRequest
+"""One request of a batch call or a stream."""
+
+_PUSHBACK_KEY = "grpc-retry-pushback-ms"
+_MOST_ATTEMPTS = 4
+SERVICE_CONFIG: Final = json.dumps(
+    {
+        "methodConfig": [
+            {
+                "name": [{"service": "recommend_api.v1.RecommenderService"}],
+                "retryPolicy": {
+                    "maxAttempts": _MOST_ATTEMPTS,
+                    "initialBackoff": "0.02s",
+                    "maxBackoff": "1s",
+                    "backoffMultiplier": 2,
+                    "retryableStatusCodes": ["UNAVAILABLE"],
+                },
+            }
+        ],
+        "retryThrottling": {"maxTokens": 10, "tokenRatio": 0.1},
+    }
+)
+"""What any gRPC client of this service should be configured with."""
+
+_OPTIONS: Final = (
+    ("grpc.service_config", SERVICE_CONFIG),
+    ("grpc.enable_retries", 1),
+    # Load balancers drop connections that are silent for a minute or so.
+    ("grpc.keepalive_time_ms", 30_000),
+    ("grpc.keepalive_timeout_ms", 10_000),
+    ("grpc.keepalive_permit_without_calls", 1),
+)
+
+A = TypeVar("A")
+R = TypeVar("R")
+
+
+class Options(TypedDict, total=False):
+    """What a request may hold beside its history, as the proto describes it."""
+
+    limit: int
+    item_keys: Sequence[str]
+    excluded_item_ids: Sequence[int]
+    excluded_item_keys: Sequence[str]
+    exclude_history: bool
+    candidate_item_ids: Sequence[int]
+    candidate_item_keys: Sequence[str]
+    min_score: float
+    model: str
+    routing_key: str
+
 
 @dataclass(frozen=True, slots=True)
 class Recommendations:
-    """A server's answer: item ids, best first, their scores, and which model gave them."""
+    """A server's answer: items, best first, with their scores and keys, and how they came about."""
 
     item_ids: tuple[int, ...]
     scores: tuple[float, ...]
     model_version: str
+    item_keys: tuple[str, ...] = ()
+    unknown_item_ids: tuple[int, ...] = ()
+    unknown_item_keys: tuple[str, ...] = ()
+    is_fallback: bool = False
+    request_id: str = field(default="", compare=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """Why one request of many has no answer."""
+
+    code: grpc.StatusCode
+    message: str
 
 
 class Client:
     """Asks one server, at `target` (`host:port`), over one channel; an async context manager.
 
-    Calls raise grpc.aio.AioRpcError with the server's status.
+    Without `credentials` the channel is plaintext. Calls raise grpc.aio.AioRpcError with the server's status.
+    `timeout` is in seconds and covers a call with all its retries.
     """
 
-    def __init__(self, target: str) -> None:
-        self._channel = grpc.aio.insecure_channel(target)
+    def __init__(self, target: str, *, credentials: grpc.ChannelCredentials | None = None) -> None:
+        self._channel = (
+            grpc.aio.insecure_channel(target, _OPTIONS)
+            if credentials is None
+            else grpc.aio.secure_channel(target, credentials, _OPTIONS)
+        )
         self._stub: api_grpc.RecommenderServiceAsyncStub = api_grpc.RecommenderServiceStub(self._channel)
 
-    async def recommend(self, item_ids: Sequence[int], *, limit: int = 0, timeout: float) -> Recommendations:  # noqa: ASYNC109 (a gRPC deadline travels to the server)
-        """Recommendations for a history, oldest item first; 0 leaves the number to the server.
+    async def recommend(
+        self, item_ids: Sequence[int] = (), *, timeout: float, **options: Unpack[Options]
+    ) -> Recommendations:
+        """Recommendations for a history, oldest item first."""
+        request = api.RecommendRequest(item_ids=item_ids, **options)
+        return _recommendations(await self._call(self._stub.Recommend, request, timeout))
 
-        `timeout` is in seconds and covers everything.
+    async def recommend_many(self, requests: Iterable[Request], *, timeout: float) -> list[Recommendations | Refusal]:
+        """Answers to many requests in one call, in their order, each with an outcome of its own."""
+        request = api.BatchRecommendRequest(requests=requests)
+        response = await self._call(self._stub.BatchRecommend, request, timeout)
+        return [_outcome(result) for result in response.results]
+
+    async def stream(
+        self, requests: AsyncIterable[Request], *, timeout: float
+    ) -> AsyncIterator[tuple[int, Recommendations | Refusal]]:
+        """Answers on one open stream, each as soon as it is ready, with the place of its request.
+
+        `timeout` (seconds) holds for each request from its arrival. The stream ends when the requests do and all are
+        answered, or when the server drains.
         """
-        request = api.RecommendRequest(item_ids=item_ids, limit=limit)
-        response = await self._stub.Recommend(request, timeout=timeout)
-        return Recommendations(tuple(response.item_ids), tuple(response.scores), response.model_version)
+
+        async def messages() -> AsyncIterator[api.StreamRecommendRequest]:
+            place = itertools.count()
+            async for request in requests:
+                yield api.StreamRecommendRequest(
+                    correlation_id=next(place), request=request, timeout_ms=max(round(timeout * 1e3), 1)
+                )
+
+        async for reply in self._stub.StreamRecommend(messages()):
+            yield reply.correlation_id, _outcome(reply)
+
+    async def get_model(self, model: str = "", *, timeout: float) -> api.Model:
+        """The description of a model; of the one being served, if none is named."""
+        return (await self._call(self._stub.GetModel, api.GetModelRequest(model=model), timeout)).model
+
+    async def list_models(self, *, timeout: float) -> list[api.Model]:
+        """The descriptions of all models that are served."""
+        return list((await self._call(self._stub.ListModels, api.ListModelsRequest(), timeout)).models)
+
+    async def close(self) -> None:
+        """Close the channel; calls under way are cancelled."""
+        await self._channel.close()
 
     async def __aenter__(self) -> Self:
         return self
@@ -47,4 +159,104 @@ class Client:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        await self._channel.close()
+        await self.close()
+
+    async def _call(self, method: Callable[..., Awaitable[R]], request: A, timeout: float) -> R:
+        deadline = time.monotonic() + timeout
+        for attempt in itertools.count(1):
+            try:
+                return await method(request, timeout=max(deadline - time.monotonic(), 0.0))
+            except grpc.aio.AioRpcError as error:
+                pause = _pause(error.code(), error.trailing_metadata(), attempt, deadline)
+                if pause is None:
+                    raise
+            await asyncio.sleep(pause)
+        raise AssertionError("the last attempt returns or raises")
+
+
+class SyncClient:
+    """The same for code without an event loop; a context manager. Calls raise grpc.RpcError."""
+
+    def __init__(self, target: str, *, credentials: grpc.ChannelCredentials | None = None) -> None:
+        self._channel = (
+            grpc.insecure_channel(target, _OPTIONS)
+            if credentials is None
+            else grpc.secure_channel(target, credentials, _OPTIONS)
+        )
+        self._stub = api_grpc.RecommenderServiceStub(self._channel)
+
+    def recommend(self, item_ids: Sequence[int] = (), *, timeout: float, **options: Unpack[Options]) -> Recommendations:
+        """Recommendations for a history, oldest item first."""
+        request = api.RecommendRequest(item_ids=item_ids, **options)
+        return _recommendations(self._call(self._stub.Recommend, request, timeout))
+
+    def recommend_many(self, requests: Iterable[Request], *, timeout: float) -> list[Recommendations | Refusal]:
+        """Answers to many requests in one call, in their order, each with an outcome of its own."""
+        response = self._call(self._stub.BatchRecommend, api.BatchRecommendRequest(requests=requests), timeout)
+        return [_outcome(result) for result in response.results]
+
+    def get_model(self, model: str = "", *, timeout: float) -> api.Model:
+        """The description of a model; of the one being served, if none is named."""
+        return self._call(self._stub.GetModel, api.GetModelRequest(model=model), timeout).model
+
+    def list_models(self, *, timeout: float) -> list[api.Model]:
+        """The descriptions of all models that are served."""
+        return list(self._call(self._stub.ListModels, api.ListModelsRequest(), timeout).models)
+
+    def close(self) -> None:
+        """Close the channel; calls under way are cancelled."""
+        self._channel.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _call(self, method: Callable[..., R], request: A, timeout: float) -> R:
+        deadline = time.monotonic() + timeout
+        for attempt in itertools.count(1):
+            try:
+                return method(request, timeout=max(deadline - time.monotonic(), 0.0))
+            except grpc.RpcError as error:
+                call: Any = error  # what a failed call raises is the call as well; the stubs do not say so
+                pause = _pause(call.code(), call.trailing_metadata(), attempt, deadline)
+                if pause is None:
+                    raise
+            time.sleep(pause)
+        raise AssertionError("the last attempt returns or raises")
+
+
+def _pause(
+    code: grpc.StatusCode, metadata: Iterable[tuple[str, str | bytes]] | None, attempt: int, deadline: float
+) -> float | None:
+    """Seconds until another attempt is welcome; None if it is not, or would come too late."""
+    if code is not grpc.StatusCode.RESOURCE_EXHAUSTED or attempt >= _MOST_ATTEMPTS:
+        return None
+    told = dict(metadata or ()).get(_PUSHBACK_KEY)
+    if not isinstance(told, str) or not told.isdecimal():
+        return None
+    pause = int(told) / 1e3
+    return pause if time.monotonic() + pause < deadline else None
+
+
+def _recommendations(response: api.RecommendResponse) -> Recommendations:
+    return Recommendations(
+        tuple(response.item_ids),
+        tuple(response.scores),
+        response.model_version,
+        tuple(response.item_keys),
+        tuple(response.unknown_item_ids),
+        tuple(response.unknown_item_keys),
+        response.source == api.SOURCE_FALLBACK,
+        response.request_id,
+    )
+
+
+def _outcome(result: api.RecommendResult | api.StreamRecommendResponse) -> Recommendations | Refusal:
+    if result.WhichOneof("outcome") == "response":
+        return _recommendations(result.response)
+    codes = {code.value[0]: code for code in grpc.StatusCode}
+    return Refusal(codes.get(result.error.code, grpc.StatusCode.UNKNOWN), result.error.message)

@@ -44,6 +44,8 @@ _OUTPUTS = {"recommendations": Port(_INT64, 2), "scores": Port(_FLOAT, 2)}
 _OLDER_INPUTS = {"user_history": Port(_INT64, 1)}
 _OLDER_OUTPUTS = {"recommendations": Port(_INT64, 1)}
 _NOTHING_EXCLUDED = np.empty((0, 2), np.int64)
+_MOST_LOOKED_UP = 1 << 18
+"""Candidates that one run looks up at most, padding included: it bounds the memory that they take."""
 NO_ITEM = -1
 """Stands in `recommendations` where fewer than k items were left."""
 
@@ -53,13 +55,14 @@ class Contract:
     """The form of the contract that one model has."""
 
     inputs: frozenset[str]
+    outputs: frozenset[str]
     batched: bool
 
     @classmethod
     def of(cls, inputs: Mapping[str, Port], outputs: Mapping[str, Port]) -> Contract:
         """The form that these inputs and outputs have; ModelError if it is none, saying what does not fit."""
         if inputs == _OLDER_INPUTS and outputs == _OLDER_OUTPUTS:
-            return cls(frozenset(inputs), batched=False)
+            return cls(frozenset(inputs), frozenset(outputs), batched=False)
         faults = [
             *_faults("input", inputs, _REQUIRED, _OPTIONAL),
             *_faults("output", outputs, _OUTPUTS, {}),
@@ -72,12 +75,30 @@ class Contract:
                 "[batch, history] and history_length int64 [batch], outputs recommendations int64 [batch, k] and "
                 "scores float32 [batch, k]; `recommender export` makes such a file"
             )
-        return cls(frozenset(inputs), batched=True)
+        return cls(frozenset(inputs), frozenset(outputs), batched=True)
 
     @property
     def takes_k(self) -> bool:
         """Whether a run can be asked for a number of its own."""
         return "k" in self.inputs
+
+    def runs(self, queries: Sequence[Query]) -> list[list[int]]:
+        """Which queries, by their places, share a run of the model.
+
+        Those who rank the whole catalogue do. Those who rank candidates share with whom has about as many: a run
+        looks up rows × the longest list among them.
+        """
+        if all(query.candidates is None for query in queries):
+            return [list(range(len(queries)))]
+        shares: dict[int, list[int]] = {}
+        for place, query in enumerate(queries):
+            size = -1 if query.candidates is None else len(query.candidates).bit_length()
+            shares.setdefault(size, []).append(place)
+        runs = []
+        for size, places in shares.items():
+            rows = len(places) if size < 0 else max(_MOST_LOOKED_UP >> size, 1)
+            runs += [places[start : start + rows] for start in range(0, len(places), rows)]
+        return runs
 
     def pack(self, queries: Sequence[Query]) -> Feed:
         """The feed of one run. Raises nothing: what queries hold was validated at the door."""
@@ -94,10 +115,9 @@ class Contract:
         if "k" in self.inputs:
             feed["k"] = np.array([max(query.k for query in queries)], np.int64)
         if "excluded" in self.inputs:
-            feed["excluded"] = _NOTHING_EXCLUDED
+            feed["excluded"] = _excluded(queries)
         if "candidates" in self.inputs:
-            feed["candidates"] = np.empty((len(queries), 0), np.int64)
-            feed["candidates_length"] = np.zeros(len(queries), np.int64)
+            feed["candidates"], feed["candidates_length"] = _candidates(queries)
         return feed
 
     def pack_alone(self, query: Query) -> Feed:
@@ -126,6 +146,30 @@ class Contract:
     def unpack_alone(self, outputs: Outputs, query: Query) -> Ranking:
         """The ranking from a run of the older form, which gives no scores."""
         return Ranking(outputs[0].tolist()[: query.k], [])
+
+
+def _excluded(queries: Sequence[Query]) -> npt.NDArray[np.int64]:
+    """The (row, item) pairs of all exclusions, int64 [nnz, 2]."""
+    lengths = [len(query.excluded) for query in queries]
+    total = sum(lengths)
+    if not total:
+        return _NOTHING_EXCLUDED
+    pairs = np.empty((total, 2), np.int64)
+    pairs[:, 0] = np.repeat(np.arange(len(queries)), lengths)
+    pairs[:, 1] = np.fromiter(chain.from_iterable(query.excluded for query in queries), np.int64, total)
+    return pairs
+
+
+def _candidates(queries: Sequence[Query]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """The candidates of all rows, int64 [batch, c], padded with 0, and how many each has, int64 [batch]."""
+    lists = [query.candidates or () for query in queries]
+    lengths = np.fromiter(map(len, lists), np.int64, len(lists))
+    longest = int(lengths.max())
+    candidates = np.zeros((len(lists), longest), np.int64)
+    candidates[np.arange(longest) < lengths[:, None]] = np.fromiter(
+        chain.from_iterable(lists), np.int64, int(lengths.sum())
+    )
+    return candidates, lengths
 
 
 def _faults(

@@ -8,6 +8,14 @@ from typing import Literal, TypeAlias
 
 Device: TypeAlias = Literal["auto", "cpu", "cuda", "coreml"]
 """Where a model may run; `auto` leaves the choice to the engine."""
+UnknownItems: TypeAlias = Literal["report", "reject"]
+"""What becomes of items that a request names and the catalogue does not have."""
+ArenaStrategy: TypeAlias = Literal["next_power_of_two", "same_as_requested"]
+"""How much a device's memory arena takes when it must grow."""
+CoreMLUnits: TypeAlias = Literal["all", "cpu_and_gpu", "cpu_and_neural_engine", "cpu_only"]
+"""Which parts of Apple's chips CoreML may use."""
+CoreMLFormat: TypeAlias = Literal["mlprogram", "neuralnetwork"]
+"""What CoreML compiles a graph to."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +45,9 @@ class Ranking:
         Sums over padded histories round differently in different company, so two items whose scores
         lie within `tolerance` of each other may change places, or one push the other off the end.
         """
-        if len(self.item_ids) != len(other.item_ids):
+        if not (self.scores or other.scores):
+            return self.item_ids == other.item_ids
+        if len(self.item_ids) != len(other.item_ids) or len(self.scores) != len(other.scores):
             return False
         if not _close(self.scores, other.scores, tolerance):
             return False
@@ -45,7 +55,7 @@ class Ranking:
         theirs = dict(zip(other.item_ids, other.scores, strict=True))
         if len(ours) != len(theirs):
             return False
-        last = min(self.scores[-1], other.scores[-1]) if self.scores else 0.0
+        last = min(self.scores[-1], other.scores[-1])
         for mine, yours in ((ours, theirs), (theirs, ours)):
             for item, score in mine.items():
                 # An item that only one side has must be tied, within the tolerance, with the last place.

@@ -60,7 +60,7 @@ class Edge:
 
     def add_to(self, server: grpc.aio.Server) -> None:
         """Answer calls to RecommenderService on this server."""
-        handlers = {
+        handlers: dict[str, grpc.RpcMethodHandler[bytes, bytes]] = {
             "Recommend": grpc.unary_unary_rpc_method_handler(self._recommend),
             "BatchRecommend": grpc.unary_unary_rpc_method_handler(self._batch_recommend),
             "StreamRecommend": grpc.stream_stream_rpc_method_handler(self._stream_recommend),
@@ -106,7 +106,7 @@ class Edge:
             service = self._opened()
 
             async def requests() -> AsyncIterator[api.StreamRecommendRequest]:
-                while (message := await context.read()) is not grpc.aio.EOF:
+                while isinstance(message := await context.read(), bytes):  # else it is the end
                     yield _decoded(api.StreamRecommendRequest, message)
 
             async def answer(request: api.StreamRecommendRequest) -> api.StreamRecommendResponse:

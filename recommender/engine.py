@@ -4,47 +4,68 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import importlib.metadata
-import os
+import math
 import queue
 import statistics
 import threading
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
 import onnxruntime
 from onnxruntime.capi import onnxruntime_pybind11_state as runtime_errors
 
+from recommender.anatomy import Anatomy, read_anatomy
 from recommender.contract import Contract, Port
 from recommender.cost import Observation
-from recommender.domain import Device, Model, Query, Ranking
-from recommender.errors import InvalidRequestError, ModelError, ProviderError, Violation
+from recommender.description import describe
+from recommender.domain import Device, Query, Ranking
+from recommender.errors import InvalidRequestError, ModelError, Violation
+from recommender.machine import available_cpus, available_memory, resident_memory
+from recommender.provider import CPU, CoreMLOptions, CudaOptions, SessionPlan, open_for_device
 from recommender.store import Artifact
 
-_PROVIDERS: dict[str, str] = {
-    "cpu": "CPUExecutionProvider",
-    "cuda": "CUDAExecutionProvider",
-    "coreml": "CoreMLExecutionProvider",
-}
-_INSTALL = {
-    "cuda": "install the GPU build with `just setup-cuda` on a machine with an NVIDIA driver",
-    "coreml": "CoreML comes with the macOS build of onnxruntime only",
-    "cpu": "reinstall onnxruntime",
-}
 _WARM_UP_REPEATS = 3
 _WARM_UP_LENGTH = 32
 _QUIETEST = 4  # ONNX Runtime's own log says nothing that the errors it raises do not say.
 _JOIN_SECONDS = 2.0
+_COPIES_WHILE_LOADING = 2
+"""Times that a model's constants stand in memory at worst while it loads: measured, inline and external."""
+
+_TELLING_BYTES = 1 << 25
+"""Constants below this disappear in what a session takes for itself."""
 
 R = TypeVar("R")
+
+
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """What a model costs, in bytes: its constants, what loading took, and what the largest batch added.
+
+    `loaded` and `working` are what the process grew by; None where the system does not tell.
+    """
+
+    constants: int
+    loaded: int | None = None
+    working: int | None = None
+
+    @property
+    def copies(self) -> float | None:
+        """How many times the constants stand in memory; None where they are too small to tell by the growth.
+
+        ONNX Runtime keeps the constant operand of a product twice: as it was, and packed for its kernel.
+        """
+        return None if self.loaded is None or self.constants < _TELLING_BYTES else self.loaded / self.constants
 
 
 class OnnxEngine:
     """Runs one model. Runs happen on the engine's own threads, `slots` at once; the event loop never waits.
 
     `threads` is how many CPUs one run uses; 0 shares the CPUs of this process out among the slots.
+    `provider` is what runs the model, `fallback_reason` why that is not what `auto` prefers.
+    `free_memory` tells how many bytes the process may still take, or None where nobody knows.
     """
 
     def __init__(
@@ -55,16 +76,34 @@ class OnnxEngine:
         threads: int = 0,
         spinning: bool = False,
         slots: int = 1,
+        cuda: CudaOptions = CudaOptions(),  # noqa: B008 (frozen)
+        coreml: CoreMLOptions = CoreMLOptions(),  # noqa: B008 (frozen)
+        free_memory: Callable[[], int | None] = available_memory,
     ) -> None:
-        refuse_two_runtimes()
-        self.provider = choose_provider(device, onnxruntime.get_available_providers())
+        anatomy = read_anatomy(artifact.path)
+        _refuse_too_large(artifact.path, anatomy, free_memory())
+        anatomy.check_tables()
         self.threads = threads or max(available_cpus() // slots, 1)
-        self._session = _session(artifact.path, self.provider, self.threads, spinning=spinning)
-        used = self._session.get_providers()[0]
-        if used != self.provider:
-            raise ProviderError(f"{self.provider} was chosen and ONNX Runtime fell back to {used}; {_INSTALL['cuda']}")
+        before = resident_memory()
+        opened = open_for_device(
+            artifact.path, device, SessionPlan(self.threads, spinning, cuda, coreml, anatomy.table_look_ups)
+        )
+        self.memory = Memory(anatomy.constant_bytes, _growth(before))
+        self.provider = opened.provider
+        self.fallback_reason = opened.fallback_reason
+        self._session = opened.session
         self.contract = Contract.of(_ports(self._session.get_inputs()), _ports(self._session.get_outputs()))
-        self.model = self._describe(artifact)
+        self.model = describe(
+            artifact,
+            self.contract,
+            self._session.get_modelmeta().custom_metadata_map,
+            self._session.get_outputs()[0].shape[-1],
+        )
+        if self.model.items is None and self.provider != CPU:
+            raise ModelError(
+                f"{artifact.path} does not say how many items it has, and {self.provider} reads any id as some "
+                "item: give it a card or the metadata recommender.items, or set RECOMMENDER_DEVICE=cpu"
+            )
         self._artifact = artifact
         self._outputs = ["recommendations", "scores"] if self.contract.batched else ["recommendations"]
         self._threads = _Threads(slots)
@@ -84,17 +123,22 @@ class OnnxEngine:
             options.terminate = True
 
     async def warm_up(self, max_batch_size: int) -> list[Observation]:
-        """Hold the model to its card's golden answers, and measure batches up to `max_batch_size` rows.
+        """Hold the model to its card, its golden answers and its limits, and measure batches of it.
 
-        Raises ModelError if an answer differs or a run fails.
+        The largest has `max_batch_size` rows; afterwards `memory` tells what that took. Raises ModelError
+        if an answer differs, a limit is not kept, or a run fails.
         """
+        before = resident_memory()
         try:
             await self._check_golden()
-            return await self._measure(max_batch_size)
+            await self._check_limits()
+            observations = await self._measure(max_batch_size)
         except ModelError:
             raise
         except Exception as error:
             raise ModelError(f"{self._artifact.path} loads but does not run: {error}") from error
+        self.memory = Memory(self.memory.constants, self.memory.loaded, _growth(before))
+        return observations
 
     def close(self) -> bool:
         """End the threads; False if one is stuck in a run."""
@@ -107,8 +151,7 @@ class OnnxEngine:
         self._active.add(options)
         try:
             if self.contract.batched:
-                outputs = self._session.run(self._outputs, self.contract.pack(queries), options)
-                return self.contract.unpack(outputs, queries)
+                return self._rank_together(queries, options)
             return [
                 self.contract.unpack_alone(
                     self._session.run(self._outputs, self.contract.pack_alone(query), options), query
@@ -125,6 +168,14 @@ class OnnxEngine:
         finally:
             self._active.discard(options)
 
+    def _rank_together(self, queries: Sequence[Query], options: onnxruntime.RunOptions) -> list[Ranking]:
+        rankings: dict[int, Ranking] = {}
+        for places in self.contract.runs(queries):
+            sharing = [queries[place] for place in places]
+            outputs = self._session.run(self._outputs, self.contract.pack(sharing), options)
+            rankings.update(zip(places, self.contract.unpack(outputs, sharing), strict=True))
+        return [rankings[place] for place in range(len(queries))]
+
     async def _check_golden(self) -> None:
         card = self._artifact.card
         if card is None or not card.golden:
@@ -139,6 +190,25 @@ class OnnxEngine:
                         f"{self._artifact.path} does not give its card's answer: for {list(golden.item_ids)} it ranks "
                         f"{ranking.item_ids} and the card says {expected.item_ids}; export the model again"
                     )
+
+    async def _check_limits(self) -> None:
+        """The last item has scores, and the most that may be asked for comes back: not first in a request."""
+        model = self.model
+        last = 0 if model.items is None else model.items - 1
+        (ranking,) = await self.run([Query((last,), model.max_k)])
+        ids = ranking.item_ids
+        fault = None
+        if len(ids) != model.max_k:
+            fault = f"it gives {len(ids)} recommendations, not {model.max_k}"
+        elif len(set(ids)) != len(ids) or min(ids) < 0 or (model.items is not None and max(ids) >= model.items):
+            fault = f"it recommends what is not in its catalogue, or one item twice: {ids}"
+        elif not all(map(math.isfinite, ranking.scores)):
+            fault = "it gives scores that are no numbers"
+        if fault is not None:
+            raise ModelError(
+                f"{self._artifact.path} does not keep its limits: for the history [{last}] {fault}; "
+                "train or export the model again"
+            )
 
     async def _measure(self, max_batch_size: int) -> list[Observation]:
         length = min(self.model.longest_history or _WARM_UP_LENGTH, _WARM_UP_LENGTH)
@@ -155,115 +225,28 @@ class OnnxEngine:
                 seen.append(Observation(rows, rows * items, statistics.median(seconds)))
         return seen
 
-    def _describe(self, artifact: Artifact) -> Model:
-        card = artifact.card
-        if card is not None:
-            if not self.contract.takes_k and card.max_k > card.default_k:
-                raise ModelError(
-                    f"the card of {artifact.path} promises up to {card.max_k} recommendations, and the model has no "
-                    f"input k to ask for more than {card.default_k}; export the model again"
-                )
-            return Model(
-                card.name, card.version, card.items, card.default_k, card.max_k, card.longest_history,
-                card.score_tolerance,
-            )  # fmt: skip
-        return self._describe_bare(artifact)
 
-    def _describe_bare(self, artifact: Artifact) -> Model:
-        told = _told(self._session.get_modelmeta().custom_metadata_map, artifact.path)
-        default_k = told.get("default_k") or self._fixed_k() or _k_of_file(artifact.path)
-        if default_k is None:
-            raise ModelError(
-                f"{artifact.path} has no card, and neither its metadata nor its output says how many recommendations "
-                "it gives; export it with `recommender export`, or name it {K}_model.onnx"
-            )
-        max_k = told.get("max_k", default_k) if self.contract.takes_k else default_k
-        return Model(
-            artifact.name,
-            artifact.version,
-            told.get("items"),
-            default_k,
-            max_k,
-            told.get("longest_history"),
-            0.0,
-        )
-
-    def _fixed_k(self) -> int | None:
-        shape = self._session.get_outputs()[0].shape
-        return shape[-1] if isinstance(shape[-1], int) else None
-
-
-def available_cpus() -> int:
-    """How many CPUs this process may use: its affinity, or its cgroup's quota where that is less."""
-    cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    with contextlib.suppress(OSError, ValueError):
-        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text(encoding="ascii").split()
-        cpus = min(cpus, max(int(quota) // int(period), 1))
-    return cpus
-
-
-def choose_provider(device: Device, available: Sequence[str]) -> str:
-    """The execution provider for a device; `auto` is CUDA where ONNX Runtime has it, else the CPU.
-
-    CoreML is taken by name only: it has no TopK, so the scores of the whole catalogue would cross back.
-    Raises ProviderError if the device was named and its provider is not there.
-    """
-    if device == "auto":
-        return _PROVIDERS["cuda"] if _PROVIDERS["cuda"] in available else _PROVIDERS["cpu"]
-    if _PROVIDERS[device] not in available:
-        raise ProviderError(
-            f"RECOMMENDER_DEVICE is {device}, and this ONNX Runtime has {', '.join(available)} and no "
-            f"{_PROVIDERS[device]}: {_INSTALL[device]}, or set RECOMMENDER_DEVICE=auto"
-        )
-    return _PROVIDERS[device]
-
-
-def refuse_two_runtimes() -> None:
-    """Raise ProviderError if both builds of ONNX Runtime are installed: they overwrite each other's files."""
-    found = []
-    for name in ("onnxruntime", "onnxruntime-gpu"):
-        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-            found.append(f"{name} {importlib.metadata.version(name)}")
-    if len(found) > 1:
-        raise ProviderError(
-            f"{' and '.join(found)} are both installed and share one module, so which one runs is chance: "
-            "make the environment anew with `just setup` (CPU) or `just setup-cuda` (GPU)"
-        )
-
-
-def _session(path: Path, provider: str, threads: int, *, spinning: bool) -> onnxruntime.InferenceSession:
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.inter_op_num_threads = 1
-    options.log_severity_level = _QUIETEST
-    options.add_session_config_entry("session.intra_op.allow_spinning", "1" if spinning else "0")
-    try:
-        return onnxruntime.InferenceSession(str(path), options, providers=[provider])
-    except Exception as error:
+def _refuse_too_large(path: Path, anatomy: Anatomy, free: int | None) -> None:
+    needed = _COPIES_WHILE_LOADING * anatomy.constant_bytes
+    if free is not None and needed > free:
         raise ModelError(
-            f"ONNX Runtime {onnxruntime.__version__} cannot load {path}: {error}; copy or export the file again"
-        ) from error
+            f"{path} does not fit into memory: its constants take {_megabytes(anatomy.constant_bytes)}, loading takes "
+            f"about {_COPIES_WHILE_LOADING} times that, and {_megabytes(free)} are free here (cgroup limits "
+            "included); give the process more memory, or serve a smaller model"
+        )
+
+
+def _megabytes(size: int) -> str:
+    return f"{size / 1e6:,.0f} MB"
+
+
+def _growth(before: int | None) -> int | None:
+    now = resident_memory()
+    return None if before is None or now is None else max(now - before, 0)
 
 
 def _ports(nodes: Sequence[onnxruntime.NodeArg]) -> dict[str, Port]:
     return {node.name: Port(node.type, len(node.shape)) for node in nodes}
-
-
-def _told(metadata: dict[str, str], path: Path) -> dict[str, int]:
-    """The whole numbers that the model's own metadata gives."""
-    told = {}
-    for key in ("items", "default_k", "max_k", "longest_history"):
-        text = metadata.get(f"recommender.{key}", "")
-        if text:
-            if not text.isdecimal():
-                raise ModelError(f"{path} says in its metadata that recommender.{key} is {text!r}, not a whole number")
-            told[key] = int(text)
-    return told
-
-
-def _k_of_file(path: Path) -> int | None:
-    number = path.name.removesuffix("_model.onnx")
-    return int(number) if number != path.name and number.isdecimal() and int(number) > 0 else None
 
 
 class _Threads:

@@ -11,6 +11,7 @@ import contextlib
 import signal
 import time
 from collections.abc import AsyncIterator
+from datetime import UTC, datetime
 from enum import IntEnum
 from typing import Any
 
@@ -22,12 +23,15 @@ from recommender.batcher import Batcher
 from recommender.cost import Cost
 from recommender.domain import Model
 from recommender.edge import SERVICE_NAME, Edge
-from recommender.engine import OnnxEngine
+from recommender.engine import Memory, OnnxEngine
 from recommender.errors import EngineError, StartError
+from recommender.fallback import read_fallback
+from recommender.provider import CoreMLOptions, CudaOptions
 from recommender.reflection import add_reflection
-from recommender.service import RecommenderService
+from recommender.service import Limits, RecommenderService, Served
 from recommender.settings import Settings
 from recommender.store import Artifact, find_model, open_artifact
+from recommender.vocabulary import Vocabulary
 
 log = structlog.get_logger(__name__)
 
@@ -56,9 +60,9 @@ class Server:
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self._edge = Edge(default_timeout=settings.default_timeout_ms / 1e3)
+        self._edge = Edge(default_timeout=settings.default_timeout_ms / 1e3, most_open=settings.max_stream_requests)
         self._health = _Health()
-        self._server = _grpc_server(self._edge, self._health)
+        self._server = _grpc_server(self._edge, self._health, settings.max_message_bytes)
         self._stop = asyncio.Event()
         self._engine: OnnxEngine | None = None
         self._batcher: Batcher | None = None
@@ -139,7 +143,17 @@ class Server:
             threads=settings.threads,
             spinning=settings.thread_spinning,
             slots=settings.engine_slots,
+            cuda=CudaOptions(
+                device_id=settings.cuda_device_id,
+                memory_limit_mb=settings.cuda_memory_limit_mb,
+                arena=settings.cuda_arena,
+                graph=settings.cuda_graph,
+                tf32=settings.cuda_tf32,
+            ),
+            coreml=CoreMLOptions(settings.coreml_compute_units, settings.coreml_model_format),
         )
+        if engine.fallback_reason is not None:
+            log.warning("the model runs on the CPU", reason=engine.fallback_reason)
         limit = _limit(settings, engine.model)
         observations = await engine.warm_up(settings.max_batch_size)
         self._batcher = Batcher(
@@ -151,7 +165,8 @@ class Server:
             slots=settings.engine_slots,
             deduplicate=settings.deduplicate,
         )
-        self._edge.open(RecommenderService(self._batcher, engine.model, limit=limit, max_history=settings.max_history))
+        served = await asyncio.to_thread(_served, engine, artifact, self._batcher)
+        self._edge.open(RecommenderService(served, limit=limit, limits=_limits(settings)))
         _log_model(engine, artifact)
 
     async def _drain(self) -> ExitCode:
@@ -159,6 +174,7 @@ class Server:
         grace = self._settings.drain_grace_ms / 1e3
         log.info("draining", grace_seconds=grace, waiting=self.batcher.statistics().waiting)
         started = time.monotonic()
+        self._edge.drain()
         # gRPC cancels the calls that have arrived and were not yet taken up when it stops. So the door stays
         # open until nothing waits, for half of the grace at most: callers who ignore health cannot hold it.
         with contextlib.suppress(TimeoutError):
@@ -235,9 +251,15 @@ async def stopping_on_signals(server: Server) -> AsyncIterator[None]:
             loop.remove_signal_handler(each)
 
 
-def _grpc_server(edge: Edge, healthy: _Health) -> grpc.aio.Server:
-    # Without this a second server would share the port in silence.
-    server = grpc.aio.server(options=(("grpc.so_reuseport", 0),))
+def _grpc_server(edge: Edge, healthy: _Health, max_message_bytes: int) -> grpc.aio.Server:
+    options = (
+        ("grpc.so_reuseport", 0),  # else a second server would share the port in silence
+        ("grpc.max_receive_message_length", max_message_bytes),
+        # Clients may ping every ten seconds, as they must to stay alive behind a load balancer.
+        ("grpc.keepalive_permit_without_calls", 1),
+        ("grpc.http2.min_recv_ping_interval_without_data_ms", 10_000),
+    )
+    server = grpc.aio.server(options=options)
     edge.add_to(server)
     health_pb2_grpc.add_HealthServicer_to_server(healthy, server)
     add_reflection(server, (SERVICE_NAME, health.SERVICE_NAME))
@@ -258,6 +280,37 @@ def _limit(settings: Settings, model: Model) -> int:
     return settings.num_recommendations
 
 
+def _limits(settings: Settings) -> Limits:
+    return Limits(
+        history=settings.max_history,
+        excluded=settings.max_excluded,
+        candidates=settings.max_candidates,
+        batch_requests=settings.max_batch_requests,
+        reject_unknown=settings.unknown_items == "reject",
+    )
+
+
+def _served(engine: OnnxEngine, artifact: Artifact, batcher: Batcher) -> Served:
+    """The engine's model with its vocabulary and fallback list. Raises ModelError if one of them is at fault."""
+    model, card = engine.model, artifact.card
+    vocabulary = fallback = None
+    if card is not None and artifact.vocabulary is not None:
+        vocabulary = Vocabulary.open(artifact.vocabulary, card.items)
+    if card is not None and artifact.fallback is not None:
+        fallback = read_fallback(artifact.fallback, card.items)
+    return Served(
+        model=model,
+        batcher=batcher,
+        abilities=engine.contract.inputs | engine.contract.outputs,
+        sha256=artifact.sha256,
+        embedding_size=card.embedding_size if card else None,
+        execution_provider=engine.provider,
+        loaded_at=datetime.now(UTC),
+        vocabulary=vocabulary,
+        fallback=fallback or (),
+    )
+
+
 def _log_model(engine: OnnxEngine, artifact: Artifact) -> None:
     model = engine.model
     log.info(
@@ -268,6 +321,22 @@ def _log_model(engine: OnnxEngine, artifact: Artifact) -> None:
         max_k=model.max_k,
         provider=engine.provider,
         threads=engine.threads,
+        **_memory(engine.memory),
     )
     if not engine.contract.batched:
         log.warning("model has the older form without a batch axis: rows run one by one, so batching saves nothing")
+
+
+def _memory(memory: Memory) -> dict[str, float | None]:
+    """What the model costs, for the log: its constants, how often they stand in memory, and what runs take."""
+    copies = memory.copies
+    return {
+        "constants_mb": _mb(memory.constants),
+        "loaded_mb": _mb(memory.loaded),
+        "copies": None if copies is None else round(copies, 1),
+        "working_mb": _mb(memory.working),
+    }
+
+
+def _mb(size: int | None) -> float | None:
+    return None if size is None else round(size / 1e6, 1)

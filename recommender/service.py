@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import NamedTuple, TypeVar
 
+import structlog
 from google.protobuf import timestamp_pb2
 from google.protobuf.internal.containers import RepeatedScalarFieldContainer
 from google.protobuf.message import Message
-import structlog
 from google.rpc import code_pb2, status_pb2
 from protovalidate import Validator
 
@@ -329,7 +329,9 @@ def _refuse_unknown(field: str, named: Sequence[object], unknown: Iterable[objec
     """Name the first few strangers with their places."""
     strangers = frozenset(unknown)
     places = [(index, item) for index, item in enumerate(named) if item in strangers]
-    raise InvalidRequestError(*(Violation(f"{field}[{index}]", f"{item!r} is unknown: {why}") for index, item in places[:10]))
+    raise InvalidRequestError(
+        *(Violation(f"{field}[{index}]", f"{item!r} is unknown: {why}") for index, item in places[:10])
+    )
 
 
 def _report(target: RepeatedScalarFieldContainer[T], unknown: Iterable[T]) -> None:

@@ -12,7 +12,7 @@ from typing import Annotated, Any, get_args
 from dotenv import dotenv_values
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
 
-from recommender.domain import Device
+from recommender.domain import ArenaStrategy, CoreMLFormat, CoreMLUnits, Device, UnknownItems
 from recommender.errors import SettingsError
 from recommender.telemetry import LogFormat, LogLevel
 
@@ -82,16 +82,67 @@ class Settings(BaseModel):
         Device,
         Field(
             description="Where the model runs: auto, cpu, cuda or coreml. A device that is named and not available "
-            "stops the start; auto takes CUDA where it is, else the CPU.",
+            "stops the start; auto takes CUDA where it works, else the CPU, and says why.",
         ),
     ] = "auto"
+    cuda_device_id: Annotated[
+        int,
+        Field(
+            ge=0, le=1023, description="Number of the CUDA device, as nvidia-smi counts them among the visible ones."
+        ),
+    ] = 0
+    cuda_memory_limit_mb: Annotated[
+        int,
+        Field(
+            ge=0,
+            le=10_000_000,
+            description="MiB that the arena on the CUDA device may take. 0: what there is. Set it where several "
+            "processes share the device; it needs room for the item table and one batch of scores.",
+        ),
+    ] = 0
+    cuda_arena: Annotated[
+        ArenaStrategy,
+        Field(
+            description="How the arena on the CUDA device grows: next_power_of_two takes more than it needs and grows "
+            "seldom; same_as_requested takes what it needs, for devices that are shared or nearly full.",
+        ),
+    ] = "next_power_of_two"
+    cuda_graph: Annotated[
+        bool,
+        Field(
+            description="Whether runs on CUDA are captured once for each shape and replayed, which saves the launch of "
+            "each kernel. Pays off where the catalogue is small; graphs with branches cannot be captured.",
+        ),
+    ] = False
+    cuda_tf32: Annotated[
+        bool,
+        Field(
+            description="Whether CUDA may round the inputs of products to 10 bits of mantissa. Faster on large "
+            "catalogues, and near ties change places: golden answers may then stop the start.",
+        ),
+    ] = False
+    coreml_compute_units: Annotated[
+        CoreMLUnits,
+        Field(
+            description="What CoreML may use: all, cpu_and_gpu, cpu_and_neural_engine or cpu_only. The neural engine "
+            "computes in half precision, which moves near ties.",
+        ),
+    ] = "cpu_and_gpu"
+    coreml_model_format: Annotated[
+        CoreMLFormat,
+        Field(
+            description="What CoreML compiles the graph to: mlprogram (macOS 12 or newer, more operators) or "
+            "neuralnetwork.",
+        ),
+    ] = "mlprogram"
     threads: Annotated[
         int,
         Field(
             ge=0,
             le=1024,
-            description="CPUs that one engine run uses. 0: all that this process may use (affinity and cgroup quota), "
-            "shared out among the engine slots. Lower it where other processes need the cores.",
+            description="CPUs that one engine run uses. 0: all that this process may use (affinity and cgroup quota, "
+            "rounded down), shared out among the engine slots. Lower it where other processes need the cores; "
+            "`recommender profile` measures what it costs.",
         ),
     ] = 0
     thread_spinning: Annotated[
@@ -132,11 +183,62 @@ class Settings(BaseModel):
         int,
         Field(
             ge=1,
-            le=1_000_000,
+            le=100_000,
             description="Items of one history at most; a longer one is refused with INVALID_ARGUMENT. It bounds what "
             "one caller can cost everybody in its batch.",
         ),
     ] = 4096
+    max_excluded: Annotated[
+        int,
+        Field(
+            ge=0,
+            le=100_000,
+            description="Excluded items of one request at most; more are refused with INVALID_ARGUMENT. They cost "
+            "their own length only, so this bounds messages more than work.",
+        ),
+    ] = 10_000
+    max_candidates: Annotated[
+        int,
+        Field(
+            ge=0,
+            le=10_000,
+            description="Candidates of one request at most; more are refused with INVALID_ARGUMENT. Each is looked up "
+            "by itself, so a long list costs more than ranking the whole of a small catalogue.",
+        ),
+    ] = 10_000
+    max_batch_requests: Annotated[
+        int,
+        Field(
+            ge=1,
+            le=100_000,
+            description="Requests of one BatchRecommend call at most; more are refused with INVALID_ARGUMENT.",
+        ),
+    ] = 1_000
+    max_stream_requests: Annotated[
+        int,
+        Field(
+            ge=1,
+            le=100_000,
+            description="Requests of one stream that are open at once: read, their replies not yet taken. Beyond it "
+            "the stream is not read, so that a slow reader costs no memory. Twice the batch size keeps batches full.",
+        ),
+    ] = 128
+    max_message_bytes: Annotated[
+        int,
+        Field(
+            ge=1024,
+            le=2**31 - 1,
+            description="Bytes of one message at most; gRPC refuses a larger one with RESOURCE_EXHAUSTED before "
+            "reading it. The default is gRPC's own and holds a million ids.",
+        ),
+    ] = 4_194_304
+    unknown_items: Annotated[
+        UnknownItems,
+        Field(
+            description="What becomes of ids and keys that the model does not know: report leaves them out and lists "
+            "them in the reply, reject refuses the request with INVALID_ARGUMENT.",
+        ),
+    ] = "report"
     default_timeout_ms: Annotated[
         int,
         Field(

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from recommender.card import SCHEMA_VERSION, Card, card_path, file_sha256
+from recommender.card import SCHEMA_VERSION, Card, FileRole, card_path, file_sha256
 from recommender.errors import ModelError
 
 _NAMED_FILES = 20
@@ -26,6 +26,20 @@ class Artifact:
     def name(self) -> str:
         """The card's name for the model, else the file's."""
         return self.card.name if self.card else self.path.stem
+
+    @property
+    def vocabulary(self) -> Path | None:
+        """The file of the item keys, if the card names one."""
+        return self._file("vocabulary")
+
+    @property
+    def fallback(self) -> Path | None:
+        """The file of the fallback list, if the card names one."""
+        return self._file("fallback")
+
+    def _file(self, role: FileRole) -> Path | None:
+        files = self.card.files if self.card else ()
+        return next((self.path.parent / file.path for file in files if file.role == role), None)
 
     @property
     def version(self) -> str:

@@ -59,4 +59,3 @@ class Stream:
                 await self._send(response)
         finally:
             self._room.release()
-

@@ -8,6 +8,7 @@ they start. Pages that nobody asks for stay on disk, and processes share those t
 from __future__ import annotations
 
 import struct
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -75,8 +76,7 @@ def write_vocabulary(keys: Sequence[str], path: Path) -> None:
         raise ValueError(f"key {list(keys).index('')} is empty; every item needs a key")
     trie = marisa_trie.Trie(keys)
     if len(trie) != len(keys):
-        seen: set[str] = set()
-        twice = next(key for key in keys if key in seen or seen.add(key))
+        twice, _ = Counter(keys).most_common(1)[0]
         raise ValueError(f"the key {twice!r} comes twice; every item needs a key of its own")
     item_of = np.empty(len(keys), np.int32)
     place_of = np.fromiter((trie.key_id(key) for key in keys), np.int32, len(keys))

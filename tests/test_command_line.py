@@ -71,7 +71,7 @@ async def test_client_says_what_the_server_refused(server: Server) -> None:
     assert code == 1
     assert err == (
         f"recommender: localhost:{server.port} answered INVALID_ARGUMENT: "
-        "item_ids[1]: -2 is negative: item ids count from 0\n"
+        "item_ids[1]: must be greater than or equal to 0, not -2\n"
     )
 
 

@@ -30,9 +30,9 @@ def slow_model(folder: Path) -> Path:
 
 
 async def health(channel: grpc.aio.Channel, service: str) -> int:
-    stub = health_pb2_grpc.HealthStub(channel)
-    answer = await stub.Check(health_pb2.HealthCheckRequest(service=service), timeout=TIMEOUT)
-    return int(answer.status)
+    check: grpc.aio.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary("/grpc.health.v1.Health/Check")
+    answer = await check(health_pb2.HealthCheckRequest(service=service).SerializeToString(), timeout=TIMEOUT)
+    return int(health_pb2.HealthCheckResponse.FromString(answer).status)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -52,7 +52,7 @@ async def test_a_signal_lets_every_accepted_request_finish_and_exits_with_0(
     waiting = next(event for event in server.log if event["event"] == "draining")["waiting"]
     assert waiting > 0, "the signal came after everything was answered, so nothing was shown"
     assert [answer for answer in answers if not isinstance(answer, Recommendations)] == []
-    assert code == ExitCode.DRAINED == 0
+    assert code == 0
 
 
 async def test_a_second_signal_ends_the_process_at_once(tmp_path: Path) -> None:
@@ -83,14 +83,14 @@ async def test_requests_that_outlast_the_grace_are_given_up_and_the_exit_code_sa
     refused = [answer for answer in answers if isinstance(answer, grpc.aio.AioRpcError)]
     assert refused
     assert {error.code() for error in refused} == {grpc.StatusCode.UNAVAILABLE}
-    assert code == ExitCode.GRACE_RAN_OUT == 3
+    assert code == 3
 
 
 async def test_a_port_in_use_is_a_sentence_and_exit_code_2() -> None:
     async with running() as first, running("--port", str(first.port), wait_for=None) as second:
         code = await second.exit_code()
 
-    assert code == ExitCode.NOT_STARTED == 2
+    assert code == 2
     assert second.text.startswith(f"recommender: cannot listen on 127.0.0.1:{first.port}: the port is in use")
     assert len(second.text.splitlines()) == 1
 
@@ -121,7 +121,7 @@ async def test_health_turns_first_when_the_server_drains(serve: Serve, tmp_path:
         grpc.aio.insecure_channel(f"127.0.0.1:{server.port}") as channel,
         Client(f"127.0.0.1:{server.port}") as client,
     ):
-        watch = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest())
+        watch = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest())  # type: ignore[attr-defined]
         seen = [(await watch.read()).status]
         served = asyncio.create_task(server.run())
         calls = [asyncio.create_task(client.recommend([row], timeout=TIMEOUT)) for row in range(20)]

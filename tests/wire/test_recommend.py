@@ -8,8 +8,6 @@ from pathlib import Path
 
 import grpc
 import pytest
-from google.rpc import error_details_pb2
-from grpc_status import rpc_status
 
 from recommender.card import Card
 from recommender.client import Client, Recommendations
@@ -20,6 +18,7 @@ from recommender.server import Server
 from tests.conftest import WEIGHTS, Serve
 from tests.facts import FACTS
 from tests.models import table, write_model, write_older_model
+from tests.wire.statuses import status_of_call, violations_of
 
 TIMEOUT = 30.0
 
@@ -37,13 +36,9 @@ async def violations(client: Client, item_ids: list[int], *, limit: int = 0) -> 
     with pytest.raises(grpc.aio.AioRpcError) as refused:
         await client.recommend(item_ids, limit=limit, timeout=TIMEOUT)
     assert refused.value.code() == grpc.StatusCode.INVALID_ARGUMENT
-    status = rpc_status.from_call(refused.value)
-    assert status is not None
+    status = status_of_call(refused.value)
     assert status.message == refused.value.details()
-    (detail,) = status.details
-    bad_request = error_details_pb2.BadRequest()
-    assert detail.Unpack(bad_request)
-    return {violation.field: violation.description for violation in bad_request.field_violations}
+    return violations_of(status)
 
 
 @pytest.mark.parametrize(("history", "expected"), FACTS.items())
@@ -96,19 +91,21 @@ async def test_an_id_beyond_the_catalogue_is_left_out_of_the_history(client: Cli
 async def test_a_history_of_strangers_only_is_refused(client: Client) -> None:
     found = await violations(client, [10_000, 12_345])
 
-    assert found == {"item_ids": "no item of the history is in the catalogue: its ids are 0 to 9999"}
+    assert list(found) == ["item_ids"]
+    assert "no item of the catalogue: its ids are 0 to 9999" in found["item_ids"]
+    assert "no fallback list" in found["item_ids"]
 
 
 async def test_an_empty_history_is_refused(client: Client) -> None:
-    assert await violations(client, []) == {"item_ids": "the history is empty: send at least one item id"}
+    assert list(await violations(client, [])) == ["item_ids"]
 
 
 async def test_each_negative_id_is_named_with_its_place(client: Client) -> None:
     found = await violations(client, [1, -7, 3, -(2**31)])
 
     assert found == {
-        "item_ids[1]": "-7 is negative: item ids count from 0",
-        "item_ids[3]": "-2147483648 is negative: item ids count from 0",
+        "item_ids[1]": "must be greater than or equal to 0, not -7",
+        "item_ids[3]": "must be greater than or equal to 0, not -2147483648",
     }
 
 
@@ -116,12 +113,16 @@ async def test_a_history_full_of_negative_ids_gets_a_small_status(client: Client
     assert len(await violations(client, [-1] * 4096)) == 10
 
 
-@pytest.mark.parametrize("limit", [-1, 1001, 2**31 - 1])
-async def test_a_limit_out_of_range_is_refused_with_the_range(client: Client, limit: int) -> None:
-    found = await violations(client, [1], limit=limit)
-
-    assert list(found) == ["limit"]
-    assert "0 to 1000" in found["limit"]
+@pytest.mark.parametrize(
+    ("limit", "reason"),
+    [
+        (-1, "must be greater than or equal to 0 and less than or equal to 10000, not -1"),
+        (1001, "1001 is more than the 1000 that model reference@1 returns"),
+        (2**31 - 1, "must be greater than or equal to 0 and less than or equal to 10000, not 2147483647"),
+    ],
+)
+async def test_a_limit_out_of_range_is_refused_with_the_range(client: Client, limit: int, reason: str) -> None:
+    assert await violations(client, [1], limit=limit) == {"limit": reason}
 
 
 async def test_a_history_over_the_hard_limit_is_refused(serve: Serve) -> None:
@@ -184,7 +185,9 @@ async def test_the_older_form_of_a_model_is_served_row_by_row(serve: Serve, tmp_
 
 async def test_a_message_that_is_no_request_harms_only_who_sent_it(server: Server) -> None:
     async with grpc.aio.insecure_channel(f"127.0.0.1:{server.port}") as channel:
-        raw = channel.unary_unary("/recommend_api.v1.RecommenderService/Recommend")
+        raw: grpc.aio.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary(
+            "/recommend_api.v1.RecommenderService/Recommend"
+        )
         with pytest.raises(grpc.aio.AioRpcError) as refused:
             await raw(b"\xff\xff\xff nonsense", timeout=TIMEOUT)
         stub: api_grpc.RecommenderServiceAsyncStub = api_grpc.RecommenderServiceStub(channel)

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import grpc
 import pytest
 
-from recommender.edge import INTERNAL_MESSAGE, PUSHBACK_KEY, Edge
+from recommender.edge import PUSHBACK_KEY, Edge
 from recommender.errors import (
     BacklogFullError,
     DeadlineError,
@@ -19,6 +19,7 @@ from recommender.errors import (
 )
 from recommender.recommend_api.v1 import recommend_api_pb2 as api
 from recommender.recommend_api.v1 import recommend_api_pb2_grpc as api_grpc
+from recommender.status import INTERNAL_MESSAGE
 
 
 class FailingService:

@@ -1,0 +1,78 @@
+"""What a model says of itself, in its card, its metadata and its outputs: one Model, or where they disagree."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from recommender.contract import Contract
+from recommender.domain import Model
+from recommender.errors import ModelError
+from recommender.store import Artifact
+
+_KEYS = ("items", "default_k", "max_k", "longest_history")
+
+
+def describe(artifact: Artifact, contract: Contract, metadata: Mapping[str, str], width: int | str | None) -> Model:
+    """The model's name and limits: from its card, else from its metadata, its outputs and its file name.
+
+    `metadata` is the file's own, `width` the last dimension of the recommendations, a number where it is
+    fixed. Raises ModelError if these contradict each other, or do not say how many recommendations it gives.
+    """
+    told = _told(metadata, artifact.path)
+    fixed_k = width if isinstance(width, int) else None
+    card = artifact.card
+    if card is not None:
+        model = Model(
+            card.name, card.version, card.items, card.default_k, card.max_k, card.longest_history, card.score_tolerance
+        )
+    else:
+        default_k = told.get("default_k") or fixed_k or _k_of_file(artifact.path)
+        if default_k is None:
+            raise ModelError(
+                f"{artifact.path} has no card, and neither its metadata nor its output says how many recommendations "
+                "it gives; export it with `recommender export`, or name it {K}_model.onnx"
+            )
+        max_k = told.get("max_k", default_k) if contract.takes_k else default_k
+        model = Model(
+            artifact.name, artifact.version, told.get("items"), default_k, max_k, told.get("longest_history"), 0.0
+        )
+    faults = _contradictions(model, told, fixed_k, takes_k=contract.takes_k)
+    if faults:
+        raise ModelError(f"{artifact.path} contradicts itself: {'; '.join(faults)}; export the model again")
+    return model
+
+
+def _contradictions(model: Model, told: Mapping[str, int], fixed_k: int | None, *, takes_k: bool) -> list[str]:
+    stated = {key: getattr(model, key) for key in _KEYS}
+    faults = [
+        f"its card says {key} {stated[key]} and its metadata {value}"
+        for key, value in told.items()
+        if stated[key] != value
+    ]
+    if not takes_k and model.max_k > model.default_k:
+        faults.append(f"max_k {model.max_k} needs an input k, without which it always returns {model.default_k}")
+    if model.default_k > model.max_k:
+        faults.append(f"default_k {model.default_k} is above max_k {model.max_k}")
+    if model.items is not None and model.max_k > model.items:
+        faults.append(f"max_k {model.max_k} is above the {model.items} items of its catalogue")
+    if fixed_k is not None and fixed_k != model.default_k:
+        faults.append(f"it returns {fixed_k} recommendations and says {model.default_k}")
+    return faults
+
+
+def _told(metadata: Mapping[str, str], path: Path) -> dict[str, int]:
+    """The whole numbers that the model's own metadata gives."""
+    told = {}
+    for key in _KEYS:
+        text = metadata.get(f"recommender.{key}", "")
+        if text:
+            if not text.isdecimal():
+                raise ModelError(f"{path} says in its metadata that recommender.{key} is {text!r}, not a whole number")
+            told[key] = int(text)
+    return told
+
+
+def _k_of_file(path: Path) -> int | None:
+    number = path.name.removesuffix("_model.onnx")
+    return int(number) if number != path.name and number.isdecimal() and int(number) > 0 else None

@@ -1,0 +1,136 @@
+"""Exactness: whatever a request excludes, limits or names, the answer is what brute force gives."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import grpc
+import numpy as np
+import numpy.typing as npt
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from recommender.card import Card, card_path
+from recommender.domain import Ranking
+from recommender.recommend_api.v1 import recommend_api_pb2 as api
+from recommender.recommend_api.v1 import recommend_api_pb2_grpc as api_grpc
+from recommender.server import Server
+from recommender.settings import Settings
+from tests.catalogues import add_fallback, export_catalogue, reference_embeddings
+
+SIZES = (5, 130, 3000)
+
+
+@contextmanager
+def served(model: Path, limit: int) -> Iterator[int]:
+    """A server on an event loop of its own, so that a synchronous test can call it; gives the port."""
+    ports: list[int] = []
+    started = threading.Event()
+    stop: list[tuple[asyncio.AbstractEventLoop, Server]] = []
+
+    async def main() -> None:
+        server = Server(Settings(port=0, model=model, num_recommendations=limit, default_timeout_ms=60_000))
+        await server.start()
+        stop.append((asyncio.get_running_loop(), server))
+        ports.append(server.port)
+        started.set()
+        await server.run()
+
+    thread = threading.Thread(target=lambda: asyncio.run(main()))
+    thread.start()
+    try:
+        assert started.wait(60)
+        yield ports[0]
+    finally:
+        for loop, server in stop:
+            loop.call_soon_threadsafe(server.stop)
+        thread.join(60)
+
+
+@pytest.fixture(scope="module", params=SIZES)
+def catalogue(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[tuple[api_grpc.RecommenderServiceStub, npt.NDArray[np.float32], float, list[int]]]:
+    items: int = request.param
+    model = export_catalogue(tmp_path_factory.mktemp("catalogue"), items)
+    fallback = list(range(items - 1, -1, -2))
+    add_fallback(model, fallback)
+    tolerance = Card.model_validate_json(card_path(model).read_bytes()).score_tolerance
+    with served(model, min(items, 10)) as port, grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
+        yield api_grpc.RecommenderServiceStub(channel), reference_embeddings(items), tolerance, fallback
+
+
+def requests(items: int) -> st.SearchStrategy[api.RecommendRequest]:
+    """Any request about a catalogue of that size, strangers and duplicates included."""
+    known = st.integers(0, items - 1)
+    anything = st.one_of(known, known, known, st.integers(items, 2**31 - 1))
+    return st.builds(
+        api.RecommendRequest,
+        item_ids=st.lists(anything, max_size=20),
+        limit=st.one_of(st.just(0), st.integers(1, min(items, 1000))),
+        excluded_item_ids=st.one_of(st.just([]), st.lists(anything, max_size=30), st.just(list(range(items)))),
+        exclude_history=st.booleans(),
+        candidate_item_ids=st.one_of(st.just([]), st.just([]), st.lists(anything, max_size=40)),
+        min_score=st.one_of(st.none(), st.floats(0, 8, width=32)),
+    )
+
+
+def expected(
+    request: api.RecommendRequest, embeddings: npt.NDArray[np.float32], fallback: list[int]
+) -> tuple[Ranking, int]:
+    """What the request must get, and from which source, by sorting everything."""
+    items = len(embeddings)
+    limit = request.limit or min(items, 10)
+    history = [item for item in request.item_ids if item < items]
+    allowed = set(range(items)) - set(request.excluded_item_ids)
+    if request.exclude_history:
+        allowed -= set(history)
+    if request.candidate_item_ids:
+        allowed &= set(request.candidate_item_ids)
+    if not history:
+        return Ranking([item for item in fallback if item in allowed][:limit], []), api.SOURCE_FALLBACK
+    scores = embeddings.astype(np.float64) @ embeddings[history].astype(np.float64).mean(axis=0)
+    order = [item for item in np.argsort(-scores, kind="stable").tolist() if item in allowed][:limit]
+    return Ranking(order, [float(scores[item]) for item in order]), api.SOURCE_MODEL
+
+
+def reported(request: api.RecommendRequest, items: int) -> list[int]:
+    named = [*request.item_ids, *request.excluded_item_ids, *request.candidate_item_ids]
+    return list(dict.fromkeys(item for item in named if item >= items))
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_requests_of_every_kind_in_one_batch_get_what_brute_force_gives(
+    catalogue: tuple[api_grpc.RecommenderServiceStub, npt.NDArray[np.float32], float, list[int]],
+    data: st.DataObject,
+) -> None:
+    stub, embeddings, tolerance, fallback = catalogue
+    items = len(embeddings)
+    asked = data.draw(st.lists(requests(items), min_size=1, max_size=12))
+
+    results = stub.BatchRecommend(api.BatchRecommendRequest(requests=asked), timeout=60).results
+
+    assert len(results) == len(asked)
+    for request, result in zip(asked, results, strict=True):
+        assert result.WhichOneof("outcome") == "response", result.error
+        response = result.response
+        ranking, source = expected(request, embeddings, fallback)
+        got = Ranking(list(response.item_ids), list(response.scores))
+        assert response.source == source
+        assert list(response.unknown_item_ids) == reported(request, items)
+        if source == api.SOURCE_FALLBACK or not request.HasField("min_score"):
+            assert got.equals(ranking, tolerance)
+            continue
+        # Around the bound itself rounding decides; everything clear of it must be as it should.
+        bound = request.min_score
+        assert all(score >= bound for score in got.scores)
+        clear = sum(score > bound + tolerance for score in ranking.scores)
+        assert len(got.item_ids) >= clear
+        cut = slice(len(got.item_ids))
+        assert got.equals(Ranking(ranking.item_ids[cut], ranking.scores[cut]), tolerance)
