@@ -1,8 +1,8 @@
-"""How long does the exact top-K of a catalogue take, and how much of it is not the product of users and items?
+"""Measures what the exact top-K of a catalogue costs, and how much of it is not the product of users and items.
 
-Compares, in turn and never side by side: the head of our exports, the plain MatMul + TopK graph, the product alone (MatMul
-whose scores stay where they are), and faiss `IndexFlatIP` where it is installed. Every answer is compared with the plain
-graph's. Run: `uv run --group dev --group model --with faiss-cpu python -m bench.topk`.
+Compares, in turn and never side by side: the head of our exports, the plain MatMul + TopK graph, the product alone
+(MatMul whose scores stay where they are), and faiss `IndexFlatIP` where it is installed. Every answer is compared with
+the plain graph's. Run: `uv run --group dev --group model --with faiss-cpu python -m bench.topk`.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from recommender.export.nodes import Nodes
 from recommender.export.table import Layout, pack
 
 try:
-    import faiss
+    import faiss  # type: ignore[import-not-found,unused-ignore] # comes by `--with faiss-cpu`
 except ImportError:
     faiss = None
 
@@ -55,9 +55,7 @@ def first_item(g: Nodes) -> str:
 
 def ours(embeddings: npt.NDArray[np.float32], folder: Path) -> Path:
     layout = Layout(*embeddings.shape)
-    model = build_graph(
-        first_item, layout, largest=float(np.abs(embeddings).max()), bias=False, metadata={}
-    )
+    model = build_graph(first_item, layout, largest=float(np.abs(embeddings).max()), bias=False, metadata={})
     path = folder / "ours.onnx"
     write_model(model, pack(embeddings, None, layout), path, 1 << 30)
     return path
@@ -117,9 +115,7 @@ def runs(
         return ids, scores
 
     def run_plain(users: npt.NDArray[np.int64], k: int) -> Answer:
-        ids, scores = whole.run(
-            ["recommendations", "scores"], {"user_history": users[:, None], "k": np.array([k])}
-        )
+        ids, scores = whole.run(["recommendations", "scores"], {"user_history": users[:, None], "k": np.array([k])})
         return ids, scores
 
     def run_product(users: npt.NDArray[np.int64], k: int) -> Answer:
@@ -149,7 +145,9 @@ def same(one: Answer, other: Answer) -> str:
     return "equal" if np.allclose(one[1], other[1], rtol=1e-5, atol=1e-5) else "DIFFERENT"
 
 
-def measure(known: dict[str, Run], users: npt.NDArray[np.int64], k: int, rounds: int) -> dict[str, npt.NDArray[np.float64]]:
+def measure(
+    known: dict[str, Run], users: npt.NDArray[np.int64], k: int, rounds: int
+) -> dict[str, npt.NDArray[np.float64]]:
     """Milliseconds of each, interleaved."""
     times: dict[str, list[float]] = {name: [] for name in known}
     for turn in range(rounds + 2):
@@ -172,7 +170,9 @@ def main() -> None:
     parser.add_argument("--no-faiss", action="store_true")
     options = parser.parse_args()
     random = np.random.default_rng(0)
-    table = Table("items", "batch", "k", "what", "median ms", "5 % … 95 %", "x plain", "x product", "ranking", title="top-K")
+    table = Table(
+        "items", "batch", "k", "what", "median ms", "5 % … 95 %", "x plain", "x product", "ranking", title="top-K"
+    )
     for size in options.sizes.split(","):
         items, dim = map(int, size.split("x"))
         embeddings = random.random((items, dim), dtype=np.float32)
@@ -197,7 +197,12 @@ def main() -> None:
                     for name, taken in times.items():
                         low, middle, high = np.percentile(taken, (5, 50, 95))
                         table.add_row(
-                            size, str(batch), str(k), name, f"{middle:.2f}", f"{low:.2f} … {high:.2f}",
+                            size,
+                            str(batch),
+                            str(k),
+                            name,
+                            f"{middle:.2f}",
+                            f"{low:.2f} … {high:.2f}",
                             f"{np.median(times['plain']) / middle:.2f}",
                             f"{middle / np.median(times['product alone']):.2f}",
                             rankings[name],

@@ -66,7 +66,8 @@ def export_encoder(network: nn.Module, longest_history: int | None, embeddings: 
             "(user_history [batch, history], history_length [batch]) of any batch and history, without Python branches "
             "on their values."
         ) from error
-    assert program is not None
+    if program is None:
+        raise ExportError(f"torch exported nothing of {type(network).__name__}.")
     tables = frozenset() if embeddings is None else _look_ups(program.model, embeddings)
     return Encoder(onnx_ir.to_proto(program.model), tables)
 

@@ -9,8 +9,9 @@ import onnx
 from onnx import TensorProto, helper
 
 from recommender.export.encoder import OPSET
-from recommender.export.head import add_head, add_selection
+from recommender.export.head import add_head
 from recommender.export.nodes import Nodes
+from recommender.export.selection import add_selection
 from recommender.export.table import Layout
 
 IR_VERSION = 10  # ONNX Runtime 1.22 reads it.

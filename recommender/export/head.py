@@ -33,13 +33,13 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from onnx import TensorProto, helper
+from onnx import helper
 
 from recommender.export.nodes import Nodes
+from recommender.export.selection import FLOAT, INT64, mask, places, real_candidates, search, select, select_filled
 from recommender.export.table import Layout
 
 TABLE = "item_table"
-INT64, FLOAT, BOOL = TensorProto.INT64, TensorProto.FLOAT, TensorProto.BOOL
 # Above one chosen block in this many, selecting from everything is faster than from the chosen.
 _BLOCKS_PER_K = 8
 # With fewer scores than this in a batch, selecting from everything is fastest.
@@ -125,30 +125,6 @@ def add_head(g: Nodes, users: str, layout: Layout, *, largest: float, bias: bool
     return g.op("Where", g.op("Equal", scores, lowest), g.int64(-1), ids), scores
 
 
-def add_selection(g: Nodes, scores: str) -> tuple[str, str]:
-    """Add top-K over scores that a network yields itself, float32 [batch, items]; the same inputs and outputs.
-
-    A score that is not a number counts as -inf.
-    """
-    lowest = g.float32(-np.inf)
-    scores = g.op("Where", g.op("IsNaN", scores), lowest, scores)
-    scores = _mask(g, scores, "excluded")
-    batch = g.op("Shape", scores, start=0, end=1)
-
-    def from_candidates(inner: Nodes) -> tuple[str, str]:
-        own = inner.op("GatherElements", scores, "candidates", axis=1)
-        own = inner.op("Where", _real_candidates(inner), own, inner.float32(-np.inf))
-        return _select_filled(inner, "candidates", own, batch)
-
-    def from_all(inner: Nodes) -> tuple[str, str]:
-        best, ids = inner.ops("TopK", 2, scores, "k", axis=1)
-        return ids, best
-
-    some = g.op("Greater", g.op("Shape", "candidates", start=1, end=2), g.int64(0))
-    ids, scores = g.choose(some, from_candidates, from_all, (INT64, FLOAT))
-    return g.op("Where", g.op("Equal", scores, lowest), g.int64(-1), ids), scores
-
-
 def _all_scores(g: Nodes, users: str, wanted: str, layout: Layout) -> str:
     """Scores of every item, masked: float32 [batch, rows of the table]; where they are not wanted, [0, rows].
 
@@ -161,7 +137,7 @@ def _all_scores(g: Nodes, users: str, wanted: str, layout: Layout) -> str:
         end = g.op("Where", wanted, last, zero)
         users, pairs = (g.op("Slice", rows, zero, end, zero) for rows in (users, pairs))
     scores = g.op("Gemm", users, TABLE, transB=1)
-    masked = _mask(g, scores, pairs)
+    masked = mask(g, scores, pairs)
     # Only values of the same declared shape share memory: without this the mask copies all scores.
     for name in (scores, masked):
         g.declare(name, FLOAT, ("scored", layout.rows))
@@ -178,14 +154,14 @@ def _from_blocks(g: Nodes, values: _Values, layout: Layout) -> tuple[str, str]:
     """Top-K from the blocks with the largest maxima, all scores being there."""
     by_block = g.op("Reshape", values.scores, g.int64(0, -1, layout.block))
     maxima = g.op("ReduceMax", by_block, g.int64(2), keepdims=0)
-    blocks = _choose_blocks(g, _first(g, maxima, layout.full_blocks, of=layout.rows // layout.block), values)
+    blocks = _choose_blocks(g, _first(g, maxima, layout.full_blocks, of=layout.rows // layout.block))
     place = g.op("Unsqueeze", blocks, g.int64(-1))
     chosen = g.op("Reshape", g.op("GatherND", by_block, place, batch_dims=1), g.int64(0, -1))
     if layout.tail:
         start, end = layout.items - layout.tail, layout.items
         tail = g.op("Slice", values.scores, g.int64(start), g.int64(end), g.int64(1))
         chosen = g.op("Concat", chosen, tail, axis=1)
-    return _select(g, _chosen_ids(g, blocks, values, layout), chosen, "k")
+    return select(g, _chosen_ids(g, blocks, values, layout), chosen, "k")
 
 
 def _from_slabs(g: Nodes, values: _Values, layout: Layout) -> tuple[str, str]:
@@ -197,7 +173,7 @@ def _from_slabs(g: Nodes, values: _Values, layout: Layout) -> tuple[str, str]:
         lambda body: (_slab_maxima(body, values, layout, None),),
         (FLOAT,),
     )
-    blocks = _choose_blocks(g, maxima, values)
+    blocks = _choose_blocks(g, maxima)
     vectors = g.op("Gather", _view(g, values, -1, layout.block * layout.columns), blocks, axis=0)
     scores = _gathered_product(g, g.op("Reshape", vectors, g.int64(0, -1, layout.columns)), values.users)
     if layout.tail:
@@ -210,12 +186,12 @@ def _from_slabs(g: Nodes, values: _Values, layout: Layout) -> tuple[str, str]:
         if layout.tail:
             known = body.op("Concat", blocks, _each_row(body, values, np.array([layout.full_blocks])), axis=1)
         size = body.int64(layout.block)
-        slot, found = _search(body, known, pairs.rows, body.op("Div", pairs.items, size))
+        slot, found = search(body, known, pairs.rows, body.op("Div", pairs.items, size))
         place = body.op("Add", body.op("Mul", slot, size), body.op("Mod", pairs.items, size))
-        return (_mask(body, scores, _places(body, pairs.rows, place), keep=found),)
+        return (mask(body, scores, places(body, pairs.rows, place), keep=found),)
 
     (scores,) = g.choose(pairs.any, masked, lambda _: (scores,), (FLOAT,))
-    return _select(g, _chosen_ids(g, blocks, values, layout), scores, "k")
+    return select(g, _chosen_ids(g, blocks, values, layout), scores, "k")
 
 
 def _slab_maxima(g: Nodes, values: _Values, layout: Layout, pairs: _Pairs | None) -> str:
@@ -231,7 +207,7 @@ def _slab_maxima(g: Nodes, values: _Values, layout: Layout, pairs: _Pairs | None
                 inner.op("Less", local, inner.int64(layout.blocks * layout.block)),
             )
             place = [inner.op(kind, local, inner.int64(layout.block)) for kind in ("Div", "Mod")]
-            masked = _mask(inner, scores, _places(inner, *place, pairs.rows), keep=inside)
+            masked = mask(inner, scores, places(inner, *place, pairs.rows), keep=inside)
             for name in (scores, masked):
                 inner.declare(name, FLOAT, (layout.blocks, layout.block, "batch"))
             scores = masked
@@ -260,7 +236,7 @@ def _view(g: Nodes, values: _Values, *shape: int) -> str:
     return g.op("Reshape", TABLE, g.op("Add", g.int64(*shape), nothing))
 
 
-def _choose_blocks(g: Nodes, maxima: str, values: _Values) -> str:
+def _choose_blocks(g: Nodes, maxima: str) -> str:
     """The `k` blocks with the largest maxima, in ascending order: int64 [batch, k]."""
     _, chosen = g.ops("TopK", 2, maxima, "k", axis=1, sorted=0)
     return g.ops("TopK", 2, chosen, "k", axis=1, largest=0)[0]
@@ -285,41 +261,19 @@ def _first(g: Nodes, rows: str, width: int, *, of: int) -> str:
 def _from_candidates(g: Nodes, values: _Values, layout: Layout) -> tuple[str, str]:
     """Top-K of each row's own candidates, which are ascending."""
     ids = "candidates"
-    last = g.int64(-1)
     scores = _gathered_product(g, g.op("Gather", TABLE, ids, axis=0), values.users)
-    real = _real_candidates(g)
+    real = real_candidates(g)
     scores = g.op("Where", real, scores, g.float32(-np.inf))
 
     def masked(inner: Nodes) -> tuple[str]:
         # Padding breaks the ascending order, so it is read as larger than any id.
         known = inner.op("Where", real, ids, inner.int64(layout.items))
-        place, found = _search(inner, known, pairs.rows, pairs.items)
-        return (_mask(inner, scores, _places(inner, pairs.rows, place), keep=found),)
+        place, found = search(inner, known, pairs.rows, pairs.items)
+        return (mask(inner, scores, places(inner, pairs.rows, place), keep=found),)
 
     pairs = _Pairs.of(g)
     (scores,) = g.choose(pairs.any, masked, lambda _: (scores,), (FLOAT,))
-    return _select_filled(g, ids, scores, values.batch)
-
-
-def _real_candidates(g: Nodes) -> str:
-    """Which candidates are not padding: bool [batch, c]."""
-    width = g.op("Squeeze", g.op("Shape", "candidates", start=1, end=2))
-    zero, one = (g.constant(np.array(number, np.int64)) for number in (0, 1))
-    return g.op("Less", g.op("Range", zero, width, one), g.op("Unsqueeze", "candidates_length", g.int64(-1)))
-
-
-def _select_filled(g: Nodes, ids: str, scores: str, batch: str) -> tuple[str, str]:
-    """The `k` best of `scores` [batch, m] where m may be below `k`."""
-    filler = g.op("Expand", g.float32(-np.inf), g.op("Concat", batch, "k", axis=0))
-    scores = g.op("Concat", scores, filler, axis=1)
-    ids = g.op("Concat", ids, g.op("Expand", g.int64(-1), g.op("Shape", filler)), axis=1)
-    return _select(g, ids, scores, "k")
-
-
-def _select(g: Nodes, ids: str, scores: str, k: str) -> tuple[str, str]:
-    """The k best of `scores` with their `ids`, both [batch, m]."""
-    best, position = g.ops("TopK", 2, scores, k, axis=1)
-    return g.op("GatherElements", ids, position, axis=1), best
+    return select_filled(g, ids, scores, values.batch)
 
 
 def _gathered_product(g: Nodes, vectors: str, users: str) -> str:
@@ -332,53 +286,3 @@ def _each_row(g: Nodes, values: _Values, row: npt.NDArray[np.int64]) -> str:
     """The same row for every row of the batch: int64 [batch, len(row)]."""
     width = g.op("Concat", values.batch, g.int64(len(row)), axis=0)
     return g.op("Expand", g.constant(row.astype(np.int64).reshape(1, -1)), width)
-
-
-def _places(g: Nodes, *axes: str) -> str:
-    """One int64 [nnz] per axis as int64 [nnz, axes]."""
-    return g.op("Concat", *(g.op("Unsqueeze", axis, g.int64(-1)) for axis in axes), axis=1)
-
-
-def _mask(g: Nodes, scores: str, places: str, keep: str | None = None) -> str:
-    """Put -inf at these places, int64 [nnz, axes]; of those only where `keep` is true."""
-    if keep is not None:
-        places = g.op("Compress", places, keep, axis=0)
-    lowest = g.op("Expand", g.float32(-np.inf), g.op("Shape", places, start=0, end=1))
-    return g.op("ScatterND", scores, places, lowest)
-
-
-def _search(g: Nodes, known: str, rows: str, sought: str) -> tuple[str, str]:
-    """Binary search in `known` int64 [batch, m], ascending in each row: `sought` [nnz] in `rows` [nnz].
-
-    Returns the column, int64 [nnz], and whether `sought` stands there, bool [nnz].
-    """
-    last, two = g.int64(-1), g.int64(2)
-    width = g.op("Shape", known, start=1, end=2)
-    end = g.op("Sub", width, g.int64(1))
-    low = g.op("Expand", g.int64(0), g.op("Shape", sought))
-    high = g.op("Expand", end, g.op("Shape", sought))
-    bits = g.op("Ceil", g.op("Div", g.op("Log", g.op("Cast", width, to=FLOAT)), g.float32(float(np.log(2)))))
-    steps = g.op("Squeeze", g.op("Add", g.op("Cast", bits, to=INT64), g.int64(1)))
-
-    def at(inner: Nodes, column: str) -> str:
-        pairs = [inner.op("Unsqueeze", part, last) for part in (rows, column)]
-        return inner.op("GatherND", known, inner.op("Concat", *pairs, axis=1))
-
-    step = helper.make_tensor_value_info(g.fresh("step"), INT64, [])
-    go_on = helper.make_tensor_value_info(g.fresh("go_on"), BOOL, [])
-    lows = helper.make_tensor_value_info(g.fresh("low"), INT64, [None])
-    highs = helper.make_tensor_value_info(g.fresh("high"), INT64, [None])
-
-    def halve(inner: Nodes) -> tuple[str, ...]:
-        middle = inner.op("Div", inner.op("Add", lows.name, highs.name), two)
-        right = inner.op("Less", at(inner, middle), sought)
-        upper = inner.op("Min", inner.op("Add", middle, inner.int64(1)), end)
-        return (
-            go_on.name,
-            inner.op("Where", right, upper, lows.name),
-            inner.op("Where", right, highs.name, middle),
-        )
-
-    body = g.subgraph("halve", halve, (BOOL, INT64, INT64), (step, go_on, lows, highs))
-    column, _ = g.ops("Loop", 2, steps, "", low, high, body=body)
-    return column, g.op("Equal", at(g, column), sought)

@@ -72,7 +72,8 @@ def _from_factory(word: str) -> nn.Module:
         network = factory()
     except Exception as error:
         raise ExportError(
-            f"{word} failed: {type(error).__name__}: {error}. It is called without arguments and must return a torch.nn.Module."
+            f"{word} failed: {type(error).__name__}: {error}. It is called without arguments and must return a "
+            "torch.nn.Module."
         ) from error
     if not isinstance(network, nn.Module):
         raise ExportError(f"{word} returned {type(network).__name__}; it must return a torch.nn.Module.")
@@ -93,7 +94,9 @@ def _restore(network: nn.Module, checkpoint: Path) -> None:
     if isinstance(state, dict) and isinstance(state.get("state_dict"), dict):
         state = state["state_dict"]
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise ExportError(f"The checkpoint {checkpoint} holds no state_dict; write it by torch.save(network.state_dict(), path).")
+        raise ExportError(
+            f"The checkpoint {checkpoint} holds no state_dict; write it by torch.save(network.state_dict(), path)."
+        )
     own = network.state_dict()
     wrong = {
         "missing in the checkpoint": sorted(own.keys() - state.keys()),

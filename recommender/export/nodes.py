@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 from onnx import GraphProto, NodeProto, TensorProto, ValueInfoProto, helper, numpy_helper
 
 Array: TypeAlias = npt.NDArray[np.generic]
+Attribute: TypeAlias = int | float | Sequence[int] | GraphProto
 
 
 @dataclass(slots=True)
@@ -57,14 +58,16 @@ class Nodes:
         """A constant float32 scalar."""
         return self.constant(np.array(value, np.float32))
 
-    def op(self, kind: str, *inputs: str, **attributes: Any) -> str:
+    def op(self, kind: str, *inputs: str, **attributes: Attribute) -> str:
         """Add one node with one output and return the output's name."""
         return self.ops(kind, 1, *inputs, **attributes)[0]
 
-    def ops(self, kind: str, outputs: int, *inputs: str, **attributes: Any) -> tuple[str, ...]:
+    def ops(self, kind: str, outputs: int, *inputs: str, **attributes: Attribute) -> tuple[str, ...]:
         """Add one node with several outputs and return their names."""
         names = tuple(self.fresh(kind.lower()) for _ in range(outputs))
-        self.nodes.append(helper.make_node(kind, inputs, names, name=names[0], **attributes))
+        node = helper.make_node(kind, inputs, names, name=names[0])
+        node.attribute.extend(helper.make_attribute(key, value) for key, value in sorted(attributes.items()))
+        self.nodes.append(node)
         return names
 
     def declare(self, name: str, kind: int, shape: tuple[int | str, ...]) -> None:

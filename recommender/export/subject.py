@@ -41,13 +41,13 @@ class Subject:
         size = _run(network, [[0]]).shape[1]
         if size != embeddings.shape[1]:
             raise ExportError(
-                f"The network yields user vectors of {size} numbers and item_embeddings() rows of {embeddings.shape[1]}; "
-                "they must be of one size, since a score is their product."
+                f"The network yields user vectors of {size} numbers and item_embeddings() rows of "
+                f"{embeddings.shape[1]}; they must be of one size, since a score is their product."
             )
         return cls(network, len(embeddings), embeddings, bias, longest)
 
     def scores(self, histories: Sequence[History]) -> tuple[Scores, float]:
-        """The scores of all items [len(histories), items], each history by itself and unpadded; and a bound of |score|."""
+        """The scores of all items [len(histories), items], each history by itself, and a bound of |score|."""
         yielded = np.concatenate([_run(self.network, [history]) for history in histories])
         if self.embeddings is None:
             return yielded, float(np.abs(yielded).max())
@@ -77,7 +77,9 @@ def _run(network: nn.Module, histories: Sequence[History]) -> Scores:
     if yielded.dtype != torch.float32:
         raise ExportError(f"{name} yields {yielded.dtype}; it must yield float32. Call .float() on what it returns.")
     if not torch.isfinite(yielded).all():
-        raise ExportError(f"{name} yields NaN or infinity for the history {list(histories[0])[:10]}; repair or retrain it.")
+        raise ExportError(
+            f"{name} yields NaN or infinity for the history {list(histories[0])[:10]}; repair or retrain it."
+        )
     numbers: Scores = yielded.numpy()
     return numbers
 
