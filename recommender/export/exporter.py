@@ -15,6 +15,7 @@ from recommender.export.check import History, ModelFile, Scores, check_model
 from recommender.export.encoder import OPSET, add_encoder, export_encoder
 from recommender.export.errors import ExportError
 from recommender.export.graph import build_graph, describe
+from recommender.export.lists import Lists
 from recommender.export.load import load_network
 from recommender.export.options import MAX_K, ExportOptions
 from recommender.export.subject import Subject
@@ -35,6 +36,7 @@ def export_model(options: ExportOptions, progress: Progress = lambda _stage, _sh
     progress("building the network", 0.0)
     subject = Subject.of(load_network(options))
     max_k = _max_k(options, subject.items)
+    lists = Lists.read(options.vocabulary, options.fallback, subject.items)
     layout, table = _table(subject)
 
     progress("tracing the network", 0.1)
@@ -79,7 +81,7 @@ def export_model(options: ExportOptions, progress: Progress = lambda _stage, _sh
 
         progress("writing the model", 0.9)
         describe(model, {**metadata, "score_tolerance": f"{tolerance:.6g}"})
-        files = write_model(model, table, path, options.external_data_bytes)
+        files = write_model(model, table, path, options.external_data_bytes) | lists.write(path)
         card = Card(
             name=options.model_name,
             version=options.version,
