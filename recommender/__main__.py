@@ -155,6 +155,13 @@ def export(
     max_k: Annotated[int | None, typer.Option(help="The most a caller may ask for; by default 1000.")] = None,
     coarse: Annotated[str, typer.Option(help="none, or int8 for a coarse table beside the exact one.")] = "none",
     checkpoint: Annotated[Path | None, typer.Option(help="A state_dict written by torch.save.")] = None,
+    vocabulary: Annotated[
+        Path | None, typer.Option(help="The items' keys: a text file, line i the key of item i.")
+    ] = None,
+    fallback: Annotated[
+        Path | None,
+        typer.Option(help="What to recommend where nothing is known: a key (or id) a line, best first."),
+    ] = None,
     name: Annotated[str | None, typer.Option(help="The model's name; by default the network's.")] = None,
     version: Annotated[str, typer.Option(help="The model's version.")] = "1",
     output: Annotated[
@@ -187,6 +194,8 @@ def export(
             max_k=max_k,
             output=output or settings.weights_dir / f"{k}_model.onnx",
             checkpoint=checkpoint,
+            vocabulary=vocabulary,
+            fallback=fallback,
             name=name,
             version=version,
             coarse=coarse,  # type: ignore[arg-type]  # the options check it

@@ -44,6 +44,7 @@ class Card(_Record):
 
     `items` is the size of the catalogue: ids run from 0 to `items - 1`. `default_k` is how many
     recommendations a caller gets who asks for no number, `max_k` the most a caller may ask for.
+    `embedding_size` is 0 where the network yields scores and no user vectors.
     `longest_history` is the most recent items the network reads; None where it reads any number.
     Two rankings are equal when they differ only among items whose scores lie within
     `score_tolerance` of each other.
@@ -54,7 +55,7 @@ class Card(_Record):
     version: Annotated[str, Field(min_length=1, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
     network: str
     items: Annotated[int, Field(ge=1)]
-    embedding_size: Annotated[int, Field(ge=1)]
+    embedding_size: Annotated[int, Field(ge=0)]
     default_k: Annotated[int, Field(ge=1)]
     max_k: Annotated[int, Field(ge=1)]
     longest_history: Annotated[int, Field(ge=1)] | None = None

@@ -74,7 +74,11 @@ def padded(rows: Sequence[Sequence[int]]) -> tuple[Ids, Ids]:
 
 def brute_force(scores: Scores, k: int) -> Ranking:
     """The k best of all scores [batch, items], ties lower id first; -1 and -inf where a row has no more."""
-    ids = np.argsort(-scores, axis=1, kind="stable")[:, :k].astype(np.int64)
+    ids = np.empty((len(scores), k), np.int64)
+    for row, own in enumerate(scores):
+        worst = np.partition(own, own.size - k)[own.size - k]
+        able = np.flatnonzero(own >= worst)
+        ids[row] = able[np.argsort(-own[able], kind="stable")[:k]]
     best = np.take_along_axis(scores, ids, axis=1)
     return Ranking(np.where(np.isneginf(best), -1, ids), best)
 

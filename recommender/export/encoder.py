@@ -7,27 +7,40 @@ import io
 import logging
 import warnings
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 import onnx
+import onnx_ir
 import torch
-from onnx import helper, numpy_helper
+from onnx import helper
 from torch import nn
 
 from recommender.export.errors import ExportError
-from recommender.export.head import TABLE, places
+from recommender.export.head import TABLE
 from recommender.export.nodes import Nodes
-from recommender.export.table import Layout
+
+Vectors = npt.NDArray[np.float32]
 
 OPSET = 18
 # torch fixes a dimension that is 0 or 1 in the example, so the example has neither.
 _EXAMPLE_BATCH, _EXAMPLE_HISTORY = 3, 5
 
 
-def export_encoder(network: nn.Module, longest_history: int | None) -> onnx.ModelProto:
+@dataclass(frozen=True, slots=True)
+class Encoder:
+    """A network's `forward` in ONNX; `tables` names the initializers, left empty, that only look up the item table."""
+
+    model: onnx.ModelProto
+    tables: frozenset[str]
+
+
+def export_encoder(network: nn.Module, longest_history: int | None, embeddings: Vectors | None) -> Encoder:
     """The network's `forward` as an ONNX model with dynamic batch and history.
 
-    Inputs `user_history` int64 [batch, history] and `history_length` int64 [batch]; one output, `user_vectors`.
+    Inputs `user_history` int64 [batch, history] and `history_length` int64 [batch]; one output, the user vectors or
+    the scores. `embeddings` float32 [items, d] are the item table, where the network has one.
     ExportError where torch cannot export the module.
     """
     width = _EXAMPLE_HISTORY if longest_history is None else min(_EXAMPLE_HISTORY, longest_history)
@@ -53,41 +66,55 @@ def export_encoder(network: nn.Module, longest_history: int | None) -> onnx.Mode
             "(user_history [batch, history], history_length [batch]) of any batch and history, without Python branches "
             "on their values."
         ) from error
-    assert program is not None
-    return program.model_proto
+    if program is None:
+        raise ExportError(f"torch exported nothing of {type(network).__name__}.")
+    tables = frozenset() if embeddings is None else _look_ups(program.model, embeddings)
+    return Encoder(onnx_ir.to_proto(program.model), tables)
 
 
-def add_encoder(g: Nodes, encoder: onnx.ModelProto, embeddings: np.ndarray, layout: Layout) -> str:
-    """Add the encoder's nodes to `g`, its look-ups turned to the head's table; returns the user vectors' name."""
-    graph = encoder.graph
-    tables = {
-        tensor.name
-        for tensor in graph.initializer
-        if tuple(tensor.dims) == embeddings.shape and np.array_equal(numpy_helper.to_array(tensor), embeddings)
-    }
-    kept: set[str] = set()
-    for node in graph.node:
+def _look_ups(model: onnx_ir.Model, embeddings: Vectors) -> frozenset[str]:
+    """The initializers that hold the item table and only look up rows of it; they are emptied.
+
+    A table that is used in another way as well stays as a second copy.
+    """
+    found = set()
+    for name, value in model.graph.initializers.items():
+        tensor = value.const_value
+        if tensor is None or tuple(tensor.shape) != embeddings.shape:
+            continue
+        uses = list(value.uses())
+        by_row = all(
+            node.op_type == "Gather" and index == 0 and node.attributes.get_int("axis", 0) == 0 for node, index in uses
+        )
+        if by_row and np.array_equal(tensor.numpy(), embeddings):
+            # Emptied now: protobuf cannot hold a table of two gigabytes.
+            value.const_value = onnx_ir.tensor(np.zeros((1, 1), np.float32), name=name)
+            found.add(name)
+    return frozenset(found)
+
+
+def add_encoder(g: Nodes, encoder: Encoder, *, size: int, columns: int) -> str:
+    """Add the encoder's nodes to `g`, its look-ups turned to the head's table; returns the name of its output.
+
+    Embeddings are the first `size` of the table's `columns`.
+    """
+    graph = encoder.model.graph
+    for original in graph.node:
+        node = onnx.NodeProto()
+        node.CopyFrom(original)
         node.ClearField("metadata_props")  # Holds stack traces and paths of the exporting machine.
         node.ClearField("doc_string")
-        axis = next((attribute.i for attribute in node.attribute if attribute.name == "axis"), 0)
-        if node.op_type == "Gather" and node.input[0] in tables and axis == 0:
-            g.nodes.append(_look_up(g, node, embeddings.shape[1], layout))
-        else:
-            kept.update(tables.intersection(node.input))
-            g.nodes.append(node)
-    # A table that is used in another way than by look-up stays as a second copy.
-    g.initializers.extend(tensor for tensor in graph.initializer if tensor.name not in tables - kept)
+        g.nodes.append(node)
+        if node.op_type != "Gather" or node.input[0] not in encoder.tables:
+            continue
+        node.input[0] = TABLE
+        if columns > size:
+            whole = g.fresh("vectors")
+            bounds = [g.int64(number) for number in (0, size, -1)]
+            g.nodes.append(helper.make_node("Slice", [whole, *bounds], node.output))
+            node.output[0] = whole
+    g.initializers.extend(tensor for tensor in graph.initializer if tensor.name not in encoder.tables)
     return graph.output[0].name
-
-
-def _look_up(g: Nodes, gather: onnx.NodeProto, columns: int, layout: Layout) -> onnx.NodeProto:
-    """The node that replaces `Gather(embeddings, ids)`; what it needs before it is added to `g`."""
-    where = places(g, gather.input[1], layout)
-    if layout.columns == columns:
-        return helper.make_node("GatherND", [TABLE, where], gather.output, name=gather.name)
-    vectors = g.op("GatherND", TABLE, where)
-    bounds = [g.int64(number) for number in (0, columns, -1)]
-    return helper.make_node("Slice", [vectors, *bounds], gather.output, name=gather.name)
 
 
 @contextlib.contextmanager

@@ -8,17 +8,17 @@ from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
-import torch
-from torch import Tensor, nn
 
 from recommender.card import Card, Golden
 from recommender.export.artifact import card_files, drafts, publish, write_model
-from recommender.export.check import History, ModelFile, Scores, check_model, padded
+from recommender.export.check import History, ModelFile, Scores, check_model
 from recommender.export.encoder import OPSET, add_encoder, export_encoder
 from recommender.export.errors import ExportError
-from recommender.export.graph import build_graph
-from recommender.export.network import ReferenceNetwork
+from recommender.export.graph import build_graph, describe
+from recommender.export.lists import Lists
+from recommender.export.load import load_network
 from recommender.export.options import MAX_K, ExportOptions
+from recommender.export.subject import Subject
 from recommender.export.table import Layout, pack
 from recommender.export.ties import check_ties
 
@@ -34,93 +34,81 @@ def export_model(options: ExportOptions, progress: Progress = lambda _stage, _sh
     Raises ExportError where the network, its numbers or the options do not make a model that answers right.
     """
     progress("building the network", 0.0)
-    network = ReferenceNetwork(options.items, options.dim, options.seed)
-    embeddings, bias = _item_vectors(network)
-    items, size = embeddings.shape
-    max_k = _max_k(options, items)
-    longest: int | None = getattr(network, "longest_history", None)
+    subject = Subject.of(load_network(options))
+    max_k = _max_k(options, subject.items)
+    lists = Lists.read(options.vocabulary, options.fallback, subject.items)
+    layout, table = _table(subject)
 
-    progress("tracing the encoder", 0.1)
-    encoder = export_encoder(network, longest)
+    progress("tracing the network", 0.1)
+    encoder = export_encoder(subject.network, subject.longest_history, subject.embeddings)
 
-    progress("checking the head on ties", 0.5)
-    check_ties(items, size, max_k, bias=bias is not None)
+    if layout is not None:
+        progress("checking the head on ties", 0.5)
+        check_ties(layout.items, layout.columns, max_k, bias=subject.bias is not None)
 
     progress("building the graph", 0.6)
-    layout = Layout(items, size + (bias is not None))
-    table = pack(embeddings, bias, layout)
-    histories = _histories(items, longest)
-    scores, scale = _torch_scores(network, embeddings, bias, histories)
+    size = layout.columns - (subject.bias is not None) if layout is not None else 0
     metadata = {
         "name": options.model_name,
         "version": options.version,
         "network": options.network,
-        "items": str(items),
+        "items": str(subject.items),
         "embedding_size": str(size),
         "default_k": str(options.num_recommendations),
         "max_k": str(max_k),
-        "longest_history": "" if longest is None else str(longest),
+        "longest_history": "" if subject.longest_history is None else str(subject.longest_history),
     }
-
-    def build(tolerance: float | None) -> list[Path]:
-        known = metadata if tolerance is None else {**metadata, "score_tolerance": f"{tolerance:.6g}"}
-        model = build_graph(
-            lambda g: add_encoder(g, encoder, embeddings, layout),
-            layout,
-            largest=float(np.abs(table).max()),
-            bias=bias is not None,
-            max_k=max_k,
-            metadata=known,
-        )
-        return write_model(model, table, folder / options.path.name, options.external_data_bytes)
+    model = build_graph(
+        lambda g: add_encoder(g, encoder, size=size, columns=layout.columns if layout is not None else 0),
+        layout,
+        largest=float(max(table.max(), -table.min())) if table is not None else 0.0,
+        bias=subject.bias is not None,
+        metadata=metadata,
+    )
 
     with drafts(options.path) as folder:
+        path = folder / options.path.name
         progress("writing a draft", 0.65)
-        build(None)
+        write_model(model, table, path, options.external_data_bytes)
+
         progress("checking the draft", 0.7)
+        histories = _histories(subject.items, subject.longest_history)
+        scores, scale = subject.scores(histories)
         tolerance = check_model(
-            ModelFile(folder / options.path.name),
-            scores,
-            histories,
-            scale=scale,
-            default_k=options.num_recommendations,
-            max_k=max_k,
+            ModelFile(path), scores, histories, scale=scale, default_k=options.num_recommendations, max_k=max_k
         )
+        tolerance = float(f"{tolerance:.6g}")
+
         progress("writing the model", 0.9)
-        files = build(tolerance)
-        model = ModelFile(folder / options.path.name)
+        describe(model, {**metadata, "score_tolerance": f"{tolerance:.6g}"})
+        files = write_model(model, table, path, options.external_data_bytes) | lists.write(path)
         card = Card(
             name=options.model_name,
             version=options.version,
             network=options.network,
-            items=items,
+            items=subject.items,
             embedding_size=size,
             default_k=options.num_recommendations,
             max_k=max_k,
-            longest_history=longest,
-            score_tolerance=float(f"{tolerance:.6g}"),
+            longest_history=subject.longest_history,
+            score_tolerance=tolerance,
             opset=OPSET,
             exported_by=options.exported_by,
             exported_at=datetime.now(UTC).replace(microsecond=0),
             exported_with={name: version(name) for name in ("torch", "onnx", "onnxruntime", "recommender")},
             files=card_files(files),
-            golden=_golden(model, histories[:3], options.num_recommendations),
+            golden=_golden(ModelFile(path), histories[:3], options.num_recommendations),
         )
         publish(files, card, options.path)
     progress("done", 1.0)
     return options.path
 
 
-def _item_vectors(network: nn.Module) -> tuple[Scores, Scores | None]:
-    """Item embeddings [items, d] and, where the network has one, the item bias [items]."""
-    return _numbers(network, "item_embeddings"), _numbers(network, "item_bias") if hasattr(
-        network, "item_bias"
-    ) else None
-
-
-def _numbers(network: nn.Module, method: str) -> Scores:
-    tensor: Tensor = getattr(network, method)()
-    return tensor.detach().to(torch.float32).contiguous().numpy()
+def _table(subject: Subject) -> tuple[Layout | None, Scores | None]:
+    if subject.embeddings is None:
+        return None, None
+    layout = Layout(subject.items, subject.embeddings.shape[1] + (subject.bias is not None))
+    return layout, pack(subject.embeddings, subject.bias, layout)
 
 
 def _max_k(options: ExportOptions, items: int) -> int:
@@ -139,20 +127,6 @@ def _histories(items: int, longest: int | None) -> list[History]:
     drawn = [random.integers(0, items, min(length, top)).tolist() for length in lengths]
     repeated = [[items - 1, items - 1, 0]]
     return [[item % items for item in history][:top] for history in (*wanted, *repeated, *drawn)]
-
-
-def _torch_scores(
-    network: nn.Module, embeddings: Scores, bias: Scores | None, histories: Sequence[History]
-) -> tuple[Scores, float]:
-    """The network's scores [len(histories), items], each history by itself and unpadded; and the bound of |score|."""
-    with torch.no_grad():
-        vectors = np.concatenate([network(*map(torch.from_numpy, padded([history]))).numpy() for history in histories])
-    scores = vectors @ embeddings.T
-    scale = float(np.linalg.norm(vectors, axis=1).max() * np.linalg.norm(embeddings, axis=1).max())
-    if bias is not None:
-        scores += bias
-        scale += float(np.abs(bias).max())
-    return scores, scale
 
 
 def _golden(model: ModelFile, histories: Sequence[History], k: int) -> tuple[Golden, ...]:

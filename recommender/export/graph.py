@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import types
 from collections.abc import Callable, Mapping
 
 import onnx
@@ -10,6 +11,7 @@ from onnx import TensorProto, helper
 from recommender.export.encoder import OPSET
 from recommender.export.head import add_head
 from recommender.export.nodes import Nodes
+from recommender.export.selection import add_selection
 from recommender.export.table import Layout
 
 IR_VERSION = 10  # ONNX Runtime 1.22 reads it.
@@ -26,19 +28,23 @@ _INPUTS = {
 
 def build_graph(
     encode: Callable[[Nodes], str],
-    layout: Layout,
+    layout: Layout | None,
     *,
-    largest: float,
-    bias: bool,
-    max_k: int,
-    metadata: Mapping[str, str],
+    largest: float = 0.0,
+    bias: bool = False,
+    metadata: Mapping[str, str] = types.MappingProxyType({}),
 ) -> onnx.ModelProto:
     """A whole model but for the table's numbers: initializer `item_table` is declared by the writer.
 
-    `encode` adds the encoder's nodes and returns the name of the user vectors.
+    `encode` adds the encoder's nodes and returns the name of the user vectors; or, where there is no layout, of
+    the scores of all items.
     """
     g = Nodes()
-    ids, scores = add_head(g, encode(g), layout, largest=largest, bias=bias, max_k=max_k)
+    encoded = encode(g)
+    if layout is None:
+        ids, scores = add_selection(g, encoded)
+    else:
+        ids, scores = add_head(g, encoded, layout, largest=largest, bias=bias)
     g.nodes.append(helper.make_node("Identity", [ids], ["recommendations"]))
     g.nodes.append(helper.make_node("Identity", [scores], ["scores"]))
     graph = helper.make_graph(
@@ -50,9 +56,15 @@ def build_graph(
             helper.make_tensor_value_info("scores", _FLOAT, ("batch", "returned")),
         ],
         g.initializers,
+        value_info=g.declared,
     )
     model = helper.make_model(
         graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION, producer_name="recommender"
     )
-    helper.set_model_props(model, {f"recommender.{key}": value for key, value in metadata.items()})
+    describe(model, metadata)
     return model
+
+
+def describe(model: onnx.ModelProto, metadata: Mapping[str, str]) -> None:
+    """Let the file itself tell these facts, for when its card is lost."""
+    helper.set_model_props(model, {f"recommender.{key}": value for key, value in metadata.items()})

@@ -1,9 +1,7 @@
 """The head: user vectors [batch, d] in, exact top-K of the whole item table out, as ONNX nodes.
 
-Selecting K of N scores costs as much as computing them, and a [batch, N] score matrix costs more to write
-than to compute. So the head never holds that matrix: it walks over the table in slabs, multiplies a slab
-with all user vectors (the table on the left, so that it is read as it stands in the file, once, by everybody),
-and keeps only the largest score of each block of items. Then, for each row:
+Selecting K of N scores costs as much as computing them, so the head first takes the largest score of each block of
+items, and then looks only where it must:
 
     the K best items lie in the K blocks with the largest maxima.
 
@@ -11,12 +9,19 @@ Proof: order items by (score down, id up) and blocks by (maximum down, number up
 was not chosen, each of the K chosen blocks holds an item better than x: one with a larger score, or with the
 same score and, its block coming before b, a lower id. So x is not among the K best.
 
-The chosen blocks are put in ascending order, their items scored again by a gathered product, and the K best of these
-selected; TopK prefers the earlier position among equals, which is the lower id. The items after the last full
-block are always among the chosen, last. What is exact: ids and order follow the returned scores; a score computed
-twice may differ in its last bit, far inside the card's `score_tolerance`.
+The chosen blocks are put in ascending order and the K best of their items selected; TopK prefers the earlier position
+among equals, which is the lower id. The items after the last full block are always among the chosen, last.
 
-- `excluded` pairs become -inf inside their slab before the block's maximum is taken, and once more among the chosen.
+There are two ways to the maxima, and the batch decides:
+
+- A small batch multiplies with the whole table at once, which ONNX Runtime has packed for this at load (a second
+  copy in memory, not in the file; `session.disable_prepacking` saves it and costs time).
+- A large batch has a score matrix that costs more to write than to compute. So it walks over the table in slabs, the
+  table on the left, read as it stands in the file, and keeps of each slab the maxima only. The items of the chosen
+  blocks are scored once more; such a score may differ in its last bits from the one that chose the block,
+  far inside the card's `score_tolerance`.
+
+- `excluded` pairs become -inf before a block's maximum is taken.
 - `candidates` are scored by a gathered product and nothing else is read.
 - When K is not small against the number of blocks, all scores are computed and selected from.
 - A user vector that is NaN, infinite or so large that a score would overflow gets no recommendation at all.
@@ -27,15 +32,20 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from onnx import TensorProto, helper
+import numpy.typing as npt
+from onnx import helper
 
 from recommender.export.nodes import Nodes
+from recommender.export.selection import FLOAT, INT64, mask, places, real_candidates, search, select, select_filled
 from recommender.export.table import Layout
 
 TABLE = "item_table"
-INT64, FLOAT, BOOL = TensorProto.INT64, TensorProto.FLOAT, TensorProto.BOOL
-# Above one chosen block in this many, computing everything is faster than gathering the chosen.
+# Above one chosen block in this many, selecting from everything is faster than from the chosen.
 _BLOCKS_PER_K = 8
+# With fewer scores than this in a batch, selecting from everything is fastest.
+_ALWAYS_BLOCKS = 40_000
+# From this many rows on, slabs are faster than one product.
+_SLAB_ROWS = 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,15 +53,26 @@ class _Values:
     """Names of the values that every path reads."""
 
     users: str  # float32 [batch, columns], finite
-    users_left: str  # float32 [columns, batch]
-    k: str  # int64 [1]
     batch: str  # int64 [1]
-    excluded_rows: str  # int64 [nnz]
-    excluded_items: str  # int64 [nnz]
-    any_excluded: str  # bool [1]
+    scores: str  # float32 [batch, rows of the table], masked; without rows where nobody needs it
 
 
-def add_head(g: Nodes, users: str, layout: Layout, *, largest: float, bias: bool, max_k: int) -> tuple[str, str]:
+@dataclass(frozen=True, slots=True)
+class _Pairs:
+    """Names of the parts of `excluded`."""
+
+    rows: str  # int64 [nnz]
+    items: str  # int64 [nnz]
+    any: str  # bool [1]
+
+    @classmethod
+    def of(cls, g: Nodes) -> _Pairs:
+        """Take the input apart."""
+        rows, items = (g.op("Gather", "excluded", g.constant(np.array(column)), axis=1) for column in (0, 1))
+        return cls(rows, items, g.op("Greater", g.op("Shape", "excluded", start=0, end=1), g.int64(0)))
+
+
+def add_head(g: Nodes, users: str, layout: Layout, *, largest: float, bias: bool) -> tuple[str, str]:
     """Add the head to `g` and return the names of `recommendations` and `scores`.
 
     `users` is float32 [batch, d]; the graph has the inputs `k`, `excluded`, `candidates` and
@@ -69,216 +90,199 @@ def add_head(g: Nodes, users: str, layout: Layout, *, largest: float, bias: bool
         one = g.constant(np.ones((1, 1), np.float32))
         column = g.op("Expand", one, g.op("Concat", batch, g.int64(1), axis=0))
         users = g.op("Concat", users, column, axis=1)
-    rows, items = g.ops("Split", 2, "excluded", axis=1, num_outputs=2)
-    flat = g.int64(-1)
-    values = _Values(
-        users=users,
-        users_left=g.op("Transpose", users, perm=[1, 0]),
-        k="k",
-        batch=batch,
-        excluded_rows=g.op("Reshape", rows, flat),
-        excluded_items=g.op("Reshape", items, flat),
-        any_excluded=g.op("Greater", g.op("Shape", "excluded", start=0, end=1), g.int64(0)),
-    )
+    no_candidates = g.op("Equal", g.op("Shape", "candidates", start=1, end=2), g.int64(0))
     few_blocks = layout.full_blocks // _BLOCKS_PER_K
+    few = g.op("LessOrEqual", "k", g.int64(few_blocks))
+    at_once = no_candidates
+    if layout.slabs > 1:
+        small = g.op("Or", g.op("Less", batch, g.int64(_SLAB_ROWS)), g.op("Not", few))
+        at_once = g.op("And", no_candidates, small)
+    values = _Values(users=users, batch=batch, scores=_all_scores(g, users, at_once, layout))
+    by_block = few
+    if layout.items < _ALWAYS_BLOCKS:
+        by_block = g.op("And", few, g.op("GreaterOrEqual", batch, g.int64(-(-_ALWAYS_BLOCKS // layout.items))))
 
-    def whole_catalogue(inner: Nodes) -> tuple[str, ...]:
+    def from_scores(inner: Nodes) -> tuple[str, ...]:
         if few_blocks < 1:
             return _from_all(inner, values, layout)
-        if max_k <= few_blocks:
-            return _from_blocks(inner, values, layout)
         return inner.choose(
-            inner.op("LessOrEqual", "k", inner.int64(few_blocks)),
+            by_block,
             lambda body: _from_blocks(body, values, layout),
             lambda body: _from_all(body, values, layout),
             (INT64, FLOAT),
         )
 
+    def whole_catalogue(inner: Nodes) -> tuple[str, ...]:
+        if layout.slabs == 1:
+            return from_scores(inner)
+        return inner.choose(at_once, from_scores, lambda body: _from_slabs(body, values, layout), (INT64, FLOAT))
+
     ids, scores = g.choose(
-        g.op("Greater", g.op("Shape", "candidates", start=1, end=2), g.int64(0)),
-        lambda inner: _from_candidates(inner, values, layout),
-        whole_catalogue,
-        (INT64, FLOAT),
+        no_candidates, whole_catalogue, lambda inner: _from_candidates(inner, values, layout), (INT64, FLOAT)
     )
     lowest = g.float32(-np.inf)
     scores = g.op("Where", sound, scores, lowest)
     return g.op("Where", g.op("Equal", scores, lowest), g.int64(-1), ids), scores
 
 
+def _all_scores(g: Nodes, users: str, wanted: str, layout: Layout) -> str:
+    """Scores of every item, masked: float32 [batch, rows of the table]; where they are not wanted, [0, rows].
+
+    Stands outside of every If: ONNX Runtime packs a table only for a product at the top level, and masks in place only
+    what was made beside it.
+    """
+    pairs = "excluded"
+    if layout.slabs > 1:  # One slab's scores cost less than to ask whether they are wanted.
+        zero, last = g.int64(0), g.int64(np.iinfo(np.int64).max)
+        end = g.op("Where", wanted, last, zero)
+        users, pairs = (g.op("Slice", rows, zero, end, zero) for rows in (users, pairs))
+    scores = g.op("Gemm", users, TABLE, transB=1)
+    masked = mask(g, scores, pairs)
+    # Only values of the same declared shape share memory: without this the mask copies all scores.
+    for name in (scores, masked):
+        g.declare(name, FLOAT, ("scored", layout.rows))
+    return masked
+
+
+def _from_all(g: Nodes, values: _Values, layout: Layout) -> tuple[str, str]:
+    """Top-K from all scores."""
+    best, ids = g.ops("TopK", 2, _first(g, values.scores, layout.items, of=layout.rows), "k", axis=1)
+    return ids, best
+
+
 def _from_blocks(g: Nodes, values: _Values, layout: Layout) -> tuple[str, str]:
-    """Top-K by block maxima; `k` is at most the number of full blocks."""
+    """Top-K from the blocks with the largest maxima, all scores being there."""
+    by_block = g.op("Reshape", values.scores, g.int64(0, -1, layout.block))
+    maxima = g.op("ReduceMax", by_block, g.int64(2), keepdims=0)
+    blocks = _choose_blocks(g, _first(g, maxima, layout.full_blocks, of=layout.rows // layout.block))
+    place = g.op("Unsqueeze", blocks, g.int64(-1))
+    chosen = g.op("Reshape", g.op("GatherND", by_block, place, batch_dims=1), g.int64(0, -1))
+    if layout.tail:
+        start, end = layout.items - layout.tail, layout.items
+        tail = g.op("Slice", values.scores, g.int64(start), g.int64(end), g.int64(1))
+        chosen = g.op("Concat", chosen, tail, axis=1)
+    return select(g, _chosen_ids(g, blocks, values, layout), chosen, "k")
+
+
+def _from_slabs(g: Nodes, values: _Values, layout: Layout) -> tuple[str, str]:
+    """Top-K from the blocks with the largest maxima, found slab by slab; the items of these are scored again."""
+    pairs = _Pairs.of(g)
     (maxima,) = g.choose(
-        values.any_excluded,
-        lambda inner: (_block_maxima(inner, values, layout, mask=True),),
-        lambda inner: (_block_maxima(inner, values, layout, mask=False),),
+        pairs.any,
+        lambda body: (_slab_maxima(body, values, layout, pairs),),
+        lambda body: (_slab_maxima(body, values, layout, None),),
         (FLOAT,),
     )
-    _, chosen = g.ops("TopK", 2, maxima, values.k, axis=1, sorted=0)
-    blocks, _ = g.ops("TopK", 2, chosen, values.k, axis=1, largest=0)
-    last = g.int64(-1)
-    place = [g.op("Unsqueeze", g.op(kind, blocks, g.int64(layout.blocks)), last) for kind in ("Div", "Mod")]
-    vectors = g.op("GatherND", TABLE, g.op("Concat", *place, axis=2))  # [batch, k, block, columns]
-    vectors = g.op("Reshape", vectors, g.int64(0, -1, layout.columns))
-    scores = g.op("Squeeze", g.op("MatMul", vectors, g.op("Unsqueeze", values.users, last)), last)
-    first = g.op("Unsqueeze", g.op("Mul", blocks, g.int64(layout.block)), last)
-    within = g.constant(np.arange(layout.block, dtype=np.int64).reshape(1, 1, -1))
-    ids = g.op("Reshape", g.op("Add", first, within), g.int64(0, -1))
-    tail = np.arange(layout.full_blocks * layout.block, layout.items, dtype=np.int64)
-    if tail.size:
-        where = g.constant(np.stack(np.unravel_index(tail, layout.shape[:3]), axis=1).astype(np.int64))
-        scores = g.op("Concat", scores, _product(g, values.users, g.op("GatherND", TABLE, where)), axis=1)
-        ids = g.op("Concat", ids, _each_row(g, values, tail), axis=1)
+    blocks = _choose_blocks(g, maxima)
+    vectors = g.op("Gather", _view(g, values, -1, layout.block * layout.columns), blocks, axis=0)
+    scores = _gathered_product(g, g.op("Reshape", vectors, g.int64(0, -1, layout.columns)), values.users)
+    if layout.tail:
+        tail = g.constant(np.arange(layout.items - layout.tail, layout.items, dtype=np.int64))
+        more = g.op("Gemm", values.users, g.op("Gather", TABLE, tail, axis=0), transB=1)
+        scores = g.op("Concat", scores, more, axis=1)
 
-    def masked(inner: Nodes) -> tuple[str]:
+    def masked(body: Nodes) -> tuple[str]:
         known = blocks
-        if tail.size:
-            known = inner.op("Concat", blocks, _each_row(inner, values, np.array([layout.full_blocks])), axis=1)
-        block = inner.op("Div", values.excluded_items, inner.int64(layout.block))
-        slot, found = _search(inner, known, values.excluded_rows, block)
-        place = inner.op("Mul", slot, inner.int64(layout.block))
-        place = inner.op("Add", place, inner.op("Mod", values.excluded_items, inner.int64(layout.block)))
-        return (_mask(inner, scores, (values.excluded_rows, place), keep=found),)
+        if layout.tail:
+            known = body.op("Concat", blocks, _each_row(body, values, np.array([layout.full_blocks])), axis=1)
+        size = body.int64(layout.block)
+        slot, found = search(body, known, pairs.rows, body.op("Div", pairs.items, size))
+        place = body.op("Add", body.op("Mul", slot, size), body.op("Mod", pairs.items, size))
+        return (mask(body, scores, places(body, pairs.rows, place), keep=found),)
 
-    (scores,) = g.choose(values.any_excluded, masked, lambda _: (scores,), (FLOAT,))
-    return _select(g, ids, scores, values.k)
+    (scores,) = g.choose(pairs.any, masked, lambda _: (scores,), (FLOAT,))
+    return select(g, _chosen_ids(g, blocks, values, layout), scores, "k")
 
 
-def _block_maxima(g: Nodes, values: _Values, layout: Layout, *, mask: bool) -> str:
+def _slab_maxima(g: Nodes, values: _Values, layout: Layout, pairs: _Pairs | None) -> str:
     """The largest score of each full block, float32 [batch, full_blocks], slab by slab."""
 
     def body(inner: Nodes) -> tuple[str]:
-        scores = inner.op("MatMul", slab.name, values.users_left)  # [blocks, block, batch]
-        if mask:
-            local = inner.op("Sub", values.excluded_items, start.name)
+        scores = inner.op("MatMul", slab.name, users)  # [blocks, block, batch]
+        if pairs is not None:
+            local = inner.op("Sub", pairs.items, start.name)
             inside = inner.op(
                 "And",
                 inner.op("GreaterOrEqual", local, inner.int64(0)),
                 inner.op("Less", local, inner.int64(layout.blocks * layout.block)),
             )
             place = [inner.op(kind, local, inner.int64(layout.block)) for kind in ("Div", "Mod")]
-            scores = _mask(inner, scores, (*place, values.excluded_rows), keep=inside)
+            masked = mask(inner, scores, places(inner, *place, pairs.rows), keep=inside)
+            for name in (scores, masked):
+                inner.declare(name, FLOAT, (layout.blocks, layout.block, "batch"))
+            scores = masked
         return (inner.op("ReduceMax", scores, inner.int64(1), keepdims=0),)
 
-    slab = helper.make_tensor_value_info(g.fresh("slab"), FLOAT, layout.shape[1:])
+    users = g.op("Transpose", values.users, perm=[1, 0])
+    shape = (layout.blocks, layout.block, layout.columns)
+    slab = helper.make_tensor_value_info(g.fresh("slab"), FLOAT, shape)
     start = helper.make_tensor_value_info(g.fresh("start"), INT64, [])
-    scanned, inputs = [TABLE], [slab]
-    if mask:
+    scanned, inputs = [_view(g, values, layout.slabs, *shape)], [slab]
+    if pairs is not None:
         scanned.append(g.constant(np.arange(layout.slabs, dtype=np.int64) * (layout.blocks * layout.block)))
         inputs.append(start)
     maxima = g.op("Scan", *scanned, num_scan_inputs=len(inputs), body=g.subgraph("slab", body, (FLOAT,), inputs))
     maxima = g.op("Reshape", maxima, g.op("Concat", g.int64(-1), values.batch, axis=0))
-    if layout.slabs * layout.blocks > layout.full_blocks:
-        maxima = g.op("Slice", maxima, g.int64(0), g.int64(layout.full_blocks), g.int64(0))
-    return g.op("Transpose", maxima, perm=[1, 0])
+    return _first(g, g.op("Transpose", maxima, perm=[1, 0]), layout.full_blocks, of=layout.slabs * layout.blocks)
 
 
-def _from_all(g: Nodes, values: _Values, layout: Layout) -> tuple[str, str]:
-    """Top-K of all scores."""
-    scores = g.op("MatMul", TABLE, values.users_left)
-    scores = g.op("Reshape", scores, g.op("Concat", g.int64(-1), values.batch, axis=0))
-    if layout.padded_items > layout.items:
-        scores = g.op("Slice", scores, g.int64(0), g.int64(layout.items), g.int64(0))
-    scores = _mask(g, g.op("Transpose", scores, perm=[1, 0]), (values.excluded_rows, values.excluded_items))
-    best, ids = g.ops("TopK", 2, scores, values.k, axis=1)
-    return ids, best
+def _view(g: Nodes, values: _Values, *shape: int) -> str:
+    """The table in another shape, in place.
+
+    The shape must look unknown until the batch is there: ONNX Runtime folds a Reshape of constants at load, and that
+    would be one more copy of the table.
+    """
+    nothing = g.op("Sub", values.batch, values.batch)
+    return g.op("Reshape", TABLE, g.op("Add", g.int64(*shape), nothing))
+
+
+def _choose_blocks(g: Nodes, maxima: str) -> str:
+    """The `k` blocks with the largest maxima, in ascending order: int64 [batch, k]."""
+    _, chosen = g.ops("TopK", 2, maxima, "k", axis=1, sorted=0)
+    return g.ops("TopK", 2, chosen, "k", axis=1, largest=0)[0]
+
+
+def _chosen_ids(g: Nodes, blocks: str, values: _Values, layout: Layout) -> str:
+    """The items of the chosen blocks and of the tail: int64 [batch, k * block + tail]."""
+    first = g.op("Unsqueeze", g.op("Mul", blocks, g.int64(layout.block)), g.int64(-1))
+    within = g.constant(np.arange(layout.block, dtype=np.int64).reshape(1, 1, -1))
+    ids = g.op("Reshape", g.op("Add", first, within), g.int64(0, -1))
+    if layout.tail:
+        tail = np.arange(layout.items - layout.tail, layout.items)
+        ids = g.op("Concat", ids, _each_row(g, values, tail), axis=1)
+    return ids
+
+
+def _first(g: Nodes, rows: str, width: int, *, of: int) -> str:
+    """The first `width` of the `of` columns."""
+    return rows if width == of else g.op("Slice", rows, g.int64(0), g.int64(width), g.int64(1))
 
 
 def _from_candidates(g: Nodes, values: _Values, layout: Layout) -> tuple[str, str]:
-    """Top-K of each row's own candidates, which are ascending; the tail is -inf."""
+    """Top-K of each row's own candidates, which are ascending."""
     ids = "candidates"
-    last = g.int64(-1)
-    vectors = g.op("GatherND", TABLE, places(g, ids, layout))  # [batch, c, columns]
-    scores = g.op("Squeeze", g.op("MatMul", vectors, g.op("Unsqueeze", values.users, last)), last)
-    width = g.op("Shape", ids, start=1, end=2)
-    zero, one = (g.constant(np.array(number, np.int64)) for number in (0, 1))
-    column = g.op("Range", zero, g.op("Squeeze", width), one)
-    real = g.op("Less", column, g.op("Unsqueeze", "candidates_length", last))
+    scores = _gathered_product(g, g.op("Gather", TABLE, ids, axis=0), values.users)
+    real = real_candidates(g)
     scores = g.op("Where", real, scores, g.float32(-np.inf))
 
     def masked(inner: Nodes) -> tuple[str]:
         # Padding breaks the ascending order, so it is read as larger than any id.
         known = inner.op("Where", real, ids, inner.int64(layout.items))
-        place, found = _search(inner, known, values.excluded_rows, values.excluded_items)
-        return (_mask(inner, scores, (values.excluded_rows, place), keep=found),)
+        place, found = search(inner, known, pairs.rows, pairs.items)
+        return (mask(inner, scores, places(inner, pairs.rows, place), keep=found),)
 
-    (scores,) = g.choose(values.any_excluded, masked, lambda _: (scores,), (FLOAT,))
-    filler = g.op("Expand", g.float32(-np.inf), g.op("Concat", values.batch, values.k, axis=0))
-    scores = g.op("Concat", scores, filler, axis=1)
-    ids = g.op("Concat", ids, g.op("Expand", g.int64(-1), g.op("Shape", filler)), axis=1)
-    return _select(g, ids, scores, values.k)
+    pairs = _Pairs.of(g)
+    (scores,) = g.choose(pairs.any, masked, lambda _: (scores,), (FLOAT,))
+    return select_filled(g, ids, scores, values.batch)
 
 
-def places(g: Nodes, ids: str, layout: Layout) -> str:
-    """Where these items stand in the table: ids int64 [...] → int64 [..., 3], ready for GatherND."""
+def _gathered_product(g: Nodes, vectors: str, users: str) -> str:
+    """Scores [batch, m] of each row's own item vectors [batch, m, columns]."""
     last = g.int64(-1)
-    block = g.op("Div", ids, g.int64(layout.block))
-    parts = (
-        g.op("Div", block, g.int64(layout.blocks)),
-        g.op("Mod", block, g.int64(layout.blocks)),
-        g.op("Mod", ids, g.int64(layout.block)),
-    )
-    return g.op("Concat", *(g.op("Unsqueeze", part, last) for part in parts), axis=-1)
+    return g.op("Squeeze", g.op("MatMul", vectors, g.op("Unsqueeze", users, last)), last)
 
 
-def _select(g: Nodes, ids: str, scores: str, k: str) -> tuple[str, str]:
-    """The k best of `scores` with their `ids`, both [batch, m]."""
-    best, position = g.ops("TopK", 2, scores, k, axis=1)
-    return g.op("GatherElements", ids, position, axis=1), best
-
-
-def _product(g: Nodes, users: str, vectors: str) -> str:
-    """Scores [batch, m] of item vectors [m, columns]."""
-    return g.op("MatMul", users, g.op("Transpose", vectors, perm=[1, 0]))
-
-
-def _each_row(g: Nodes, values: _Values, row: np.ndarray) -> str:
+def _each_row(g: Nodes, values: _Values, row: npt.NDArray[np.int64]) -> str:
     """The same row for every row of the batch: int64 [batch, len(row)]."""
     width = g.op("Concat", values.batch, g.int64(len(row)), axis=0)
     return g.op("Expand", g.constant(row.astype(np.int64).reshape(1, -1)), width)
-
-
-def _mask(g: Nodes, scores: str, place: tuple[str, ...], keep: str | None = None) -> str:
-    """Put -inf at these places, given as one int64 [nnz] per axis; of those only where `keep` is true."""
-    last = g.int64(-1)
-    indices = g.op("Concat", *(g.op("Unsqueeze", axis, last) for axis in place), axis=1)
-    if keep is not None:
-        indices = g.op("Compress", indices, keep, axis=0)
-    lowest = g.op("Expand", g.float32(-np.inf), g.op("Shape", indices, start=0, end=1))
-    return g.op("ScatterND", scores, indices, lowest)
-
-
-def _search(g: Nodes, known: str, rows: str, sought: str) -> tuple[str, str]:
-    """Binary search in `known` int64 [batch, m], ascending in each row: `sought` [nnz] in `rows` [nnz].
-
-    Returns the column, int64 [nnz], and whether `sought` stands there, bool [nnz].
-    """
-    last, two = g.int64(-1), g.int64(2)
-    width = g.op("Shape", known, start=1, end=2)
-    end = g.op("Sub", width, g.int64(1))
-    low = g.op("Expand", g.int64(0), g.op("Shape", sought))
-    high = g.op("Expand", end, g.op("Shape", sought))
-    bits = g.op("Ceil", g.op("Div", g.op("Log", g.op("Cast", width, to=FLOAT)), g.float32(float(np.log(2)))))
-    steps = g.op("Squeeze", g.op("Add", g.op("Cast", bits, to=INT64), g.int64(1)))
-
-    def at(inner: Nodes, column: str) -> str:
-        pairs = [inner.op("Unsqueeze", part, last) for part in (rows, column)]
-        return inner.op("GatherND", known, inner.op("Concat", *pairs, axis=1))
-
-    step = helper.make_tensor_value_info(g.fresh("step"), INT64, [])
-    go_on = helper.make_tensor_value_info(g.fresh("go_on"), BOOL, [])
-    lows = helper.make_tensor_value_info(g.fresh("low"), INT64, [None])
-    highs = helper.make_tensor_value_info(g.fresh("high"), INT64, [None])
-
-    def halve(inner: Nodes) -> tuple[str, ...]:
-        middle = inner.op("Div", inner.op("Add", lows.name, highs.name), two)
-        right = inner.op("Less", at(inner, middle), sought)
-        upper = inner.op("Min", inner.op("Add", middle, inner.int64(1)), end)
-        return (
-            go_on.name,
-            inner.op("Where", right, upper, lows.name),
-            inner.op("Where", right, highs.name, middle),
-        )
-
-    body = g.subgraph("halve", halve, (BOOL, INT64, INT64), (step, go_on, lows, highs))
-    column, _ = g.ops("Loop", 2, steps, "", low, high, body=body)
-    return column, g.op("Equal", at(g, column), sought)

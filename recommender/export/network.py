@@ -1,18 +1,19 @@
 """Networks: what an exportable torch module must offer, and the reference network.
 
 A network turns histories into user vectors; an item's score is the product of the user's vector with the item's
-embedding, plus the item's bias where there is one. The head does that part, so a network never sees its own scores.
+embedding, plus the item's bias where there is one. The head does that part, so such a network never sees its own
+scores. A module without `item_embeddings` is taken to yield the scores of all items itself, float32 [batch, items]: it
+is served too, without what the head gains.
 """
 
 from __future__ import annotations
 
-from typing import Protocol, runtime_checkable
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
 
-@runtime_checkable
 class Network(Protocol):
     """What an exportable module offers besides being a `torch.nn.Module`.
 
@@ -37,6 +38,12 @@ def real_items(user_history: Tensor, history_length: Tensor) -> Tensor:
     """Which entries of the history are not padding: bool [batch, history]."""
     column = torch.arange(user_history.shape[1], device=user_history.device)
     return column[None, :] < history_length[:, None]
+
+
+def last_state(states: Tensor, history_length: Tensor) -> Tensor:
+    """The state at each row's last real item: states [batch, history, d] → [batch, d]."""
+    last = (history_length.clamp(min=1) - 1)[:, None, None].expand(-1, 1, states.shape[2])
+    return states.gather(1, last).squeeze(1)
 
 
 class ReferenceNetwork(nn.Module):

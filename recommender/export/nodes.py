@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 from onnx import GraphProto, NodeProto, TensorProto, ValueInfoProto, helper, numpy_helper
 
 Array: TypeAlias = npt.NDArray[np.generic]
+Attribute: TypeAlias = int | float | Sequence[int] | GraphProto
 
 
 @dataclass(slots=True)
@@ -27,6 +28,7 @@ class Nodes:
 
     def __init__(self, shared: _Shared | None = None) -> None:
         self.nodes: list[NodeProto] = []
+        self.declared: list[ValueInfoProto] = []
         self._shared = _Shared() if shared is None else shared
 
     @property
@@ -56,15 +58,21 @@ class Nodes:
         """A constant float32 scalar."""
         return self.constant(np.array(value, np.float32))
 
-    def op(self, kind: str, *inputs: str, **attributes: Any) -> str:
+    def op(self, kind: str, *inputs: str, **attributes: Attribute) -> str:
         """Add one node with one output and return the output's name."""
         return self.ops(kind, 1, *inputs, **attributes)[0]
 
-    def ops(self, kind: str, outputs: int, *inputs: str, **attributes: Any) -> tuple[str, ...]:
+    def ops(self, kind: str, outputs: int, *inputs: str, **attributes: Attribute) -> tuple[str, ...]:
         """Add one node with several outputs and return their names."""
         names = tuple(self.fresh(kind.lower()) for _ in range(outputs))
-        self.nodes.append(helper.make_node(kind, inputs, names, name=names[0], **attributes))
+        node = helper.make_node(kind, inputs, names, name=names[0])
+        node.attribute.extend(helper.make_attribute(key, value) for key, value in sorted(attributes.items()))
+        self.nodes.append(node)
         return names
+
+    def declare(self, name: str, kind: int, shape: tuple[int | str, ...]) -> None:
+        """Say what shape a value has where ONNX cannot infer it."""
+        self.declared.append(helper.make_tensor_value_info(name, kind, shape))
 
     def choose(
         self,
@@ -96,4 +104,4 @@ class Nodes:
         # An output must be made inside: Identity covers a value that the body merely passes on.
         results = [result if result in made else inner.op("Identity", result) for result in results]
         outputs = [helper.make_tensor_value_info(*pair, None) for pair in zip(results, types, strict=True)]
-        return helper.make_graph(inner.nodes, name, list(inputs), outputs)
+        return helper.make_graph(inner.nodes, name, list(inputs), outputs, value_info=inner.declared)

@@ -22,7 +22,9 @@ class ExportOptions:
     `network` is "reference", "sasrec", "gru4rec" or "module:factory"; `items`, `dim`, `seed`, `layers`, `heads`
     and `longest_history` shape the first three and are ignored by a factory, which brings its own. The file
     is `output`, or `weights/{num_recommendations}_model.onnx`. `max_k` is the most a caller may ask
-    for; None means `min(items, 1000)`. `checkpoint` is a `state_dict` written by `torch.save`. A
+    for; None means `min(items, 1000)`. `checkpoint` is a `state_dict` written by `torch.save`.
+    `vocabulary` is a text file with the items' keys, line i the key of item i; `fallback` is one with what to
+    recommend where nothing is known, best first: a key a line where there is a vocabulary, else an item id. A
     table of at least `external_data_bytes` goes into a file of its own beside the model.
 
     Raises ExportError where a number or a name makes no sense by itself.
@@ -39,6 +41,8 @@ class ExportOptions:
     max_k: int | None = None
     output: Path | None = None
     checkpoint: Path | None = None
+    vocabulary: Path | None = None
+    fallback: Path | None = None
     name: str | None = None
     version: str = "1"
     exported_by: str = "recommender export"

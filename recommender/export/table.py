@@ -1,7 +1,7 @@
-"""The item table as it stands in a model file: slabs of blocks of items, one copy for every use.
+"""The item table as it stands in a model file: one row an item, one copy for every use.
 
-The table is float32 [slabs, blocks, block, columns]. Item i is row `i % block` of block `i // block`; a slab is
-the piece whose scores one step of the head computes. Items are padded with zero rows up to whole slabs.
+The table is float32 [rows, columns]. Row i is item i; after the last item come zero rows up to whole slabs. A block
+is the items whose largest score the head keeps; a slab is the blocks whose scores it computes in one step.
 An item bias is one more column, which meets a user vector that ends in 1.
 """
 
@@ -14,27 +14,33 @@ import numpy.typing as npt
 
 from recommender.export.errors import ExportError
 
-BLOCK = 32
 _SLAB_ITEMS = 65_536
+# The larger the catalogue, the more there is to select from and the less a chosen block matters.
+_BLOCK, _LARGE_BLOCK, _LARGE_CATALOGUE = 32, 64, 200_000
 
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """Where item i stands in a table of this many items; `columns` counts a bias column too."""
+    """How a table of this many items is cut; `columns` counts a bias column too."""
 
     items: int
     columns: int
-    block: int = BLOCK
-    slab_items: int = _SLAB_ITEMS
+
+    @property
+    def block(self) -> int:
+        """Items in one block: a size that leaves no tail, where there is one near the best."""
+        best = _BLOCK if self.items < _LARGE_CATALOGUE else _LARGE_BLOCK
+        near = (best, *range(best + 8, best * 3 // 2 + 1, 8), *range(best - 8, best // 2, -8))
+        return next((size for size in near if self.items % size == 0), best)
 
     @property
     def slabs(self) -> int:
         """Slabs in the table; all are equal."""
-        return -(-self.items // self.slab_items)
+        return -(-self.items // _SLAB_ITEMS)
 
     @property
     def blocks(self) -> int:
-        """Blocks in one slab; chosen so that slabs are equal and padding stays below one block a slab."""
+        """Blocks in one slab, the fewest that do, so that padding stays below one block a slab."""
         return -(-self.items // (self.slabs * self.block))
 
     @property
@@ -43,14 +49,14 @@ class Layout:
         return self.items // self.block
 
     @property
-    def padded_items(self) -> int:
+    def rows(self) -> int:
         """Rows of the table, padding included."""
         return self.slabs * self.blocks * self.block
 
     @property
-    def shape(self) -> tuple[int, int, int, int]:
-        """Shape of the table."""
-        return self.slabs, self.blocks, self.block, self.columns
+    def tail(self) -> int:
+        """Items after the last full block."""
+        return self.items % self.block
 
 
 def pack(
@@ -64,8 +70,8 @@ def pack(
                 f"The {name} hold NaN or infinity for {len(rows)} of {len(values)} items (the first: item {rows[0]}); "
                 "a model must score every item with a finite number. Repair or retrain it, then export again."
             )
-    table = np.zeros((layout.padded_items, layout.columns), np.float32)
+    table = np.zeros((layout.rows, layout.columns), np.float32)
     table[: layout.items, : embeddings.shape[1]] = embeddings
     if bias is not None:
         table[: layout.items, -1] = bias
-    return table.reshape(layout.shape)
+    return table

@@ -1,0 +1,94 @@
+"""The lists beside a model: the items' keys, and what to recommend where nothing is known."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from recommender.export.artifact import Files
+from recommender.export.errors import ExportError
+from recommender.fallback import write_fallback
+from recommender.vocabulary import write_vocabulary
+
+
+@dataclass(frozen=True, slots=True)
+class Lists:
+    """The key of each item, in the order of ids, and a fallback list of item ids, best first; None where not given."""
+
+    keys: tuple[str, ...] | None
+    fallback: tuple[int, ...] | None
+
+    @classmethod
+    def read(cls, vocabulary: Path | None, fallback: Path | None, items: int) -> Lists:
+        """Read both text files for a catalogue of `items` items.
+
+        The fallback list has a key a line where there is a vocabulary, else an item id. Raises ExportError where a
+        file cannot be read, has not one key for each item, or names an item twice or one that there is not.
+        """
+        ids: dict[str, int] | None = None
+        if vocabulary is not None:
+            lines = _lines(vocabulary)
+            if len(lines) != items:
+                raise ExportError(
+                    f"{vocabulary} has {len(lines)} keys and the catalogue {items} items; give one key a line, "
+                    "line i the key of item i."
+                )
+            ids = {key: item for item, key in enumerate(lines)}
+        return cls(
+            keys=None if ids is None else tuple(ids),
+            fallback=None if fallback is None else _ids(fallback, ids, items),
+        )
+
+    def write(self, model: Path) -> Files:
+        """Write what there is beside the model file; returns the files."""
+        files: Files = {}
+        if self.keys is not None:
+            path = model.with_suffix(".keys")
+            write_vocabulary(self.keys, path)
+            files[path] = "vocabulary"
+        if self.fallback is not None:
+            path = model.with_suffix(".fallback.txt")
+            write_fallback(self.fallback, path)
+            files[path] = "fallback"
+        return files
+
+
+def _ids(path: Path, known: Mapping[str, int] | None, items: int) -> tuple[int, ...]:
+    found: dict[int, int] = {}
+    for number, line in enumerate(_lines(path), 1):
+        if known is not None:
+            item = known.get(line)
+            expected = "a key of the vocabulary"
+        else:
+            item = int(line) if line.isascii() and line.isdecimal() and int(line) < items else None
+            expected = f"an item id from 0 to {items - 1}"
+        if item is None:
+            raise ExportError(f"{path}, line {number}: {line!r} is not {expected}; give one a line, best first.")
+        if item in found:
+            raise ExportError(f"{path}, line {number}: item {item} stands in line {found[item]} already; give it once.")
+        found[item] = number
+    return tuple(found)
+
+
+def _lines(path: Path) -> list[str]:
+    """The lines of a text file, each of them once and none empty."""
+    try:
+        text = path.read_text(encoding="utf-8-sig").removesuffix("\n")
+    except UnicodeDecodeError as error:
+        raise ExportError(
+            f"{path} is not UTF-8 text: {error.reason} at byte {error.start}; save it as UTF-8."
+        ) from error
+    except OSError as error:
+        raise ExportError(f"{path} cannot be read: {error.strerror or error}; give a text file.") from error
+    if not text:
+        raise ExportError(f"{path} is empty; give one entry a line, or leave it out.")
+    lines = text.split("\n")
+    seen: dict[str, int] = {}
+    for number, line in enumerate(lines, 1):
+        if not line:
+            raise ExportError(f"{path}, line {number} is empty; every line names one item.")
+        if line in seen:
+            raise ExportError(f"{path}, line {number}: {line!r} stands in line {seen[line]} already; give it once.")
+        seen[line] = number
+    return lines

@@ -1,0 +1,105 @@
+"""Selection: masking, finding and selecting scores, and top-K over scores that a network yields itself."""
+
+from __future__ import annotations
+
+import numpy as np
+from onnx import TensorProto, helper
+
+from recommender.export.nodes import Nodes
+
+INT64, FLOAT, BOOL = TensorProto.INT64, TensorProto.FLOAT, TensorProto.BOOL
+
+
+def add_selection(g: Nodes, scores: str) -> tuple[str, str]:
+    """Add top-K over scores that a network yields itself, float32 [batch, items]; the same inputs and outputs.
+
+    A score that is not a number counts as -inf.
+    """
+    lowest = g.float32(-np.inf)
+    scores = g.op("Where", g.op("IsNaN", scores), lowest, scores)
+    scores = mask(g, scores, "excluded")
+    batch = g.op("Shape", scores, start=0, end=1)
+
+    def from_candidates(inner: Nodes) -> tuple[str, str]:
+        own = inner.op("GatherElements", scores, "candidates", axis=1)
+        own = inner.op("Where", real_candidates(inner), own, inner.float32(-np.inf))
+        return select_filled(inner, "candidates", own, batch)
+
+    def from_all(inner: Nodes) -> tuple[str, str]:
+        best, ids = inner.ops("TopK", 2, scores, "k", axis=1)
+        return ids, best
+
+    some = g.op("Greater", g.op("Shape", "candidates", start=1, end=2), g.int64(0))
+    ids, scores = g.choose(some, from_candidates, from_all, (INT64, FLOAT))
+    return g.op("Where", g.op("Equal", scores, lowest), g.int64(-1), ids), scores
+
+
+def places(g: Nodes, *axes: str) -> str:
+    """One int64 [nnz] per axis as int64 [nnz, axes]."""
+    return g.op("Concat", *(g.op("Unsqueeze", axis, g.int64(-1)) for axis in axes), axis=1)
+
+
+def mask(g: Nodes, scores: str, places: str, keep: str | None = None) -> str:
+    """Put -inf at these places, int64 [nnz, axes]; of those only where `keep` is true."""
+    if keep is not None:
+        places = g.op("Compress", places, keep, axis=0)
+    lowest = g.op("Expand", g.float32(-np.inf), g.op("Shape", places, start=0, end=1))
+    return g.op("ScatterND", scores, places, lowest)
+
+
+def search(g: Nodes, known: str, rows: str, sought: str) -> tuple[str, str]:
+    """Binary search in `known` int64 [batch, m], ascending in each row: `sought` [nnz] in `rows` [nnz].
+
+    Returns the column, int64 [nnz], and whether `sought` stands there, bool [nnz].
+    """
+    last, two = g.int64(-1), g.int64(2)
+    width = g.op("Shape", known, start=1, end=2)
+    end = g.op("Sub", width, g.int64(1))
+    low = g.op("Expand", g.int64(0), g.op("Shape", sought))
+    high = g.op("Expand", end, g.op("Shape", sought))
+    bits = g.op("Ceil", g.op("Div", g.op("Log", g.op("Cast", width, to=FLOAT)), g.float32(float(np.log(2)))))
+    steps = g.op("Squeeze", g.op("Add", g.op("Cast", bits, to=INT64), g.int64(1)))
+
+    def at(inner: Nodes, column: str) -> str:
+        pairs = [inner.op("Unsqueeze", part, last) for part in (rows, column)]
+        return inner.op("GatherND", known, inner.op("Concat", *pairs, axis=1))
+
+    step = helper.make_tensor_value_info(g.fresh("step"), INT64, [])
+    go_on = helper.make_tensor_value_info(g.fresh("go_on"), BOOL, [])
+    lows = helper.make_tensor_value_info(g.fresh("low"), INT64, [None])
+    highs = helper.make_tensor_value_info(g.fresh("high"), INT64, [None])
+
+    def halve(inner: Nodes) -> tuple[str, ...]:
+        middle = inner.op("Div", inner.op("Add", lows.name, highs.name), two)
+        right = inner.op("Less", at(inner, middle), sought)
+        upper = inner.op("Min", inner.op("Add", middle, inner.int64(1)), end)
+        return (
+            go_on.name,
+            inner.op("Where", right, upper, lows.name),
+            inner.op("Where", right, highs.name, middle),
+        )
+
+    body = g.subgraph("halve", halve, (BOOL, INT64, INT64), (step, go_on, lows, highs))
+    column, _ = g.ops("Loop", 2, steps, "", low, high, body=body)
+    return column, g.op("Equal", at(g, column), sought)
+
+
+def real_candidates(g: Nodes) -> str:
+    """Which candidates are not padding: bool [batch, c]."""
+    width = g.op("Squeeze", g.op("Shape", "candidates", start=1, end=2))
+    zero, one = (g.constant(np.array(number, np.int64)) for number in (0, 1))
+    return g.op("Less", g.op("Range", zero, width, one), g.op("Unsqueeze", "candidates_length", g.int64(-1)))
+
+
+def select_filled(g: Nodes, ids: str, scores: str, batch: str) -> tuple[str, str]:
+    """The `k` best of `scores` [batch, m] where m may be below `k`."""
+    filler = g.op("Expand", g.float32(-np.inf), g.op("Concat", batch, "k", axis=0))
+    scores = g.op("Concat", scores, filler, axis=1)
+    ids = g.op("Concat", ids, g.op("Expand", g.int64(-1), g.op("Shape", filler)), axis=1)
+    return select(g, ids, scores, "k")
+
+
+def select(g: Nodes, ids: str, scores: str, k: str) -> tuple[str, str]:
+    """The k best of `scores` with their `ids`, both [batch, m]."""
+    best, position = g.ops("TopK", 2, scores, k, axis=1)
+    return g.op("GatherElements", ids, position, axis=1), best
