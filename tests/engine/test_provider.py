@@ -145,6 +145,27 @@ async def test_on_a_cuda_device_cuda_does_the_work(load: Load, tmp_path: Path) -
     assert ranking.item_ids == hand_made.brute_force(embeddings, [1, 2, 3], 10)
 
 
+@pytest.mark.cuda
+async def test_on_a_cuda_device_captured_runs_give_the_same_answers(load: Load, tmp_path: Path) -> None:
+    embeddings = hand_made.table(2_000, 16)
+    path = hand_made.batched(tmp_path / "10_model.onnx", embeddings, metadata={"recommender.items": "2000"}, k=10)
+    engine = load(path, device="cuda", cuda=CudaOptions(graph=True))
+    assert engine.captures
+    for history in ((1, 2, 3), (4,), (1, 2, 3), tuple(range(40))):
+        (ranking,) = await engine.run([Query(history, 10)])
+        assert ranking.item_ids == hand_made.brute_force(embeddings, history, 10)
+
+
+@pytest.mark.cuda
+def test_on_a_cuda_device_a_model_that_does_not_tell_its_items_is_refused(load: Load, model: Path) -> None:
+    with pytest.raises(ModelError, match="does not say how many items it has"):
+        load(model, device="cuda")
+
+
+def test_on_the_cpu_nothing_is_captured(load: Load, model: Path) -> None:
+    assert not load(model, cuda=CudaOptions(graph=True)).captures
+
+
 @pytest.mark.coreml
 def test_on_a_mac_coreml_says_that_it_has_no_topk(load: Load, tmp_path: Path) -> None:
     path = hand_made.batched(tmp_path / "10_model.onnx", hand_made.table(), metadata={"recommender.items": "50"}, k=10)
