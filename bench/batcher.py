@@ -58,7 +58,10 @@ def main() -> None:
             asyncio.Runner(loop_factory=uvloop.new_event_loop).run(measure(arguments.requests, at_once, 5.0))
             for _ in range(arguments.rounds)
         ]
-        print(at_once, f"{statistics.median(seconds) * 1e6:.2f} us/request, {1 / statistics.median(seconds):,.0f} requests/s")
+        print(
+            at_once,
+            f"{statistics.median(seconds) * 1e6:.2f} us/request, {1 / statistics.median(seconds):,.0f} requests/s",
+        )
 
 
 if __name__ == "__main__":

@@ -33,14 +33,15 @@ import uvloop
 from recommender.recommend_api.v1 import recommend_api_pb2 as api
 from recommender.recommend_api.v1 import recommend_api_pb2_grpc as api_grpc
 
-METHOD = "/recommend_api.v1.RecommenderService/Recommend"
+SERVICE = "recommend_api.v1.RecommenderService"
+METHOD = f"/{SERVICE}/Recommend"
 HISTORY = tuple(range(100, 2100, 100))
 CONNECTIONS = 4
 WARM_UP_CALLS = 2000
 
 
 class Empty(api_grpc.RecommenderServiceServicer):
-    """Does nothing but reply."""
+    """The servicer that the proto generates, with one method that does nothing but reply."""
 
     def __init__(self, reply: api.RecommendResponse) -> None:
         self._reply = reply
@@ -54,12 +55,23 @@ class Empty(api_grpc.RecommenderServiceServicer):
         return self._reply
 
 
-def serve_empty(port: int, reply: Path) -> None:
+# The other methods are abstract to mypy and inherited at run time, as in any servicer that implements a part.
+Empty.__abstractmethods__ = frozenset()
+
+
+def serve_empty(kind: str, port: int, reply: api.RecommendResponse) -> None:
+    """Serve an empty servicer: as generated, or "lean", with one method that is found by name."""
+
     async def main() -> None:
         server = grpc.aio.server(options=(("grpc.so_reuseport", 0),))
-        api_grpc.add_RecommenderServiceServicer_to_server(
-            Empty(api.RecommendResponse.FromString(reply.read_bytes())), server
-        )
+        empty = Empty(reply)  # type: ignore[abstract]
+        if kind == "lean":
+            handler = grpc.unary_unary_rpc_method_handler(
+                empty.Recommend, api.RecommendRequest.FromString, api.RecommendResponse.SerializeToString
+            )
+            server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, {"Recommend": handler}),))
+        else:
+            api_grpc.add_RecommenderServiceServicer_to_server(empty, server)
         server.add_insecure_port(f"127.0.0.1:{port}")
         await server.start()
         await server.wait_for_termination()
@@ -208,6 +220,6 @@ def main() -> None:
 
 if __name__ == "__main__":
     if sys.argv[1:2] == ["serve-empty"]:
-        serve_empty(int(sys.argv[2]), Path(sys.argv[3]))
+        serve_empty(sys.argv[2], int(sys.argv[3]), api.RecommendResponse.FromString(Path(sys.argv[4]).read_bytes()))
     else:
         main()
