@@ -8,7 +8,7 @@ The rules, in one place:
    a second, the next caller is, as a probe.
 3. A batch is whatever waits when an engine slot comes free, oldest first, up to `max_batch_size` rows.
    An idle engine never waits for company.
-4. Who is late or has left is in no batch.
+4. Who is late or has left is in no batch. Who is late while its batch runs is told so then.
 5. With `deduplicate`, callers who ask the same share one row; it is in the batch as long as one of them waits.
 
 Nothing here knows asyncio, threads or clocks: times are seconds on the caller's clock.
@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import math
 from collections import OrderedDict
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Generic, TypeVar
@@ -62,6 +63,8 @@ class Batch(Generic[T]):
     cells: int
     started: float
     closed: CloseReason
+    earliest: float
+    """No deadline of its waiters comes before this that has not come yet."""
 
 
 @dataclass(slots=True)
@@ -121,19 +124,23 @@ class Backlog(Generic[T]):
         return True
 
     def expire(self, now: float) -> list[Waiter[T]]:
-        """Take out everyone whose deadline has come."""
-        if now < self._earliest:
-            return []
-        late = [waiter for waiter in self._waiting if waiter.deadline <= now]
-        for waiter in late:
-            self.leave(waiter)
-        self._earliest = min((waiter.deadline for waiter in self._waiting), default=math.inf)
+        """Everyone whose deadline has come since the last time: who waited is taken out, who runs is named once."""
+        late = []
+        if now >= self._earliest:
+            late = [waiter for waiter in self._waiting if waiter.deadline <= now]
+            for waiter in late:
+                self.leave(waiter)
+            self._earliest = _earliest(waiter.deadline for waiter in self._waiting)
+        for batch in self._running:
+            if now >= batch.earliest:
+                late += [waiter for waiter in batch.waiters if batch.earliest <= waiter.deadline <= now]
+                batch.earliest = _earliest(waiter.deadline for waiter in batch.waiters if waiter.deadline > now)
         return late
 
     @property
     def next_deadline(self) -> float:
-        """No waiting caller's deadline comes before this; infinite if nobody has one."""
-        return self._earliest
+        """No deadline of a caller who waits or runs comes before this; infinite if nobody has one."""
+        return _earliest((self._earliest, *(batch.earliest for batch in self._running)))
 
     def next_batch(self, now: float) -> Batch[T] | None:
         """The next batch to run, or None: no slot is free, or nobody waits. Call `expire` first."""
@@ -231,4 +238,9 @@ class Backlog(Generic[T]):
         if not self._waiting:
             self._earliest = math.inf
         closed = CloseReason.FULL if len(queries) == self.max_batch_size else CloseReason.DRAINED
-        return Batch(queries, waiters, rows, cells, now, closed)
+        earliest = _earliest(waiter.deadline for waiter in waiters)
+        return Batch(queries, waiters, rows, cells, now, closed, earliest)
+
+
+def _earliest(deadlines: Iterable[float]) -> float:
+    return min(deadlines, default=math.inf)

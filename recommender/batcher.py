@@ -11,13 +11,12 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from types import MappingProxyType
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
-from recommender.backlog import Backlog, Batch, CloseReason, Waiter
+from recommender.backlog import Backlog, Batch, Waiter
+from recommender.call import Call, Payload
 from recommender.cost import Cost, Estimator
 from recommender.domain import Query, Ranking
 from recommender.errors import (
@@ -28,6 +27,7 @@ from recommender.errors import (
     RecommenderError,
     UnavailableError,
 )
+from recommender.statistics import BatchEnded, Counts, Statistics
 
 PROBE = Query((0,), 1)
 """A row that every model can answer: item 0 exists in every catalogue."""
@@ -44,138 +44,6 @@ class Engine(Protocol):
 
     def terminate(self) -> None:
         """Ask the runs under way to end early; returns at once."""
-
-
-@dataclass(frozen=True, slots=True)
-class Statistics:
-    """What the batcher has done so far. Times are sums in seconds; every ended request is in one count.
-
-    `answered`, `refused_full`, `refused_deadline`, `expired`, `cancelled`, `invalid`, `failed` and
-    `unavailable` together are all requests that have ended; `waiting` and `running` count the others.
-    """
-
-    waiting: int
-    running: int
-    answered: int
-    refused_full: int
-    refused_deadline: int
-    expired: int
-    cancelled: int
-    invalid: int
-    failed: int
-    unavailable: int
-    batches: Mapping[int, int]
-    """How many batches there were of each number of rows."""
-    closed: Mapping[CloseReason, int]
-    rows_run: int
-    rows_padded: int
-    """Cells that held no item of any history."""
-    split: int
-    """Batches that failed and were halved."""
-    wait_seconds: float
-    run_seconds: float
-
-
-@dataclass(slots=True)
-class _Counts:
-    answered: int = 0
-    expired: int = 0
-    cancelled: int = 0
-    invalid: int = 0
-    failed: int = 0
-    unavailable: int = 0
-    rows_run: int = 0
-    rows_padded: int = 0
-    split: int = 0
-    wait_seconds: float = 0.0
-    run_seconds: float = 0.0
-    batches: Counter[int] = field(default_factory=Counter)
-    closed: Counter[CloseReason] = field(default_factory=Counter)
-
-
-class Payload(Protocol):
-    """What a waiter is answered by: a future, or a part of a call of many."""
-
-    def done(self) -> bool: ...  # noqa: D102 (as of a future)
-
-    def set_result(self, ranking: Ranking, /) -> None: ...  # noqa: D102
-
-    def set_exception(self, error: Exception, /) -> None: ...  # noqa: D102
-
-
-class _Call:
-    """A call of many queries: lets them in one by one, and is finished when each has an outcome."""
-
-    def __init__(
-        self,
-        queries: Sequence[Query],
-        admit: Callable[[Query, Payload], Waiter[Payload]],
-        count: Callable[[Ranking | Exception], None],
-        finished: asyncio.Future[list[Ranking | RecommenderError]],
-    ) -> None:
-        self.finished = finished
-        self._queries = queries
-        self._admit = admit
-        self._count = count
-        self._outcomes: dict[int, Ranking | RecommenderError] = {}
-        self._waiters: dict[int, Waiter[Payload]] = {}
-        self._next = 0
-        self._finish_when_complete()
-
-    def admit_next(self) -> None:
-        """Let in the next query that is not refused at the door."""
-        while self._next < len(self._queries) and not self.finished.done():
-            place = self._next
-            self._next += 1
-            try:
-                self._waiters[place] = self._admit(self._queries[place], _Part(self, place))
-            except RecommenderError as refusal:
-                self._outcomes[place] = refusal
-                self._finish_when_complete()
-            else:
-                return
-
-    def settle(self, place: int, outcome: Ranking | Exception) -> None:
-        """Take the outcome of a query that was let in, and let in another."""
-        del self._waiters[place]
-        self._count(outcome)
-        if not isinstance(outcome, Ranking | RecommenderError):
-            raise TypeError(f"{outcome!r} is no outcome of a query")
-        self._outcomes[place] = outcome
-        self._finish_when_complete()
-        self.admit_next()
-
-    def waits(self, place: int) -> bool:
-        """Whether a query was let in and has no outcome yet."""
-        return place in self._waiters
-
-    def give_up(self) -> list[Waiter[Payload]]:
-        """Forget the queries that have no outcome; those that were let in are returned."""
-        waiters = list(self._waiters.values())
-        self._waiters.clear()
-        self._next = len(self._queries)
-        return waiters
-
-    def _finish_when_complete(self) -> None:
-        if len(self._outcomes) == len(self._queries) and not self.finished.done():
-            self.finished.set_result([self._outcomes[place] for place in range(len(self._queries))])
-
-
-@dataclass(slots=True, frozen=True)
-class _Part:
-    """One query of a call of many, as what its waiter is answered by."""
-
-    call: _Call
-    place: int
-
-    def done(self) -> bool:
-        return not self.call.waits(self.place)
-
-    def set_result(self, ranking: Ranking, /) -> None:
-        self.call.settle(self.place, ranking)
-
-    def set_exception(self, error: Exception, /) -> None:
-        self.call.settle(self.place, error)
 
 
 @dataclass(slots=True)
@@ -203,7 +71,8 @@ class Batcher:
     """Answers queries in batches; one object serves one engine, on one event loop.
 
     `max_backlog` bounds the callers who wait, `slots` the batches that run at once, `engine_timeout`
-    (seconds) the duration of a run. `clock` gives the seconds that deadlines are measured on.
+    (seconds) the duration of a run. `clock` gives the seconds that deadlines are measured on. `observer` is told
+    of every batch that has ended.
     """
 
     def __init__(
@@ -217,16 +86,19 @@ class Batcher:
         slots: int = 1,
         deduplicate: bool = False,
         clock: Callable[[], float] = time.monotonic,
+        observer: Callable[[BatchEnded], None] | None = None,
     ) -> None:
         self._engine = engine
         self._engine_timeout = engine_timeout
         self._clock = clock
         self._loop = asyncio.get_running_loop()
         self._backlog: Backlog[Payload] = Backlog(max_batch_size, max_backlog, Estimator(cost), slots, deduplicate)
-        self._counts = _Counts()
+        self._counts = Counts()
         self._runs: dict[asyncio.Task[None], Batch[Payload]] = {}
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = math.inf
+        self._observer = observer
+        self._pumping = False
         self._closed: UnavailableError | None = None
         self._idle = asyncio.Event()
         self._idle.set()
@@ -239,25 +111,19 @@ class Batcher:
         while the query waits, InvalidRequestError if the model finds the query at fault, EngineError if the
         engine fails on it, UnavailableError once the batcher is closed or broken.
         """
-        now = self._clock()
         future: asyncio.Future[Ranking] = self._loop.create_future()
-        waiter = self._admit(query, deadline, future, now)
-        counts = self._counts
+        waiter = self._admit(query, deadline, future)
         try:
-            if self._backlog.running < self._backlog.slots:
-                self._pump()
-            elif deadline < self._timer_at:
-                self._set_timer(deadline, now)
             ranking = await future
         except asyncio.CancelledError:
             self._backlog.leave(waiter)
             self._note_idle()
-            counts.cancelled += 1
+            self._counts.cancelled += 1
             raise
         except RecommenderError as error:
-            self._count(error)
+            self._counts.end(error)
             raise
-        counts.answered += 1
+        self._counts.answered += 1
         return ranking
 
     async def submit_many(
@@ -268,21 +134,21 @@ class Batcher:
         At most a batch's worth of them waits at a time, so that a call of a thousand rows does not
         stand a thousand places ahead of a caller who comes after it with one.
         """
-        call = _Call(
+        call = Call(
             queries,
-            lambda query, part: self._admit(query, deadline, part, self._clock()),
-            self._count,
+            lambda query, part: self._admit(query, deadline, part),
+            self._counts.end,
             self._loop.create_future(),
         )
         for _ in range(self._backlog.max_batch_size):
             call.admit_next()
-        self._pump()
         try:
             return await call.finished
         except asyncio.CancelledError:
-            for waiter in call.give_up():
+            waiters, given_up = call.give_up()
+            for waiter in waiters:
                 self._backlog.leave(waiter)
-                self._counts.cancelled += 1
+            self._counts.cancelled += given_up
             self._note_idle()
             raise
 
@@ -304,26 +170,12 @@ class Batcher:
 
     def statistics(self) -> Statistics:
         """What was done so far; the record does not change afterwards."""
-        counts = self._counts
         refused = self._backlog.refused
-        return Statistics(
+        return self._counts.record(
             waiting=len(self._backlog),
             running=sum(not waiter.payload.done() for batch in self._runs.values() for waiter in batch.waiters),
-            answered=counts.answered,
             refused_full=refused.full,
             refused_deadline=refused.deadline,
-            expired=counts.expired,
-            cancelled=counts.cancelled,
-            invalid=counts.invalid,
-            failed=counts.failed,
-            unavailable=counts.unavailable,
-            batches=MappingProxyType(dict(counts.batches)),
-            closed=MappingProxyType(dict(counts.closed)),
-            rows_run=counts.rows_run,
-            rows_padded=counts.rows_padded,
-            split=counts.split,
-            wait_seconds=counts.wait_seconds,
-            run_seconds=counts.run_seconds,
         )
 
     def __repr__(self) -> str:
@@ -331,37 +183,41 @@ class Batcher:
         state = "broken" if self._broken.done() else "closed" if self._closed else "open"
         return f"<Batcher {state}, {seen.waiting} waiting, {seen.running} running, {seen.answered} answered>"
 
-    def _admit(self, query: Query, deadline: float, payload: Payload, now: float) -> Waiter[Payload]:
+    def _admit(self, query: Query, deadline: float, payload: Payload) -> Waiter[Payload]:
+        """Let a caller in, and see to it that its batch is started and its deadline watched."""
         if self._closed is not None:
             self._counts.unavailable += 1
             raise self._closed
-        return self._backlog.admit(query, deadline, payload, now)
+        now = self._clock()
+        backlog = self._backlog
+        waiter = backlog.admit(query, deadline, payload, now)
+        if self._idle.is_set():
+            self._idle.clear()
+        if backlog.running < backlog.slots:
+            self._pump_soon()
+        if deadline < self._timer_at:
+            self._set_timer(deadline, now)
+        return waiter
 
-    def _count(self, outcome: Ranking | Exception) -> None:
-        """Count how a request that was admitted has ended."""
-        counts = self._counts
-        if isinstance(outcome, Ranking):
-            counts.answered += 1
-        elif isinstance(outcome, DeadlineError):
-            counts.expired += 1
-        elif isinstance(outcome, InvalidRequestError):
-            counts.invalid += 1
-        elif isinstance(outcome, UnavailableError):
-            counts.unavailable += 1
-        else:
-            counts.failed += 1
+    def _pump_soon(self) -> None:
+        """Start batches in the loop's next turn: callers who come within one turn share one."""
+        if not self._pumping:
+            self._pumping = True
+            self._loop.call_soon(self._pump)
 
     def _pump(self) -> None:
         """Start every batch that has a slot."""
-        now = self._clock()
-        self._expire(now)
-        while (batch := self._backlog.next_batch(now)) is not None:
-            run = self._loop.create_task(self._serve(batch))
-            self._runs[run] = batch
-            run.add_done_callback(self._reap)
-        self._note_idle()
-        if self._backlog.next_deadline < self._timer_at:
-            self._set_timer(self._backlog.next_deadline, now)
+        self._pumping = False
+        try:
+            now = self._clock()
+            self._expire(now)
+            while (batch := self._backlog.next_batch(now)) is not None:
+                run = self._loop.create_task(self._serve(batch))
+                self._runs[run] = batch
+                run.add_done_callback(self._reap)
+            self._note_idle()
+        except Exception as error:  # noqa: BLE001 (a bug here must not leave callers waiting)
+            self._break(_bug(error))
 
     async def _serve(self, batch: Batch[Payload]) -> None:
         """Run one batch, answer its callers, free its slot, and start the next."""
@@ -369,7 +225,7 @@ class Batcher:
         counts.closed[batch.closed] += 1
         counts.rows_padded += batch.cells - sum(len(query.history) for query in batch.queries)
         for waiter in batch.waiters:
-            counts.wait_seconds += batch.started - waiter.arrived
+            counts.wait(batch.started - waiter.arrived)
         failed = False
         try:
             rankings = await self._run(batch.queries)
@@ -382,8 +238,22 @@ class Batcher:
             for waiter, row in zip(batch.waiters, batch.rows, strict=True):
                 if not waiter.payload.done():
                     waiter.payload.set_result(rankings[row])
-        self._backlog.finish(batch, self._clock(), learn=not failed)
-        self._pump()
+        now = self._clock()
+        self._backlog.finish(batch, now, learn=not failed)
+        if self._observer is not None:
+            ended = BatchEnded(
+                rows=len(batch.queries),
+                callers=len(batch.waiters),
+                cells=batch.cells,
+                closed=batch.closed,
+                longest_wait=batch.started - batch.waiters[0].arrived,
+                run=now - batch.started,
+                failed=failed,
+            )
+            # In a turn of its own: what an observer raises is the loop's to report and nobody's fate.
+            self._loop.call_soon(self._observer, ended)
+        if len(self._backlog):
+            self._pump_soon()
 
     async def _run(self, queries: Sequence[Query]) -> Sequence[Ranking]:
         """One engine run within the timeout; an answer that does not fit the question is a failure."""
@@ -401,9 +271,7 @@ class Batcher:
                 f"a run of {len(queries)} rows did not end within {self._engine_timeout * 1e3:.0f} ms"
             ) from error
         finally:
-            counts.run_seconds += self._clock() - started
-            counts.rows_run += len(queries)
-            counts.batches[len(queries)] += 1
+            counts.run(len(queries), self._clock() - started)
         if len(rankings) != len(queries):
             raise EngineError(f"the engine returned {len(rankings)} rankings for {len(queries)} queries")
         return rankings
@@ -466,16 +334,18 @@ class Batcher:
     def _reap(self, run: asyncio.Task[None]) -> None:
         """Read the result of a batch's task: a task that died in silence would strand its callers."""
         batch = self._runs.pop(run)
-        error = None if run.cancelled() else run.exception()
         outcome: Exception | None = self._closed
-        if error is not None:
+        if run.cancelled():
+            if outcome is None:
+                outcome = EngineError("the engine cancelled a run that nobody had given up")
+                self._break(outcome)
+        elif (error := run.exception()) is not None:
             # Its own callers get an error that nobody retries: a row that hangs engines must not go round.
-            outcome = error if isinstance(error, EngineHungError) else EngineError(f"the batcher failed: {error!r}")
-            outcome.__cause__ = error
+            outcome = error if isinstance(error, EngineHungError) else _bug(error)
             self._break(outcome)
         for waiter in batch.waiters:
             if not waiter.payload.done():
-                waiter.payload.set_exception(outcome or EngineError("the batch was given up"))
+                waiter.payload.set_exception(outcome or EngineError("a batch ended without an answer"))
         self._note_idle()
 
     def _break(self, error: EngineError) -> None:
@@ -504,7 +374,9 @@ class Batcher:
     def _expire(self, now: float) -> None:
         for waiter in self._backlog.expire(now):
             if not waiter.payload.done():
-                waiter.payload.set_exception(DeadlineError("the deadline passed while the request waited"))
+                waiter.payload.set_exception(
+                    DeadlineError("the deadline passed while the request waited for its answer")
+                )
 
     def _set_timer(self, deadline: float, now: float) -> None:
         if self._timer is not None:
@@ -515,11 +387,21 @@ class Batcher:
     def _on_timer(self) -> None:
         self._timer = None
         self._timer_at = math.inf
-        now = self._clock()
-        self._expire(now)
-        self._note_idle()
-        if self._backlog.next_deadline < math.inf:
-            self._set_timer(self._backlog.next_deadline, now)
+        try:
+            now = self._clock()
+            self._expire(now)
+            self._note_idle()
+            if self._backlog.next_deadline < self._timer_at:
+                self._set_timer(self._backlog.next_deadline, now)
+        except Exception as error:  # noqa: BLE001 (a bug here must not leave callers waiting)
+            self._break(_bug(error))
+
+
+def _bug(error: BaseException) -> EngineError:
+    """What everybody is told of an exception that nobody expected."""
+    failure = EngineError(f"the batcher failed: {error!r}")
+    failure.__cause__ = error
+    return failure
 
 
 def _for_caller(error: Exception) -> Exception:

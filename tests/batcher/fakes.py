@@ -1,0 +1,183 @@
+"""What the batcher's tests stand on: a clock that only tests move, an engine that tests hold, and a tripwire."""
+
+from __future__ import annotations
+
+import asyncio
+import selectors
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+from recommender.batcher import Batcher
+from recommender.cost import Cost
+from recommender.domain import Query, Ranking
+
+Answer: TypeAlias = Callable[[Sequence[Query]], Sequence[Ranking]]
+
+
+class VirtualLoop(asyncio.SelectorEventLoop):
+    """An event loop whose time passes only when nothing else is left to do, and then at once; in debug mode."""
+
+    def __init__(self) -> None:
+        self._now = 1000.0
+        super().__init__(_NoWaiting(self))
+        self.set_debug(True)
+        self.slow_callback_duration = 60.0
+
+    def time(self) -> float:
+        return self._now
+
+    def pass_time(self, seconds: float) -> None:
+        self._now += seconds
+
+    def settle(self) -> None:
+        """Run whatever can run without time passing."""
+        while True:
+            # One turn: what is ready now, and then what that made ready.
+            self.call_soon(self.stop)
+            self.run_forever()
+            if not self._ready:  # type: ignore[attr-defined]
+                return
+
+    def advance(self, seconds: float) -> None:
+        """Let that much time pass, with all that happens meanwhile."""
+        self.run_until_complete(asyncio.sleep(seconds))
+        self.settle()
+
+
+class _NoWaiting(selectors.BaseSelector):
+    """A selector that lets the loop's time pass instead of waiting for files."""
+
+    def __init__(self, loop: VirtualLoop) -> None:
+        self._loop = loop
+        self._real = selectors.DefaultSelector()
+
+    def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
+        ready = self._real.select(0)
+        if not ready:
+            if timeout is None:
+                raise AssertionError("everybody waits for somebody else")
+            self._loop.pass_time(max(timeout, 0.0))
+        return ready
+
+    def register(self, fileobj: Any, events: int, data: Any = None) -> selectors.SelectorKey:
+        return self._real.register(fileobj, events, data)
+
+    def unregister(self, fileobj: Any) -> selectors.SelectorKey:
+        return self._real.unregister(fileobj)
+
+    def modify(self, fileobj: Any, events: int, data: Any = None) -> selectors.SelectorKey:
+        return self._real.modify(fileobj, events, data)
+
+    def get_map(self) -> Mapping[Any, selectors.SelectorKey]:
+        return self._real.get_map()
+
+    def close(self) -> None:
+        self._real.close()
+
+
+def answer(query: Query) -> Ranking:
+    """What the fake engine ranks for a query: nobody else's answer looks the same."""
+    return Ranking([sum(query.history), len(query.history), query.k], [float(query.history[0])])
+
+
+@dataclass(eq=False)
+class Run:
+    """One run of the fake engine, until it is released."""
+
+    queries: Sequence[Query]
+    done: asyncio.Future[Sequence[Ranking]]
+
+    @property
+    def pending(self) -> bool:
+        return not self.done.done()
+
+    def release(self) -> None:
+        """Answer every query."""
+        self.done.set_result([answer(query) for query in self.queries])
+
+    def return_too_few(self) -> None:
+        self.done.set_result([answer(query) for query in self.queries[1:]])
+
+    def fail(self, error: BaseException | None = None) -> None:
+        self.done.set_exception(error or RuntimeError("the fake engine fails"))
+
+
+class FakeEngine:
+    """Answers at once where `held` is false; where it is true, each run waits for its test."""
+
+    def __init__(self, *, held: bool = False, poison: frozenset[int] = frozenset()) -> None:
+        self.held = held
+        self.poison = poison
+        self.runs: list[Run] = []
+        self.terminated = 0
+
+    @property
+    def waiting(self) -> list[Run]:
+        return [run for run in self.runs if run.pending]
+
+    @property
+    def sizes(self) -> list[int]:
+        return [len(run.queries) for run in self.runs]
+
+    async def run(self, queries: Sequence[Query]) -> Sequence[Ranking]:
+        """A history that holds a poisonous item fails its run."""
+        run = Run(tuple(queries), asyncio.get_running_loop().create_future())
+        self.runs.append(run)
+        if not self.held:
+            if any(self.poison.intersection(query.history) for query in queries):
+                run.fail()
+            else:
+                run.release()
+        return await run.done
+
+    def terminate(self) -> None:
+        self.terminated += 1
+
+
+def make_batcher(engine: Any, **options: Any) -> Batcher:
+    """A batcher on the running loop's clock, of small numbers."""
+    defaults: dict[str, Any] = {
+        "max_batch_size": 4,
+        "max_backlog": 16,
+        "engine_timeout": 30.0,
+        "cost": Cost(0.010, 0.001),
+        "clock": asyncio.get_running_loop().time,
+    }
+    return Batcher(engine, **(defaults | options))
+
+
+def query(*history: int, k: int = 3) -> Query:
+    return Query(history, k)
+
+
+async def turns(count: int = 20) -> None:
+    """Let everything that can happen now happen."""
+    for _ in range(count):
+        await asyncio.sleep(0)
+
+
+_BLOCKING = frozenset({"open", "time.sleep", "subprocess.Popen", "socket.connect", "socket.getaddrinfo", "os.listdir"})
+_armed = False
+
+
+def _tripwire(event: str, arguments: tuple[object, ...]) -> None:
+    # An armed loop runs in this thread: what blocks now blocks every caller.
+    if _armed and event in _BLOCKING and asyncio._get_running_loop() is not None:
+        raise AssertionError(f"{event}{arguments!r} blocks the event loop")
+
+
+sys.addaudithook(_tripwire)  # can never be removed again: `tripwire` arms it
+
+
+@contextmanager
+def tripwire() -> Iterator[None]:
+    """Files, sleeps, processes and name look-ups in the event loop's thread raise meanwhile."""
+    global _armed  # noqa: PLW0603 (an audit hook is global, and for ever)
+    _armed = True
+    try:
+        yield
+    finally:
+        _armed = False
