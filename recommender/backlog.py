@@ -91,6 +91,8 @@ class Backlog(Generic[T]):
     _padding: float = 1.0
     _earliest: float = math.inf
     _admitted: float = -math.inf
+    _longest: int = 0
+    _worst_wait: float = math.inf
 
     def __len__(self) -> int:
         """How many callers wait; those in a running batch no longer do."""
@@ -112,7 +114,11 @@ class Backlog(Generic[T]):
         self._admitted = now
         waiter = Waiter(query, deadline, now, payload)
         self._waiting[waiter] = None
-        self._cells += len(query.history)
+        length = len(query.history)
+        self._cells += length
+        if length > self._longest:
+            self._longest = length
+            self._worst_wait = self._full_backlog_seconds(now)
         return waiter
 
     def leave(self, waiter: Waiter[T]) -> bool:
@@ -155,6 +161,7 @@ class Backlog(Generic[T]):
         self._running.remove(batch)
         if learn:
             self.estimator.observe(len(batch.queries), batch.cells, now - batch.started, now)
+            self._worst_wait = self._full_backlog_seconds(now)
 
     def clear(self) -> list[Waiter[T]]:
         """Take out everyone who waits."""
@@ -194,6 +201,9 @@ class Backlog(Generic[T]):
             return
         if now - self._admitted >= _PROBE_INTERVAL:
             return
+        # Most deadlines are far beyond anything that can happen here: an estimate would only cost time.
+        if left > self._worst_wait and len(query.history) <= self._longest:
+            return
         expected = self.expected_seconds(query, now)
         if expected > left:
             self.refused.deadline += 1
@@ -203,7 +213,15 @@ class Backlog(Generic[T]):
             )
 
     def _mean_length(self) -> float:
-        return self._cells / len(self._waiting) * self._padding if self._waiting else 1.0
+        if not self._waiting:
+            return 1.0
+        return min(self._cells / len(self._waiting) * self._padding, max(self._longest, 1))
+
+    def _full_backlog_seconds(self, now: float) -> float:
+        """No caller whose history is no longer than any yet is expected to wait longer than this."""
+        rows = self.max_batch_size
+        batches = self.max_backlog // rows + 2  # those before, the one that runs, and its own
+        return batches * self.estimator.most_seconds(rows, rows * max(self._longest, 1), now)
 
     def _full_batch_seconds(self, now: float) -> float:
         return self.estimator.seconds(self.max_batch_size, self.max_batch_size * self._mean_length(), now)

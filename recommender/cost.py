@@ -76,6 +76,10 @@ class Estimator:
         """The expected duration of a run that starts about `now`."""
         return self._cost.seconds(rows, cells) * self.factor(now)
 
+    def most_seconds(self, rows: int, cells: float, now: float) -> float:
+        """No run of that size is expected to take longer, from `now` until the next observation."""
+        return self._cost.seconds(rows, cells) * max(self.factor(now), 1.0)
+
     def factor(self, now: float) -> float:
         """How many times longer than at warm-up runs take; 1 where nothing was seen for long."""
         return math.exp(self._faded(now))
