@@ -27,7 +27,7 @@ from recommender.export.selection import FLOAT, INT32, UINT8, mask
 from recommender.export.table import Layout
 
 # Blocks looked at exactly for each wanted item, and on top of that: fewer make the test fail, more cost time.
-_BLOCKS_PER_ITEM, _MORE_BLOCKS = 4, 24
+_BLOCKS_PER_ITEM, _MORE_BLOCKS = 8, 56
 _USER_CODES = 63
 _ITEM_CODES = 127
 # Below every sum of products, and exact in float32.

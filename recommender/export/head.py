@@ -51,6 +51,8 @@ _BLOCKS_PER_K = 8
 _ALWAYS_BLOCKS = 40_000
 # From this many rows on, slabs are faster than one product.
 _SLAB_ROWS = 32
+# From this many rows on, the exact looks that coarse scores ask for cost more than they save.
+_COARSE_ROWS = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,7 +157,7 @@ def _coarse_plan(g: Nodes, values: _Values, layout: Layout, whole: str, codes: C
     few_blocks = layout.full_blocks // _BLOCKS_PER_K
     few = g.op("LessOrEqual", "k", g.int64(few_blocks))
     able = g.op("LessOrEqual", "k", g.int64(most_wanted(few_blocks)))
-    small = g.op("And", able, g.op("Less", values.batch, g.int64(_SLAB_ROWS)))
+    small = g.op("And", able, g.op("Less", values.batch, g.int64(_COARSE_ROWS)))
     users, pairs = _where(g, g.op("And", whole, small), values.users, "excluded")
     sums = add_coarse_scores(g, users, pairs, codes, layout)
 
