@@ -93,6 +93,21 @@ test-system *options:
 test-long *options:
     {{ run }} pytest -m "long" --timeout 3600 "$@"
 
+# One benchmark, one question: bench/{name}.py; `just bench many`, `just bench topk --help` …
+[group('bench')]
+bench name="many" *options:
+    {{ run }} python bench/{{ name }}.py {{ options }}
+
+# How many histories a second batch calls and streams bring
+[group('bench')]
+bench-many *options:
+    {{ run }} python bench/many.py {{ options }}
+
+# What a vocabulary costs, by its number of keys
+[group('bench')]
+bench-vocabulary *options:
+    {{ run }} python bench/vocabulary.py {{ options }}
+
 # The proto's style, and that no old client breaks
 [group('proto')]
 proto-lint:

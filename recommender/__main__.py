@@ -1,4 +1,4 @@
-"""The command line: serve, client, demo, export, config."""
+"""The command line: serve, client, demo, export, profile, config."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn, TypeVar
 
 import typer
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from recommender.errors import StartError
 
@@ -210,6 +210,58 @@ def export(
 
 
 @app.command()
+def profile(
+    model: Annotated[Path, typer.Argument(help="Model file to measure.")],
+    p99_ms: Annotated[float, typer.Option("--p99-ms", min=0.01, help="Latency objective, engine and wait.")] = 20.0,
+    threads: Annotated[str, typer.Option(help="Thread counts, as 1,2,4; empty: up to all CPUs.")] = "",
+    batches: Annotated[str, typer.Option(help="Batch sizes.")] = "1,4,16,64,128",
+    histories: Annotated[str, typer.Option(help="Items of a history; the settings are for the longest.")] = "1,20,100",
+    seconds: Annotated[float, typer.Option(min=0.0, help="How long each combination is measured.")] = 0.5,
+    device: Annotated[str | None, typer.Option(help="auto, cpu, cuda or coreml.")] = None,
+    output: Annotated[Path, typer.Option(help="Where the page with the plots goes.")] = Path("profile.html"),
+) -> None:
+    """Measure a model over batch sizes, histories and threads; end with settings for a latency objective."""
+    settings = _settings(device=device)
+    counts, rows, lengths = (
+        _counts(threads, "--threads"),
+        _counts(batches, "--batches"),
+        _counts(histories, "--histories"),
+    )
+    from rich.progress import Progress  # noqa: PLC0415 (only who measures pays)
+
+    from recommender import profile as profiling  # noqa: PLC0415
+    from recommender.machine import available_cpus  # noqa: PLC0415
+    from recommender.server import open_engine  # noqa: PLC0415
+    from recommender.store import find_model, open_artifact  # noqa: PLC0415
+
+    counts = counts or list(profiling.thread_counts(available_cpus()))
+    out = Console()
+
+    async def main() -> list[profiling.Point]:
+        artifact = open_artifact(find_model(settings.weights_dir, settings.num_recommendations, model))
+        with Progress(console=out, transient=True) as progress:
+            task = progress.add_task(f"Measuring {artifact.name}", total=profiling.steps(counts, rows, lengths))
+            return await profiling.profile(
+                lambda count: open_engine(settings, artifact, count),
+                threads=counts,
+                rows=rows,
+                histories=lengths,
+                seconds=seconds,
+                done=lambda: progress.advance(task),
+            )
+
+    points = _run(main())
+    advice = profiling.advise(points, p99_ms / 1e3, lengths[-1])
+    table = Table(*(Column(name, justify="right") for name in profiling.COLUMNS), title=f"{model} on this machine")
+    for point in points:
+        table.add_row(*profiling.cells(point), style="bold green" if point is advice.point else None)
+    out.print(table)
+    out.print("\n".join(advice.lines), highlight=False, soft_wrap=True)
+    output.write_text(profiling.page(model.name, points, advice, p99_ms / 1e3), encoding="utf-8")
+    out.print(f"\nPlots: {output}")
+
+
+@app.command()
 def config(
     *,
     template: Annotated[bool, typer.Option("--template", help="Print .env.template instead.")] = False,
@@ -269,6 +321,13 @@ def _history(text: str) -> tuple[int, ...]:
         raise typer.BadParameter(
             f"{text!r} is not a list of whole numbers such as 1,2,3,4", param_hint="--items"
         ) from None
+
+
+def _counts(text: str, option: str) -> list[int]:
+    counts = [int(part) if part.strip().isdecimal() else 0 for part in text.split(",") if part.strip()]
+    if 0 in counts:
+        raise typer.BadParameter(f"{text!r} is not a list of whole numbers such as 1,2,4", param_hint=option)
+    return sorted(set(counts))
 
 
 def _print_answers(histories: Sequence[tuple[int, ...]], answers: Sequence[Recommendations]) -> None:

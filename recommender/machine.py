@@ -62,6 +62,12 @@ def resident_memory(root: Path = _ROOT) -> int | None:
     return None
 
 
+def memory_growth(before: int | None) -> int | None:
+    """Bytes that this process holds more than `before`; None where nobody tells."""
+    now = resident_memory()
+    return None if before is None or now is None else max(now - before, 0)
+
+
 def _groups(root: Path, controller: str) -> Iterator[Path]:
     """The folders of this process's cgroups that may limit it through a controller, of either generation."""
     mount = root / "sys/fs/cgroup"

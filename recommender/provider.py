@@ -10,7 +10,7 @@ import contextlib
 import ctypes
 import importlib.metadata
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import onnxruntime
@@ -18,6 +18,7 @@ from onnxruntime.capi import onnxruntime_pybind11_state as runtime_errors
 
 from recommender.domain import ArenaStrategy, CoreMLFormat, CoreMLUnits, Device
 from recommender.errors import ModelError, ProviderError
+from recommender.machine import memory_growth, resident_memory
 
 CPU = "CPUExecutionProvider"
 CUDA = "CUDAExecutionProvider"
@@ -29,6 +30,8 @@ _REMEDIES: Mapping[str, str] = {
     CUDA: "install the GPU build with `just setup-cuda` on a machine with an NVIDIA driver",
     COREML: "CoreML comes with the macOS build of onnxruntime only",
 }
+CONTROL_FLOW = frozenset({"If", "Loop", "Scan"})
+"""Operators that CUDA cannot capture in a graph."""
 _HEAVY = frozenset({"MatMul", "Gemm", "FusedMatMul", "FusedGemm", "TopK"})
 """What must run where the operator said; look-ups in a table count too, and are told by their names."""
 _QUIETEST = 4  # ONNX Runtime's own log says nothing that the errors it raises do not say.
@@ -97,10 +100,14 @@ class SessionPlan:
 
 @dataclass(frozen=True, slots=True)
 class Opened:
-    """A session and the provider it runs on; `fallback_reason` says why that is not what `auto` prefers."""
+    """A session and the provider it runs on; `fallback_reason` says why that is not what `auto` prefers.
+
+    `loaded` is how many bytes the process grew by, None where the system does not tell.
+    """
 
     session: onnxruntime.InferenceSession
     provider: str
+    loaded: int | None
     fallback_reason: str | None = None
 
 
@@ -113,11 +120,11 @@ def open_for_device(path: Path, device: Device, plan: SessionPlan) -> Opened:
     refuse_two_runtimes()
     preferred = choose_provider(device, onnxruntime.get_available_providers())
     try:
-        return Opened(open_session(path, preferred, plan), preferred)
+        return open_session(path, preferred, plan)
     except ProviderError as error:
         if device != "auto" or preferred == CPU:
             raise
-        return Opened(open_session(path, CPU, plan), CPU, str(error))
+        return replace(open_session(path, CPU, plan), fallback_reason=str(error))
 
 
 def choose_provider(device: Device, available: Sequence[str]) -> str:
@@ -137,14 +144,16 @@ def choose_provider(device: Device, available: Sequence[str]) -> str:
     return provider
 
 
-def open_session(path: Path, provider: str, plan: SessionPlan) -> onnxruntime.InferenceSession:
+def open_session(path: Path, provider: str, plan: SessionPlan) -> Opened:
     """Build a session on one provider, and see that it is that provider which does the heavy work.
 
     Raises ProviderError if it is not, and ModelError if ONNX Runtime cannot load the file.
     """
+    before = resident_memory()
     session = _build(path, provider, plan)
+    opened = Opened(session, provider, memory_growth(before))
     if provider == CPU:
-        return session
+        return opened
     active = session.get_providers()
     if provider not in active:
         raise ProviderError(f"ONNX Runtime could not start {provider}: {_why(provider)}")
@@ -162,7 +171,7 @@ def open_session(path: Path, provider: str, plan: SessionPlan) -> onnxruntime.In
             f"{provider} leaves {named}{more} of {path.name} to the CPU, so every run would go back and forth; "
             "set RECOMMENDER_DEVICE=cpu, or export a model whose operators it has"
         )
-    return session
+    return opened
 
 
 def refuse_two_runtimes() -> None:

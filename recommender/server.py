@@ -136,24 +136,11 @@ class Server:
         artifact = await asyncio.to_thread(open_artifact, path)
         if artifact.card is None:
             log.warning("model has no card: nothing to verify it by", path=str(path))
-        engine = self._engine = await asyncio.to_thread(
-            OnnxEngine,
-            artifact,
-            device=settings.device,
-            threads=settings.threads,
-            spinning=settings.thread_spinning,
-            slots=settings.engine_slots,
-            cuda=CudaOptions(
-                device_id=settings.cuda_device_id,
-                memory_limit_mb=settings.cuda_memory_limit_mb,
-                arena=settings.cuda_arena,
-                graph=settings.cuda_graph,
-                tf32=settings.cuda_tf32,
-            ),
-            coreml=CoreMLOptions(settings.coreml_compute_units, settings.coreml_model_format),
-        )
+        engine = self._engine = await asyncio.to_thread(open_engine, settings, artifact)
         if engine.fallback_reason is not None:
             log.warning("the model runs on the CPU", reason=engine.fallback_reason)
+        if settings.cuda_graph and not engine.captures:
+            log.warning("runs are not captured as CUDA graphs: the model has branches or loops, or is not on CUDA")
         limit = _limit(settings, engine.model)
         observations = await engine.warm_up(settings.max_batch_size)
         self._batcher = Batcher(
@@ -249,6 +236,25 @@ async def stopping_on_signals(server: Server) -> AsyncIterator[None]:
     finally:
         for each in signals:
             loop.remove_signal_handler(each)
+
+
+def open_engine(settings: Settings, artifact: Artifact, threads: int | None = None) -> OnnxEngine:
+    """The engine for a model as the settings want it, `threads` instead of their number where it is given."""
+    return OnnxEngine(
+        artifact,
+        device=settings.device,
+        threads=settings.threads if threads is None else threads,
+        spinning=settings.thread_spinning,
+        slots=settings.engine_slots,
+        cuda=CudaOptions(
+            device_id=settings.cuda_device_id,
+            memory_limit_mb=settings.cuda_memory_limit_mb,
+            arena=settings.cuda_arena,
+            graph=settings.cuda_graph,
+            tf32=settings.cuda_tf32,
+        ),
+        coreml=CoreMLOptions(settings.coreml_compute_units, settings.coreml_model_format),
+    )
 
 
 def _grpc_server(edge: Edge, healthy: _Health, max_message_bytes: int) -> grpc.aio.Server:

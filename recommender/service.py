@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import NamedTuple, TypeVar
+from typing import TypeVar
 
 import structlog
 from google.protobuf import timestamp_pb2
@@ -55,12 +55,8 @@ class Limits:
     reject_unknown: bool = False
 
 
-class _Plan(NamedTuple):
-    """What one request comes to: a query, or where there is nothing to rank, the reply as it stands."""
-
-    query: Query | None
-    reply: api.RecommendResponse
-    min_score: float
+_NO_BOUND = -math.inf
+"""The least score of who sets none."""
 
 
 class RecommenderService:
@@ -71,6 +67,9 @@ class RecommenderService:
         self._limit = limit
         self._limits = limits
         self._validator = Validator()
+        self._label = served.model.label
+        # Every item takes a byte at least, so a request of fewer bytes has no list over its limit.
+        self._certainly_fits = min(limits.history, limits.excluded, limits.candidates)
 
     async def recommend(
         self, request: api.RecommendRequest, deadline: float = math.inf, request_id: str = ""
@@ -80,10 +79,11 @@ class RecommenderService:
         Raises InvalidRequestError if the request is at fault, UnknownModelError if it names a model that is
         not served, and what `Batcher.submit` raises.
         """
-        query, reply, min_score = self._plan(request)
+        self._check(request)
+        reply = api.RecommendResponse(request_id=request_id)
+        query = self._query(request, reply)
         if query is not None:
-            self._fill(reply, await self._served.batcher.submit(query, deadline=deadline), min_score)
-        reply.request_id = request_id
+            self._fill(reply, await self._served.batcher.submit(query, deadline=deadline), request)
         return reply
 
     async def batch_recommend(
@@ -99,25 +99,25 @@ class RecommenderService:
                 Violation("requests", f"{len(request.requests)} requests are more than the {most} that a call may have")
             )
         response = api.BatchRecommendResponse()
-        asked: list[tuple[api.RecommendResult, _Plan]] = []
+        asked: list[tuple[api.RecommendResult, api.RecommendRequest]] = []
         queries: list[Query] = []
+        checked = self._all_valid(request)
         for each in request.requests:
             result = response.results.add()
             try:
-                plan = self._plan(each)
+                if not checked:
+                    self._check(each)
+                query = self._query(each, result.response)
             except RecommenderError as error:
                 result.error.CopyFrom(_outcome(error))
                 continue
-            if plan.query is None:
-                result.response.CopyFrom(plan.reply)
-            else:
-                asked.append((result, plan))
-                queries.append(plan.query)
+            if query is not None:
+                asked.append((result, each))
+                queries.append(query)
         outcomes = await self._served.batcher.submit_many(queries, deadline=deadline)
-        for (result, plan), outcome in zip(asked, outcomes, strict=True):
+        for (result, each), outcome in zip(asked, outcomes, strict=True):
             if isinstance(outcome, Ranking):
-                self._fill(plan.reply, outcome, plan.min_score)
-                result.response.CopyFrom(plan.reply)
+                self._fill(result.response, outcome, each)
             else:
                 result.error.CopyFrom(_outcome(outcome))
         return response
@@ -128,11 +128,11 @@ class RecommenderService:
         """Answer one message of a stream; whatever goes wrong is its outcome, as `status_of` words it."""
         response = api.StreamRecommendResponse(correlation_id=message.correlation_id)
         try:
-            plan = self._plan(message.request, message)
-            if plan.query is not None:
-                ranking = await self._served.batcher.submit(plan.query, deadline=deadline)
-                self._fill(plan.reply, ranking, plan.min_score)
-            response.response.CopyFrom(plan.reply)
+            self._check(message.request, message)
+            query = self._query(message.request, response.response)
+            if query is not None:
+                ranking = await self._served.batcher.submit(query, deadline=deadline)
+                self._fill(response.response, ranking, message.request)
         except Exception as error:  # noqa: BLE001 (one message's fate never ends the stream)
             response.error.CopyFrom(_outcome(error))
         return response
@@ -171,13 +171,23 @@ class RecommenderService:
             loaded_at=loaded_at,
         )
 
-    def _plan(self, request: api.RecommendRequest, frame: Message | None = None) -> _Plan:
-        """Turn a request into a query, or into a reply where there is nothing for the model to rank.
+    def _check(self, request: api.RecommendRequest, frame: Message | None = None) -> None:
+        """Hold a request to the configured limits and to the rules of the proto.
 
         `frame` is the message that the request came in, if its own rules are to be held to as well.
         """
-        self._check_sizes(request)
+        if request.ByteSize() > self._certainly_fits:
+            self._check_sizes(request)
         validate(self._validator, request if frame is None else frame)
+
+    def _all_valid(self, call: api.BatchRecommendRequest) -> bool:
+        """Whether `_check` would pass every request of a call: one look at all of them costs less than one at each."""
+        if any(request.ByteSize() > self._certainly_fits for request in call.requests):
+            return False
+        return not self._validator.collect_violations(call, fail_fast=True)
+
+    def _query(self, request: api.RecommendRequest, reply: api.RecommendResponse) -> Query | None:
+        """Turn a request into a query and begin its reply; None if the reply is complete, with nothing to rank."""
         served = self._served
         model = served.model
         if request.model:
@@ -187,7 +197,8 @@ class RecommenderService:
             raise InvalidRequestError(
                 Violation("limit", f"{request.limit} is more than the {model.max_k} that model {model.label} returns")
             )
-        reply = api.RecommendResponse(model_version=model.label, source=api.SOURCE_MODEL)
+        reply.model_version = self._label
+        reply.source = api.SOURCE_MODEL
         history = self._known(request.item_ids, request.item_keys, "item", reply)
         excluded: frozenset[int] = frozenset()
         candidates: frozenset[int] | None = None
@@ -202,20 +213,16 @@ class RecommenderService:
             excluded = frozenset()
         if not history:
             self._fall_back(reply, k, excluded, candidates)
-            return _Plan(None, reply, -math.inf)
+            return None
         if candidates is not None and not candidates:
-            return _Plan(None, reply, -math.inf)
+            return None
         self._check_abilities(request, excluded, candidates)
         longest = model.longest_history
         if longest is not None and len(history) > longest:
             history = history[-longest:]
-        query = Query(
-            history,
-            k,
-            tuple(sorted(excluded)) if excluded else (),
-            None if candidates is None else tuple(sorted(candidates)),
-        )
-        return _Plan(query, reply, request.min_score if request.HasField("min_score") else -math.inf)
+        if candidates is not None:
+            return Query(history, k, (), tuple(sorted(candidates)))
+        return Query(history, k, tuple(sorted(excluded)) if excluded else ())
 
     def _check_sizes(self, request: api.RecommendRequest) -> None:
         """Refuse lists over the configured limits before anything looks at their items."""
@@ -302,9 +309,10 @@ class RecommenderService:
         reply.source = api.SOURCE_FALLBACK
         self._add_keys(reply)
 
-    def _fill(self, reply: api.RecommendResponse, ranking: Ranking, min_score: float) -> None:
+    def _fill(self, reply: api.RecommendResponse, ranking: Ranking, request: api.RecommendRequest) -> None:
         """Put a ranking into its reply."""
         item_ids, scores = ranking.item_ids, ranking.scores
+        min_score = request.min_score if request.HasField("min_score") else _NO_BOUND
         if scores and scores[-1] < min_score:
             kept = sum(score >= min_score for score in scores)
             item_ids, scores = item_ids[:kept], scores[:kept]

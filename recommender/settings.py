@@ -111,7 +111,8 @@ class Settings(BaseModel):
         bool,
         Field(
             description="Whether runs on CUDA are captured once for each shape and replayed, which saves the launch of "
-            "each kernel. Pays off where the catalogue is small; graphs with branches cannot be captured.",
+            "each kernel. Pays off where the catalogue is small. Models with branches or loops, such as those that "
+            "take exclusions or candidates, cannot be captured; the log says so.",
         ),
     ] = False
     cuda_tf32: Annotated[

@@ -71,9 +71,12 @@ class Vocabulary:
 
 
 def write_vocabulary(keys: Sequence[str], path: Path) -> None:
-    """Write a vocabulary; the key at place i stands for item i. Raises ValueError if a key is empty or comes twice."""
+    """Write a vocabulary: key i stands for item i. Raises ValueError if one comes twice, is empty or holds NUL."""
     if not all(keys):
         raise ValueError(f"key {list(keys).index('')} is empty; every item needs a key")
+    for item, key in enumerate(keys):
+        if "\0" in key:
+            raise ValueError(f"key {item}, {key!r}, holds a NUL character, which the file format cannot")
     trie = marisa_trie.Trie(keys)
     if len(trie) != len(keys):
         twice, _ = Counter(keys).most_common(1)[0]

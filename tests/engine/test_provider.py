@@ -72,7 +72,7 @@ def test_a_provider_that_leaves_the_work_to_the_cpu_is_refused_with_the_nodes_it
 @needs_azure
 def test_nodes_that_only_compute_shapes_may_run_on_the_cpu(tmp_path: Path) -> None:
     shape = hand_made.shape_only(tmp_path / "shape.onnx")
-    assert open_session(shape, AZURE, PLAN).get_providers()[0] == AZURE
+    assert open_session(shape, AZURE, PLAN).session.get_providers()[0] == AZURE
 
 
 def test_a_provider_that_does_not_start_is_refused_instead_of_replaced(model: Path) -> None:
@@ -143,6 +143,27 @@ async def test_on_a_cuda_device_cuda_does_the_work(load: Load, tmp_path: Path) -
     assert (engine.provider, engine.fallback_reason) == (CUDA, None)
     (ranking,) = await engine.run([Query((1, 2, 3), 10)])
     assert ranking.item_ids == hand_made.brute_force(embeddings, [1, 2, 3], 10)
+
+
+@pytest.mark.cuda
+async def test_on_a_cuda_device_captured_runs_give_the_same_answers(load: Load, tmp_path: Path) -> None:
+    embeddings = hand_made.table(2_000, 16)
+    path = hand_made.batched(tmp_path / "10_model.onnx", embeddings, metadata={"recommender.items": "2000"}, k=10)
+    engine = load(path, device="cuda", cuda=CudaOptions(graph=True))
+    assert engine.captures
+    for history in ((1, 2, 3), (4,), (1, 2, 3), tuple(range(40))):
+        (ranking,) = await engine.run([Query(history, 10)])
+        assert ranking.item_ids == hand_made.brute_force(embeddings, history, 10)
+
+
+@pytest.mark.cuda
+def test_on_a_cuda_device_a_model_that_does_not_tell_its_items_is_refused(load: Load, model: Path) -> None:
+    with pytest.raises(ModelError, match="does not say how many items it has"):
+        load(model, device="cuda")
+
+
+def test_on_the_cpu_nothing_is_captured(load: Load, model: Path) -> None:
+    assert not load(model, cuda=CudaOptions(graph=True)).captures
 
 
 @pytest.mark.coreml

@@ -12,20 +12,22 @@ import re
 import signal
 import subprocess
 import sys
-from importlib.metadata import version
+from importlib.metadata import requires, version
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
 
 from tests.engine import hand_made
 
 ROOT = Path(__file__).parents[2]
 LOCKED = re.search(r'name = "onnxruntime-gpu"\nversion = "([^"]+)"', (ROOT / "uv.lock").read_text(encoding="utf-8"))
 WHEELS = {"onnxruntime": version("onnxruntime"), "onnxruntime-gpu": LOCKED[1] if LOCKED else ""}
-NEEDED = (
-    "googleapis-common-protos", "grpcio", "grpcio-health-checking", "grpcio-reflection", "grpcio-status", "numpy",
-    "protobuf", "pydantic", "python-dotenv", "rich", "structlog", "typer", "uvloop",
-)  # fmt: skip
+NEEDED = [
+    required.name
+    for required in map(Requirement, requires("recommender") or ())
+    if (required.marker is None or required.marker.evaluate({"extra": ""})) and required.name not in WHEELS
+]
 
 pytestmark = [
     pytest.mark.long,

@@ -11,6 +11,7 @@ import sys
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from tests.conftest import ROOT
@@ -43,6 +44,11 @@ class Process:
         while await self._read():
             pass
         return await asyncio.wait_for(self.process.wait(), PATIENCE)
+
+    def resident_bytes(self) -> int:
+        """The memory it holds, as Linux tells."""
+        pages = Path(f"/proc/{self.process.pid}/statm").read_text(encoding="ascii").split()[1]
+        return int(pages) * os.sysconf("SC_PAGE_SIZE")
 
     def signal(self, number: signal.Signals) -> None:
         self.process.send_signal(number)

@@ -82,7 +82,9 @@ async def test_requests_that_outlast_the_grace_are_given_up_and_the_exit_code_sa
 
     refused = [answer for answer in answers if isinstance(answer, grpc.aio.AioRpcError)]
     assert refused
-    assert {error.code() for error in refused} == {grpc.StatusCode.UNAVAILABLE}
+    # gRPC itself cancels what had arrived and was not taken up yet.
+    assert {error.code() for error in refused} <= {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED}
+    assert server.log[-1]["given_up"] > 0
     assert code == 3
 
 

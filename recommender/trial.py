@@ -1,0 +1,74 @@
+"""A model on trial before it serves: its card's answers, its own limits, and what its batches cost."""
+
+from __future__ import annotations
+
+import math
+import statistics
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from pathlib import Path
+from typing import TypeAlias
+
+from recommender.cost import Observation
+from recommender.domain import Model, Query, Ranking
+from recommender.errors import ModelError
+from recommender.store import Artifact
+
+Run: TypeAlias = Callable[[Sequence[Query]], Awaitable[Sequence[Ranking]]]
+"""Rank for every query, in their order."""
+
+_REPEATS = 3
+_LENGTH = 32
+"""Items of a history that is long enough to show what histories cost."""
+
+
+async def hold_to_card(run: Run, artifact: Artifact) -> None:
+    """Raise ModelError unless the model gives its card's golden answers, in company and alone."""
+    card = artifact.card
+    if card is None or not card.golden:
+        return
+    queries = [Query(golden.item_ids, len(golden.recommendations)) for golden in card.golden]
+    batched = await run(queries)
+    for golden, query, in_company in zip(card.golden, queries, batched, strict=True):
+        expected = Ranking(list(golden.recommendations), list(golden.scores))
+        for ranking in (in_company, *await run([query])):
+            if not ranking.equals(expected, card.score_tolerance):
+                raise ModelError(
+                    f"{artifact.path} does not give its card's answer: for {list(golden.item_ids)} it ranks "
+                    f"{ranking.item_ids} and the card says {expected.item_ids}; export the model again"
+                )
+
+
+async def hold_to_limits(run: Run, path: Path, model: Model) -> None:
+    """Raise ModelError unless the last item of the catalogue has an answer, and that as long as may be asked for."""
+    last = 0 if model.items is None else model.items - 1
+    (ranking,) = await run([Query((last,), model.max_k)])
+    ids = ranking.item_ids
+    fault = None
+    if len(ids) != model.max_k:
+        fault = f"it gives {len(ids)} recommendations, not {model.max_k}"
+    elif len(set(ids)) != len(ids) or min(ids) < 0 or (model.items is not None and max(ids) >= model.items):
+        fault = f"it recommends what is not in its catalogue, or one item twice: {ids}"
+    elif not all(map(math.isfinite, ranking.scores)):
+        fault = "it gives scores that are no numbers"
+    if fault is not None:
+        raise ModelError(
+            f"{path} does not keep its limits: for the history [{last}] {fault}; train or export the model again"
+        )
+
+
+async def measure(run: Run, model: Model, max_batch_size: int) -> list[Observation]:
+    """What batches of up to `max_batch_size` rows take, with short histories and long ones."""
+    length = min(model.longest_history or _LENGTH, _LENGTH)
+    seen = []
+    for rows in sorted({1, max(max_batch_size // 4, 1), max_batch_size}):
+        for items in sorted({1, length}):
+            queries = [Query((0,) * items, model.default_k)] * rows
+            await run(queries)  # the first run of a shape allocates
+            seconds = []
+            for _ in range(_REPEATS):
+                started = time.perf_counter()
+                await run(queries)
+                seconds.append(time.perf_counter() - started)
+            seen.append(Observation(rows, rows * items, statistics.median(seconds)))
+    return seen
