@@ -108,6 +108,11 @@ bench-many *options:
 bench-vocabulary *options:
     {{ run }} python bench/vocabulary.py {{ options }}
 
+# How long the exact top-K takes, against the plain graph and faiss
+[group('bench')]
+bench-topk *options:
+    {{ uv }} run --group dev --group model --with faiss-cpu python -m bench.topk "$@"
+
 # The proto's style, and that no old client breaks
 [group('proto')]
 proto-lint:

@@ -12,6 +12,7 @@ import resource
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -23,8 +24,9 @@ from rich.console import Console
 from rich.table import Table
 
 from recommender.export.artifact import write_model
+from recommender.export.coarse import Codes
 from recommender.export.graph import build_graph
-from recommender.export.head import TABLE
+from recommender.export.head import TABLE, coarse_pays
 from recommender.export.nodes import Nodes
 from recommender.export.table import Layout, pack
 
@@ -53,11 +55,13 @@ def first_item(g: Nodes) -> str:
     return g.op("Gather", TABLE, first, axis=0)
 
 
-def ours(embeddings: npt.NDArray[np.float32], folder: Path) -> Path:
+def ours(embeddings: npt.NDArray[np.float32], folder: Path, *, coarse: bool = False) -> Path:
     layout = Layout(*embeddings.shape)
-    model = build_graph(first_item, layout, largest=float(np.abs(embeddings).max()), bias=False, metadata={})
-    path = folder / "ours.onnx"
-    write_model(model, pack(embeddings, None, layout), path, 1 << 30)
+    table = pack(embeddings, None, layout)
+    codes = Codes.of(table, layout) if coarse else None
+    model = build_graph(first_item, layout, largest=float(np.abs(embeddings).max()), codes=codes)
+    path = folder / f"ours{coarse}.onnx"
+    write_model(model, table, path, 1 << 30)
     return path
 
 
@@ -98,11 +102,13 @@ def plain(embeddings: npt.NDArray[np.float32], folder: Path, *, select: bool) ->
 def runs(
     embeddings: npt.NDArray[np.float32], folder: Path, *, spinning: bool, prepack: bool, with_faiss: bool
 ) -> dict[str, Run]:
-    head = session(ours(embeddings, folder), spinning=spinning, prepack=prepack)
+    heads = {"head": session(ours(embeddings, folder), spinning=spinning, prepack=prepack)}
+    if coarse_pays(Layout(*embeddings.shape)):
+        heads["coarse head"] = session(ours(embeddings, folder, coarse=True), spinning=spinning, prepack=prepack)
     whole = session(plain(embeddings, folder, select=True), spinning=spinning, prepack=prepack)
     product = session(plain(embeddings, folder, select=False), spinning=spinning, prepack=prepack)
 
-    def run_head(users: npt.NDArray[np.int64], k: int) -> Answer:
+    def run_head(name: str, users: npt.NDArray[np.int64], k: int) -> Answer:
         feeds = {
             "user_history": users[:, None],
             "history_length": np.ones(len(users), np.int64),
@@ -111,7 +117,7 @@ def runs(
             "candidates": np.zeros((len(users), 0), np.int64),
             "candidates_length": np.zeros(len(users), np.int64),
         }
-        ids, scores = head.run(["recommendations", "scores"], feeds)
+        ids, scores = heads[name].run(["recommendations", "scores"], feeds)
         return ids, scores
 
     def run_plain(users: npt.NDArray[np.int64], k: int) -> Answer:
@@ -122,7 +128,11 @@ def runs(
         product.run(["scores"], {"user_history": users[:, None], "k": np.array([k])})
         return None
 
-    known: dict[str, Run] = {"head": run_head, "plain": run_plain, "product alone": run_product}
+    known: dict[str, Run] = {
+        **{name: partial(run_head, name) for name in heads},
+        "plain": run_plain,
+        "product alone": run_product,
+    }
     if faiss is not None and with_faiss:
         faiss.omp_set_num_threads(THREADS)
         index = faiss.IndexFlatIP(embeddings.shape[1])

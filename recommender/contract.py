@@ -2,7 +2,8 @@
 
 In: `user_history` int64 [batch, history], padded on the right with 0, and `history_length` int64 [batch];
 optional `k` int64 [1], `excluded` int64 [nnz, 2], `candidates` int64 [batch, c] with `candidates_length`
-int64 [batch]. Out: `recommendations` int64 [batch, k], best first, and `scores` float32 [batch, k].
+int64 [batch]. Out: `recommendations` int64 [batch, k], best first, and `scores` float32 [batch, k];
+optional `fallbacks` int64 [batch], 1 for a row that 8-bit scores could not rank alone, which serving does not ask for.
 The older form takes `user_history` int64 [history] and gives `recommendations` int64 [K].
 """
 
@@ -41,6 +42,7 @@ _OPTIONAL = {
     "candidates_length": Port(_INT64, 1),
 }
 _OUTPUTS = {"recommendations": Port(_INT64, 2), "scores": Port(_FLOAT, 2)}
+_OPTIONAL_OUTPUTS = {"fallbacks": Port(_INT64, 1)}
 _OLDER_INPUTS = {"user_history": Port(_INT64, 1)}
 _OLDER_OUTPUTS = {"recommendations": Port(_INT64, 1)}
 _NOTHING_EXCLUDED = np.empty((0, 2), np.int64)
@@ -65,7 +67,7 @@ class Contract:
             return cls(frozenset(inputs), frozenset(outputs), batched=False)
         faults = [
             *_faults("input", inputs, _REQUIRED, _OPTIONAL),
-            *_faults("output", outputs, _OUTPUTS, {}),
+            *_faults("output", outputs, _OUTPUTS, _OPTIONAL_OUTPUTS),
         ]
         if ("candidates" in inputs) != ("candidates_length" in inputs):
             faults.append("candidates and candidates_length go together")

@@ -12,9 +12,11 @@ import numpy as np
 from recommender.card import Card, Golden
 from recommender.export.artifact import card_files, drafts, publish, write_model
 from recommender.export.check import History, ModelFile, Scores, check_model
+from recommender.export.coarse import Codes
 from recommender.export.encoder import OPSET, add_encoder, export_encoder
 from recommender.export.errors import ExportError
 from recommender.export.graph import build_graph, describe
+from recommender.export.head import coarse_pays
 from recommender.export.lists import Lists
 from recommender.export.load import load_network
 from recommender.export.options import MAX_K, ExportOptions
@@ -44,7 +46,7 @@ def export_model(options: ExportOptions, progress: Progress = lambda _stage, _sh
 
     if layout is not None:
         progress("checking the head on ties", 0.5)
-        check_ties(layout.items, layout.columns, max_k, bias=subject.bias is not None)
+        check_ties(layout.items, layout.columns, max_k, bias=subject.bias is not None, coarse=options.coarse == "int8")
 
     progress("building the graph", 0.6)
     size = layout.columns - (subject.bias is not None) if layout is not None else 0
@@ -63,6 +65,7 @@ def export_model(options: ExportOptions, progress: Progress = lambda _stage, _sh
         layout,
         largest=float(max(table.max(), -table.min())) if table is not None else 0.0,
         bias=subject.bias is not None,
+        codes=_codes(options, table, layout),
         metadata=metadata,
     )
 
@@ -109,6 +112,18 @@ def _table(subject: Subject) -> tuple[Layout | None, Scores | None]:
         return None, None
     layout = Layout(subject.items, subject.embeddings.shape[1] + (subject.bias is not None))
     return layout, pack(subject.embeddings, subject.bias, layout)
+
+
+def _codes(options: ExportOptions, table: Scores | None, layout: Layout | None) -> Codes | None:
+    if options.coarse == "none":
+        return None
+    if table is None or layout is None:
+        raise ExportError("coarse is 'int8', but the network yields scores itself; give 'none', or item_embeddings().")
+    if not coarse_pays(layout):
+        raise ExportError(
+            f"coarse is 'int8', but {layout.items} items are too few for coarse scores to choose among; give 'none'."
+        )
+    return Codes.of(table, layout)
 
 
 def _max_k(options: ExportOptions, items: int) -> int:

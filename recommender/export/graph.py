@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 import onnx
 from onnx import TensorProto, helper
 
+from recommender.export.coarse import Codes
 from recommender.export.encoder import OPSET
 from recommender.export.head import add_head
 from recommender.export.nodes import Nodes
@@ -24,6 +25,11 @@ _INPUTS = {
     "candidates": ("batch", "c"),
     "candidates_length": ("batch",),
 }
+_OUTPUTS = {
+    "recommendations": (_INT64, ("batch", "returned")),
+    "scores": (_FLOAT, ("batch", "returned")),
+    "fallbacks": (_INT64, ("batch",)),
+}
 
 
 def build_graph(
@@ -32,6 +38,7 @@ def build_graph(
     *,
     largest: float = 0.0,
     bias: bool = False,
+    codes: Codes | None = None,
     metadata: Mapping[str, str] = types.MappingProxyType({}),
 ) -> onnx.ModelProto:
     """A whole model but for the table's numbers: initializer `item_table` is declared by the writer.
@@ -42,19 +49,15 @@ def build_graph(
     g = Nodes()
     encoded = encode(g)
     if layout is None:
-        ids, scores = add_selection(g, encoded)
+        outputs = add_selection(g, encoded)
     else:
-        ids, scores = add_head(g, encoded, layout, largest=largest, bias=bias)
-    g.nodes.append(helper.make_node("Identity", [ids], ["recommendations"]))
-    g.nodes.append(helper.make_node("Identity", [scores], ["scores"]))
+        outputs = add_head(g, encoded, layout, largest=largest, bias=bias, codes=codes)
+    g.nodes.extend(helper.make_node("Identity", [value], [name]) for name, value in outputs.items())
     graph = helper.make_graph(
         g.nodes,
         "recommender",
         [helper.make_tensor_value_info(name, _INT64, shape) for name, shape in _INPUTS.items()],
-        [
-            helper.make_tensor_value_info("recommendations", _INT64, ("batch", "returned")),
-            helper.make_tensor_value_info("scores", _FLOAT, ("batch", "returned")),
-        ],
+        [helper.make_tensor_value_info(name, *_OUTPUTS[name]) for name in outputs],
         g.initializers,
         value_info=g.declared,
     )

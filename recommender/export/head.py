@@ -29,15 +29,20 @@ There are two ways to the maxima, and the batch decides:
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 from onnx import helper
 
+from recommender.export.coarse import Codes, add_coarse_scores, choose_blocks, most_wanted, proven
 from recommender.export.nodes import Nodes
 from recommender.export.selection import FLOAT, INT64, mask, places, real_candidates, search, select, select_filled
 from recommender.export.table import Layout
+
+Plan: TypeAlias = Callable[[Nodes], tuple[str, ...]]
 
 TABLE = "item_table"
 # Above one chosen block in this many, selecting from everything is faster than from the chosen.
@@ -46,6 +51,8 @@ _BLOCKS_PER_K = 8
 _ALWAYS_BLOCKS = 40_000
 # From this many rows on, slabs are faster than one product.
 _SLAB_ROWS = 32
+# From this many rows on, the exact looks that coarse scores ask for cost more than they save.
+_COARSE_ROWS = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +61,6 @@ class _Values:
 
     users: str  # float32 [batch, columns], finite
     batch: str  # int64 [1]
-    scores: str  # float32 [batch, rows of the table], masked; without rows where nobody needs it
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,12 +78,15 @@ class _Pairs:
         return cls(rows, items, g.op("Greater", g.op("Shape", "excluded", start=0, end=1), g.int64(0)))
 
 
-def add_head(g: Nodes, users: str, layout: Layout, *, largest: float, bias: bool) -> tuple[str, str]:
-    """Add the head to `g` and return the names of `recommendations` and `scores`.
+def add_head(
+    g: Nodes, users: str, layout: Layout, *, largest: float, bias: bool, codes: Codes | None = None
+) -> dict[str, str]:
+    """Add the head to `g`; returns the names of its values by output: `recommendations`, `scores`, maybe `fallbacks`.
 
     `users` is float32 [batch, d]; the graph has the inputs `k`, `excluded`, `candidates` and
     `candidates_length`, and the initializer `item_table` in this layout. `largest` is the largest absolute value in
-    the table; `bias` says that its last column is a bias.
+    the table; `bias` says that its last column is a bias. With `codes`, small batches start from coarse scores, and
+    `fallbacks` int64 [batch] is 1 for each row whose coarse scores did not prove its ranking.
     """
     sound = g.op(
         "LessOrEqual",
@@ -90,52 +99,119 @@ def add_head(g: Nodes, users: str, layout: Layout, *, largest: float, bias: bool
         one = g.constant(np.ones((1, 1), np.float32))
         column = g.op("Expand", one, g.op("Concat", batch, g.int64(1), axis=0))
         users = g.op("Concat", users, column, axis=1)
-    no_candidates = g.op("Equal", g.op("Shape", "candidates", start=1, end=2), g.int64(0))
-    few_blocks = layout.full_blocks // _BLOCKS_PER_K
-    few = g.op("LessOrEqual", "k", g.int64(few_blocks))
-    at_once = no_candidates
-    if layout.slabs > 1:
-        small = g.op("Or", g.op("Less", batch, g.int64(_SLAB_ROWS)), g.op("Not", few))
-        at_once = g.op("And", no_candidates, small)
-    values = _Values(users=users, batch=batch, scores=_all_scores(g, users, at_once, layout))
-    by_block = few
-    if layout.items < _ALWAYS_BLOCKS:
-        by_block = g.op("And", few, g.op("GreaterOrEqual", batch, g.int64(-(-_ALWAYS_BLOCKS // layout.items))))
-
-    def from_scores(inner: Nodes) -> tuple[str, ...]:
-        if few_blocks < 1:
-            return _from_all(inner, values, layout)
-        return inner.choose(
-            by_block,
-            lambda body: _from_blocks(body, values, layout),
-            lambda body: _from_all(body, values, layout),
-            (INT64, FLOAT),
-        )
-
-    def whole_catalogue(inner: Nodes) -> tuple[str, ...]:
-        if layout.slabs == 1:
-            return from_scores(inner)
-        return inner.choose(at_once, from_scores, lambda body: _from_slabs(body, values, layout), (INT64, FLOAT))
-
-    ids, scores = g.choose(
-        no_candidates, whole_catalogue, lambda inner: _from_candidates(inner, values, layout), (INT64, FLOAT)
+    values = _Values(users, batch)
+    whole = g.op("Equal", g.op("Shape", "candidates", start=1, end=2), g.int64(0))
+    rank = _plan(g, values, layout, whole) if codes is None else _coarse_plan(g, values, layout, whole, codes)
+    ids, scores, *told = g.choose(
+        whole,
+        rank,
+        lambda inner: (
+            *_from_candidates(inner, values, layout),
+            *(() if codes is None else (_no_fallbacks(inner, values),)),
+        ),
+        (INT64, FLOAT) if codes is None else (INT64, FLOAT, INT64),
     )
     lowest = g.float32(-np.inf)
     scores = g.op("Where", sound, scores, lowest)
-    return g.op("Where", g.op("Equal", scores, lowest), g.int64(-1), ids), scores
+    ids = g.op("Where", g.op("Equal", scores, lowest), g.int64(-1), ids)
+    return dict(zip(("recommendations", "scores", "fallbacks"), (ids, scores, *told), strict=False))
 
 
-def _all_scores(g: Nodes, users: str, wanted: str, layout: Layout) -> str:
+def coarse_pays(layout: Layout) -> bool:
+    """Whether coarse scores can choose among the blocks of this catalogue at all."""
+    return most_wanted(layout.full_blocks // _BLOCKS_PER_K) >= 1
+
+
+def _plan(g: Nodes, values: _Values, layout: Layout, whole: str) -> Plan:
+    """How to rank the whole catalogue in float32."""
+    few_blocks = layout.full_blocks // _BLOCKS_PER_K
+    few = g.op("LessOrEqual", "k", g.int64(few_blocks))
+    at_once = whole
+    if layout.slabs > 1:
+        at_once = g.op("And", whole, g.op("Or", g.op("Less", values.batch, g.int64(_SLAB_ROWS)), g.op("Not", few)))
+    by_block = few
+    if layout.items < _ALWAYS_BLOCKS:
+        enough = g.op("GreaterOrEqual", values.batch, g.int64(-(-_ALWAYS_BLOCKS // layout.items)))
+        by_block = g.op("And", few, enough)
+    all_scores = _all_scores(g, values, at_once, layout)
+
+    def from_scores(inner: Nodes) -> tuple[str, ...]:
+        if few_blocks < 1:
+            return _from_all(inner, all_scores, layout)
+        return inner.choose(
+            by_block,
+            lambda body: _from_blocks(body, all_scores, values, layout),
+            lambda body: _from_all(body, all_scores, layout),
+            (INT64, FLOAT),
+        )
+
+    if layout.slabs == 1:
+        return from_scores
+    return lambda inner: inner.choose(
+        at_once, from_scores, lambda body: _from_slabs(body, values, layout), (INT64, FLOAT)
+    )
+
+
+def _coarse_plan(g: Nodes, values: _Values, layout: Layout, whole: str, codes: Codes) -> Plan:
+    """How to rank the whole catalogue with coarse scores for small batches, and slabs for the others."""
+    few_blocks = layout.full_blocks // _BLOCKS_PER_K
+    few = g.op("LessOrEqual", "k", g.int64(few_blocks))
+    able = g.op("LessOrEqual", "k", g.int64(most_wanted(few_blocks)))
+    small = g.op("And", able, g.op("Less", values.batch, g.int64(_COARSE_ROWS)))
+    users, pairs = _where(g, g.op("And", whole, small), values.users, "excluded")
+    sums = add_coarse_scores(g, users, pairs, codes, layout)
+
+    def exact(inner: Nodes) -> tuple[str, ...]:
+        return inner.choose(
+            few,
+            lambda body: _from_slabs(body, values, layout),
+            lambda body: _from_all(body, _scores(body, values.users, "excluded", layout), layout),
+            (INT64, FLOAT),
+        )
+
+    def coarse(inner: Nodes) -> tuple[str, ...]:
+        choice = choose_blocks(inner, values.users, sums, codes, layout)
+        ids, scores = _score_blocks(inner, choice.blocks, _Pairs.of(inner), values, layout)
+        proof = proven(inner, scores, choice.edge)
+        failed = inner.op("Cast", inner.op("Not", proof), to=INT64)
+        ids, scores = inner.choose(
+            inner.op("Equal", inner.op("ReduceMax", failed, keepdims=0), inner.constant(np.array(0, np.int64))),
+            lambda _: (ids, scores),
+            lambda body: _from_slabs(body, values, layout),
+            (INT64, FLOAT),
+        )
+        return ids, scores, inner.op("Squeeze", failed, inner.int64(1))
+
+    return lambda inner: inner.choose(
+        small, coarse, lambda body: (*exact(body), _no_fallbacks(body, values)), (INT64, FLOAT, INT64)
+    )
+
+
+def _no_fallbacks(g: Nodes, values: _Values) -> str:
+    return g.op("Expand", g.int64(0), values.batch)
+
+
+def _all_scores(g: Nodes, values: _Values, wanted: str, layout: Layout) -> str:
     """Scores of every item, masked: float32 [batch, rows of the table]; where they are not wanted, [0, rows].
 
     Stands outside of every If: ONNX Runtime packs a table only for a product at the top level, and masks in place only
     what was made beside it.
     """
-    pairs = "excluded"
-    if layout.slabs > 1:  # One slab's scores cost less than to ask whether they are wanted.
-        zero, last = g.int64(0), g.int64(np.iinfo(np.int64).max)
-        end = g.op("Where", wanted, last, zero)
-        users, pairs = (g.op("Slice", rows, zero, end, zero) for rows in (users, pairs))
+    if layout.slabs == 1:  # One slab's scores cost less than to ask whether they are wanted.
+        return _scores(g, values.users, "excluded", layout)
+    users, pairs = _where(g, wanted, values.users, "excluded")
+    return _scores(g, users, pairs, layout)
+
+
+def _where(g: Nodes, wanted: str, *rows: str) -> list[str]:
+    """These rows where they are wanted, otherwise none."""
+    zero, last = g.int64(0), g.int64(np.iinfo(np.int64).max)
+    end = g.op("Where", wanted, last, zero)
+    return [g.op("Slice", each, zero, end, zero) for each in rows]
+
+
+def _scores(g: Nodes, users: str, pairs: str, layout: Layout) -> str:
+    """Scores of every item for these users, masked at these pairs."""
     scores = g.op("Gemm", users, TABLE, transB=1)
     masked = mask(g, scores, pairs)
     # Only values of the same declared shape share memory: without this the mask copies all scores.
@@ -144,28 +220,28 @@ def _all_scores(g: Nodes, users: str, wanted: str, layout: Layout) -> str:
     return masked
 
 
-def _from_all(g: Nodes, values: _Values, layout: Layout) -> tuple[str, str]:
+def _from_all(g: Nodes, scores: str, layout: Layout) -> tuple[str, str]:
     """Top-K from all scores."""
-    best, ids = g.ops("TopK", 2, _first(g, values.scores, layout.items, of=layout.rows), "k", axis=1)
+    best, ids = g.ops("TopK", 2, _first(g, scores, layout.items, of=layout.rows), "k", axis=1)
     return ids, best
 
 
-def _from_blocks(g: Nodes, values: _Values, layout: Layout) -> tuple[str, str]:
+def _from_blocks(g: Nodes, scores: str, values: _Values, layout: Layout) -> tuple[str, str]:
     """Top-K from the blocks with the largest maxima, all scores being there."""
-    by_block = g.op("Reshape", values.scores, g.int64(0, -1, layout.block))
+    by_block = g.op("Reshape", scores, g.int64(0, -1, layout.block))
     maxima = g.op("ReduceMax", by_block, g.int64(2), keepdims=0)
     blocks = _choose_blocks(g, _first(g, maxima, layout.full_blocks, of=layout.rows // layout.block))
     place = g.op("Unsqueeze", blocks, g.int64(-1))
     chosen = g.op("Reshape", g.op("GatherND", by_block, place, batch_dims=1), g.int64(0, -1))
     if layout.tail:
         start, end = layout.items - layout.tail, layout.items
-        tail = g.op("Slice", values.scores, g.int64(start), g.int64(end), g.int64(1))
+        tail = g.op("Slice", scores, g.int64(start), g.int64(end), g.int64(1))
         chosen = g.op("Concat", chosen, tail, axis=1)
     return select(g, _chosen_ids(g, blocks, values, layout), chosen, "k")
 
 
 def _from_slabs(g: Nodes, values: _Values, layout: Layout) -> tuple[str, str]:
-    """Top-K from the blocks with the largest maxima, found slab by slab; the items of these are scored again."""
+    """Top-K from the blocks with the largest maxima, found slab by slab."""
     pairs = _Pairs.of(g)
     (maxima,) = g.choose(
         pairs.any,
@@ -173,7 +249,11 @@ def _from_slabs(g: Nodes, values: _Values, layout: Layout) -> tuple[str, str]:
         lambda body: (_slab_maxima(body, values, layout, None),),
         (FLOAT,),
     )
-    blocks = _choose_blocks(g, maxima)
+    return _score_blocks(g, _choose_blocks(g, maxima), pairs, values, layout)
+
+
+def _score_blocks(g: Nodes, blocks: str, pairs: _Pairs, values: _Values, layout: Layout) -> tuple[str, str]:
+    """Top-K of the items in these blocks, int64 [batch, m] ascending, and of the tail; scored by a gathered product."""
     vectors = g.op("Gather", _view(g, values, -1, layout.block * layout.columns), blocks, axis=0)
     scores = _gathered_product(g, g.op("Reshape", vectors, g.int64(0, -1, layout.columns)), values.users)
     if layout.tail:

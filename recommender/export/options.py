@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 from recommender.export.errors import ExportError
 
@@ -53,6 +53,8 @@ class ExportOptions:
         for field in ("items", "dim", "layers", "heads", "longest_history", "num_recommendations"):
             if getattr(self, field) < 1:
                 raise ExportError(f"{field} is {getattr(self, field)}; give a number of at least 1.")
+        if self.coarse not in get_args(Coarse):
+            raise ExportError(f"coarse is {self.coarse!r}; give 'none' or 'int8'.")
         if self.max_k is not None and self.max_k < self.num_recommendations:
             raise ExportError(
                 f"max_k is {self.max_k}, below num_recommendations = {self.num_recommendations}; "

@@ -5,12 +5,14 @@ from __future__ import annotations
 import numpy as np
 from onnx import TensorProto, helper
 
-from recommender.export.nodes import Nodes
+from recommender.export.nodes import Array, Nodes
 
-INT64, FLOAT, BOOL = TensorProto.INT64, TensorProto.FLOAT, TensorProto.BOOL
+INT64, INT32, UINT8 = TensorProto.INT64, TensorProto.INT32, TensorProto.UINT8
+FLOAT, BOOL = TensorProto.FLOAT, TensorProto.BOOL
+_LOWEST = np.array(-np.inf, np.float32)
 
 
-def add_selection(g: Nodes, scores: str) -> tuple[str, str]:
+def add_selection(g: Nodes, scores: str) -> dict[str, str]:
     """Add top-K over scores that a network yields itself, float32 [batch, items]; the same inputs and outputs.
 
     A score that is not a number counts as -inf.
@@ -31,7 +33,8 @@ def add_selection(g: Nodes, scores: str) -> tuple[str, str]:
 
     some = g.op("Greater", g.op("Shape", "candidates", start=1, end=2), g.int64(0))
     ids, scores = g.choose(some, from_candidates, from_all, (INT64, FLOAT))
-    return g.op("Where", g.op("Equal", scores, lowest), g.int64(-1), ids), scores
+    ids = g.op("Where", g.op("Equal", scores, lowest), g.int64(-1), ids)
+    return {"recommendations": ids, "scores": scores}
 
 
 def places(g: Nodes, *axes: str) -> str:
@@ -39,12 +42,12 @@ def places(g: Nodes, *axes: str) -> str:
     return g.op("Concat", *(g.op("Unsqueeze", axis, g.int64(-1)) for axis in axes), axis=1)
 
 
-def mask(g: Nodes, scores: str, places: str, keep: str | None = None) -> str:
-    """Put -inf at these places, int64 [nnz, axes]; of those only where `keep` is true."""
+def mask(g: Nodes, scores: str, places: str, keep: str | None = None, lowest: Array = _LOWEST) -> str:
+    """Put `lowest` at these places, int64 [nnz, axes]; of those only where `keep` is true."""
     if keep is not None:
         places = g.op("Compress", places, keep, axis=0)
-    lowest = g.op("Expand", g.float32(-np.inf), g.op("Shape", places, start=0, end=1))
-    return g.op("ScatterND", scores, places, lowest)
+    lowest_each = g.op("Expand", g.constant(lowest), g.op("Shape", places, start=0, end=1))
+    return g.op("ScatterND", scores, places, lowest_each)
 
 
 def search(g: Nodes, known: str, rows: str, sought: str) -> tuple[str, str]:

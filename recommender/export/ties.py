@@ -12,6 +12,7 @@ import numpy as np
 
 from recommender.export.artifact import write_model
 from recommender.export.check import ModelFile, brute_force, masked
+from recommender.export.coarse import Codes
 from recommender.export.errors import ExportError
 from recommender.export.graph import build_graph
 from recommender.export.head import TABLE
@@ -22,7 +23,7 @@ from recommender.export.table import Layout, pack
 _MOST_ITEMS = 200_000
 
 
-def check_ties(items: int, columns: int, max_k: int, *, bias: bool) -> None:
+def check_ties(items: int, columns: int, max_k: int, *, bias: bool, coarse: bool = False) -> None:
     """Rank with the head that a catalogue of this shape gets; ExportError where one id or one score is not exact."""
     items = items if items <= _MOST_ITEMS else _MOST_ITEMS + items % 1_000
     size = columns - bias
@@ -30,6 +31,8 @@ def check_ties(items: int, columns: int, max_k: int, *, bias: bool) -> None:
     embeddings = random.integers(-1, 2, (items, size)).astype(np.float32)
     offsets = random.integers(-2, 3, items).astype(np.float32) if bias else None
     layout = Layout(items, columns)
+    table = pack(embeddings, offsets, layout)
+    codes = Codes.of(table, layout) if coarse else None
 
     def encode(g: Nodes) -> str:
         """The user's vector is the embedding of the history's first item."""
@@ -37,10 +40,10 @@ def check_ties(items: int, columns: int, max_k: int, *, bias: bool) -> None:
         vectors = g.op("Gather", TABLE, first, axis=0)
         return g.op("Slice", vectors, g.int64(0), g.int64(size), g.int64(-1))
 
-    model = build_graph(encode, layout, largest=2.0, bias=bias, metadata={})
+    model = build_graph(encode, layout, largest=2.0, bias=bias, codes=codes)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "ties.onnx")
-        write_model(model, pack(embeddings, offsets, layout), path, 1 << 30)
+        write_model(model, table, path, 1 << 30)
         head = ModelFile(path)
     for rows in (1, 7, 40):
         users = random.integers(0, items, rows)

@@ -1,0 +1,80 @@
+"""Counts how often 8-bit scores fail to prove a ranking, on tables of several kinds.
+
+A row that fails is ranked in float32: the answer stays right, its batch takes longer. Tables: uniform, normal, normal
+with norms that follow popularity, and clustered. Users: the mean of eight items, as the reference
+network makes them. Run: `uv run --group dev --group model python -m bench.fallbacks`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from rich.console import Console
+from rich.table import Table
+
+from bench.topk import session
+from recommender.export.artifact import write_model
+from recommender.export.coarse import Codes
+from recommender.export.graph import build_graph
+from recommender.export.head import TABLE
+from recommender.export.nodes import Nodes
+from recommender.export.table import Layout, pack
+
+HISTORY = 8
+ROWS = 512
+
+
+def mean(g: Nodes) -> str:
+    return g.op("ReduceMean", g.op("Gather", TABLE, "user_history", axis=0), g.int64(1), keepdims=0)
+
+
+def tables(items: int, dim: int) -> dict[str, npt.NDArray[np.float32]]:
+    random = np.random.default_rng(0)
+    normal = random.standard_normal((items, dim), dtype=np.float32)
+    popularity = (1 + random.pareto(2.0, (items, 1))).astype(np.float32)
+    centres = random.standard_normal((200, dim), dtype=np.float32)
+    clustered = centres[random.integers(0, 200, items)] + 0.3 * normal
+    return {
+        "uniform": random.random((items, dim), dtype=np.float32),
+        "normal": normal,
+        "popular": normal * np.minimum(popularity, 10),
+        "clustered": clustered.astype(np.float32),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--size", default="1000000x64")
+    options = parser.parse_args()
+    items, dim = map(int, options.size.split("x"))
+    layout = Layout(items, dim)
+    result = Table("table", "k", "rows", "failed", title=f"rows whose coarse scores prove nothing, {options.size}")
+    for name, embeddings in tables(items, dim).items():
+        table = pack(embeddings, None, layout)
+        model = build_graph(mean, layout, largest=float(np.abs(table).max()), codes=Codes.of(table, layout))
+        with tempfile.TemporaryDirectory() as folder:
+            write_model(model, table, Path(folder, "m.onnx"), 1 << 30)
+            head = session(Path(folder, "m.onnx"), spinning=False, prepack=True)
+        random = np.random.default_rng(1)
+        for k in (1, 10, 100):
+            failed = 0
+            for _ in range(ROWS // 16):
+                feeds = {
+                    "user_history": random.integers(0, items, (16, HISTORY)),
+                    "history_length": np.full(16, HISTORY),
+                    "k": np.array([k]),
+                    "excluded": np.zeros((0, 2), np.int64),
+                    "candidates": np.zeros((16, 0), np.int64),
+                    "candidates_length": np.zeros(16, np.int64),
+                }
+                failed += int(head.run(["fallbacks"], feeds)[0].sum())
+            result.add_row(name, str(k), str(ROWS), f"{failed} ({failed / ROWS:.1%})")
+    Console(width=100).print(result)
+
+
+if __name__ == "__main__":
+    main()
