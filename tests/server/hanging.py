@@ -21,5 +21,5 @@ class Hanging(OnnxEngine):
 
 
 if __name__ == "__main__":
-    server.OnnxEngine = Hanging  # type: ignore[misc]
+    server.OnnxEngine = Hanging  # type: ignore[attr-defined]
     main()
