@@ -88,6 +88,16 @@ test *options:
 test-system *options:
     {{ run }} pytest -m "system" "$@"
 
+# What the batcher alone costs a request
+[group('bench')]
+bench-batcher *options:
+    {{ run }} python bench/batcher.py "$@"
+
+# What the server keeps of an empty gRPC servicer's calls/s (apt-get install nghttp2-client)
+[group('bench')]
+bench-overhead *options:
+    {{ run }} python bench/overhead.py "$@"
+
 # What takes minutes or gigabytes
 [group('test')]
 test-long *options:

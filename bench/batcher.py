@@ -1,4 +1,4 @@
-"""What does the batcher alone cost a request, with no RPC and no model?
+"""What the batcher alone costs a request, with no RPC and no model.
 
 `just bench-batcher`: callers submit from tasks of their own to an engine that answers at once; the time of a plain
 future that the same tasks await is taken off, for the tasks are the caller's cost and not the batcher's.
@@ -25,6 +25,7 @@ class Instant:
     """An engine that has the answer already."""
 
     async def run(self, queries: Sequence[Query]) -> Sequence[Ranking]:
+        """The same for everybody."""
         return [RANKING] * len(queries)
 
     def terminate(self) -> None:
@@ -43,7 +44,8 @@ async def measure(requests: int, at_once: int, timeout: float) -> float:
     await asyncio.gather(*(caller() for _ in range(at_once)))
     seconds = time.perf_counter() - started
     statistics_ = batcher.statistics()
-    assert statistics_.answered == requests // at_once * at_once
+    if statistics_.answered != requests // at_once * at_once:
+        raise RuntimeError(f"not everybody was answered: {statistics_}")
     print(f"   rows a batch {statistics_.rows_run / sum(statistics_.batches.values()):.1f}")
     return seconds / requests
 

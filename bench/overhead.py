@@ -1,10 +1,10 @@
-"""What does `recommender serve` keep of the calls/s that an empty grpc.aio servicer answers?
+"""What `recommender serve` keeps of the calls/s that an empty grpc.aio servicer answers.
 
 Both servers run in a process of their own, with the same environment, event loop, gRPC options, proto and
 parsing; the empty one replies a constant of the same size. h2load (Debian: nghttp2-client) asks one and then
 the other, in interleaved rounds; a round's share is one quotient. Run it on a machine that does little
-else: `just bench-overhead`. Deduplication is off (its default), so every call is a row of its own; the rows run and the calls
-answered are read from the server's last log line, which also proves that every call had status OK.
+else: `just bench-overhead`. Deduplication is off (its default), so every call is a row of its own; the rows
+run and the calls answered are read from the server's last log line, which also proves that every call had status OK.
 """
 
 from __future__ import annotations

@@ -37,6 +37,8 @@ log = structlog.get_logger(__name__)
 
 _LAST_ANSWERS_SECONDS = 1.0
 """How long the last answers may take to leave."""
+_LAST_STATUS_SECONDS = 0.1
+"""How long the last change of health may take to leave."""
 
 
 class ExitCode(IntEnum):
@@ -183,6 +185,8 @@ class Server:
     async def _give_up(self, lost: EngineError) -> ExitCode:
         log.error("engine lost", reason=str(lost))
         await self._health.enter_graceful_shutdown()
+        # Watchers of health learn it before their streams end.
+        await asyncio.sleep(_LAST_STATUS_SECONDS)
         await self.close()
         return ExitCode.ENGINE_LOST
 

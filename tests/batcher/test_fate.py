@@ -162,7 +162,8 @@ async def test_a_cancellation_at_any_turn_of_the_loop_touches_nobody(turn: int, 
     assert others == [answer(query(item)) for item in range(3) if item != leaver]
     assert seen[leaver] == answer(query(leaver)) or isinstance(seen[leaver], asyncio.CancelledError)
     await asyncio.wait_for(batcher.drain(), 5)
-    assert batcher.statistics().ended == 3
+    # Who is cancelled before its first turn never came.
+    assert batcher.statistics().ended == (2 if turn == 0 else 3)
 
 
 @with_time

@@ -66,13 +66,16 @@ class Process:
 
 @asynccontextmanager
 async def running(
-    *options: str, settings: Mapping[str, str] | None = None, wait_for: str | None = "ready"
+    *options: str,
+    settings: Mapping[str, str] | None = None,
+    wait_for: str | None = "ready",
+    module: str = "recommender",
 ) -> AsyncIterator[Process]:
     """`recommender serve` on a free port; killed at the end if it still runs."""
     environment = {key: value for key, value in os.environ.items() if not key.startswith("RECOMMENDER_")}
     environment |= {"RECOMMENDER_PORT": "0", "RECOMMENDER_WEIGHTS_DIR": str(ROOT / "weights"), **(settings or {})}
     process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "recommender", "serve", *options,
+        sys.executable, "-m", module, "serve", *options,
         env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
     )  # fmt: skip
     served = Process(process)
