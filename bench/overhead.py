@@ -196,6 +196,12 @@ def main() -> None:
     parser.add_argument("--calls", type=int, default=6000)
     parser.add_argument("--in-flight", type=int, nargs="*", default=[32, 128])
     parser.add_argument("--latency-rounds", type=int, default=5)
+    parser.add_argument(
+        "--empty",
+        choices=("generated", "lean"),
+        default="generated",
+        help="the empty servicer: as the proto generates it, or with the one method found by name, as ours is",
+    )
     arguments = parser.parse_args()
 
     request = api.RecommendRequest(item_ids=HISTORY).SerializeToString()
@@ -207,7 +213,7 @@ def main() -> None:
         with running("recommender", serve, port, log) as ours:
             reply.write_bytes(ask(port).SerializeToString())
             port = free_port()
-            command = [sys.executable, __file__, "serve-empty", str(port), str(reply)]
+            command = [sys.executable, __file__, "serve-empty", arguments.empty, str(port), str(reply)]
             with running("empty", command, port, Path(folder, "log-empty")) as empty:
                 for target in (ours, empty):
                     target.load(body, WARM_UP_CALLS, 32)
@@ -215,11 +221,12 @@ def main() -> None:
                 latency(ours, empty, body, arguments.latency_rounds)
         for line in itertools.islice(reversed(log.read_text(encoding="utf-8").splitlines()), 1):
             stopped = json.loads(line)
-            print({key: stopped.get(key) for key in ("answered", "rows_run", "runs", "exit")})
+            print({key: stopped.get(key) for key in ("answered", "rows_run", "runs")})
 
 
 if __name__ == "__main__":
     if sys.argv[1:2] == ["serve-empty"]:
-        serve_empty(sys.argv[2], int(sys.argv[3]), api.RecommendResponse.FromString(Path(sys.argv[4]).read_bytes()))
+        kind, port, reply = sys.argv[2:]
+        serve_empty(kind, int(port), api.RecommendResponse.FromString(Path(reply).read_bytes()))
     else:
         main()

@@ -179,7 +179,14 @@ class Server:
         self._health.end_watches()
         await stopping
         await self.close()
-        log.info("stopped", seconds=round(time.monotonic() - started, 3), given_up=left)
+        log.info(
+            "stopped",
+            seconds=round(time.monotonic() - started, 3),
+            given_up=left,
+            answered=seen.answered,
+            runs=sum(seen.batches.values()),
+            rows_run=seen.rows_run,
+        )
         return ExitCode.GRACE_RAN_OUT if left else ExitCode.DRAINED
 
     async def _give_up(self, lost: EngineError) -> ExitCode:

@@ -68,6 +68,8 @@ class RecommenderService:
         self._limits = limits
         self._validator = Validator()
         self._label = served.model.label
+        self._plain_history = min(limits.history, served.model.longest_history or limits.history)
+        self._plain_items = math.inf if served.model.items is None else served.model.items
         # Every item takes a byte at least, so a request of fewer bytes has no list over its limit.
         self._certainly_fits = min(limits.history, limits.excluded, limits.candidates)
 
@@ -79,9 +81,8 @@ class RecommenderService:
         Raises InvalidRequestError if the request is at fault, UnknownModelError if it names a model that is
         not served, and what `Batcher.submit` raises.
         """
-        self._check(request)
         reply = api.RecommendResponse(request_id=request_id)
-        query = self._query(request, reply)
+        query = self._asked(request, reply)
         if query is not None:
             self._fill(reply, await self._served.batcher.submit(query, deadline=deadline), request)
         return reply
@@ -101,13 +102,10 @@ class RecommenderService:
         response = api.BatchRecommendResponse()
         asked: list[tuple[api.RecommendResult, api.RecommendRequest]] = []
         queries: list[Query] = []
-        checked = self._all_valid(request)
         for each in request.requests:
             result = response.results.add()
             try:
-                if not checked:
-                    self._check(each)
-                query = self._query(each, result.response)
+                query = self._asked(each, result.response)
             except RecommenderError as error:
                 result.error.CopyFrom(_outcome(error))
                 continue
@@ -171,6 +169,22 @@ class RecommenderService:
             loaded_at=loaded_at,
         )
 
+    def _asked(self, request: api.RecommendRequest, reply: api.RecommendResponse) -> Query | None:
+        """Check a request and turn it into a query; None if the reply is complete, with nothing to rank.
+
+        Most requests hold ids of known items and nothing else. Those keep every rule, which takes a third of
+        the time to see at once, and a test holds this to what the general way comes to.
+        """
+        fields = request.ListFields()
+        if len(fields) == 1 and fields[0][0].number == api.RecommendRequest.ITEM_IDS_FIELD_NUMBER:
+            history = tuple(fields[0][1])
+            if len(history) <= self._plain_history and min(history) >= 0 and max(history) < self._plain_items:
+                reply.model_version = self._label
+                reply.source = api.SOURCE_MODEL
+                return Query(history, self._limit)
+        self._check(request)
+        return self._query(request, reply)
+
     def _check(self, request: api.RecommendRequest, frame: Message | None = None) -> None:
         """Hold a request to the configured limits and to the rules of the proto.
 
@@ -179,12 +193,6 @@ class RecommenderService:
         if request.ByteSize() > self._certainly_fits:
             self._check_sizes(request)
         validate(self._validator, request if frame is None else frame)
-
-    def _all_valid(self, call: api.BatchRecommendRequest) -> bool:
-        """Whether `_check` would pass every request of a call: one look at all of them costs less than one at each."""
-        if any(request.ByteSize() > self._certainly_fits for request in call.requests):
-            return False
-        return not self._validator.collect_violations(call, fail_fast=True)
 
     def _query(self, request: api.RecommendRequest, reply: api.RecommendResponse) -> Query | None:
         """Turn a request into a query and begin its reply; None if the reply is complete, with nothing to rank."""
