@@ -23,7 +23,7 @@ import numpy as np
 import numpy.typing as npt
 
 from recommender.export.nodes import Nodes
-from recommender.export.selection import FLOAT, INT32, UINT8, mask
+from recommender.export.selection import FLOAT, UINT8, flat_places, mask_in_place
 from recommender.export.table import Layout
 
 # Blocks looked at exactly for each wanted item, and on top of that: fewer make the test fail, more cost time.
@@ -83,10 +83,10 @@ def add_coarse_scores(g: Nodes, users: str, pairs: str, codes: Codes, layout: La
     small, _ = _coded_users(g, users, codes)
     table = g.constant(codes.codes)
     sums = g.op("MatMulInteger", small, table, g.constant(np.array(_USER_CODES + 1, np.uint8)))
-    masked = mask(g, sums, pairs, lowest=np.array(_LOWEST, np.int32))
-    for name in (sums, masked):
-        g.declare(name, INT32, ("scored", layout.rows))
-    return masked
+    rows = layout.rows
+    return mask_in_place(
+        g, sums, flat_places(g, pairs, g.int64(rows)), g.int64(-1, rows), lowest=np.array(_LOWEST, np.int32)
+    )
 
 
 def choose_blocks(g: Nodes, users: str, sums: str, codes: Codes, layout: Layout) -> CoarseChoice:

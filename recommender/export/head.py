@@ -39,7 +39,18 @@ from onnx import helper
 
 from recommender.export.coarse import Codes, add_coarse_scores, choose_blocks, most_wanted, proven
 from recommender.export.nodes import Nodes
-from recommender.export.selection import FLOAT, INT64, mask, places, real_candidates, search, select, select_filled
+from recommender.export.selection import (
+    FLOAT,
+    INT64,
+    flat_places,
+    mask,
+    mask_in_place,
+    places,
+    real_candidates,
+    search,
+    select,
+    select_filled,
+)
 from recommender.export.table import Layout
 
 Plan: TypeAlias = Callable[[Nodes], tuple[str, ...]]
@@ -47,10 +58,12 @@ Plan: TypeAlias = Callable[[Nodes], tuple[str, ...]]
 TABLE = "item_table"
 # Above one chosen block in this many, selecting from everything is faster than from the chosen.
 _BLOCKS_PER_K = 8
+# Scoring the items of a block again costs more than to select from it: above one in this many, slabs are slower.
+_SLAB_BLOCKS_PER_K = 64
 # With fewer scores than this in a batch, selecting from everything is fastest.
 _ALWAYS_BLOCKS = 40_000
 # From this many rows on, slabs are faster than one product.
-_SLAB_ROWS = 32
+_SLAB_ROWS = 40
 # From this many rows on, the exact looks that coarse scores ask for cost more than they save.
 _COARSE_ROWS = 16
 
@@ -128,7 +141,8 @@ def _plan(g: Nodes, values: _Values, layout: Layout, whole: str) -> Plan:
     few = g.op("LessOrEqual", "k", g.int64(few_blocks))
     at_once = whole
     if layout.slabs > 1:
-        at_once = g.op("And", whole, g.op("Or", g.op("Less", values.batch, g.int64(_SLAB_ROWS)), g.op("Not", few)))
+        many = g.op("Greater", "k", g.int64(layout.full_blocks // _SLAB_BLOCKS_PER_K))
+        at_once = g.op("And", whole, g.op("Or", g.op("Less", values.batch, g.int64(_SLAB_ROWS)), many))
     by_block = few
     if layout.items < _ALWAYS_BLOCKS:
         enough = g.op("GreaterOrEqual", values.batch, g.int64(-(-_ALWAYS_BLOCKS // layout.items)))
@@ -155,7 +169,7 @@ def _plan(g: Nodes, values: _Values, layout: Layout, whole: str) -> Plan:
 def _coarse_plan(g: Nodes, values: _Values, layout: Layout, whole: str, codes: Codes) -> Plan:
     """How to rank the whole catalogue with coarse scores for small batches, and slabs for the others."""
     few_blocks = layout.full_blocks // _BLOCKS_PER_K
-    few = g.op("LessOrEqual", "k", g.int64(few_blocks))
+    few = g.op("LessOrEqual", "k", g.int64(layout.full_blocks // _SLAB_BLOCKS_PER_K))
     able = g.op("LessOrEqual", "k", g.int64(most_wanted(few_blocks)))
     small = g.op("And", able, g.op("Less", values.batch, g.int64(_COARSE_ROWS)))
     users, pairs = _where(g, g.op("And", whole, small), values.users, "excluded")
@@ -213,11 +227,7 @@ def _where(g: Nodes, wanted: str, *rows: str) -> list[str]:
 def _scores(g: Nodes, users: str, pairs: str, layout: Layout) -> str:
     """Scores of every item for these users, masked at these pairs."""
     scores = g.op("Gemm", users, TABLE, transB=1)
-    masked = mask(g, scores, pairs)
-    # Only values of the same declared shape share memory: without this the mask copies all scores.
-    for name in (scores, masked):
-        g.declare(name, FLOAT, ("scored", layout.rows))
-    return masked
+    return mask_in_place(g, scores, flat_places(g, pairs, g.int64(layout.rows)), g.int64(-1, layout.rows))
 
 
 def _from_all(g: Nodes, scores: str, layout: Layout) -> tuple[str, str]:
@@ -286,11 +296,10 @@ def _slab_maxima(g: Nodes, values: _Values, layout: Layout, pairs: _Pairs | None
                 inner.op("GreaterOrEqual", local, inner.int64(0)),
                 inner.op("Less", local, inner.int64(layout.blocks * layout.block)),
             )
-            place = [inner.op(kind, local, inner.int64(layout.block)) for kind in ("Div", "Mod")]
-            masked = mask(inner, scores, places(inner, *place, pairs.rows), keep=inside)
-            for name in (scores, masked):
-                inner.declare(name, FLOAT, (layout.blocks, layout.block, "batch"))
-            scores = masked
+            own = inner.op(
+                "Compress", inner.op("Add", inner.op("Mul", local, values.batch), pairs.rows), inside, axis=0
+            )
+            scores = mask_in_place(inner, scores, own, inner.int64(layout.blocks, layout.block, -1))
         return (inner.op("ReduceMax", scores, inner.int64(1), keepdims=0),)
 
     users = g.op("Transpose", values.users, perm=[1, 0])

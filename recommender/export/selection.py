@@ -7,7 +7,7 @@ from onnx import TensorProto, helper
 
 from recommender.export.nodes import Array, Nodes
 
-INT64, INT32, UINT8 = TensorProto.INT64, TensorProto.INT32, TensorProto.UINT8
+INT64, UINT8 = TensorProto.INT64, TensorProto.UINT8
 FLOAT, BOOL = TensorProto.FLOAT, TensorProto.BOOL
 _LOWEST = np.array(-np.inf, np.float32)
 
@@ -19,8 +19,9 @@ def add_selection(g: Nodes, scores: str) -> dict[str, str]:
     """
     lowest = g.float32(-np.inf)
     scores = g.op("Where", g.op("IsNaN", scores), lowest, scores)
-    scores = mask(g, scores, "excluded")
-    batch = g.op("Shape", scores, start=0, end=1)
+    shape, batch = g.op("Shape", scores), g.op("Shape", scores, start=0, end=1)
+    width = g.op("Shape", scores, start=1, end=2)
+    scores = mask_in_place(g, scores, flat_places(g, "excluded", width), shape)
 
     def from_candidates(inner: Nodes) -> tuple[str, str]:
         own = inner.op("GatherElements", scores, "candidates", axis=1)
@@ -42,12 +43,31 @@ def places(g: Nodes, *axes: str) -> str:
     return g.op("Concat", *(g.op("Unsqueeze", axis, g.int64(-1)) for axis in axes), axis=1)
 
 
-def mask(g: Nodes, scores: str, places: str, keep: str | None = None, lowest: Array = _LOWEST) -> str:
-    """Put `lowest` at these places, int64 [nnz, axes]; of those only where `keep` is true."""
-    if keep is not None:
-        places = g.op("Compress", places, keep, axis=0)
-    lowest_each = g.op("Expand", g.constant(lowest), g.op("Shape", places, start=0, end=1))
-    return g.op("ScatterND", scores, places, lowest_each)
+def mask(g: Nodes, scores: str, places: str, keep: str) -> str:
+    """A copy of `scores` with -inf at these places, int64 [nnz, axes]; of those only where `keep` is true."""
+    places = g.op("Compress", places, keep, axis=0)
+    lowest = g.op("Expand", g.constant(_LOWEST), g.op("Shape", places, start=0, end=1))
+    return g.op("ScatterND", scores, places, lowest)
+
+
+def mask_in_place(g: Nodes, scores: str, places: str, shape: str, lowest: Array = _LOWEST) -> str:
+    """Put `lowest` at these places, int64 [nnz], of `scores` counted as one row; costs what `places` is long.
+
+    `shape` is that of `scores`. ScatterND copies all of its data, ScatterElements does not: where nobody else reads
+    them, and data and result are known to have one shape.
+    """
+    flat = g.op("Reshape", scores, g.int64(-1))
+    each = g.op("Expand", g.constant(lowest), g.op("Shape", places))
+    masked = g.op("ScatterElements", flat, places, each, axis=0)
+    for name in (flat, masked):
+        g.declare(name, helper.np_dtype_to_tensor_dtype(lowest.dtype), (scores,))
+    return g.op("Reshape", masked, shape)
+
+
+def flat_places(g: Nodes, pairs: str, width: str) -> str:
+    """Pairs (row, column) int64 [nnz, 2] of a matrix `width` wide as places in it counted as one row: int64 [nnz]."""
+    row, column = (g.op("Gather", pairs, g.constant(np.array(part)), axis=1) for part in (0, 1))
+    return g.op("Add", g.op("Mul", row, width), column)
 
 
 def search(g: Nodes, known: str, rows: str, sought: str) -> tuple[str, str]:
