@@ -1,7 +1,7 @@
 """What the batcher alone costs a request, with no RPC and no model.
 
-`just bench-batcher`: callers submit from tasks of their own to an engine that answers at once; the time of a plain
-future that the same tasks await is taken off, for the tasks are the caller's cost and not the batcher's.
+`just bench-batcher`: callers, each a task, submit one query after the other to an engine that answers at once. All of
+the time is counted, that of the callers' own tasks included. Median of the rounds, least and most.
 """
 
 from __future__ import annotations
@@ -13,6 +13,8 @@ import time
 from collections.abc import Sequence
 
 import uvloop
+from rich.console import Console
+from rich.table import Table
 
 from recommender.batcher import Batcher
 from recommender.cost import Cost
@@ -32,7 +34,8 @@ class Instant:
         """Nothing runs."""
 
 
-async def measure(requests: int, at_once: int, timeout: float) -> float:
+async def measure(requests: int, at_once: int, timeout: float) -> tuple[float, float]:
+    """Seconds a request, and rows a batch."""
     batcher = Batcher(Instant(), max_batch_size=64, max_backlog=1024, engine_timeout=30, cost=Cost(1e-4, 1e-5))
     query = Query(tuple(range(20)), 10)
 
@@ -43,11 +46,10 @@ async def measure(requests: int, at_once: int, timeout: float) -> float:
     started = time.perf_counter()
     await asyncio.gather(*(caller() for _ in range(at_once)))
     seconds = time.perf_counter() - started
-    statistics_ = batcher.statistics()
-    if statistics_.answered != requests // at_once * at_once:
-        raise RuntimeError(f"not everybody was answered: {statistics_}")
-    print(f"   rows a batch {statistics_.rows_run / sum(statistics_.batches.values()):.1f}")
-    return seconds / requests
+    seen = batcher.statistics()
+    if seen.answered != requests // at_once * at_once:
+        raise RuntimeError(f"not everybody was answered: {seen}")
+    return seconds / seen.answered, seen.rows_run / sum(seen.batches.values())
 
 
 def main() -> None:
@@ -55,15 +57,17 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--requests", type=int, default=64_000)
     arguments = parser.parse_args()
+    table = Table("callers at once", "µs a request", "least", "most", "requests/s", "rows a batch")
     for at_once in (1, 32, 64, 128):
-        seconds = [
-            asyncio.Runner(loop_factory=uvloop.new_event_loop).run(measure(arguments.requests, at_once, 5.0))
-            for _ in range(arguments.rounds)
-        ]
-        print(
-            at_once,
-            f"{statistics.median(seconds) * 1e6:.2f} us/request, {1 / statistics.median(seconds):,.0f} requests/s",
-        )
+        seen = []
+        for _ in range(arguments.rounds):
+            with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+                seen.append(runner.run(measure(arguments.requests, at_once, 5.0)))
+        seconds = [each for each, _ in seen]
+        micros = [f"{value * 1e6:.2f}" for value in (statistics.median(seconds), min(seconds), max(seconds))]
+        rows = statistics.median(rows for _, rows in seen)
+        table.add_row(str(at_once), *micros, f"{1 / statistics.median(seconds):,.0f}", f"{rows:.1f}")
+    Console().print(table)
 
 
 if __name__ == "__main__":
