@@ -4,9 +4,13 @@ set dotenv-load := false
 set positional-arguments := true
 
 uv := env("UV", "uv")
+engine := env("CONTAINER_ENGINE", "docker")
+compose := env("COMPOSE", engine + " compose")
+dev := compose + " --env-file .env.dev --file deploy/compose/dev.yaml"
 run := uv + " run --group dev --group model"
 proto_dir := "proto/recommend-module"
 proto_file := "recommend_api/v1/recommend_api.proto"
+licences_allowed := "Apache;BSD;MIT;ISC;PSF;Python Software Foundation;MPL;Zlib;0BSD"
 
 [private]
 default:
@@ -52,13 +56,112 @@ demo:
 export *options:
     {{ uv }} run --group model recommender export "$@"
 
+# Build the image of a target of the Containerfile: cpu, bundled, cuda, dev
+[group('containers')]
+image target="cpu" *options:
+    {{ engine }} build --file Containerfile --target {{ target }} --tag localhost/recommender:{{ target }} {{ options }} .
+
+# How many replicas serve how many requests: the tables of docs/capacity.md; options take your own figures
+[group('containers')]
+capacity *options:
+    {{ run }} python deploy/capacity.py "$@"
+
+# Hold an image to the facts, as production runs it
+[group('containers')]
+image-smoke target="cpu" *options:
+    bash deploy/image/smoke.sh {{ engine }} localhost/recommender:{{ target }} {{ options }}
+
+# Build a target without any registry and start it (apt-get install buildah podman runc debootstrap; root)
+[group('containers')]
+image-offline target="cpu":
+    bash deploy/image/offline.sh {{ target }}
+
+# The server with Prometheus, Grafana, traces and a collector: dashboards at http://localhost:3000
+[group('containers')]
+observe:
+    {{ compose }} --file deploy/compose/compose.yaml up --build --detach
+
+# Stop all that, and forget its data
+[group('containers')]
+unobserve:
+    {{ compose }} --file deploy/compose/compose.yaml down --volumes
+
+# Build the environment of development in a container and start the server of the mounted project in it
+[group('containers')]
+rebuild: env
+    DEV_USER="$(id -u):$(id -g)" {{ dev }} up --build --detach
+
+# A shell in that container
+[group('containers')]
+shell:
+    DEV_USER="$(id -u):$(id -g)" {{ dev }} exec server bash
+
+# What that server writes
+[group('containers')]
+logs *options:
+    DEV_USER="$(id -u):$(id -g)" {{ dev }} logs --follow {{ options }} server
+
+# Stop and remove that container
+[group('containers')]
+down:
+    DEV_USER="$(id -u):$(id -g)" {{ dev }} down
+
 # Every check that is not a test
 [group('check')]
-check: lint types imports proto-lint proto-check docs-check
+check: lint types imports proto-lint proto-check docs-check dashboards-check
+
+# Every file of deployment through its own checker (apt-get install prometheus)
+[group('check')]
+check-deploy *options:
+    {{ uv }} run --project deploy/checkers --locked python deploy/checkers/check.py "$@"
+
+# Known vulnerabilities in what the lock names; asks PyPI's database
+[group('supply chain')]
+audit:
+    #!/usr/bin/env bash
+    set -euo pipefail
+    work=$(mktemp -d)
+    trap 'rm -rf "$work"' EXIT
+    for groups in "" "--group dev --group model" "--group cuda --no-emit-package onnxruntime"; do
+        # shellcheck disable=SC2086 (words, not one name)
+        {{ uv }} export --quiet --locked $groups --no-emit-project --format requirements.txt > "$work/requirements.txt"
+        {{ uv }} run --quiet --project deploy/checkers --locked \
+            pip-audit --strict --disable-pip --require-hashes --requirement "$work/requirements.txt"
+    done
+
+# Write docs/licences.md: every package that serving installs, with its licence; fails on one that is not allowed
+[group('supply chain')]
+licences:
+    #!/usr/bin/env bash
+    set -euo pipefail
+    work=$(mktemp -d)
+    trap 'rm -rf "$work"' EXIT
+    {{ uv }} export --quiet --locked --no-emit-project --format requirements.txt > "$work/requirements.txt"
+    {{ uv }} venv --quiet "$work/venv"
+    {{ uv }} pip sync --quiet --python "$work/venv/bin/python" "$work/requirements.txt"
+    cat > docs/licences.md <<'EOF'
+    # Licences of what serving installs
+
+    Written by `just licences` from the lock on Linux; a package with a licence that is not on its list stops it.
+
+    EOF
+    {{ uv }} run --quiet --project deploy/checkers --locked pip-licenses --python "$work/venv/bin/python" \
+        --from mixed --format markdown --with-urls --ignore-packages setuptools pip \
+        --partial-match --allow-only "{{ licences_allowed }}" >> docs/licences.md
+
+# The bill of materials of what serving installs, as CycloneDX
+[group('supply chain')]
+sbom out="recommender.cdx.json":
+    {{ uv }} export --quiet --locked --format cyclonedx1.5 --preview-features sbom-export > {{ out }}
+
+# The changelog of a version; fails unless pyproject.toml and CHANGELOG.md both have it
+[group('supply chain')]
+release-notes version:
+    @{{ run }} python deploy/release_notes.py {{ version }}
 
 # Mend what the checkers can mend themselves, and write what is generated
 [group('check')]
-fix: docs
+fix: docs dashboards
     {{ run }} ruff check --fix .
     {{ run }} ruff format .
 
@@ -78,15 +181,21 @@ types:
 imports:
     {{ run }} lint-imports --no-cache
 
-# The tests: under five minutes, nothing but PyPI
+# The tests, two files at a time: minutes, nothing but PyPI
 [group('test')]
 test *options:
-    {{ run }} pytest -m "not system and not long" "$@"
+    {{ run }} pytest -m "not system and not long" --numprocesses 2 --dist loadfile "$@"
 
-# The tests against real programs from Debian (apt-get install nghttp2-client)
+# The tests against real programs from Debian (apt-get install chromium nghttp2-client prometheus)
 [group('test')]
 test-system *options:
     {{ run }} pytest -m "system" "$@"
+
+# Prometheus' own check of the rules, and their unit tests (apt-get install prometheus)
+[group('test')]
+test-rules:
+    promtool check rules deploy/observability/rules.yaml
+    promtool test rules deploy/observability/rules_test.yaml
 
 # What the batcher alone costs a request
 [group('bench')]
@@ -98,15 +207,64 @@ bench-batcher *options:
 bench-overhead *options:
     {{ run }} python bench/overhead.py "$@"
 
+# What metrics and traces cost in calls/s (apt-get install nghttp2-client)
+[group('bench')]
+bench-telemetry *options:
+    {{ run }} python -m bench.telemetry "$@"
+
+# Fuzz every target for so many seconds each, or one: `just fuzz 600 message`
+[group('test')]
+fuzz seconds="60" *targets:
+    {{ run }} python -m tests.fuzz {{ seconds }} {{ targets }}
+
+# Half an hour of mixed load with kills, replaced secrets, cancels and nonsense; every answer held to brute force
+[group('test')]
+soak minutes="30" *options:
+    PYTHONPATH=. {{ run }} python bench/soak.py {{ minutes }} {{ options }}
+
 # What takes minutes or gigabytes
 [group('test')]
 test-long *options:
     {{ run }} pytest -m "long" --timeout 3600 "$@"
 
-# One benchmark, one question: bench/{name}.py; `just bench many`, `just bench topk --help` …
+# Load a server and see what it does: `just bench --help`; or one question of bench/: `just bench many`, `just bench signals` …
 [group('bench')]
-bench name="many" *options:
-    {{ run }} python bench/{{ name }}.py {{ options }}
+bench *options:
+    #!/usr/bin/env bash
+    set -euo pipefail
+    name=load
+    if [[ "${1:-}" =~ ^[a-z][a-z0-9_]*$ ]]; then name=$1; shift; fi
+    exec {{ run }} python -m "bench.$name" "$@"
+
+# The grpc.aio edge against Envoy, and mosec with --mosec PYTHON (apt-get install nghttp2-client)
+[group('bench')]
+bench-edges *options:
+    {{ run }} python bench/edges.py "$@"
+
+# The same model behind ours and what users would pick instead (apt-get install nghttp2-client)
+[group('bench')]
+bench-peers *options:
+    {{ run }} python -m bench.peers "$@"
+
+# What must hold when load is not kind: steady, ramp, overload, cancel-storm, deadline-storm, slow-readers; all or some
+[group('bench')]
+bench-scenarios *names:
+    {{ run }} python -m bench.scenarios "$@"
+
+# Five times what the engine can do: 1,000,000 x 64 on one thread, so that the engine and not gRPC is the limit
+[group('bench')]
+bench-overload *options:
+    {{ run }} python -m bench.scenarios overload --items 1000000 --dim 64 --setting RECOMMENDER_THREADS=1 "$@"
+
+# ETUDE's published scenarios on this machine, and what the larger ones would need
+[group('bench')]
+bench-etude *options:
+    {{ run }} python -m bench.etude "$@"
+
+# Is the code as it is slower than a revision, by interleaved runs: `just bench-check main`
+[group('bench')]
+bench-check *options:
+    {{ run }} python -m bench.check "$@"
 
 # How many histories a second batch calls and streams bring
 [group('bench')]
@@ -118,10 +276,20 @@ bench-many *options:
 bench-vocabulary *options:
     {{ run }} python bench/vocabulary.py {{ options }}
 
+# What callers notice of promotions and rollbacks under load, and whether memory comes back
+[group('bench')]
+bench-reload *options:
+    {{ run }} python -m bench.reload {{ options }}
+
 # How long the exact top-K takes, against the plain graph and faiss
 [group('bench')]
 bench-topk *options:
     {{ uv }} run --group dev --group model --with faiss-cpu python -m bench.topk "$@"
+
+# What a batch with long exclusion lists takes
+[group('bench')]
+bench-exclusions *options:
+    {{ run }} python -m bench.exclusions "$@"
 
 # The proto's style, and that no old client breaks
 [group('proto')]
@@ -178,8 +346,26 @@ _generate out:
 docs:
     {{ uv }} run recommender config --template > .env.template
     {{ uv }} run recommender config --markdown > docs/settings.md
+    {{ uv }} run recommender models schema > docs/card.schema.json
+
+# Write the Grafana dashboards from their code
+[group('docs')]
+dashboards:
+    {{ run }} python deploy/observability/dashboards.py
+    {{ run }} python deploy/observability/prometheus_rule.py
+
+# Draw the dashboards from a running Prometheus, without a Grafana
+[group('docs')]
+plots *options:
+    {{ run }} python deploy/observability/plots.py "$@"
+
+[private]
+dashboards-check:
+    {{ run }} python deploy/observability/dashboards.py --check
+    {{ run }} python deploy/observability/prometheus_rule.py --check
 
 [private]
 docs-check:
     {{ uv }} run recommender config --template | diff .env.template -
     {{ uv }} run recommender config --markdown | diff docs/settings.md -
+    {{ uv }} run recommender models schema | diff docs/card.schema.json -

@@ -20,9 +20,8 @@ from bench.topk import session
 from recommender.export.artifact import write_model
 from recommender.export.coarse import Codes
 from recommender.export.graph import build_graph
-from recommender.export.head import TABLE
 from recommender.export.nodes import Nodes
-from recommender.export.table import Layout, pack
+from recommender.export.table import TABLE, Layout, pack
 
 HISTORY = 8
 ROWS = 512

@@ -1,6 +1,10 @@
 """What `recommender serve` keeps of the calls/s that an empty grpc.aio servicer answers.
 
-Both servers run in a process of their own, with the same environment, event loop, gRPC options, proto and
+Beside it stand `least`: a servicer that reads the ids and replies ten items of its own, with no batcher, engine or
+model, which is the most that any servicer in Python can reach; and `naive`: the batcher that everybody writes
+first (a list, one executor thread, a future for each call) with the same model file.
+
+All servers run in a process of their own, with the same environment, event loop, gRPC options, proto and
 parsing; the empty one replies a constant of the same size. h2load (Debian: nghttp2-client) asks one and then
 the other, in interleaved rounds; a round's share is one quotient. Run it on a machine that does little
 else: `just bench-overhead`. Deduplication is off (its default), so every call is a row of its own; the rows
@@ -13,7 +17,6 @@ import argparse
 import asyncio
 import itertools
 import json
-import os
 import re
 import signal
 import socket
@@ -22,21 +25,32 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import grpc
+import numpy as np
+import onnxruntime
+import psutil
 import uvloop
+from rich.console import Console
+from rich.table import Table
 
+from bench.serving import cpu_seconds
+from recommender.machine import available_cpus
 from recommender.recommend_api.v1 import recommend_api_pb2 as api
 from recommender.recommend_api.v1 import recommend_api_pb2_grpc as api_grpc
 
+ROOT = Path(__file__).resolve().parent.parent
+IDS, SCORES = list(range(10)), [1.5] * 10
 SERVICE = "recommend_api.v1.RecommenderService"
 METHOD = f"/{SERVICE}/Recommend"
 HISTORY = tuple(range(100, 2100, 100))
 CONNECTIONS = 4
+CONSOLE = Console()
 WARM_UP_CALLS = 2000
 
 
@@ -59,12 +73,100 @@ class Empty(api_grpc.RecommenderServiceServicer):
 Empty.__abstractmethods__ = frozenset()
 
 
+class Least(Empty):
+    """Does what no servicer can do without: reads the history, and builds a reply."""
+
+    async def Recommend(  # noqa: N802
+        self,
+        request: api.RecommendRequest,
+        context: grpc.aio.ServicerContext[api.RecommendRequest, api.RecommendResponse],  # noqa: ARG002
+    ) -> api.RecommendResponse:
+        """Ten items and scores that depend on nothing."""
+        history = tuple(request.item_ids)
+        if min(history) < 0:
+            raise ValueError(history)
+        reply = self._reply
+        return api.RecommendResponse(
+            item_ids=IDS,
+            scores=SCORES,
+            model_version=reply.model_version,
+            request_id=reply.request_id,
+            source=reply.source,
+        )
+
+
+class Naive(Empty):
+    """The batcher that everybody writes first."""
+
+    def __init__(self, reply: api.RecommendResponse) -> None:
+        super().__init__(reply)
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = available_cpus()
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        path = ROOT / "weights" / "10_model.onnx"
+        self._session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+        self._takes = {each.name for each in self._session.get_inputs()}
+        self._waiting: list[tuple[tuple[int, ...], asyncio.Future[tuple[list[int], list[float]]]]] = []
+        self._come = asyncio.Event()
+        self._thread = ThreadPoolExecutor(1)
+        self._task = asyncio.get_running_loop().create_task(self._serve())
+
+    async def Recommend(  # noqa: N802
+        self,
+        request: api.RecommendRequest,
+        context: grpc.aio.ServicerContext[api.RecommendRequest, api.RecommendResponse],  # noqa: ARG002
+    ) -> api.RecommendResponse:
+        """What the model ranks."""
+        future: asyncio.Future[tuple[list[int], list[float]]] = asyncio.get_running_loop().create_future()
+        self._waiting.append((tuple(request.item_ids), future))
+        self._come.set()
+        ids, scores = await future
+        return api.RecommendResponse(item_ids=ids, scores=scores)
+
+    async def _serve(self) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            await self._come.wait()
+            self._come.clear()
+            while self._waiting:
+                batch, self._waiting = self._waiting[:64], self._waiting[64:]
+                ranked = await loop.run_in_executor(self._thread, self._run, [history for history, _ in batch])
+                for (_, future), each in zip(batch, ranked, strict=True):
+                    if not future.done():
+                        future.set_result(each)
+
+    def _run(self, histories: Sequence[tuple[int, ...]]) -> list[tuple[list[int], list[float]]]:
+        rows, longest = len(histories), max(map(len, histories))
+        padded = np.zeros((rows, longest), np.int64)
+        for row, history in enumerate(histories):
+            padded[row, : len(history)] = history
+        feed = {
+            "user_history": padded,
+            "history_length": np.array([len(history) for history in histories]),
+            "k": np.array([10]),
+            "excluded": np.empty((0, 2), np.int64),
+            "candidates": np.empty((rows, 0), np.int64),
+            "candidates_length": np.zeros(rows, np.int64),
+        }
+        feed = {name: value for name, value in feed.items() if name in self._takes}
+        ids, scores = self._session.run(["recommendations", "scores"], feed)
+        return list(zip(ids.tolist(), scores.tolist(), strict=True))
+
+
+SERVICERS: dict[str, Callable[[api.RecommendResponse], Empty]] = {
+    "generated": Empty,
+    "lean": Empty,
+    "least": Least,
+    "naive": Naive,
+}
+
+
 def serve_empty(kind: str, port: int, reply: api.RecommendResponse) -> None:
-    """Serve an empty servicer: as generated, or "lean", with one method that is found by name."""
+    """Serve one of the servicers beside ours; "lean" is the empty one with one method that is found by name."""
 
     async def main() -> None:
         server = grpc.aio.server(options=(("grpc.so_reuseport", 0),))
-        empty = Empty(reply)  # type: ignore[abstract]
+        empty = SERVICERS[kind](reply)
         if kind == "lean":
             handler = grpc.unary_unary_rpc_method_handler(
                 empty.Recommend, api.RecommendRequest.FromString, api.RecommendResponse.SerializeToString
@@ -116,9 +218,8 @@ class Target:
         return Load(float(found[1]), latencies)
 
     def cpu_seconds(self) -> float:
-        """CPU time of the process so far, all threads."""
-        fields = Path(f"/proc/{self.process.pid}/stat").read_text(encoding="ascii").rpartition(")")[2].split()
-        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+        """CPU time of the server so far."""
+        return cpu_seconds(psutil.Process(self.process.pid))
 
 
 @contextmanager
@@ -162,32 +263,43 @@ def ask(port: int) -> api.RecommendResponse:
         return reply
 
 
-def throughput(ours: Target, empty: Target, body: Path, arguments: argparse.Namespace) -> None:
+def columns(*names: str, title: str) -> Table:
+    """A table that a narrow terminal does not break."""
+    table = Table(title=title, title_justify="left")
+    table.add_column("", no_wrap=True)
+    for name in names:
+        table.add_column(name, no_wrap=True)
+    return table
+
+
+def throughput(targets: Sequence[Target], body: Path, arguments: argparse.Namespace) -> None:
+    """Calls/s of all targets, in rounds; shares are of the last one, the empty servicer."""
     for in_flight in arguments.in_flight:
-        shares = []
-        rates: dict[str, list[float]] = {empty.name: [], ours.name: []}
-        cpu: dict[str, list[float]] = {empty.name: [], ours.name: []}
+        rates: dict[str, list[float]] = {target.name: [] for target in targets}
+        cpu: dict[str, list[float]] = {target.name: [] for target in targets}
         for number in range(arguments.rounds):
-            for target in (empty, ours) if number % 2 else (ours, empty):
+            for target in targets if number % 2 else reversed(targets):
                 before = target.cpu_seconds()
                 rates[target.name].append(target.load(body, arguments.calls, in_flight).calls_per_second)
                 cpu[target.name].append((target.cpu_seconds() - before) / arguments.calls * 1e6)
-            shares.append(rates[ours.name][-1] / rates[empty.name][-1])
-        print(f"{in_flight} in flight: share {spread(shares)}")
+        table = columns("calls/s", "share", "µs CPU a call", title=f"{in_flight} in flight")
         for name, values in rates.items():
-            print(f"  {name:12} {spread(values)} calls/s, {spread(cpu[name])} µs CPU a call")
+            shares = [value / empty for value, empty in zip(values, rates[targets[-1].name], strict=True)]
+            table.add_row(name, spread(values), spread(shares), spread(cpu[name]))
+        CONSOLE.print(table)
 
 
-def latency(ours: Target, empty: Target, body: Path, rounds: int) -> None:
-    medians: dict[str, list[float]] = {empty.name: [], ours.name: []}
+def latency(targets: Sequence[Target], body: Path, rounds: int) -> None:
+    """Median latency of one call at a time, and how much more it is than that of the empty servicer."""
+    medians: dict[str, list[float]] = {target.name: [] for target in targets}
     for _ in range(rounds):
-        for target in (ours, empty):
+        for target in targets:
             medians[target.name].append(statistics.median(target.load(body, 1000, 1).latencies))
-    more = [ours_ - empty_ for ours_, empty_ in zip(medians[ours.name], medians[empty.name], strict=True)]
-    print("one call at a time, median latency in ms:")
+    table = columns("ms", "more than empty", title="one call at a time, median latency")
     for name, values in medians.items():
-        print(f"  {name:12} {spread(values)}")
-    print(f"  difference   {spread(more)}")
+        more = [ours - empty for ours, empty in zip(values, medians[targets[-1].name], strict=True)]
+        table.add_row(name, spread(values), spread(more))
+    CONSOLE.print(table)
 
 
 def main() -> None:
@@ -195,6 +307,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--calls", type=int, default=6000)
     parser.add_argument("--in-flight", type=int, nargs="*", default=[32, 128])
+    parser.add_argument("--beside", nargs="*", choices=("least", "naive"), default=["least", "naive"])
     parser.add_argument("--latency-rounds", type=int, default=5)
     parser.add_argument(
         "--empty",
@@ -210,15 +323,18 @@ def main() -> None:
         body.write_bytes(b"\0" + len(request).to_bytes(4, "big") + request)
         port = free_port()
         serve = [sys.executable, "-m", "recommender", "serve", "--port", str(port)]
-        with running("recommender", serve, port, log) as ours:
+        with ExitStack() as stack:
+            targets = [stack.enter_context(running("recommender", serve, port, log))]
             reply.write_bytes(ask(port).SerializeToString())
-            port = free_port()
-            command = [sys.executable, __file__, "serve-empty", arguments.empty, str(port), str(reply)]
-            with running("empty", command, port, Path(folder, "log-empty")) as empty:
-                for target in (ours, empty):
-                    target.load(body, WARM_UP_CALLS, 32)
-                throughput(ours, empty, body, arguments)
-                latency(ours, empty, body, arguments.latency_rounds)
+            for kind in (*arguments.beside, arguments.empty):
+                port = free_port()
+                command = [sys.executable, __file__, "serve-empty", kind, str(port), str(reply)]
+                name = "empty" if kind == arguments.empty else kind
+                targets.append(stack.enter_context(running(name, command, port, Path(folder, f"log-{kind}"))))
+            for target in targets:
+                target.load(body, WARM_UP_CALLS, 32)
+            throughput(targets, body, arguments)
+            latency(targets, body, arguments.latency_rounds)
         for line in itertools.islice(reversed(log.read_text(encoding="utf-8").splitlines()), 1):
             stopped = json.loads(line)
             print({key: stopped.get(key) for key in ("answered", "rows_run", "runs")})

@@ -12,7 +12,7 @@ import resource
 import tempfile
 import time
 from collections.abc import Callable
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 
 import numpy as np
@@ -23,12 +23,13 @@ from onnx import TensorProto, helper, numpy_helper
 from rich.console import Console
 from rich.table import Table
 
+from recommender.anatomy import read_anatomy
 from recommender.export.artifact import write_model
 from recommender.export.coarse import Codes
 from recommender.export.graph import build_graph
-from recommender.export.head import TABLE, coarse_pays
+from recommender.export.head import coarse_pays
 from recommender.export.nodes import Nodes
-from recommender.export.table import Layout, pack
+from recommender.export.table import TABLE, Layout, pack
 
 try:
     import faiss  # type: ignore[import-not-found,unused-ignore] # comes by `--with faiss-cpu`
@@ -40,13 +41,22 @@ Answer = tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]] | None
 Run = Callable[[npt.NDArray[np.int64], int], Answer]
 
 
-def session(path: Path, *, spinning: bool, prepack: bool) -> ort.InferenceSession:
+def session(path: Path, *, spinning: bool, prepack: bool, restricted: bool = False) -> ort.InferenceSession:
     options = ort.SessionOptions()
+    # As the engine does, in a session for runs that restrict nothing.
+    for restricting in ("nnz", "c") if not restricted and read_anatomy(path).small else ():
+        options.add_free_dimension_override_by_name(restricting, 0)
     options.log_severity_level = 3
     options.intra_op_num_threads = THREADS
     options.add_session_config_entry("session.intra_op.allow_spinning", str(int(spinning)))
     options.add_session_config_entry("session.disable_prepacking", str(int(not prepack)))
     return ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+
+
+@cache
+def rest(batch: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """What a batch without restrictions also feeds: made once, as it is not what is measured."""
+    return np.ones(batch, np.int64), np.zeros((batch, 0), np.int64)
 
 
 def first_item(g: Nodes) -> str:
@@ -108,14 +118,17 @@ def runs(
     whole = session(plain(embeddings, folder, select=True), spinning=spinning, prepack=prepack)
     product = session(plain(embeddings, folder, select=False), spinning=spinning, prepack=prepack)
 
+    empty = np.zeros((0, 2), np.int64)
+
     def run_head(name: str, users: npt.NDArray[np.int64], k: int) -> Answer:
+        ones, nobody = rest(len(users))
         feeds = {
             "user_history": users[:, None],
-            "history_length": np.ones(len(users), np.int64),
+            "history_length": ones,
             "k": np.array([k]),
-            "excluded": np.zeros((0, 2), np.int64),
-            "candidates": np.zeros((len(users), 0), np.int64),
-            "candidates_length": np.zeros(len(users), np.int64),
+            "excluded": empty,
+            "candidates": nobody,
+            "candidates_length": ones,
         }
         ids, scores = heads[name].run(["recommendations", "scores"], feeds)
         return ids, scores
@@ -158,10 +171,12 @@ def same(one: Answer, other: Answer) -> str:
 def measure(
     known: dict[str, Run], users: npt.NDArray[np.int64], k: int, rounds: int
 ) -> dict[str, npt.NDArray[np.float64]]:
-    """Milliseconds of each, interleaved."""
+    """Milliseconds of each, interleaved; who follows whom changes, as each leaves the caches to the next."""
+    random = np.random.default_rng(0)
     times: dict[str, list[float]] = {name: [] for name in known}
     for turn in range(rounds + 2):
-        for name, run in known.items():
+        for name in random.permutation(list(known)).tolist():
+            run = known[name]
             start = time.perf_counter()
             run(users, k)
             if turn >= 2:

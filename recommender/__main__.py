@@ -1,8 +1,12 @@
-"""The command line: serve, client, demo, export, profile, config."""
+"""The command line: serve, client, demo, export, profile, health, token, config."""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import io
+import itertools
+import json
 import os
 import sys
 from collections.abc import Callable, Coroutine, Sequence
@@ -10,13 +14,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn, TypeVar
 
 import typer
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.table import Column, Table
 
 from recommender.errors import StartError
+from recommender.models import app as models
 
 if TYPE_CHECKING:
     from recommender.client import Recommendations
+    from recommender.envoy import EnvoyServer
     from recommender.settings import Settings
 
 app = typer.Typer(
@@ -26,11 +32,16 @@ app = typer.Typer(
     add_completion=False,
 )
 
+app.add_typer(models, name="models")
+
 EXAMPLES: tuple[tuple[int, ...], ...] = ((1, 2, 3, 4), (0,), (9999, 999, 99))
 """Histories that the reference model knows."""
 _DEMO_REQUESTS = 256
 _DEMO_SHOWN = 5
 _CALL_TIMEOUT = 10.0
+_LAST_LINES_SECONDS = 2.0
+"""How long the end of the process waits for whoever reads its log."""
+_PICTURE_WIDTH = 150
 
 R = TypeVar("R")
 
@@ -39,7 +50,7 @@ R = TypeVar("R")
 def serve(
     host: Annotated[str | None, typer.Option(help="Address to listen on.")] = None,
     port: Annotated[int | None, typer.Option(help="TCP port; 0 takes a free one.")] = None,
-    model: Annotated[Path | None, typer.Option(help="Model file to serve.")] = None,
+    model: Annotated[str | None, typer.Option(help="Model file, or folder of versions, to serve.")] = None,
     num_recommendations: Annotated[int | None, typer.Option(help="Number where callers set no limit.")] = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu, cuda or coreml.")] = None,
     log_level: Annotated[str | None, typer.Option(help="debug, info, warning or error.")] = None,
@@ -53,23 +64,57 @@ def serve(
         device=device,
         log_level=log_level,
     )
-    from recommender.server import ExitCode, Server, stopping_on_signals  # noqa: PLC0415 (only who serves pays)
-    from recommender.telemetry import set_up_logging  # noqa: PLC0415
+    if settings.workers == 1:
+        _serve(settings, None)
+    from recommender.process import stopping_on_signals  # noqa: PLC0415
+    from recommender.supervisor import Supervisor  # noqa: PLC0415
 
-    set_up_logging(settings.log_level, settings.log_format)
+    async def main() -> int:
+        supervisor = Supervisor(settings)
+        async with stopping_on_signals(supervisor):
+            await supervisor.start()
+            return await supervisor.run()
+
+    raise typer.Exit(_run(_logged(settings, main())))
+
+
+@app.command(hidden=True)
+def worker(number: Annotated[int, typer.Argument(help="Which of the supervisor's servers this is.")]) -> None:
+    """Serve as one of several; started by `recommender serve` with RECOMMENDER_WORKERS."""
+    _serve(_settings(), number)
+
+
+def _serve(settings: Settings, worker: int | None) -> NoReturn:
+    """One server until it is stopped; tied to its supervisor if it is a worker."""
+    from recommender.process import ExitCode, spare_collections, stopping_on_signals  # noqa: PLC0415 (only who serves pays)
+    from recommender.server import Server  # noqa: PLC0415
+    from recommender.settings import Otlp  # noqa: PLC0415
+    from recommender.worker import beat  # noqa: PLC0415
+
+    otlp = _loaded(Otlp.load)
 
     async def main() -> tuple[ExitCode, bool]:
-        server = Server(settings)
-        async with stopping_on_signals(server):
-            await server.start()
-            code = await server.run()
-            return code, await server.close()
+        server: Server | EnvoyServer
+        if settings.edge == "envoy":
+            from recommender.envoy import EnvoyServer  # noqa: PLC0415 (only who serves with it pays)
 
-    code, ended = _run(main())
+            server = EnvoyServer(settings, otlp=otlp)
+        else:
+            server = Server(settings, otlp=otlp, shared_port=worker is not None)
+        async with stopping_on_signals(server):
+            beating = asyncio.create_task(beat(server)) if worker is not None and isinstance(server, Server) else None
+            try:
+                await server.start()
+                spare_collections()
+                code = await server.run()
+                return code, await server.close()
+            finally:
+                if beating is not None:
+                    beating.cancel()
+
+    code, ended = _run(_logged(settings, main(), worker))
     if not ended:
         # A native call that hangs cannot be joined, and would keep the interpreter from leaving.
-        sys.stdout.flush()
-        sys.stderr.flush()
         os._exit(code)
     raise typer.Exit(code)
 
@@ -81,6 +126,10 @@ def client(
     items: Annotated[str | None, typer.Option(help="A history: item ids, oldest first, as 1,2,3,4.")] = None,
     limit: Annotated[int, typer.Option(help="How many recommendations; 0 leaves it to the server.")] = 0,
     timeout: Annotated[float, typer.Option(help="Seconds to wait for each answer.")] = _CALL_TIMEOUT,
+    ca: Annotated[Path | None, typer.Option(help="Authority of the server's certificate; with it, TLS.")] = None,
+    certificate: Annotated[Path | None, typer.Option(help="Own certificate, for mutual TLS.")] = None,
+    key: Annotated[Path | None, typer.Option(help="Key of the own certificate.")] = None,
+    token_file: Annotated[Path | None, typer.Option(help="File that holds the token to send.")] = None,
 ) -> None:
     """Ask a running server; without --items, for a few examples."""
     histories = (_history(items),) if items is not None else EXAMPLES
@@ -88,8 +137,17 @@ def client(
 
     from recommender.client import Client  # noqa: PLC0415
 
+    try:
+        credentials = None
+        if ca is not None:
+            own = [path.read_bytes() if path is not None else None for path in (key, certificate)]
+            credentials = grpc.ssl_channel_credentials(ca.read_bytes(), *own)
+        token = token_file.read_text(encoding="utf-8").strip() if token_file is not None else None
+    except OSError as error:
+        _fail(f"{error.filename} cannot be read: {error.strerror}", 2)
+
     async def ask() -> list[Recommendations]:
-        async with Client(f"{host}:{port}") as connection:
+        async with Client(f"{host}:{port}", credentials=credentials, token=token) as connection:
             return [await connection.recommend(ids, limit=limit, timeout=timeout) for ids in histories]
 
     try:
@@ -101,13 +159,11 @@ def client(
 
 @app.command()
 def demo() -> None:
-    """Start a server on a free port, send it concurrent requests, show what came of it."""
-    settings = _settings(port=0, host="127.0.0.1", log_level="warning")
+    """Start a server on a free port, send it concurrent requests, show what came of it (by grpc.aio)."""
+    settings = _settings(port=0, host="127.0.0.1", log_level="warning", edge="grpc")
     from recommender.client import Client  # noqa: PLC0415 (only who serves pays)
     from recommender.server import Server  # noqa: PLC0415
-    from recommender.telemetry import set_up_logging  # noqa: PLC0415
 
-    set_up_logging(settings.log_level, settings.log_format)
     out = Console()
 
     async def main() -> None:
@@ -135,7 +191,7 @@ def demo() -> None:
         finally:
             await server.close()
 
-    _run(main())
+    _run(_logged(settings, main()))
 
 
 @app.command()
@@ -262,6 +318,80 @@ def profile(
 
 
 @app.command()
+def top(
+    url: Annotated[
+        str | None, typer.Option(help="The server's metrics; by default at RECOMMENDER_METRICS_PORT, or 9464.")
+    ] = None,
+    interval: Annotated[float, typer.Option(min=0.1, help="Seconds between two looks.")] = 2.0,
+    looks: Annotated[int, typer.Option(min=0, help="Stop after so many; 0 never.")] = 0,
+    svg: Annotated[Path | None, typer.Option(help="Write the last look to this file, as a picture.")] = None,
+) -> None:
+    """Watch a running server: calls, latency, batches, load; from its metrics endpoint."""
+    from rich.live import Live  # noqa: PLC0415 (only who watches pays)
+
+    from recommender.top import NoMetricsError, watch  # noqa: PLC0415
+
+    url = url or f"http://localhost:{_settings().metrics_port or 9464}/metrics"
+    console = Console()
+    last: RenderableType = ""
+    try:
+        with contextlib.suppress(KeyboardInterrupt), Live(console=console, screen=console.is_terminal) as live:
+            for last in itertools.islice(watch(url, interval), looks or None):
+                live.update(last, refresh=True)
+    except NoMetricsError as error:
+        _fail(str(error), 1)
+    if console.is_terminal:
+        console.print(last)  # the screen has taken it away
+    if svg is not None:
+        picture = Console(record=True, file=io.StringIO(), width=_PICTURE_WIDTH)
+        picture.print(last)
+        picture.save_svg(str(svg), title="recommender top")
+
+
+@app.command()
+def health(
+    address: Annotated[str | None, typer.Option(help="Where to ask; by default RECOMMENDER_HEALTH_PORT here.")] = None,
+    name: Annotated[str, typer.Option(help="startup, readiness or liveness.")] = "readiness",
+    timeout: Annotated[float, typer.Option(help="Seconds to wait for the answer.")] = 2.0,
+) -> None:
+    """Ask a server's health port, for probes that run a command; exit code 0 if it is SERVING, else 1."""
+    if address is None:
+        settings = _settings()
+        if not settings.health_port:
+            _fail("there is no RECOMMENDER_HEALTH_PORT to ask: set it, or give --address", 2)
+        host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(settings.host, settings.host)  # noqa: S104 (not listened on)
+        address = f"[{host}]:{settings.health_port}" if ":" in host else f"{host}:{settings.health_port}"
+    import grpc  # noqa: PLC0415 (`recommender config` needs none of it)
+
+    from recommender.probes import probe  # noqa: PLC0415
+
+    try:
+        status = _run(probe(address, name, timeout))
+    except grpc.aio.AioRpcError as error:
+        _fail(f"{name} of {address}: {error.code().name}: {error.details()}", 1)
+    typer.echo(f"{name}: {status}")
+    raise typer.Exit(status != "SERVING")
+
+
+@app.command()
+def token(
+    name: Annotated[str, typer.Argument(help="Who will use it, as logs and metrics shall say.")],
+    days: Annotated[int | None, typer.Option(min=1, help="Days until it expires; by default it never does.")] = None,
+) -> None:
+    """Make a token: it goes to standard output, once; its table for the tokens file to standard error."""
+    from datetime import UTC, datetime, timedelta  # noqa: PLC0415 (only who makes tokens pays)
+
+    from recommender.access import digest_of, new_token  # noqa: PLC0415
+
+    made = new_token()
+    table = [f"[{json.dumps(name)}]", f'sha256 = ["{digest_of(made).hex()}"]']
+    if days is not None:
+        table.append(f"expires = {datetime.now(UTC) + timedelta(days=days):%Y-%m-%dT%H:%M:%SZ}")
+    typer.echo("# For RECOMMENDER_TOKENS_FILE:\n" + "\n".join(table), err=True)
+    typer.echo(made)
+
+
+@app.command()
 def config(
     *,
     template: Annotated[bool, typer.Option("--template", help="Print .env.template instead.")] = False,
@@ -283,16 +413,33 @@ def main() -> None:
     """Run the command line; the exit code is the process's."""
     # gRPC's C core logs what it also raises, and we say it in a sentence.
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
+    # ONNX Runtime's official builds report to Microsoft by default, from 1.29 on also on Linux.
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
     app(prog_name="recommender")
 
 
 def _settings(**overrides: object) -> Settings:
     from recommender.settings import Settings  # noqa: PLC0415 (`recommender client` needs none of it)
 
+    return _loaded(lambda: Settings.load(overrides))
+
+
+def _loaded(load: Callable[[], R]) -> R:
     try:
-        return Settings.load(overrides)
+        return load()
     except StartError as error:
         _fail(str(error), 2)
+
+
+async def _logged(settings: Settings, coroutine: Coroutine[Any, Any, R], worker: int | None = None) -> R:
+    """Run with a log on standard error, all of which is written at the end if anybody reads it."""
+    from recommender.log import set_up_logging  # noqa: PLC0415 (only who serves pays)
+
+    writer = set_up_logging(settings.log_level, settings.log_format, worker=worker)
+    try:
+        return await coroutine
+    finally:
+        await asyncio.to_thread(writer.finish, _LAST_LINES_SECONDS)
 
 
 def _run(coroutine: Coroutine[Any, Any, R]) -> R:

@@ -6,8 +6,8 @@ The rules, in one place:
 2. A caller whose deadline comes before its answer can is refused at once. Exceptions, so that a wrong estimate
    never locks the door: an idle engine with nobody waiting takes everyone, and where nobody was let in for
    a second, the next caller is, as a probe.
-3. A batch is whatever waits when an engine slot comes free, oldest first, up to `max_batch_size` rows.
-   An idle engine never waits for company.
+3. A batch is whatever waits when an engine slot is free, oldest first, up to `max_batch_size` rows. Whether it
+   waits for those who come just behind is for `gathering.py`.
 4. Who is late or has left is in no batch. Who is late while its batch runs is told so then.
 5. With `deduplicate`, callers who ask the same share one row; it is in the batch as long as one of them waits.
 
@@ -42,6 +42,8 @@ class Waiter(Generic[T]):
     deadline: float
     arrived: float
     payload: T
+    trace: object | None = None
+    """What its caller is traced by, if it is."""
 
 
 class CloseReason(Enum):
@@ -61,10 +63,14 @@ class Batch(Generic[T]):
     waiters: list[Waiter[T]]
     rows: list[int]
     cells: int
+    padded: int
+    """Cells that hold no item of any history."""
     started: float
     closed: CloseReason
     earliest: float
     """No deadline of its waiters comes before this that has not come yet."""
+    number: int
+    """How many batches there have been, with this one."""
 
 
 @dataclass(slots=True)
@@ -93,6 +99,8 @@ class Backlog(Generic[T]):
     _admitted: float = -math.inf
     _longest: int = 0
     _worst_wait: float = math.inf
+    _last_rows: int = 0
+    _closed: int = 0
 
     def __len__(self) -> int:
         """How many callers wait; those in a running batch no longer do."""
@@ -156,6 +164,13 @@ class Backlog(Generic[T]):
         self._running.append(batch)
         return batch
 
+    def hurry(self, now: float) -> float:
+        """When a batch of those who wait must start, for the earliest deadline among them to be met."""
+        if self._earliest == math.inf:
+            return math.inf
+        rows = len(self._waiting)
+        return self._earliest - self.estimator.seconds(rows, rows * self._longest, now)
+
     def finish(self, batch: Batch[T], now: float, *, learn: bool) -> None:
         """Free the slot of a batch; `learn` says whether its duration tells what batches cost."""
         self._running.remove(batch)
@@ -189,7 +204,8 @@ class Backlog(Generic[T]):
         if ahead:
             wait += ahead * self._full_batch_seconds(now) / self.slots
         length = max(self._mean_length(), len(query.history))
-        own = beside + 1
+        # Others will come before its batch starts: as many as came to the last one, by all one knows.
+        own = max(beside + 1, self._last_rows) if len(self._running) >= self.slots else beside + 1
         return wait + self.estimator.seconds(own, own * length, now)
 
     def _refuse_hopeless(self, query: Query, deadline: float, now: float) -> None:
@@ -257,7 +273,9 @@ class Backlog(Generic[T]):
             self._earliest = math.inf
         closed = CloseReason.FULL if len(queries) == self.max_batch_size else CloseReason.DRAINED
         earliest = _earliest(waiter.deadline for waiter in waiters)
-        return Batch(queries, waiters, rows, cells, now, closed, earliest)
+        self._closed += 1
+        self._last_rows = len(queries)
+        return Batch(queries, waiters, rows, cells, cells - real, now, closed, earliest, self._closed)
 
 
 def _earliest(deadlines: Iterable[float]) -> float:

@@ -9,10 +9,10 @@ within the engine timeout breaks the batcher: every caller is told, and `broken`
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Protocol
 
 from recommender.backlog import Backlog, Batch, Waiter
@@ -23,14 +23,12 @@ from recommender.errors import (
     DeadlineError,
     EngineError,
     EngineHungError,
-    InvalidRequestError,
     RecommenderError,
     UnavailableError,
 )
+from recommender.gathering import Gathering
+from recommender.halving import Halving
 from recommender.statistics import BatchEnded, Counts, Statistics
-
-PROBE = Query((0,), 1)
-"""A row that every model can answer: item 0 exists in every catalogue."""
 
 
 class Engine(Protocol):
@@ -46,33 +44,26 @@ class Engine(Protocol):
         """Ask the runs under way to end early; returns at once."""
 
 
-@dataclass(slots=True)
-class _Row:
-    """One query of a batch with everyone who waits for it."""
+class Tracer(Protocol):
+    """Who follows sampled callers through their batches; it must not raise."""
 
-    query: Query
-    waiters: list[Waiter[Payload]]
+    def caller(self, now: float) -> object | None:
+        """What the caller on whose behalf this runs is traced by, if it is; it waits from now on."""
 
-    def wanted(self, now: float) -> bool:
-        return any(not waiter.payload.done() and waiter.deadline > now for waiter in self.waiters)
+    def started(self, batch: Batch[Payload]) -> None:
+        """A batch starts: look at the `trace` of its waiters."""
 
-    def answer(self, ranking: Ranking) -> None:
-        for waiter in self.waiters:
-            if not waiter.payload.done():
-                waiter.payload.set_result(ranking)
-
-    def fail(self, error: Exception) -> None:
-        for waiter in self.waiters:
-            if not waiter.payload.done():
-                waiter.payload.set_exception(error)
+    def ended(self, batch: Batch[Payload], now: float, *, failed: bool) -> None:
+        """It has ended; its callers learn of it in a later turn of the loop."""
 
 
 class Batcher:
     """Answers queries in batches; one object serves one engine, on one event loop.
 
     `max_backlog` bounds the callers who wait, `slots` the batches that run at once, `engine_timeout`
-    (seconds) the duration of a run. `clock` gives the seconds that deadlines are measured on. `observer` is told
-    of every batch that has ended.
+    (seconds) the duration of a run, `max_wait` (seconds) how long a batch gathers callers while they
+    keep coming. `clock` gives the seconds that deadlines are measured on. `observer` is told
+    of every batch that has ended, `tracer` follows those callers who are sampled.
     """
 
     def __init__(
@@ -85,19 +76,26 @@ class Batcher:
         cost: Cost,
         slots: int = 1,
         deduplicate: bool = False,
+        max_wait: float = 0.0,
         clock: Callable[[], float] = time.monotonic,
         observer: Callable[[BatchEnded], None] | None = None,
+        tracer: Tracer | None = None,
     ) -> None:
         self._engine = engine
         self._engine_timeout = engine_timeout
         self._clock = clock
         self._loop = asyncio.get_running_loop()
+        # A batch runs on behalf of everybody in it: what is bound for the one caller that starts it is not its context.
+        self._context = contextvars.copy_context()
         self._backlog: Backlog[Payload] = Backlog(max_batch_size, max_backlog, Estimator(cost), slots, deduplicate)
         self._counts = Counts()
+        self._halving = Halving(self._run, clock, self._counts)
         self._runs: dict[asyncio.Task[None], Batch[Payload]] = {}
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = math.inf
         self._observer = observer
+        self._gathering = Gathering(max_wait, max_batch_size)
+        self._tracer = tracer
         self._pumping = False
         self._closed: UnavailableError | None = None
         self._idle = asyncio.Event()
@@ -113,6 +111,8 @@ class Batcher:
         """
         future: asyncio.Future[Ranking] = self._loop.create_future()
         waiter = self._admit(query, deadline, future)
+        if self._tracer is not None:
+            waiter.trace = self._tracer.caller(waiter.arrived)
         try:
             ranking = await future
         except asyncio.CancelledError:
@@ -134,12 +134,14 @@ class Batcher:
         At most a batch's worth of them waits at a time, so that a call of a thousand rows does not
         stand a thousand places ahead of a caller who comes after it with one.
         """
-        call = Call(
-            queries,
-            lambda query, part: self._admit(query, deadline, part),
-            self._counts.end,
-            self._loop.create_future(),
-        )
+        trace = self._tracer.caller(self._clock()) if self._tracer is not None else None
+
+        def admit(query: Query, part: Payload) -> Waiter[Payload]:
+            waiter = self._admit(query, deadline, part)
+            waiter.trace = trace
+            return waiter
+
+        call = Call(queries, admit, self._counts.end, self._loop.create_future())
         for _ in range(self._backlog.max_batch_size):
             call.admit_next()
         try:
@@ -168,6 +170,16 @@ class Batcher:
             run.cancel()
         await asyncio.gather(*runs, return_exceptions=True)
 
+    @property
+    def waiting(self) -> int:
+        """How many callers wait for a batch."""
+        return len(self._backlog)
+
+    @property
+    def max_batch_size(self) -> int:
+        """How many rows a batch has at most."""
+        return self._backlog.max_batch_size
+
     def statistics(self) -> Statistics:
         """What was done so far; the record does not change afterwards."""
         refused = self._backlog.refused
@@ -187,7 +199,7 @@ class Batcher:
         """Let a caller in, and see to it that its batch is started and its deadline watched."""
         if self._closed is not None:
             self._counts.unavailable += 1
-            raise self._closed
+            raise UnavailableError(str(self._closed))  # its own: an error raised twice keeps both tracebacks
         now = self._clock()
         backlog = self._backlog
         waiter = backlog.admit(query, deadline, payload, now)
@@ -200,16 +212,20 @@ class Batcher:
         return waiter
 
     def _pump_soon(self) -> None:
-        """Start batches in the loop's next turn: callers who come within one turn share one."""
+        """Start batches as soon as callers stop coming, in the loop's next turn at the earliest."""
         if not self._pumping:
             self._pumping = True
-            self._loop.call_soon(self._pump)
+            self._gathering.begin(self._clock())
+            self._loop.call_soon(self._pump, context=self._context)
 
     def _pump(self) -> None:
         """Start every batch that has a slot."""
-        self._pumping = False
         try:
             now = self._clock()
+            if self._gathering.goes_on(len(self._backlog), now, self._backlog.hurry(now)):
+                self._loop.call_soon(self._pump, context=self._context)
+                return
+            self._pumping = False
             self._expire(now)
             while (batch := self._backlog.next_batch(now)) is not None:
                 run = self._loop.create_task(self._serve(batch))
@@ -222,10 +238,9 @@ class Batcher:
     async def _serve(self, batch: Batch[Payload]) -> None:
         """Run one batch, answer its callers, free its slot, and start the next."""
         counts = self._counts
-        counts.closed[batch.closed] += 1
-        counts.rows_padded += batch.cells - sum(len(query.history) for query in batch.queries)
-        for waiter in batch.waiters:
-            counts.wait(batch.started - waiter.arrived)
+        counts.start(batch)
+        if self._tracer is not None:
+            self._tracer.started(batch)
         failed = False
         try:
             rankings = await self._run(batch.queries)
@@ -233,15 +248,22 @@ class Batcher:
             raise  # to `_reap`, which breaks the batcher
         except Exception as error:  # noqa: BLE001 (whatever an engine raises is an engine failure)
             failed = True
-            await self._isolate(batch, error)
+            await self._halving.isolate(batch, error)
         else:
             for waiter, row in zip(batch.waiters, batch.rows, strict=True):
                 if not waiter.payload.done():
                     waiter.payload.set_result(rankings[row])
+        self._end(batch, failed=failed)
+
+    def _end(self, batch: Batch[Payload], *, failed: bool) -> None:
+        """Free the slot of a batch whose callers are answered, tell who wants to know, and start the next."""
         now = self._clock()
         self._backlog.finish(batch, now, learn=not failed)
+        if self._tracer is not None:
+            self._tracer.ended(batch, now, failed=failed)
         if self._observer is not None:
             ended = BatchEnded(
+                number=batch.number,
                 rows=len(batch.queries),
                 callers=len(batch.waiters),
                 cells=batch.cells,
@@ -275,61 +297,6 @@ class Batcher:
         if len(rankings) != len(queries):
             raise EngineError(f"the engine returned {len(rankings)} rankings for {len(queries)} queries")
         return rankings
-
-    async def _isolate(self, batch: Batch[Payload], error: Exception) -> None:
-        """Halve a failed batch until the guilty rows stand alone.
-
-        Halving takes ⌈log2 rows⌉ levels at most. When both halves of a batch fail, a row known to be
-        good is tried: if that fails too, the engine is at fault and all rest is given up at once.
-        """
-        rows = [_Row(query, []) for query in batch.queries]
-        for waiter, row in zip(batch.waiters, batch.rows, strict=True):
-            rows[row].waiters.append(waiter)
-        parts: list[tuple[list[_Row], Exception]] = [(rows, error)]
-        while parts:
-            part, error = parts.pop()
-            if len(part) == 1:
-                part[0].fail(_for_caller(error))
-                continue
-            self._counts.split += 1
-            middle = len(part) // 2
-            halves = (part[:middle], part[middle:])
-            failed = [(half, why) for half in halves if (why := await self._try(half)) is not None]
-            if len(failed) == len(halves) and await self._fails(PROBE):
-                for given_up, _ in (*parts, (part, error)):
-                    for each in given_up:
-                        each.fail(_for_caller(error))
-                return
-            parts.extend(failed)
-
-    async def _try(self, rows: list[_Row]) -> Exception | None:
-        """Run those rows that are still wanted and answer them; the error if that failed."""
-        now = self._clock()
-        for row in rows:
-            if not row.wanted(now):
-                row.fail(DeadlineError("the deadline passed while a failed batch was tried again"))
-        wanted = [row for row in rows if row.wanted(now)]
-        if not wanted:
-            return None
-        try:
-            rankings = await self._run([row.query for row in wanted])
-        except EngineHungError:
-            raise
-        except Exception as error:  # noqa: BLE001 (whatever an engine raises is an engine failure)
-            rows[:] = wanted
-            return error
-        for row, ranking in zip(wanted, rankings, strict=True):
-            row.answer(ranking)
-        return None
-
-    async def _fails(self, query: Query) -> bool:
-        try:
-            await self._run([query])
-        except EngineHungError:
-            raise
-        except Exception:  # noqa: BLE001 (whatever an engine raises is an engine failure)
-            return True
-        return False
 
     def _reap(self, run: asyncio.Task[None]) -> None:
         """Read the result of a batch's task: a task that died in silence would strand its callers."""
@@ -382,7 +349,7 @@ class Batcher:
         if self._timer is not None:
             self._timer.cancel()
         self._timer_at = deadline
-        self._timer = self._loop.call_later(max(deadline - now, 0.0), self._on_timer)
+        self._timer = self._loop.call_later(max(deadline - now, 0.0), self._on_timer, context=self._context)
 
     def _on_timer(self) -> None:
         self._timer = None
@@ -400,14 +367,5 @@ class Batcher:
 def _bug(error: BaseException) -> EngineError:
     """What everybody is told of an exception that nobody expected."""
     failure = EngineError(f"the batcher failed: {error!r}")
-    failure.__cause__ = error
-    return failure
-
-
-def _for_caller(error: Exception) -> Exception:
-    """The error a caller gets for a row of its own: its own fault as it is, everything else as the engine's."""
-    if isinstance(error, InvalidRequestError | EngineError):
-        return error
-    failure = EngineError(f"the engine failed: {error!r}")
     failure.__cause__ = error
     return failure

@@ -10,6 +10,8 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 SCHEMA_VERSION = 1
+MODEL_NAME, CARD_NAME = "model.onnx", "card.json"
+"""What model and card are called where a folder holds nothing but one version of a model."""
 _READ_BYTES = 1 << 20
 
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
@@ -69,8 +71,8 @@ class Card(_Record):
 
 
 def card_path(model: Path) -> Path:
-    """Where the card of this model file stands: `10_model.onnx` → `10_model.card.json`."""
-    return model.with_suffix(".card.json")
+    """Where the card of this model file stands: `10_model.onnx` → `10_model.card.json`, `model.onnx` → `card.json`."""
+    return model.with_name(CARD_NAME) if model.name == MODEL_NAME else model.with_suffix(".card.json")
 
 
 def file_sha256(path: Path) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import json
+import secrets
 import time
 from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -23,6 +24,7 @@ from recommender.recommend_api.v1 import recommend_api_pb2_grpc as api_grpc
 Request: TypeAlias = api.RecommendRequest
 """One request of a batch call or a stream."""
 
+_REQUEST_ID_KEY = "x-request-id"
 _PUSHBACK_KEY = "grpc-retry-pushback-ms"
 _MOST_ATTEMPTS = 4
 SERVICE_CONFIG: Final = json.dumps(
@@ -97,11 +99,14 @@ class Refusal:
 class Client:
     """Asks one server, at `target` (`host:port`), over one channel; an async context manager.
 
-    Without `credentials` the channel is plaintext. Calls raise grpc.aio.AioRpcError with the server's status.
-    `timeout` is in seconds and covers a call with all its retries.
+    Without `credentials` the channel is plaintext; `token` is sent with every call. Calls raise
+    grpc.aio.AioRpcError with the server's status. `timeout` is in seconds and covers a call with all its retries.
     """
 
-    def __init__(self, target: str, *, credentials: grpc.ChannelCredentials | None = None) -> None:
+    def __init__(
+        self, target: str, *, credentials: grpc.ChannelCredentials | None = None, token: str | None = None
+    ) -> None:
+        self._authorization = _authorization(token)
         self._channel = (
             grpc.aio.insecure_channel(target, _OPTIONS)
             if credentials is None
@@ -110,11 +115,11 @@ class Client:
         self._stub: api_grpc.RecommenderServiceAsyncStub = api_grpc.RecommenderServiceStub(self._channel)
 
     async def recommend(
-        self, item_ids: Sequence[int] = (), *, timeout: float, **options: Unpack[Options]
+        self, item_ids: Sequence[int] = (), *, timeout: float, request_id: str = "", **options: Unpack[Options]
     ) -> Recommendations:
-        """Recommendations for a history, oldest item first."""
+        """Recommendations for a history, oldest item first; the server's log and traces name the call `request_id`."""
         request = api.RecommendRequest(item_ids=item_ids, **options)
-        return _recommendations(await self._call(self._stub.Recommend, request, timeout))
+        return _recommendations(await self._call(self._stub.Recommend, request, timeout, request_id))
 
     async def recommend_many(self, requests: Iterable[Request], *, timeout: float) -> list[Recommendations | Refusal]:
         """Answers to many requests in one call, in their order, each with an outcome of its own."""
@@ -138,7 +143,7 @@ class Client:
                     correlation_id=next(place), request=request, timeout_ms=max(round(timeout * 1e3), 1)
                 )
 
-        async for reply in self._stub.StreamRecommend(messages()):
+        async for reply in self._stub.StreamRecommend(messages(), metadata=self._authorization):
             yield reply.correlation_id, _outcome(reply)
 
     async def get_model(self, model: str = "", *, timeout: float) -> api.Model:
@@ -161,11 +166,12 @@ class Client:
     ) -> None:
         await self.close()
 
-    async def _call(self, method: Callable[..., Awaitable[R]], request: A, timeout: float) -> R:
+    async def _call(self, method: Callable[..., Awaitable[R]], request: A, timeout: float, request_id: str = "") -> R:
         deadline = time.monotonic() + timeout
+        metadata = (*_metadata(request_id), *self._authorization)
         for attempt in itertools.count(1):
             try:
-                return await method(request, timeout=max(deadline - time.monotonic(), 0.0))
+                return await method(request, timeout=max(deadline - time.monotonic(), 0.0), metadata=metadata)
             except grpc.aio.AioRpcError as error:
                 pause = _pause(error.code(), error.trailing_metadata(), attempt, deadline)
                 if pause is None:
@@ -177,7 +183,10 @@ class Client:
 class SyncClient:
     """The same for code without an event loop; a context manager. Calls raise grpc.RpcError."""
 
-    def __init__(self, target: str, *, credentials: grpc.ChannelCredentials | None = None) -> None:
+    def __init__(
+        self, target: str, *, credentials: grpc.ChannelCredentials | None = None, token: str | None = None
+    ) -> None:
+        self._authorization = _authorization(token)
         self._channel = (
             grpc.insecure_channel(target, _OPTIONS)
             if credentials is None
@@ -185,10 +194,12 @@ class SyncClient:
         )
         self._stub = api_grpc.RecommenderServiceStub(self._channel)
 
-    def recommend(self, item_ids: Sequence[int] = (), *, timeout: float, **options: Unpack[Options]) -> Recommendations:
-        """Recommendations for a history, oldest item first."""
+    def recommend(
+        self, item_ids: Sequence[int] = (), *, timeout: float, request_id: str = "", **options: Unpack[Options]
+    ) -> Recommendations:
+        """Recommendations for a history, oldest item first; the server's log and traces name the call `request_id`."""
         request = api.RecommendRequest(item_ids=item_ids, **options)
-        return _recommendations(self._call(self._stub.Recommend, request, timeout))
+        return _recommendations(self._call(self._stub.Recommend, request, timeout, request_id))
 
     def recommend_many(self, requests: Iterable[Request], *, timeout: float) -> list[Recommendations | Refusal]:
         """Answers to many requests in one call, in their order, each with an outcome of its own."""
@@ -215,11 +226,12 @@ class SyncClient:
     ) -> None:
         self.close()
 
-    def _call(self, method: Callable[..., R], request: A, timeout: float) -> R:
+    def _call(self, method: Callable[..., R], request: A, timeout: float, request_id: str = "") -> R:
         deadline = time.monotonic() + timeout
+        metadata = (*_metadata(request_id), *self._authorization)
         for attempt in itertools.count(1):
             try:
-                return method(request, timeout=max(deadline - time.monotonic(), 0.0))
+                return method(request, timeout=max(deadline - time.monotonic(), 0.0), metadata=metadata)
             except grpc.RpcError as error:
                 call: Any = error  # what a failed call raises is the call as well; the stubs do not say so
                 pause = _pause(call.code(), call.trailing_metadata(), attempt, deadline)
@@ -227,6 +239,15 @@ class SyncClient:
                     raise
             time.sleep(pause)
         raise AssertionError("the last attempt returns or raises")
+
+
+def _authorization(token: str | None) -> tuple[tuple[str, str], ...]:
+    return () if token is None else (("authorization", f"Bearer {token}"),)
+
+
+def _metadata(request_id: str) -> tuple[tuple[str, str], ...]:
+    """The id under which all attempts of a call are one to whoever reads the server's log; made where none is given."""
+    return ((_REQUEST_ID_KEY, request_id or secrets.token_hex(8)),)
 
 
 def _pause(

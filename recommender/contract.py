@@ -45,6 +45,7 @@ _OUTPUTS = {"recommendations": Port(_INT64, 2), "scores": Port(_FLOAT, 2)}
 _OPTIONAL_OUTPUTS = {"fallbacks": Port(_INT64, 1)}
 _OLDER_INPUTS = {"user_history": Port(_INT64, 1)}
 _OLDER_OUTPUTS = {"recommendations": Port(_INT64, 1)}
+_RESTRICTING = frozenset({"excluded", "candidates"})
 _NOTHING_EXCLUDED = np.empty((0, 2), np.int64)
 _MOST_LOOKED_UP = 1 << 18
 """Candidates that one run looks up at most, padding included: it bounds the memory that they take."""
@@ -83,6 +84,12 @@ class Contract:
     def takes_k(self) -> bool:
         """Whether a run can be asked for a number of its own."""
         return "k" in self.inputs
+
+    def unrestricted_widths(self, shapes: Mapping[str, Sequence[int | str | None]]) -> dict[str, int]:
+        """The named dimensions of these input shapes that are 0 in a run where nobody excludes or names candidates."""
+        dimensions = [dimension for shape in shapes.values() for dimension in shape]
+        widths = [shapes[name][axis] for name, axis in (("excluded", 0), ("candidates", 1)) if name in shapes]
+        return {width: 0 for width in widths if isinstance(width, str) and dimensions.count(width) == 1}
 
     def runs(self, queries: Sequence[Query]) -> list[list[int]]:
         """Which queries, by their places, share a run of the model.
@@ -123,6 +130,10 @@ class Contract:
         if "candidates" in self.inputs:
             feed["candidates"], feed["candidates_length"] = _candidates(queries)
         return feed
+
+    def unrestricted(self, feed: Feed) -> bool:
+        """Whether nobody in this feed excludes items or names candidates."""
+        return not any(feed[name].size for name in _RESTRICTING & feed.keys())
 
     def pack_alone(self, query: Query) -> Feed:
         """The feed of the older form, which takes one history and no batch."""
@@ -167,10 +178,10 @@ def _excluded(queries: Sequence[Query]) -> npt.NDArray[np.int64]:
 def _candidates(queries: Sequence[Query]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
     """The candidates of all rows, int64 [batch, c], padded with 0, and how many each has, int64 [batch]."""
     lists = [query.candidates or () for query in queries]
-    if not any(lists):
+    if all(query.candidates is None for query in queries):
         return np.empty((len(lists), 0), np.int64), np.zeros(len(lists), np.int64)
     lengths = np.fromiter(map(len, lists), np.int64, len(lists))
-    longest = int(lengths.max())
+    longest = max(int(lengths.max()), 1)  # No column at all would mean the whole catalogue.
     candidates = np.zeros((len(lists), longest), np.int64)
     candidates[np.arange(longest) < lengths[:, None]] = np.fromiter(
         chain.from_iterable(lists), np.int64, int(lengths.sum())

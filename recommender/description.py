@@ -24,7 +24,13 @@ def describe(artifact: Artifact, contract: Contract, metadata: Mapping[str, str]
     card = artifact.card
     if card is not None:
         model = Model(
-            card.name, card.version, card.items, card.default_k, card.max_k, card.longest_history, card.score_tolerance
+            artifact.name,
+            artifact.version,
+            card.items,
+            card.default_k,
+            card.max_k,
+            card.longest_history,
+            card.score_tolerance,
         )
     else:
         default_k = told.get("default_k") or fixed_k or _k_of_file(artifact.path)

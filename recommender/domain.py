@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from typing import Literal, NamedTuple, TypeAlias
 
 Device: TypeAlias = Literal["auto", "cpu", "cuda", "coreml"]
 """Where a model may run; `auto` leaves the choice to the engine."""
+Edge: TypeAlias = Literal["grpc", "envoy"]
+"""What takes the calls: grpc.aio, or Envoy with the interpreter inside."""
+CandidateMode: TypeAlias = Literal["canary", "shadow"]
+"""Whether a candidate answers a share of the requests, or is sent copies of them."""
 UnknownItems: TypeAlias = Literal["report", "reject"]
 """What becomes of items that a request names and the catalogue does not have."""
 ArenaStrategy: TypeAlias = Literal["next_power_of_two", "same_as_requested"]
@@ -18,8 +22,7 @@ CoreMLFormat: TypeAlias = Literal["mlprogram", "neuralnetwork"]
 """What CoreML compiles a graph to."""
 
 
-@dataclass(frozen=True, slots=True)
-class Query:
+class Query(NamedTuple):
     """One row of a batch: the ids of a history, oldest first, and how many recommendations it wants.
 
     Items in `excluded` are never recommended. Where `candidates` are given, only they are ranked: each
@@ -32,8 +35,7 @@ class Query:
     candidates: tuple[int, ...] | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Ranking:
+class Ranking(NamedTuple):
     """The answer to one query: item ids, best first, ties by the lower id, and their scores."""
 
     item_ids: list[int]

@@ -2,49 +2,63 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
-import secrets
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import NoReturn, TypeAlias, TypeVar
 
 import grpc
-import structlog
-from google.protobuf.message import DecodeError, Message
+from google.protobuf.message import Message
 from google.rpc import code_pb2
 
-from recommender.errors import BacklogFullError, InvalidRequestError, UnavailableError, Violation
+from recommender import wire
+from recommender.access import Access, Visit, authorization_of
+from recommender.errors import QuotaError, RecommenderError, UnavailableError
 from recommender.recommend_api.v1 import recommend_api_pb2 as api
+from recommender.rpc import Rpc, Rpcs
 from recommender.service import RecommenderService
-from recommender.status import status_of
 from recommender.stream import Stream
+from recommender.wire import REQUEST_ID_KEY, SERVICE_NAME, decoded
 
-PUSHBACK_KEY = "grpc-retry-pushback-ms"
-REQUEST_ID_KEY = "x-request-id"
-DETAILS_KEY = "grpc-status-details-bin"
-SERVICE_NAME = api.DESCRIPTOR.services_by_name["RecommenderService"].full_name
-
-_LONGEST_REQUEST_ID = 128
+_RECOMMEND, _BATCH_RECOMMEND, _STREAM_RECOMMEND, _GET_MODEL, _LIST_MODELS = (
+    f"{SERVICE_NAME}/{name}" for name in ("Recommend", "BatchRecommend", "StreamRecommend", "GetModel", "ListModels")
+)
 _GRPC_CODES = {code.value[0]: code for code in grpc.StatusCode}
 
-Context: TypeAlias = grpc.aio.ServicerContext[bytes, bytes]
-M = TypeVar("M", bound=Message)
+_STREAM_RETRY = 1.0
+"""Seconds after which another stream may be tried where as many are open as may be."""
 
-log = structlog.get_logger(__name__)
+Context: TypeAlias = grpc.aio.ServicerContext[bytes, bytes]
+M = TypeVar("M")
+R = TypeVar("R")
+Handler: TypeAlias = Callable[[M, Context], Awaitable[R]]
 
 
 class Edge:
     """The handlers around a RecommenderService; UNAVAILABLE until `open` has given it one.
 
     `default_timeout` (seconds) stands in where the caller sets no deadline, `most_open` is how many requests of one
-    stream are open at once. Messages are decoded here and not by grpc.aio, which answers UNKNOWN with a Python
-    error to a message it cannot decode.
+    stream are open at once, `most_streams` how many streams are. Messages are decoded here and not by grpc.aio,
+    which answers UNKNOWN with a Python error to a message it cannot decode. Every call is noted in `rpcs`. With
+    `access` every call needs a token.
     """
 
-    def __init__(self, *, default_timeout: float = math.inf, most_open: int = 128) -> None:
+    def __init__(
+        self,
+        *,
+        default_timeout: float = math.inf,
+        most_open: int = 128,
+        most_streams: int = 1024,
+        rpcs: Rpcs | None = None,
+        access: Access | None = None,
+    ) -> None:
+        self._rpcs = Rpcs() if rpcs is None else rpcs
         self._service: RecommenderService | None = None
         self._default_timeout = default_timeout
         self._most_open = most_open
+        self._most_streams = most_streams
+        self._access = access
         self._streams: set[Stream] = set()
         self._draining = False
 
@@ -60,54 +74,60 @@ class Edge:
 
     def add_to(self, server: grpc.aio.Server) -> None:
         """Answer calls to RecommenderService on this server."""
+        unary, streaming = grpc.unary_unary_rpc_method_handler, grpc.stream_stream_rpc_method_handler
+        # Of what holds many requests, each is charged as it is read: see the service.
         handlers: dict[str, grpc.RpcMethodHandler[bytes, bytes]] = {
-            "Recommend": grpc.unary_unary_rpc_method_handler(self._recommend),
-            "BatchRecommend": grpc.unary_unary_rpc_method_handler(self._batch_recommend),
-            "StreamRecommend": grpc.stream_stream_rpc_method_handler(self._stream_recommend),
-            "GetModel": grpc.unary_unary_rpc_method_handler(self._get_model),
-            "ListModels": grpc.unary_unary_rpc_method_handler(self._list_models),
+            "Recommend": unary(self._guarded(_RECOMMEND, self._recommend)),
+            "BatchRecommend": unary(self._guarded(_BATCH_RECOMMEND, self._batch_recommend, 0)),
+            "StreamRecommend": streaming(self._guarded(_STREAM_RECOMMEND, self._stream_recommend, 0)),
+            "GetModel": unary(self._guarded(_GET_MODEL, self._get_model)),
+            "ListModels": unary(self._guarded(_LIST_MODELS, self._list_models)),
         }
         server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE_NAME, handlers),))
 
     async def _recommend(self, message: bytes, context: Context) -> bytes:
-        request_id = _request_id(context)
-        context.set_trailing_metadata(((REQUEST_ID_KEY, request_id),))
+        rpc = self._begin(_RECOMMEND, context)
         try:
-            request = _decoded(api.RecommendRequest, message)
+            request = decoded(api.RecommendRequest, message)
             deadline = self._deadline(context.time_remaining())
-            response = await self._opened().recommend(request, deadline, request_id)
-            return response.SerializeToString()
+            response = await self._opened().recommend(request, deadline, rpc.request_id)
+            reply = response.SerializeToString()
         except Exception as error:  # noqa: BLE001 (whatever went wrong, the caller gets a status)
-            await refuse(context, error, request_id)
+            await refuse(context, error, rpc)
+        except asyncio.CancelledError:
+            rpc.end(_left(context))
+            raise
+        rpc.end(code_pb2.OK)
+        return reply
 
     async def _batch_recommend(self, message: bytes, context: Context) -> bytes:
         async def answer() -> Message:
-            request = _decoded(api.BatchRecommendRequest, message)
+            request = decoded(api.BatchRecommendRequest, message)
             return await self._opened().batch_recommend(request, self._deadline(context.time_remaining()))
 
-        return await _answered(context, answer)
+        return await self._answered(_BATCH_RECOMMEND, context, answer)
 
     async def _get_model(self, message: bytes, context: Context) -> bytes:
         async def answer() -> Message:
-            return self._opened().get_model(_decoded(api.GetModelRequest, message))
+            return self._opened().get_model(decoded(api.GetModelRequest, message))
 
-        return await _answered(context, answer)
+        return await self._answered(_GET_MODEL, context, answer)
 
     async def _list_models(self, message: bytes, context: Context) -> bytes:
         async def answer() -> Message:
-            return self._opened().list_models(_decoded(api.ListModelsRequest, message))
+            return self._opened().list_models(decoded(api.ListModelsRequest, message))
 
-        return await _answered(context, answer)
+        return await self._answered(_LIST_MODELS, context, answer)
 
     async def _stream_recommend(self, _: AsyncIterator[bytes], context: Context) -> None:
-        request_id = _request_id(context)
-        context.set_trailing_metadata(((REQUEST_ID_KEY, request_id),))
+        rpc = self._begin(_STREAM_RECOMMEND, context)
         try:
             service = self._opened()
+            self._check_room()
 
             async def requests() -> AsyncIterator[api.StreamRecommendRequest]:
                 while isinstance(message := await context.read(), bytes):  # else it is the end
-                    yield _decoded(api.StreamRecommendRequest, message)
+                    yield decoded(api.StreamRecommendRequest, message)
 
             async def answer(request: api.StreamRecommendRequest) -> api.StreamRecommendResponse:
                 timeout = request.timeout_ms / 1e3 if request.timeout_ms > 0 else self._default_timeout
@@ -125,7 +145,48 @@ class Edge:
             finally:
                 self._streams.discard(stream)
         except Exception as error:  # noqa: BLE001 (whatever went wrong, the caller gets a status)
-            await refuse(context, error, request_id)
+            await refuse(context, error, rpc)
+        except asyncio.CancelledError:
+            rpc.end(_left(context))
+            raise
+        rpc.end(code_pb2.OK)
+
+    async def _answered(self, method: str, context: Context, answer: Callable[[], Awaitable[Message]]) -> bytes:
+        rpc = self._begin(method, context)
+        try:
+            reply = (await answer()).SerializeToString()
+        except Exception as error:  # noqa: BLE001 (whatever went wrong, the caller gets a status)
+            await refuse(context, error, rpc)
+        except asyncio.CancelledError:
+            rpc.end(_left(context))
+            raise
+        rpc.end(code_pb2.OK)
+        return reply
+
+    def _guarded(self, method: str, handler: Handler[M, R], requests: int = 1) -> Handler[M, R]:
+        """The handler behind a look at the caller's token; without `access` the handler itself, which costs nothing."""
+        access = self._access
+        if access is None:
+            return handler
+
+        async def after_a_look(message: M, context: Context) -> R:
+            try:
+                visit = access.enter(authorization_of(context.invocation_metadata() or ()), requests)
+            except RecommenderError as error:
+                await refuse(context, error, self._begin(method, context))
+            with visit:
+                return await handler(message, context)
+
+        return after_a_look
+
+    def _begin(self, method: str, context: Context) -> Rpc:
+        rpc = self._rpcs.begin(method, context.invocation_metadata() or ())
+        context.set_trailing_metadata(((REQUEST_ID_KEY, rpc.request_id),))
+        return rpc
+
+    def _check_room(self) -> None:
+        if len(self._streams) >= self._most_streams:
+            raise QuotaError(f"{self._most_streams} streams are open, as many as may be", _STREAM_RETRY)
 
     def _opened(self) -> RecommenderService:
         if self._service is None:
@@ -137,42 +198,24 @@ class Edge:
         return time.monotonic() + (self._default_timeout if remaining is None else remaining)
 
 
-async def _answered(context: Context, answer: Callable[[], Awaitable[Message]]) -> bytes:
-    request_id = _request_id(context)
-    context.set_trailing_metadata(((REQUEST_ID_KEY, request_id),))
+async def enter(access: Access, context: Context) -> Visit:
+    """Let the caller of another service in, or end the call with the status that says why not."""
     try:
-        return (await answer()).SerializeToString()
-    except Exception as error:  # noqa: BLE001 (whatever went wrong, the caller gets a status)
-        await refuse(context, error, request_id)
+        return access.enter(authorization_of(context.invocation_metadata() or ()))
+    except RecommenderError as error:
+        refused = wire.refusal(error, wire.request_id_of(None))
+        await context.abort(_GRPC_CODES[refused.code], refused.message, refused.metadata)
 
 
-async def refuse(context: Context, error: Exception, request_id: str) -> NoReturn:
+async def refuse(context: Context, error: Exception, rpc: Rpc) -> NoReturn:
     """End the call with the status that the error stands for, with details a client can act on."""
-    status = status_of(error)
-    metadata = [(REQUEST_ID_KEY, request_id)]
-    if status.code == code_pb2.INTERNAL:
-        log.error("request failed", request_id=request_id, exc_info=error)
-    if isinstance(error, BacklogFullError):
-        metadata.append((PUSHBACK_KEY, str(math.ceil(error.retry_after * 1e3))))
-    details = ((DETAILS_KEY, status.SerializeToString()),) if status.details else ()
-    await context.abort(_GRPC_CODES[status.code], status.message, (*metadata, *details))
+    refused = wire.refusal(error, rpc.request_id)
+    rpc.end(refused.code)
+    await context.abort(_GRPC_CODES[refused.code], refused.message, refused.metadata)
 
 
-def _decoded(kind: type[M], message: bytes) -> M:
-    try:
-        return kind.FromString(message)
-    except DecodeError as error:
-        name = kind.DESCRIPTOR.full_name
-        raise InvalidRequestError(
-            Violation("", f"the message is not a {name}; generate the client from the proto")
-        ) from error
-
-
-def _request_id(context: Context) -> str:
-    """What the caller calls this call, if that is short and printable; else a name made for it."""
-    for key, value in context.invocation_metadata() or ():
-        if key == REQUEST_ID_KEY and isinstance(value, str) and 0 < len(value) <= _LONGEST_REQUEST_ID:
-            if value.isascii() and value.isprintable():
-                return value
-            break
-    return secrets.token_hex(8)
+def _left(context: Context) -> int:
+    """The status of a call that gRPC has ended: its caller left, or its deadline came."""
+    remaining: float | None = context.time_remaining()
+    late = remaining is not None and remaining <= 0
+    return int(code_pb2.DEADLINE_EXCEEDED if late else code_pb2.CANCELLED)

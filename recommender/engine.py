@@ -21,9 +21,18 @@ from recommender.contract import Contract, Feed, Outputs, Port
 from recommender.cost import Observation
 from recommender.description import describe
 from recommender.domain import Device, Query, Ranking
-from recommender.errors import InvalidRequestError, ModelError, Violation
+from recommender.errors import EngineError, InvalidRequestError, ModelError, Violation
 from recommender.machine import available_cpus, available_memory, memory_growth, resident_memory
-from recommender.provider import CONTROL_FLOW, CPU, CUDA, CoreMLOptions, CudaOptions, SessionPlan, open_for_device
+from recommender.provider import (
+    CONTROL_FLOW,
+    CPU,
+    CUDA,
+    CoreMLOptions,
+    CudaOptions,
+    SessionPlan,
+    open_for_device,
+    open_session,
+)
 from recommender.store import Artifact
 from recommender.trial import hold_to_card, hold_to_limits, measure
 
@@ -82,15 +91,15 @@ class OnnxEngine:
         bucketed: bool | None = None,
         free_memory: Callable[[], int | None] = available_memory,
     ) -> None:
+        self._artifact = artifact
         anatomy = read_anatomy(artifact.path)
         _refuse_too_large(artifact.path, anatomy, free_memory())
         anatomy.check_tables()
         self.threads = threads or max(available_cpus() // slots, 1)
         if anatomy.operators & CONTROL_FLOW:
             cuda = replace(cuda, graph=False)
-        opened = open_for_device(
-            artifact.path, device, SessionPlan(self.threads, spinning, cuda, coreml, anatomy.table_look_ups)
-        )
+        plan = SessionPlan(self.threads, spinning, cuda, coreml, anatomy.table_look_ups)
+        opened = open_for_device(artifact.path, device, plan)
         self.memory = Memory(anatomy.constant_bytes, opened.loaded)
         self.provider = opened.provider
         self.fallback_reason = opened.fallback_reason
@@ -119,10 +128,21 @@ class OnnxEngine:
                 device_id=cuda.device_id if on_cuda else 0,
                 capture=self.captures,
             )
-        self._artifact = artifact
+        self._unrestricted = self._open_unrestricted(plan) if self.provider == CPU and anatomy.small else None
+        self._quick: onnxruntime.InferenceSession | None = None
         self._outputs = ["recommendations", "scores"] if self.contract.batched else ["recommendations"]
         self._threads = _Threads(slots)
         self._active: set[onnxruntime.RunOptions] = set()
+
+    def _open_unrestricted(self, plan: SessionPlan) -> onnxruntime.InferenceSession | None:
+        """A session for runs in which nobody excludes items or names candidates; None where a model takes neither."""
+        pinned = self.contract.unrestricted_widths({port.name: port.shape for port in self._session.get_inputs()})
+        if not pinned:
+            return None
+        opened = open_session(self._artifact.path, CPU, replace(plan, pinned=pinned))
+        if self.memory.loaded is not None and opened.loaded is not None:
+            self.memory = replace(self.memory, loaded=self.memory.loaded + opened.loaded)
+        return opened.session
 
     async def run(self, queries: Sequence[Query]) -> Sequence[Ranking]:
         """Rank for every query, in their order, on the engine's own thread.
@@ -137,20 +157,26 @@ class OnnxEngine:
         for options in tuple(self._active):
             options.terminate = True
 
-    async def warm_up(self, max_batch_size: int) -> list[Observation]:
+    async def warm_up(self, max_batch_size: int, proven: Sequence[Observation] = ()) -> Sequence[Observation]:
         """Hold the model to its card, its golden answers and its limits, and measure batches of it.
 
-        The largest has `max_batch_size` rows; afterwards `memory` tells what that took. Raises ModelError
-        if an answer differs, a limit is not kept, or a run fails.
+        The largest has `max_batch_size` rows; afterwards `memory` tells what that took. What was `proven` in another
+        process is returned instead of measured, after one run of that size. Raises ModelError if an answer differs, a
+        limit is not kept, or a run fails.
         """
         before = resident_memory()
         try:
             await hold_to_card(self.run, self._artifact)
+            self._quick = self._unrestricted
+            if self._quick is not None:
+                await hold_to_card(self.run, self._artifact)
             await hold_to_limits(self.run, self._artifact.path, self.model)
             if self._buckets is not None:
                 for bucket in self._buckets.shapes(max_batch_size, _WARMED_HISTORY):
                     await self.run([Query((0,) * bucket.history, bucket.k)] * bucket.rows)
-            observations = await measure(self.run, self.model, max_batch_size)
+            observations = proven or await measure(self.run, self.model, max_batch_size)
+            if proven:
+                await self.run([Query((0,), self.model.default_k)] * max_batch_size)
         except ModelError:
             raise
         except Exception as error:
@@ -159,9 +185,14 @@ class OnnxEngine:
         return observations
 
     def close(self) -> bool:
-        """End the threads; False if one is stuck in a run."""
+        """End the threads and free the session; False if a thread is stuck in a run, which keeps its memory."""
         self.terminate()
-        return self._threads.close()
+        ended = self._threads.close()
+        if ended and hasattr(self, "_session"):
+            # Here, and not when the last reference goes: freeing a large model takes milliseconds of some thread's.
+            self._buckets = None
+            del self._session
+        return ended
 
     def _rank(self, queries: Sequence[Query]) -> list[Ranking]:
         options = onnxruntime.RunOptions()
@@ -199,7 +230,8 @@ class OnnxEngine:
             if self._buckets.fits(feed):
                 return self._buckets.run(feed, k, options)
             self._buckets.keep_out(options)
-        outputs: Outputs = self._session.run(self._outputs, feed, options)
+        session = self._quick if self._quick is not None and self.contract.unrestricted(feed) else self._session
+        outputs: Outputs = session.run(self._outputs, feed, options)
         return outputs
 
 
@@ -236,7 +268,7 @@ class _Threads:
         loop = asyncio.get_running_loop()
         future: asyncio.Future[R] = loop.create_future()
 
-        def settle(result: R | None, error: BaseException | None) -> None:
+        def settle(result: R | None, error: Exception | None) -> None:
             if future.done():
                 return
             if error is not None:
@@ -249,8 +281,10 @@ class _Threads:
                 return
             try:
                 result, error = function(queries), None
-            except BaseException as raised:  # noqa: BLE001 (the caller gets whatever it was)
+            except Exception as raised:  # noqa: BLE001 (the caller gets whatever it was)
                 result, error = None, raised
+            except BaseException as raised:  # noqa: BLE001 (what ends a thread must not end the event loop)
+                result, error = None, EngineError(f"the engine's thread was told to end: {raised!r}")
             with contextlib.suppress(RuntimeError):  # the loop is closed: nobody is left to tell
                 loop.call_soon_threadsafe(settle, result, error)
 

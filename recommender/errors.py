@@ -34,6 +34,10 @@ class InvalidRequestError(RecommenderError):
         self.violations = violations
 
 
+class UnauthenticatedError(RecommenderError):
+    """The caller brought no token that is good; the message never says which it lacks."""
+
+
 class UnknownModelError(RecommenderError):
     """The request names a model that is not served."""
 
@@ -41,14 +45,23 @@ class UnknownModelError(RecommenderError):
 # Nobody's fault: the same request may do later, or elsewhere.
 
 
-class BacklogFullError(RecommenderError):
-    """As many callers wait as may; `retry_after` is when room is expected, in seconds from now."""
+class BusyError(RecommenderError):
+    """A limit is reached; `retry_after` is when room is expected, in seconds from now."""
+
+    def __init__(self, message: str, retry_after: float) -> None:
+        super().__init__(f"{message}; retry in {retry_after * 1e3:.0f} ms")
+        self.retry_after = retry_after
+
+
+class BacklogFullError(BusyError):
+    """As many callers wait as may."""
 
     def __init__(self, max_backlog: int, retry_after: float) -> None:
-        super().__init__(
-            f"the backlog is full: {max_backlog} requests are waiting; retry in {retry_after * 1e3:.0f} ms"
-        )
-        self.retry_after = retry_after
+        super().__init__(f"the backlog is full: {max_backlog} requests are waiting", retry_after)
+
+
+class QuotaError(BusyError):
+    """A caller has reached a limit of its own: of its token, or of streams that are open at once."""
 
 
 class DeadlineError(RecommenderError):
@@ -83,6 +96,10 @@ class SettingsError(StartError):
 
 class ModelError(StartError):
     """The model is missing, damaged, or not of the contract that this server speaks."""
+
+
+class SourceError(StartError):
+    """Where models come from cannot be asked now: a registry that is down, slow or refuses us."""
 
 
 class ProviderError(StartError):

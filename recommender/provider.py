@@ -10,7 +10,7 @@ import contextlib
 import ctypes
 import importlib.metadata
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import onnxruntime
@@ -88,7 +88,8 @@ class SessionPlan:
     """How a session is built: `threads` CPUs a run, and what each provider is told.
 
     `table_look_ups` names the nodes that read rows of the item table; they may not run on the CPU while
-    another provider was asked for, where nodes that compute shapes may.
+    another provider was asked for, where nodes that compute shapes may. `pinned` fixes dimensions of the inputs by
+    their names, so that ONNX Runtime works out at load what depends on nothing else.
     """
 
     threads: int
@@ -96,6 +97,7 @@ class SessionPlan:
     cuda: CudaOptions = CudaOptions()
     coreml: CoreMLOptions = CoreMLOptions()
     table_look_ups: frozenset[str] = frozenset()
+    pinned: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,6 +196,8 @@ def _build(path: Path, provider: str, plan: SessionPlan) -> onnxruntime.Inferenc
     options.inter_op_num_threads = 1
     options.log_severity_level = _QUIETEST
     options.add_session_config_entry("session.intra_op.allow_spinning", "1" if plan.spinning else "0")
+    for name, size in plan.pinned.items():
+        options.add_free_dimension_override_by_name(name, size)
     told: dict[str, str] = {}
     if provider == CUDA:
         # Its libraries come from wheels, which no loader knows of; and its log repeats what `_why` says.

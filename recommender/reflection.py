@@ -8,6 +8,7 @@ each field means; v1, which is v1alpha under another name (grpc/grpc `reflection
 from __future__ import annotations
 
 from collections.abc import AsyncIterable, AsyncIterator
+from contextlib import AbstractContextManager, nullcontext
 from importlib import resources
 from typing import Any
 
@@ -17,45 +18,61 @@ from google.rpc import error_details_pb2
 from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha import reflection, reflection_pb2
 
+from recommender.access import Access
+from recommender.edge import enter
+
 _V1ALPHA = "grpc.reflection.v1alpha"
 _V1 = "grpc.reflection.v1"
 _METHOD = "ServerReflectionInfo"
+NAMES = (f"{_V1ALPHA}.ServerReflection", f"{_V1}.ServerReflection")
+METHODS = tuple(f"/{name}/{_METHOD}" for name in NAMES)
 
 
-def add_reflection(server: grpc.aio.Server, service_names: tuple[str, ...]) -> None:
-    """Describe these services to whoever asks, and reflection itself in both its versions."""
-    files = _described_files()
-    names = (f"{_V1ALPHA}.ServerReflection", f"{_V1}.ServerReflection")
-    servicer = _Reflection((*service_names, *names), files)
+def add_reflection(server: grpc.aio.Server, service_names: tuple[str, ...], access: Access | None = None) -> None:
+    """Describe these services, and reflection itself in both its versions, to whom `access` lets in or to everybody."""
+    servicer = Reflection(service_names, access)
     handler = grpc.stream_stream_rpc_method_handler(
         servicer.ServerReflectionInfo,
         request_deserializer=reflection_pb2.ServerReflectionRequest.FromString,
         response_serializer=reflection_pb2.ServerReflectionResponse.SerializeToString,
     )
     server.add_generic_rpc_handlers(
-        tuple(grpc.method_handlers_generic_handler(name, {_METHOD: handler}) for name in names)
+        tuple(grpc.method_handlers_generic_handler(name, {_METHOD: handler}) for name in NAMES)
     )
 
 
-class _Reflection:
+class Reflection:
     """The library's answers, with each file as we have it instead of as generated code keeps it."""
 
-    def __init__(self, service_names: tuple[str, ...], files: dict[str, bytes]) -> None:
+    def __init__(self, service_names: tuple[str, ...], access: Access | None = None) -> None:
+        files = _described_files()
         pool = descriptor_pool.DescriptorPool()
         for file in files.values():
             pool.AddSerializedFile(file)
         # The library's stubs say that it returns a coroutine; it is an async generator.
-        self._answers: Any = reflection.aio.ReflectionServicer(service_names, pool=pool)
+        self._answers: Any = reflection.aio.ReflectionServicer((*service_names, *NAMES), pool=pool)
         self._files = files
+        self._access = access
 
     async def ServerReflectionInfo(  # noqa: N802 (gRPC names methods so)
         self,
         request_iterator: AsyncIterable[reflection_pb2.ServerReflectionRequest],
-        context: grpc.aio.ServicerContext[
-            reflection_pb2.ServerReflectionRequest, reflection_pb2.ServerReflectionResponse
-        ],
+        context: grpc.aio.ServicerContext[Any, Any],
     ) -> AsyncIterator[reflection_pb2.ServerReflectionResponse]:
-        async for response in self._answers.ServerReflectionInfo(request_iterator, context):
+        """Answer a caller who is let in."""
+        if self._access is None:
+            visit: AbstractContextManager[object] = nullcontext()
+        else:
+            visit = await enter(self._access, context)
+        with visit:
+            async for response in self.described(request_iterator):
+                yield response
+
+    async def described(
+        self, request_iterator: AsyncIterable[reflection_pb2.ServerReflectionRequest]
+    ) -> AsyncIterator[reflection_pb2.ServerReflectionResponse]:
+        """Answer each request in its turn."""
+        async for response in self._answers.ServerReflectionInfo(request_iterator, None):
             given = response.file_descriptor_response.file_descriptor_proto
             for index, serialized in enumerate(given):
                 name = descriptor_pb2.FileDescriptorProto.FromString(serialized).name

@@ -1,4 +1,4 @@
-"""Composition root and life cycle: listen → load → warm up → ready → drain → stop.
+"""Composition root and life cycle: listen → load → warm up → ready → follow the models → drain → stop.
 
 The server listens first, with health NOT_SERVING: a port in use is known before a large model is
 loaded, and probes get an answer meanwhile. Nothing else is built anywhere else.
@@ -8,30 +8,47 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import signal
+import functools
+import math
+import sys
 import time
-from collections.abc import AsyncIterator
-from datetime import UTC, datetime
-from enum import IntEnum
-from typing import Any
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Protocol, TypeAlias
 
-import grpc
 import structlog
-from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
-from recommender.batcher import Batcher
-from recommender.cost import Cost
+from recommender.access import Access, read_grants
+from recommender.background import in_background
+from recommender.batcher import Batcher, Tracer
+from recommender.cache import Cache
+from recommender.candidate import Bounds, Split
+from recommender.certificates import Certificates, read_certificates
+from recommender.cost import Cost, Observation
 from recommender.domain import Model
-from recommender.edge import SERVICE_NAME, Edge
-from recommender.engine import Memory, OnnxEngine
+from recommender.engine import OnnxEngine
 from recommender.errors import EngineError, StartError
-from recommender.fallback import read_fallback
+from recommender.follower import Follower
+from recommender.listener import ConnectionLimits, GrpcListener, address_of
+from recommender.loader import Loader
+from recommender.metrics import Connections
+from recommender.metrics import Source as Reading
+from recommender.monitoring import Monitoring
+from recommender.probes import Probes
+from recommender.process import ExitCode
+from recommender.proof import prove
 from recommender.provider import CoreMLOptions, CudaOptions
-from recommender.reflection import add_reflection
-from recommender.service import Limits, RecommenderService, Served
-from recommender.settings import Settings
-from recommender.store import Artifact, find_model, open_artifact
-from recommender.vocabulary import Vocabulary
+from recommender.registered import SCHEME, RegisteredSource
+from recommender.registry import Registry
+from recommender.repository import FolderSource
+from recommender.router import Change, Lane, Router
+from recommender.rpc import Rpcs
+from recommender.served import Following, Served
+from recommender.service import Limits, RecommenderService
+from recommender.settings import Otlp, Settings
+from recommender.statistics import BatchEnded, Statistics
+from recommender.store import Artifact, FileSource, Source, find_model
+from recommender.watched import WatchedFiles
 
 log = structlog.get_logger(__name__)
 
@@ -41,67 +58,141 @@ _LAST_STATUS_SECONDS = 0.1
 """How long the last change of health may take to leave."""
 
 
-class ExitCode(IntEnum):
-    """What the process tells its parent."""
+class Listener(Protocol):
+    """What the server needs of an edge: where calls come in."""
 
-    DRAINED = 0
-    """Every accepted request was answered."""
-    NOT_STARTED = 2
-    """A setting, the model or the port stopped the start; the log has the sentence."""
-    GRACE_RAN_OUT = 3
-    """Stopped as asked, and requests that were still open after the grace were given up."""
-    ENGINE_LOST = 70
-    """The engine hung or died; callers were told, and a new process is needed."""
+    def use_certificates(self, certificates: Certificates) -> None:
+        """Speak TLS with these from the next connection on; called before `listen` or never."""
+
+    async def listen(self, host: str, port: int) -> int:
+        """Take calls from now on, health NOT_SERVING; the port, which is new if it was 0. Raises StartError."""
+
+    def open(self, service: RecommenderService) -> None:
+        """Answer calls with this service from now on; until then they get UNAVAILABLE."""
+
+    async def turn_serving(self) -> None:
+        """Tell who asks for health, or watches it, that requests are answered."""
+
+    async def turn_unready(self) -> None:
+        """Tell who asks for health, or watches it, that this server leaves; final."""
+
+    def drain(self) -> None:
+        """Read no more from open streams; each ends when what it has read is answered."""
+
+    def end_watches(self) -> None:
+        """End the calls that watch health: they would hold up a stop."""
+
+    async def connections(self) -> Connections | None:
+        """What is known of the connections, None where nothing is. Raises OSError if it is not to be had now."""
+
+    async def stop(self, grace: float) -> None:
+        """Take no more calls, and give those that are open `grace` seconds to finish."""
+
+
+MakeListener: TypeAlias = Callable[[Rpcs, Access | None], Listener]
 
 
 class Server:
-    """One process's server: an edge, a batcher and an engine, from settings.
+    """One process's server: a listener, and for each version of a model that it serves a batcher and an engine.
 
-    `start` returns when requests are answered; `run` lasts until a stop is asked for or the engine is lost.
+    `listener` makes the listener, which notes its calls in the one and asks the other for tokens, if there are any;
+    by default it is grpc.aio's. Telemetry goes to a collector as `otlp` says, by default to none. One of several on
+    a `shared_port` listens only when it can answer, since connections come to it at once. `start` returns when requests
+    are answered; `run` lasts until a stop is asked for or an engine is lost.
     """
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        listener: MakeListener | None = None,
+        otlp: Otlp | None = None,
+        *,
+        shared_port: bool = False,
+    ) -> None:
         self._settings = settings
-        self._edge = Edge(default_timeout=settings.default_timeout_ms / 1e3, most_open=settings.max_stream_requests)
-        self._health = _Health()
-        self._server = _grpc_server(self._edge, self._health, settings.max_message_bytes)
+        self._shared_port = shared_port
+        sent = otlp or Otlp()
+        self._monitoring = Monitoring(
+            metrics_port=settings.metrics_port,
+            traces=sent.traces,
+            metrics=sent.metrics,
+            interval=sent.interval,
+            ratio=sent.ratio,
+        )
+        access = Access() if settings.tokens_file is not None else None
+        self._listener: Listener = (
+            _grpc_listener(settings, access, self._monitoring.rpcs, shared_port=shared_port)
+            if listener is None
+            else listener(self._monitoring.rpcs, access)
+        )
+        self._secrets = _secrets(settings, self._listener, access)
+        if access is not None:
+            self._monitoring.watch_access(access)
+        self._monitoring.watch_edge(self._listener.connections)
+        self._probes = Probes() if settings.health_port is not None else None
         self._stop = asyncio.Event()
-        self._engine: OnnxEngine | None = None
-        self._batcher: Batcher | None = None
+        self._closing = False
+        self._loader = loader(settings, lambda model: self._monitoring.tracer(model.name, model.version))
+        self._router = Router(retire_grace=settings.engine_timeout_ms / 1e3, observer=self._note)
+        self._followers: list[Follower] = []
+        self._following: list[asyncio.Task[None]] = []
+        self._monitoring.follow(self.followings)
         self.port = 0
+        self.health_port = 0
+        """Where probes are answered; 0 if nowhere."""
+        self.serving = False
+        """Whether calls are answered and more are welcome."""
 
     @property
     def model(self) -> Model:
-        """The model that is served; only after `start`."""
-        if self._engine is None:
-            raise RuntimeError("the server has not started")
-        return self._engine.model
+        """The model that answers who names none; only after `start`."""
+        return self._router.live.model
 
     @property
     def batcher(self) -> Batcher:
-        """The batcher, for its statistics; only after `start`."""
-        if self._batcher is None:
-            raise RuntimeError("the server has not started")
-        return self._batcher
+        """The batcher of that model's version, for its statistics; only after `start`."""
+        return self._router.live.batcher
+
+    def statistics(self) -> Statistics:
+        """What all versions together have done."""
+        return self._router.statistics()
+
+    def split(self) -> Split | None:
+        """How the candidate does beside the live version; None if there is none."""
+        return None if self._router.candidate is None else self._router.candidate.statistics()
+
+    def followings(self) -> Sequence[Following]:
+        """How the source of each model is followed."""
+        return [follower.statistics() for follower in self._followers]
+
+    @property
+    def metrics_port(self) -> int:
+        """Where the Prometheus endpoint listens; 0 if there is none."""
+        return self._monitoring.metrics_port
 
     async def start(self) -> None:
         """Listen, load, warm up, and turn healthy. Raises StartError; then nothing is left running."""
         try:
-            await self._listen()
-            await self._load()
+            await self._answer_probes()
+            for step in (self._load, self._listen) if self._shared_port else (self._listen, self._load):
+                await step()
         except BaseException:
             await self.close()
             raise
-        await self._set_health(health_pb2.HealthCheckResponse.SERVING)
+        self.serving = True
+        await self._listener.turn_serving()
+        if self._probes is not None:
+            await self._probes.turn(alive=True, ready=True)
+        self._following = [asyncio.create_task(each.follow()) for each in self._followers if each.needs_following]
 
     def stop(self) -> None:
         """Ask `run` to drain and return; a second time changes nothing."""
         self._stop.set()
 
     async def run(self) -> ExitCode:
-        """Serve until `stop` or until the engine is lost; then leave in order and say how it went."""
+        """Serve until `stop` or until an engine is lost; then leave in order and say how it went."""
         stop = asyncio.create_task(self._stop.wait())
-        broken = asyncio.create_task(self.batcher.broken())
+        broken = asyncio.create_task(self._router.lost())
         await asyncio.wait({stop, broken}, return_when=asyncio.FIRST_COMPLETED)
         lost = broken.result() if broken.done() else None
         for task in (stop, broken):
@@ -112,71 +203,140 @@ class Server:
 
     async def close(self) -> bool:
         """End everything at once; False if the engine is stuck in a run and only `os._exit` can end it."""
-        if self._batcher is not None:
-            await self._batcher.close()
-        self._health.end_watches()
-        await self._server.stop(_LAST_ANSWERS_SECONDS)
-        return await asyncio.to_thread(self._engine.close) if self._engine is not None else True
+        self._closing = True
+        for task in self._following:
+            task.cancel()
+        await asyncio.gather(*self._following, return_exceptions=True)
+        ended = await self._router.close()
+        self._listener.end_watches()
+        await self._listener.stop(_LAST_ANSWERS_SECONDS)
+        for files in self._secrets:
+            await files.close()
+        await self._monitoring.close()
+        if self._probes is not None:
+            await self._probes.close()
+        return ended
+
+    async def _answer_probes(self) -> None:
+        settings = self._settings
+        if self._probes is not None and settings.health_port is not None:
+            self.health_port = await self._probes.listen(settings.host, settings.health_port)
+            log.info("probes", port=self.health_port)
+
+    async def _turn_unready(self, *, alive: bool) -> None:
+        self.serving = False
+        await self._listener.turn_unready()
+        if self._probes is not None:
+            await self._probes.turn(alive=alive, ready=False)
 
     async def _listen(self) -> None:
         settings = self._settings
-        address = _address(settings.host, settings.port)
-        try:
-            self.port = self._server.add_insecure_port(address)
-        except RuntimeError as error:
-            raise StartError(
-                f"cannot listen on {address}: the port is in use or the address is not this machine's; stop the other "
-                "server, or set RECOMMENDER_PORT (0 takes a free one) or RECOMMENDER_HOST"
-            ) from error
-        await self._set_health(health_pb2.HealthCheckResponse.NOT_SERVING)
-        await self._server.start()
-        log.info("listening", address=_address(settings.host, self.port))
+        for files in self._secrets:
+            await files.start()
+        self.port = await self._listener.listen(settings.host, settings.port)
+        log.info("listening", address=address_of(settings.host, self.port), security=_security(settings))
+        log.info("settings", **settings.shown())
+        # What one of several has to tell, its supervisor asks for, on this machine.
+        await self._monitoring.start("127.0.0.1" if self._shared_port else settings.host)
 
     async def _load(self) -> None:
         settings = self._settings
-        path = find_model(settings.weights_dir, settings.num_recommendations, settings.model)
-        artifact = await asyncio.to_thread(open_artifact, path)
-        if artifact.card is None:
-            log.warning("model has no card: nothing to verify it by", path=str(path))
-        engine = self._engine = await asyncio.to_thread(open_engine, settings, artifact)
-        if engine.fallback_reason is not None:
-            log.warning("the model runs on the CPU", reason=engine.fallback_reason)
-        if settings.cuda_graph and not engine.captures:
-            log.warning("runs are not captured as CUDA graphs: the model has branches or loops, or is not on CUDA")
-        limit = _limit(settings, engine.model)
-        observations = await engine.warm_up(settings.max_batch_size)
-        self._batcher = Batcher(
-            engine,
-            max_batch_size=settings.max_batch_size,
-            max_backlog=settings.max_backlog,
-            engine_timeout=settings.engine_timeout_ms / 1e3,
-            cost=Cost.fit(observations),
-            slots=settings.engine_slots,
-            deduplicate=settings.deduplicate,
+        for source in await in_background(_sources, settings):
+            lane = self._router.add_lane(source.reference, source.names)
+            follower = self._follower(source, functools.partial(self._router.adopt, lane))
+            self._followers.append(follower)
+            lane.following = follower.statistics
+            await follower.start()
+        if settings.candidate:
+            source = await in_background(open_source, settings, settings.candidate)
+            lane = self._router.add_lane(source.reference, source.names)
+            self._followers.append(self._trial(source, lane))
+            lane.following = self._followers[-1].statistics
+        self._listener.open(RecommenderService(self._router, limits=_limits(settings)))
+        log.info("ready", models=[served.label for served in self._router.serving()])
+
+    def _follower(self, source: Source, adopt: Callable[[Served], None]) -> Follower:
+        settings = self._settings
+        return Follower(
+            source,
+            prove=self._prove,
+            load=self._loader.load,
+            adopt=adopt,
+            discard=self._router.discard,
+            interval=settings.model_poll_ms / 1e3,
+            patience=settings.registry_timeout_ms / 1e3,
+            timeout=settings.reload_timeout_ms / 1e3,
         )
-        served = await asyncio.to_thread(_served, engine, artifact, self._batcher)
-        self._edge.open(RecommenderService(served, limit=limit, limits=_limits(settings)))
-        _log_model(engine, artifact)
+
+    def _trial(self, source: Source, lane: Lane) -> Follower:
+        """What follows the source of the candidate: loaded when the server is ready, and judged beside the live one."""
+        settings = self._settings
+        bounds = Bounds(
+            errors=settings.candidate_max_error_percent / 100,
+            latency=settings.candidate_max_latency_ratio,
+            least=settings.candidate_least_requests,
+        )
+
+        def adopt(served: Served) -> None:
+            self._router.try_out(
+                lane,
+                served,
+                mode=settings.candidate_mode,
+                share=settings.candidate_share_percent / 100,
+                bounds=bounds,
+                refuse=follower.refuse,
+            )
+
+        follower = self._follower(source, adopt)
+        return follower
+
+    def _note(self, change: Change) -> None:
+        served, settings = change.served, self._settings
+        if change.kind == "retired":
+            if not self._closing:  # else what is sent last still has what it has done
+                self._monitoring.forget(served.batcher.statistics)
+            return
+        self._monitoring.watch(
+            Reading(
+                name=served.model.name,
+                version=served.model.version,
+                sha256=served.sha256,
+                execution_provider=served.execution_provider,
+                max_backlog=settings.max_backlog,
+                slots=settings.engine_slots,
+                statistics=served.batcher.statistics,
+                fallbacks=lambda: served.fallbacks,
+            )
+        )
+
+    async def _prove(self, artifact: Artifact) -> Sequence[Observation]:
+        """Prove a version in another process, which has this one's settings and opens the files as this one would."""
+        settings = self._settings
+        path = artifact.path if artifact.release is None else artifact.path.parent
+        command = [sys.executable, "-m", "recommender", "models", "verify", str(path), "--json"]
+        return await prove(command, settings.environment(), settings.reload_timeout_ms / 1e3)
 
     async def _drain(self) -> ExitCode:
-        await self._health.enter_graceful_shutdown()
+        await self._turn_unready(alive=True)
+        # Load balancers need a moment to notice; until then calls come, and are answered.
+        await asyncio.sleep(self._settings.drain_wait_ms / 1e3)
         grace = self._settings.drain_grace_ms / 1e3
-        log.info("draining", grace_seconds=grace, waiting=self.batcher.statistics().waiting)
+        log.info("draining", grace_seconds=grace, waiting=self.statistics().waiting)
         started = time.monotonic()
-        self._edge.drain()
+        self._listener.drain()
         # gRPC cancels the calls that have arrived and were not yet taken up when it stops. So the door stays
         # open until nothing waits, for half of the grace at most: callers who ignore health cannot hold it.
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(grace / 2):
-                await self.batcher.drain()
-        stopping = asyncio.create_task(self._server.stop(grace + _LAST_ANSWERS_SECONDS))
+                await self._router.drain()
+        stopping = asyncio.create_task(self._listener.stop(grace + _LAST_ANSWERS_SECONDS))
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(grace - (time.monotonic() - started)):
-                await self.batcher.drain()
-        seen = self.batcher.statistics()
+                await self._router.drain()
+        seen = self.statistics()
         left = seen.waiting + seen.running
-        await self.batcher.close()
-        self._health.end_watches()
+        await self._router.close()
+        self._listener.end_watches()
         await stopping
         await self.close()
         log.info(
@@ -191,62 +351,11 @@ class Server:
 
     async def _give_up(self, lost: EngineError) -> ExitCode:
         log.error("engine lost", reason=str(lost))
-        await self._health.enter_graceful_shutdown()
+        await self._turn_unready(alive=False)
         # Watchers of health learn it before their streams end.
         await asyncio.sleep(_LAST_STATUS_SECONDS)
         await self.close()
         return ExitCode.ENGINE_LOST
-
-    async def _set_health(self, status: int) -> None:
-        for service in ("", SERVICE_NAME):
-            await self._health.set(service, status)
-
-
-class _Health(health.aio.HealthServicer):
-    """The library's health service, whose Watch calls would else hold up a server that stops."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._watches: set[asyncio.Task[None]] = set()
-
-    async def Watch(  # noqa: N802 (gRPC names methods so)
-        self, request: health_pb2.HealthCheckRequest, context: grpc.aio.ServicerContext[Any, Any]
-    ) -> None:
-        """Send the status now and whenever it changes, until the caller leaves or `end_watches`."""
-        watch = asyncio.create_task(super().Watch(request, context))
-        self._watches.add(watch)
-        try:
-            await asyncio.wait({watch})
-        finally:
-            watch.cancel()
-            self._watches.discard(watch)
-
-    def end_watches(self) -> None:
-        """End every Watch call as if all had been said."""
-        for watch in self._watches:
-            watch.cancel()
-
-
-@contextlib.asynccontextmanager
-async def stopping_on_signals(server: Server) -> AsyncIterator[None]:
-    """SIGTERM and SIGINT drain the server; a second one ends the process at once, as the signal would."""
-    loop = asyncio.get_running_loop()
-    signals = (signal.SIGTERM, signal.SIGINT)
-
-    def on_signal(number: signal.Signals) -> None:
-        log.info("signal", name=number.name)
-        for each in signals:
-            loop.remove_signal_handler(each)
-            signal.signal(each, signal.SIG_DFL)
-        server.stop()
-
-    for each in signals:
-        loop.add_signal_handler(each, on_signal, each)
-    try:
-        yield
-    finally:
-        for each in signals:
-            loop.remove_signal_handler(each)
 
 
 def open_engine(settings: Settings, artifact: Artifact, threads: int | None = None) -> OnnxEngine:
@@ -268,33 +377,51 @@ def open_engine(settings: Settings, artifact: Artifact, threads: int | None = No
     )
 
 
-def _grpc_server(edge: Edge, healthy: _Health, max_message_bytes: int) -> grpc.aio.Server:
-    options = (
-        ("grpc.so_reuseport", 0),  # else a second server would share the port in silence
-        ("grpc.max_receive_message_length", max_message_bytes),
-        # Clients may ping every ten seconds, as they must to stay alive behind a load balancer.
-        ("grpc.keepalive_permit_without_calls", 1),
-        ("grpc.http2.min_recv_ping_interval_without_data_ms", 10_000),
+def _grpc_listener(settings: Settings, access: Access | None, rpcs: Rpcs, *, shared_port: bool) -> GrpcListener:
+    return GrpcListener(
+        default_timeout=settings.default_timeout_ms / 1e3,
+        most_open=settings.max_stream_requests,
+        most_streams=settings.max_streams,
+        rpcs=rpcs,
+        limits=ConnectionLimits(
+            message_bytes=settings.max_message_bytes,
+            metadata_bytes=settings.max_metadata_bytes,
+            streams=settings.max_connection_calls,
+            age=settings.max_connection_age_ms,
+            age_grace=settings.max_connection_age_grace_ms,
+            idle=settings.max_connection_idle_ms,
+            keepalive=settings.keepalive_ms,
+            least_ping_interval=settings.min_ping_interval_ms,
+            handshake=settings.handshake_timeout_ms,
+        ),
+        access=access,
+        open_health=not settings.health_needs_token,
+        reflection=settings.reflection,
+        shared_port=shared_port,
     )
-    server = grpc.aio.server(options=options)
-    edge.add_to(server)
-    health_pb2_grpc.add_HealthServicer_to_server(healthy, server)
-    add_reflection(server, (SERVICE_NAME, health.SERVICE_NAME))
-    return server
 
 
-def _address(host: str, port: int) -> str:
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-
-
-def _limit(settings: Settings, model: Model) -> int:
-    """The number a caller gets who asks for none; the configured one must be in the model's reach."""
-    if settings.num_recommendations > model.max_k:
-        raise StartError(
-            f"RECOMMENDER_NUM_RECOMMENDATIONS is {settings.num_recommendations} and {model.label} returns "
-            f"{model.max_k} at most: lower it, or export the model with more"
+def _secrets(settings: Settings, listener: Listener, access: Access | None) -> list[WatchedFiles[Any]]:
+    """The files of secrets that the settings name; each is read at the start and whenever it changes."""
+    every = settings.secrets_reload_ms / 1e3
+    watched: list[WatchedFiles[Any]] = []
+    if settings.tls_certificate is not None and settings.tls_key is not None:
+        paths = [settings.tls_certificate, settings.tls_key]
+        paths += [settings.tls_client_ca] if settings.tls_client_ca is not None else []
+        watched.append(
+            WatchedFiles("certificates", paths, parse=read_certificates, use=listener.use_certificates, every=every)
         )
-    return settings.num_recommendations
+    if settings.tokens_file is not None and access is not None:
+        watched.append(
+            WatchedFiles("tokens", [settings.tokens_file], parse=read_grants, use=access.replace, every=every)
+        )
+    return watched
+
+
+def _security(settings: Settings) -> str:
+    """How the port is kept, in a word or two, for the log."""
+    transport = "plaintext" if settings.tls_certificate is None else "TLS" if settings.tls_client_ca is None else "mTLS"
+    return transport if settings.tokens_file is None else f"{transport}, tokens"
 
 
 def _limits(settings: Settings) -> Limits:
@@ -307,53 +434,79 @@ def _limits(settings: Settings) -> Limits:
     )
 
 
-def _served(engine: OnnxEngine, artifact: Artifact, batcher: Batcher) -> Served:
-    """The engine's model with its vocabulary and fallback list. Raises ModelError if one of them is at fault."""
-    model, card = engine.model, artifact.card
-    vocabulary = fallback = None
-    if card is not None and artifact.vocabulary is not None:
-        vocabulary = Vocabulary.open(artifact.vocabulary, card.items)
-    if card is not None and artifact.fallback is not None:
-        fallback = read_fallback(artifact.fallback, card.items)
-    return Served(
-        model=model,
-        batcher=batcher,
-        abilities=engine.contract.inputs | engine.contract.outputs,
-        sha256=artifact.sha256,
-        embedding_size=card.embedding_size if card else None,
-        execution_provider=engine.provider,
-        loaded_at=datetime.now(UTC),
-        vocabulary=vocabulary,
-        fallback=fallback or (),
+def loader(settings: Settings, tracer: Callable[[Model], Tracer | None] = lambda _: None) -> Loader:
+    """What loads versions as the settings want it; `tracer` gives who follows the callers of a model."""
+
+    def batcher(engine: OnnxEngine, cost: Cost) -> Batcher:
+        return Batcher(
+            engine,
+            max_batch_size=settings.max_batch_size,
+            max_backlog=settings.max_backlog,
+            engine_timeout=settings.engine_timeout_ms / 1e3,
+            cost=cost,
+            slots=settings.engine_slots,
+            deduplicate=settings.deduplicate,
+            max_wait=settings.max_wait_ms / 1e3,
+            tracer=tracer(engine.model),
+            observer=_log_batch if settings.log_level == "debug" else None,
+        )
+
+    def opened(artifact: Artifact) -> OnnxEngine:
+        engine = open_engine(settings, artifact)
+        if settings.cuda_graph and not engine.captures:
+            log.warning("runs are not captured as CUDA graphs: the model has branches or loops, or is not on CUDA")
+        return engine
+
+    return Loader(
+        opened,
+        batcher,
+        limit=settings.num_recommendations,
+        max_history=settings.max_history,
+        max_batch_size=settings.max_batch_size,
+        longest_run=min(settings.longest_run_ms or math.inf, settings.engine_timeout_ms) / 1e3,
     )
 
 
-def _log_model(engine: OnnxEngine, artifact: Artifact) -> None:
-    model = engine.model
-    log.info(
-        "ready",
-        model=model.label,
-        sha256=artifact.sha256[:12],
-        items=model.items,
-        max_k=model.max_k,
-        provider=engine.provider,
-        threads=engine.threads,
-        **_memory(engine.memory),
+def _sources(settings: Settings) -> list[Source]:
+    """Where each model comes from that the settings name, in their order."""
+    references = [each.strip() for each in (settings.model or "").split(",") if each.strip()]
+    if not references:
+        return [FileSource(find_model(settings.weights_dir, settings.num_recommendations, None))]
+    return [open_source(settings, reference) for reference in references]
+
+
+def open_source(settings: Settings, reference: str) -> Source:
+    """What a reference means: a model in the registry, a model file, or a folder of versions, pinned after an `@`.
+
+    May block. Raises StartError if it means nothing.
+    """
+    if reference.startswith(SCHEME):
+        return RegisteredSource(reference, open_registry(settings), Cache(settings.model_cache_dir.expanduser()))
+    path = Path(reference)
+    if path.suffix == ".onnx" or path.is_file():
+        return FileSource(find_model(settings.weights_dir, settings.num_recommendations, path))
+    folder, _, pinned = reference.rpartition("@")
+    return FolderSource(Path(folder), pinned) if folder else FolderSource(path)
+
+
+def open_registry(settings: Settings) -> Registry:
+    """The registry that the settings name. Blocks. Raises StartError if they name none."""
+    if not settings.registry_uri:
+        raise StartError(
+            f"a model of a registry ({SCHEME}…) needs RECOMMENDER_REGISTRY_URI, such as http://localhost:5000"
+        )
+    return Registry(settings.registry_uri)
+
+
+def _log_batch(ended: BatchEnded) -> None:
+    log.debug(
+        "batch",
+        number=ended.number,
+        rows=ended.rows,
+        callers=ended.callers,
+        cells=ended.cells,
+        closed=ended.closed.value,
+        longest_wait=round(ended.longest_wait, 6),
+        run=round(ended.run, 6),
+        failed=ended.failed,
     )
-    if not engine.contract.batched:
-        log.warning("model has the older form without a batch axis: rows run one by one, so batching saves nothing")
-
-
-def _memory(memory: Memory) -> dict[str, float | None]:
-    """What the model costs, for the log: its constants, how often they stand in memory, and what runs take."""
-    copies = memory.copies
-    return {
-        "constants_mb": _mb(memory.constants),
-        "loaded_mb": _mb(memory.loaded),
-        "copies": None if copies is None else round(copies, 1),
-        "working_mb": _mb(memory.working),
-    }
-
-
-def _mb(size: int | None) -> float | None:
-    return None if size is None else round(size / 1e6, 1)

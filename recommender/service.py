@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
-from collections.abc import Iterable, Sequence
+import secrets
+import time
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
 from typing import TypeVar
 
 import structlog
@@ -15,33 +17,27 @@ from google.protobuf.message import Message
 from google.rpc import code_pb2, status_pb2
 from protovalidate import Validator
 
-from recommender.batcher import Batcher
-from recommender.domain import Model, Query, Ranking
-from recommender.errors import InvalidRequestError, RecommenderError, UnknownModelError, Violation
+from recommender.access import charge
+from recommender.candidate import Candidate
+from recommender.domain import Query, Ranking
+from recommender.errors import (
+    BacklogFullError,
+    DeadlineError,
+    EngineError,
+    InvalidRequestError,
+    RecommenderError,
+    UnavailableError,
+    Violation,
+)
 from recommender.recommend_api.v1 import recommend_api_pb2 as api
+from recommender.router import Router
+from recommender.served import Served
 from recommender.status import status_of
 from recommender.validation import validate
-from recommender.vocabulary import Vocabulary
 
 T = TypeVar("T", int, str)
 
 log = structlog.get_logger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class Served:
-    """A model that answers, with all that its replies and its description need."""
-
-    model: Model
-    batcher: Batcher
-    abilities: frozenset[str]
-    """Which of the optional parts of the model contract the model has: inputs, and the output `scores`."""
-    sha256: str
-    embedding_size: int | None
-    execution_provider: str
-    loaded_at: datetime
-    vocabulary: Vocabulary | None = None
-    fallback: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,21 +51,19 @@ class Limits:
     reject_unknown: bool = False
 
 
+_SHADOW_SECONDS = 1.0
+"""After which a copy of a request counts as failed."""
 _NO_BOUND = -math.inf
 """The least score of who sets none."""
 
 
 class RecommenderService:
-    """Answers requests with one model. `limit` is how many recommendations a caller gets who sets none."""
+    """Answers requests, each with the version that the router has for it."""
 
-    def __init__(self, served: Served, *, limit: int, limits: Limits) -> None:
-        self._served = served
-        self._limit = limit
+    def __init__(self, router: Router, *, limits: Limits) -> None:
+        self._router = router
         self._limits = limits
         self._validator = Validator()
-        self._label = served.model.label
-        self._plain_history = min(limits.history, served.model.longest_history or limits.history)
-        self._plain_items = math.inf if served.model.items is None else served.model.items
         # Every item takes a byte at least, so a request of fewer bytes has no list over its limit.
         self._certainly_fits = min(limits.history, limits.excluded, limits.candidates)
 
@@ -78,13 +72,17 @@ class RecommenderService:
     ) -> api.RecommendResponse:
         """Answer one request; `deadline` is on the batcher's clock.
 
-        Raises InvalidRequestError if the request is at fault, UnknownModelError if it names a model that is
-        not served, and what `Batcher.submit` raises.
+        Raises InvalidRequestError if the request is at fault, what `Router.route` raises for the model that it
+        names, and what `Batcher.submit` raises.
         """
         reply = api.RecommendResponse(request_id=request_id)
-        query = self._asked(request, reply)
+        served, query = self._asked(request, reply)
         if query is not None:
-            self._fill(reply, await self._served.batcher.submit(query, deadline=deadline), request)
+            if self._router.candidate is None:
+                ranking = await served.batcher.submit(query, deadline=deadline)
+            else:
+                served, ranking = await self._compared(served, query, deadline, request, reply)
+            self._fill(served, reply, ranking, request)
         return reply
 
     async def batch_recommend(
@@ -92,33 +90,84 @@ class RecommenderService:
     ) -> api.BatchRecommendResponse:
         """Answer every request of a call, each with an outcome of its own.
 
-        Raises InvalidRequestError if the call has more requests than it may.
+        Raises InvalidRequestError if the call has more requests than it may, QuotaError if its token does.
         """
         most = self._limits.batch_requests
         if len(request.requests) > most:
             raise InvalidRequestError(
                 Violation("requests", f"{len(request.requests)} requests are more than the {most} that a call may have")
             )
+        charge(len(request.requests))
         response = api.BatchRecommendResponse()
-        asked: list[tuple[api.RecommendResult, api.RecommendRequest]] = []
-        queries: list[Query] = []
+        asked: dict[Served, list[tuple[api.RecommendResult, api.RecommendRequest, Query]]] = {}
         for each in request.requests:
             result = response.results.add()
             try:
-                query = self._asked(each, result.response)
+                served, query = self._asked(each, result.response)
             except RecommenderError as error:
                 result.error.CopyFrom(_outcome(error))
                 continue
             if query is not None:
-                asked.append((result, each))
-                queries.append(query)
-        outcomes = await self._served.batcher.submit_many(queries, deadline=deadline)
-        for (result, each), outcome in zip(asked, outcomes, strict=True):
+                asked.setdefault(served, []).append((result, each, query))
+        shares = [
+            served.batcher.submit_many([query for *_, query in rows], deadline=deadline)
+            for served, rows in asked.items()
+        ]
+        started = time.monotonic()
+        outcomes = [await shares[0]] if len(shares) == 1 else await asyncio.gather(*shares)
+        left = self._settle(asked, outcomes, time.monotonic() - started)
+        if left:
+            await self._answer_instead(left, deadline)
+        return response
+
+    def _settle(
+        self,
+        asked: Mapping[Served, Sequence[tuple[api.RecommendResult, api.RecommendRequest, Query]]],
+        outcomes: Sequence[Sequence[Ranking | RecommenderError]],
+        seconds: float,
+    ) -> list[tuple[api.RecommendResult, api.RecommendRequest]]:
+        """Fill the results of a call that took `seconds`; those are left that the live version is to answer instead."""
+        candidate = self._router.candidate
+        canary = candidate if candidate is not None and candidate.mode == "canary" else None
+        left = []
+        for (served, rows), ended in zip(asked.items(), outcomes, strict=True):
+            for (result, request, _), outcome in zip(rows, ended, strict=True):
+                if canary is not None and served in (self._router.live, canary.served):
+                    # All rows took as long as the call did: that says nothing against either version.
+                    canary.note(served, seconds, failed=not isinstance(outcome, Ranking))
+                if isinstance(outcome, Ranking):
+                    self._fill(served, result.response, outcome, request)
+                elif self._may_answer_instead(served, outcome, request):
+                    left.append((result, request))
+                else:
+                    result.error.CopyFrom(_outcome(outcome))
+        return left
+
+    async def _answer_instead(
+        self, left: Sequence[tuple[api.RecommendResult, api.RecommendRequest]], deadline: float
+    ) -> None:
+        """Answer with the live version what the canary of a call could not."""
+        live = self._router.live
+        rows = []
+        for result, request in left:
+            _clear(result.response)
+            query = self._query(live, request, result.response)
+            if query is not None:
+                rows.append((result, request, query))
+        outcomes = await live.batcher.submit_many([query for *_, query in rows], deadline=deadline)
+        for (result, request, _), outcome in zip(rows, outcomes, strict=True):
             if isinstance(outcome, Ranking):
-                self._fill(result.response, outcome, each)
+                self._fill(live, result.response, outcome, request)
             else:
                 result.error.CopyFrom(_outcome(outcome))
-        return response
+
+    def _may_answer_instead(self, served: Served, error: Exception, request: api.RecommendRequest) -> bool:
+        """Whether the live version is to answer what another one failed at: not what a caller has pinned to it."""
+        live = self._router.live
+        pinned = request.model not in ("", live.model.name)
+        return (
+            served is not live and not pinned and isinstance(error, (EngineError, BacklogFullError, UnavailableError))
+        )
 
     async def stream_recommend(
         self, message: api.StreamRecommendRequest, deadline: float = math.inf
@@ -126,64 +175,128 @@ class RecommenderService:
         """Answer one message of a stream; whatever goes wrong is its outcome, as `status_of` words it."""
         response = api.StreamRecommendResponse(correlation_id=message.correlation_id)
         try:
+            charge(1)
             self._check(message.request, message)
-            query = self._query(message.request, response.response)
+            served, query = self._routed(message.request, response.response)
             if query is not None:
-                ranking = await self._served.batcher.submit(query, deadline=deadline)
-                self._fill(response.response, ranking, message.request)
+                if self._router.candidate is None:
+                    ranking = await served.batcher.submit(query, deadline=deadline)
+                else:
+                    served, ranking = await self._compared(served, query, deadline, message.request, response.response)
+                self._fill(served, response.response, ranking, message.request)
         except Exception as error:  # noqa: BLE001 (one message's fate never ends the stream)
             response.error.CopyFrom(_outcome(error))
         return response
 
     def get_model(self, request: api.GetModelRequest) -> api.GetModelResponse:
-        """Describe the model that a name stands for. Raises UnknownModelError if there is none."""
+        """Describe the model that a name stands for. Raises what `Router.route` raises."""
         validate(self._validator, request)
-        self._resolve(request.model)
-        return api.GetModelResponse(model=self._description())
+        return api.GetModelResponse(model=self._description(self._router.route(request.model)))
 
     def list_models(self, _: api.ListModelsRequest) -> api.ListModelsResponse:
         """Describe every model that is served."""
-        return api.ListModelsResponse(models=[self._description()])
+        return api.ListModelsResponse(models=[self._description(served) for served in self._router.serving()])
 
-    def _resolve(self, name: str) -> None:
-        model = self._served.model
-        if name not in ("", model.name, model.label):
-            raise UnknownModelError(f"no model {name!r} is served; {model.label} is")
+    def _description(self, served: Served) -> api.Model:
+        model = _description(served)
+        lane, candidate = self._router.lane_of(served), self._router.candidate
+        model.role = api.MODEL_ROLE_LIVE
+        if candidate is not None and candidate.served is served:
+            model.role = api.MODEL_ROLE_CANARY if candidate.mode == "canary" else api.MODEL_ROLE_SHADOW
+        if lane is not None and lane.following is not None:
+            following = lane.following()
+            model.reference = following.reference
+            model.source_failure = following.failing or ""
+            model.refused_version = following.refused or ""
+            model.refusal = following.refusal or ""
+        return model
 
-    def _description(self) -> api.Model:
-        served, model = self._served, self._served.model
-        loaded_at = timestamp_pb2.Timestamp()
-        loaded_at.FromDatetime(served.loaded_at)
-        return api.Model(
-            name=model.name,
-            version=model.version,
-            sha256=served.sha256,
-            items=model.items or 0,
-            embedding_size=served.embedding_size or 0,
-            default_limit=self._limit,
-            max_limit=model.max_k,
-            longest_history=model.longest_history or 0,
-            vocabulary_size=len(served.vocabulary) if served.vocabulary else 0,
-            fallback_size=len(served.fallback),
-            execution_provider=served.execution_provider,
-            loaded_at=loaded_at,
-        )
-
-    def _asked(self, request: api.RecommendRequest, reply: api.RecommendResponse) -> Query | None:
-        """Check a request and turn it into a query; None if the reply is complete, with nothing to rank.
+    def _asked(self, request: api.RecommendRequest, reply: api.RecommendResponse) -> tuple[Served, Query | None]:
+        """Check a request and turn it into a query for a version; None if the reply is complete.
 
         Most requests hold ids of known items and nothing else. Those keep every rule, which takes a third of
         the time to see at once, and a test holds this to what the general way comes to.
         """
         fields = request.ListFields()
         if len(fields) == 1 and fields[0][0].number == api.RecommendRequest.ITEM_IDS_FIELD_NUMBER:
+            router = self._router
+            served = router.live if router.candidate is None else router.pick(_key(request, reply))
             history = tuple(fields[0][1])
-            if len(history) <= self._plain_history and min(history) >= 0 and max(history) < self._plain_items:
-                reply.model_version = self._label
+            if len(history) <= served.plain_history and min(history) >= 0 and max(history) < served.plain_items:
+                reply.model_version = served.label
                 reply.source = api.SOURCE_MODEL
-                return Query(history, self._limit)
+                return served, Query(history, served.limit)
         self._check(request)
-        return self._query(request, reply)
+        return self._routed(request, reply)
+
+    def _routed(self, request: api.RecommendRequest, reply: api.RecommendResponse) -> tuple[Served, Query | None]:
+        """The version that answers a request, and the query for it. What a canary cannot answer, the live one does."""
+        router = self._router
+        served = router.route(request.model)
+        candidate = router.candidate
+        if candidate is None or served is not router.live or request.model not in ("", served.model.name):
+            return served, self._query(served, request, reply)
+        picked = router.pick(_key(request, reply))
+        if picked is served:
+            return served, self._query(served, request, reply)
+        try:
+            return picked, self._query(picked, request, reply)
+        except InvalidRequestError:
+            _clear(reply)
+            query = self._query(served, request, reply)  # raises the same if the request is at fault
+            candidate.note(picked, 0.0, failed=True)
+            return served, query
+
+    async def _compared(
+        self,
+        served: Served,
+        query: Query,
+        deadline: float,
+        request: api.RecommendRequest,
+        reply: api.RecommendResponse,
+    ) -> tuple[Served, Ranking]:
+        """Rank with a version while there is a candidate: count how it went, and mirror it if that is a shadow.
+
+        Where a canary fails, the live version answers.
+        """
+        router = self._router
+        candidate, live, pinned = router.candidate, router.live, request.model not in ("", router.live.model.name)
+        started = time.monotonic()
+        try:
+            ranking = await served.batcher.submit(query, deadline=deadline)
+        except (EngineError, BacklogFullError, DeadlineError, UnavailableError) as error:
+            if candidate is not None and served in (live, candidate.served):
+                candidate.note(served, time.monotonic() - started, failed=True)
+            if not self._may_answer_instead(served, error, request):
+                raise
+            _clear(reply)
+            again = self._query(router.live, request, reply)
+            if again is None:
+                raise
+            return router.live, await router.live.batcher.submit(again, deadline=deadline)
+        if candidate is not None and not pinned:
+            candidate.note(served, time.monotonic() - started, failed=False)
+            mirrors = candidate.mode == "shadow" and candidate.meets(_key(request, reply))
+            if mirrors and candidate.has_room(live):
+                copied = api.RecommendRequest()
+                copied.CopyFrom(request)
+                candidate.keep(asyncio.create_task(self._mirror(candidate, copied, ranking.item_ids)))
+        return served, ranking
+
+    async def _mirror(self, candidate: Candidate, request: api.RecommendRequest, answered: Sequence[int]) -> None:
+        """Let a shadow answer a request that the live version has answered; nobody hears of it but the counts."""
+        served = candidate.served
+        started = time.monotonic()
+        try:
+            query = self._query(served, request, api.RecommendResponse())
+            if query is None:
+                return
+            ranking = await served.batcher.submit(query, deadline=started + _SHADOW_SECONDS)
+        except RecommenderError:
+            candidate.note(served, time.monotonic() - started, failed=True)
+        else:
+            candidate.note(served, time.monotonic() - started, failed=False)
+            candidate.compare(answered, ranking.item_ids)
 
     def _check(self, request: api.RecommendRequest, frame: Message | None = None) -> None:
         """Hold a request to the configured limits and to the rules of the proto.
@@ -194,37 +307,36 @@ class RecommenderService:
             self._check_sizes(request)
         validate(self._validator, request if frame is None else frame)
 
-    def _query(self, request: api.RecommendRequest, reply: api.RecommendResponse) -> Query | None:
+    def _query(self, served: Served, request: api.RecommendRequest, reply: api.RecommendResponse) -> Query | None:
         """Turn a request into a query and begin its reply; None if the reply is complete, with nothing to rank."""
-        served = self._served
         model = served.model
-        if request.model:
-            self._resolve(request.model)
-        k = request.limit or self._limit
+        k = request.limit or served.limit
         if k > model.max_k:
             raise InvalidRequestError(
                 Violation("limit", f"{request.limit} is more than the {model.max_k} that model {model.label} returns")
             )
-        reply.model_version = self._label
+        reply.model_version = served.label
         reply.source = api.SOURCE_MODEL
-        history = self._known(request.item_ids, request.item_keys, "item", reply)
+        history = self._known(served, request.item_ids, request.item_keys, "item", reply)
         excluded: frozenset[int] = frozenset()
         candidates: frozenset[int] | None = None
         if request.excluded_item_ids or request.excluded_item_keys:
-            named = self._known(request.excluded_item_ids, request.excluded_item_keys, "excluded_item", reply)
+            named = self._known(served, request.excluded_item_ids, request.excluded_item_keys, "excluded_item", reply)
             excluded = frozenset(named)
         if request.exclude_history:
             excluded = excluded.union(history)
         if request.candidate_item_ids or request.candidate_item_keys:
-            named = self._known(request.candidate_item_ids, request.candidate_item_keys, "candidate_item", reply)
+            named = self._known(
+                served, request.candidate_item_ids, request.candidate_item_keys, "candidate_item", reply
+            )
             candidates = frozenset(named) - excluded
             excluded = frozenset()
         if not history:
-            self._fall_back(reply, k, excluded, candidates)
+            self._fall_back(served, reply, k, excluded, candidates)
             return None
         if candidates is not None and not candidates:
             return None
-        self._check_abilities(request, excluded, candidates)
+        self._check_abilities(served, request, excluded, candidates)
         longest = model.longest_history
         if longest is not None and len(history) > longest:
             history = history[-longest:]
@@ -250,13 +362,13 @@ class RecommenderService:
                 )
 
     def _known(
-        self, ids: Sequence[int], keys: Sequence[str], field: str, reply: api.RecommendResponse
+        self, served: Served, ids: Sequence[int], keys: Sequence[str], field: str, reply: api.RecommendResponse
     ) -> tuple[int, ...]:
         """The items of a list that the catalogue has; the others are reported in the reply, or refused."""
         if keys:
-            return self._known_keys(keys, field, reply)
+            return self._known_keys(served, keys, field, reply)
         known = tuple(ids)
-        items = self._served.model.items
+        items = served.model.items
         if not known or items is None or max(known) < items:
             return known
         unknown = [item for item in known if item >= items]
@@ -265,11 +377,13 @@ class RecommenderService:
         _report(reply.unknown_item_ids, unknown)
         return tuple(item for item in known if item < items)
 
-    def _known_keys(self, keys: Sequence[str], field: str, reply: api.RecommendResponse) -> tuple[int, ...]:
-        vocabulary = self._served.vocabulary
+    def _known_keys(
+        self, served: Served, keys: Sequence[str], field: str, reply: api.RecommendResponse
+    ) -> tuple[int, ...]:
+        vocabulary = served.vocabulary
         if vocabulary is None:
             raise InvalidRequestError(
-                Violation(f"{field}_keys", f"model {self._served.model.label} has no vocabulary: name items by ids")
+                Violation(f"{field}_keys", f"model {served.model.label} has no vocabulary: name items by ids")
             )
         ids = vocabulary.ids(keys)
         if None in ids:
@@ -280,44 +394,52 @@ class RecommenderService:
         return tuple(item for item in ids if item is not None)
 
     def _check_abilities(
-        self, request: api.RecommendRequest, excluded: frozenset[int], candidates: frozenset[int] | None
+        self,
+        served: Served,
+        request: api.RecommendRequest,
+        excluded: frozenset[int],
+        candidates: frozenset[int] | None,
     ) -> None:
         """Refuse what the model at hand cannot do: a short or a wrong list would be worse."""
-        lacks = f"model {self._served.model.label} was exported without the input"
-        if excluded and "excluded" not in self._served.abilities:
+        lacks = f"model {served.model.label} was exported without the input"
+        if excluded and "excluded" not in served.abilities:
             field = "exclude_history" if request.exclude_history else "excluded_item_ids"
             raise InvalidRequestError(Violation(field, f"{lacks} `excluded`"))
-        if candidates is not None and "candidates" not in self._served.abilities:
+        if candidates is not None and "candidates" not in served.abilities:
             raise InvalidRequestError(Violation("candidate_item_ids", f"{lacks} `candidates`"))
-        if request.HasField("min_score") and "scores" not in self._served.abilities:
+        if request.HasField("min_score") and "scores" not in served.abilities:
             raise InvalidRequestError(
-                Violation("min_score", f"model {self._served.model.label} gives no scores to hold against it")
+                Violation("min_score", f"model {served.model.label} gives no scores to hold against it")
             )
 
     def _fall_back(
-        self, reply: api.RecommendResponse, k: int, excluded: frozenset[int], candidates: frozenset[int] | None
+        self,
+        served: Served,
+        reply: api.RecommendResponse,
+        k: int,
+        excluded: frozenset[int],
+        candidates: frozenset[int] | None,
     ) -> None:
         """Fill a reply from the model's fallback list. Raises InvalidRequestError if it has none."""
-        if not self._served.fallback:
-            items = self._served.model.items
+        if not served.fallback:
+            items = served.model.items
             known = f": its ids are 0 to {items - 1}" if items is not None else ""
             raise InvalidRequestError(
                 Violation(
                     "item_ids",
-                    f"the history has no item of the catalogue{known}, and model {self._served.model.label} has no "
+                    f"the history has no item of the catalogue{known}, and model {served.model.label} has no "
                     "fallback list to answer from",
                 )
             )
-        kept = (
-            item
-            for item in self._served.fallback
-            if item not in excluded and (candidates is None or item in candidates)
-        )
+        kept = (item for item in served.fallback if item not in excluded and (candidates is None or item in candidates))
         reply.item_ids.extend(item for item, _ in zip(kept, range(k), strict=False))
         reply.source = api.SOURCE_FALLBACK
-        self._add_keys(reply)
+        served.fallbacks += 1
+        _add_keys(served, reply)
 
-    def _fill(self, reply: api.RecommendResponse, ranking: Ranking, request: api.RecommendRequest) -> None:
+    def _fill(
+        self, served: Served, reply: api.RecommendResponse, ranking: Ranking, request: api.RecommendRequest
+    ) -> None:
         """Put a ranking into its reply."""
         item_ids, scores = ranking.item_ids, ranking.scores
         min_score = request.min_score if request.HasField("min_score") else _NO_BOUND
@@ -326,11 +448,45 @@ class RecommenderService:
             item_ids, scores = item_ids[:kept], scores[:kept]
         reply.item_ids.extend(item_ids)
         reply.scores.extend(scores)
-        self._add_keys(reply)
+        _add_keys(served, reply)
 
-    def _add_keys(self, reply: api.RecommendResponse) -> None:
-        if self._served.vocabulary is not None:
-            reply.item_keys.extend(self._served.vocabulary.keys(reply.item_ids))
+
+def _description(served: Served) -> api.Model:
+    model = served.model
+    loaded_at = timestamp_pb2.Timestamp()
+    loaded_at.FromDatetime(served.loaded_at)
+    return api.Model(
+        name=model.name,
+        version=model.version,
+        sha256=served.sha256,
+        items=model.items or 0,
+        embedding_size=served.embedding_size or 0,
+        default_limit=served.limit,
+        max_limit=model.max_k,
+        longest_history=model.longest_history or 0,
+        vocabulary_size=len(served.vocabulary) if served.vocabulary else 0,
+        fallback_size=len(served.fallback),
+        execution_provider=served.execution_provider,
+        loaded_at=loaded_at,
+        aliases=served.aliases,
+    )
+
+
+def _add_keys(served: Served, reply: api.RecommendResponse) -> None:
+    if served.vocabulary is not None:
+        reply.item_keys.extend(served.vocabulary.keys(reply.item_ids))
+
+
+def _key(request: api.RecommendRequest, reply: api.RecommendResponse) -> str:
+    """What decides on which side of a split a request is: its user, else the call, else chance."""
+    return request.routing_key or reply.request_id or secrets.token_hex(8)
+
+
+def _clear(reply: api.RecommendResponse) -> None:
+    """Take back what a reply holds of one version's answer."""
+    request_id = reply.request_id
+    reply.Clear()
+    reply.request_id = request_id
 
 
 def _outcome(error: Exception) -> status_pb2.Status:

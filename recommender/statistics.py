@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections import Counter
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
 from types import MappingProxyType
-from typing import TypeAlias
+from typing import Any, TypeAlias, TypeVar
 
-from recommender.backlog import CloseReason
+from recommender.backlog import Batch, CloseReason
 from recommender.domain import Ranking
 from recommender.errors import DeadlineError, InvalidRequestError, UnavailableError
+from recommender.telemetry import LATENCY_BOUNDS
 
-_BUCKETS = 32
+T = TypeVar("T")
+BUCKETS = len(LATENCY_BOUNDS) + 1
 Histogram: TypeAlias = tuple[int, ...]
-"""How often something took how long: place i counts times below 2**i µs that are in no place before it."""
+"""How often something took how long: place i counts times up to LATENCY_BOUNDS[i] that are in no place before it, the
+last one all that are longer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,10 +62,35 @@ class Statistics:
         return self.answered + refused + gone
 
 
+def merged(records: Sequence[Statistics]) -> Statistics:
+    """What several batchers have done together."""
+    whole = Counts().record(waiting=0, running=0, refused_full=0, refused_deadline=0)
+    return Statistics(
+        **{
+            each.name: _sum([getattr(whole, each.name), *(getattr(record, each.name) for record in records)])
+            for each in fields(Statistics)
+        }
+    )
+
+
+def _sum(values: Sequence[Any]) -> Any:  # noqa: ANN401 (numbers, histograms and counters add up alike)
+    first = values[0]
+    if isinstance(first, tuple):
+        return tuple(map(sum, zip(*values, strict=True)))
+    if isinstance(first, Mapping):
+        total: Counter[Any] = Counter()
+        for value in values:
+            total.update(value)
+        return MappingProxyType(dict(total))
+    return sum(values[1:], first)
+
+
 @dataclass(frozen=True, slots=True)
 class BatchEnded:
     """What an observer is told of a batch: times are seconds, `longest_wait` that of its oldest caller."""
 
+    number: int
+    """How many batches there have been, with this one."""
     rows: int
     callers: int
     cells: int
@@ -89,8 +118,8 @@ class Counts:
     run_seconds: float = 0.0
     batches: Counter[int] = field(default_factory=Counter)
     closed: Counter[CloseReason] = field(default_factory=Counter)
-    wait_times: list[int] = field(default_factory=lambda: [0] * _BUCKETS)
-    run_times: list[int] = field(default_factory=lambda: [0] * _BUCKETS)
+    wait_times: list[int] = field(default_factory=lambda: [0] * BUCKETS)
+    run_times: list[int] = field(default_factory=lambda: [0] * BUCKETS)
 
     def end(self, outcome: Ranking | BaseException) -> None:
         """Count how a request that was admitted has ended."""
@@ -105,10 +134,16 @@ class Counts:
         else:
             self.failed += 1
 
-    def wait(self, seconds: float) -> None:
-        """Count a caller whose batch starts."""
-        self.wait_seconds += seconds
-        self.wait_times[bucket(seconds)] += 1
+    def start(self, batch: Batch[T]) -> None:
+        """Count a batch that starts, and how long each of its callers has waited."""
+        self.closed[batch.closed] += 1
+        self.rows_padded += batch.padded
+        started, times, total = batch.started, self.wait_times, 0.0
+        for waiter in batch.waiters:
+            seconds = started - waiter.arrived
+            total += seconds
+            times[bisect_left(LATENCY_BOUNDS, seconds)] += 1
+        self.wait_seconds += total
 
     def run(self, rows: int, seconds: float) -> None:
         """Count a run of the engine."""
@@ -142,5 +177,5 @@ class Counts:
 
 
 def bucket(seconds: float) -> int:
-    """The place of a time in a histogram; the last one also has all that is longer."""
-    return min(max(int(seconds * 1e6), 0).bit_length(), _BUCKETS - 1)
+    """The place of a time in a Histogram."""
+    return bisect_left(LATENCY_BOUNDS, seconds)

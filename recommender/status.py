@@ -7,9 +7,12 @@ from google.rpc import code_pb2, error_details_pb2, status_pb2
 
 from recommender.errors import (
     BacklogFullError,
+    BusyError,
     DeadlineError,
     InvalidRequestError,
+    QuotaError,
     RecommenderError,
+    UnauthenticatedError,
     UnavailableError,
     UnknownModelError,
 )
@@ -20,7 +23,9 @@ INTERNAL_MESSAGE = "the server failed to answer; its log says why"
 CODES: dict[type[RecommenderError], int] = {
     InvalidRequestError: code_pb2.INVALID_ARGUMENT,
     UnknownModelError: code_pb2.NOT_FOUND,
+    UnauthenticatedError: code_pb2.UNAUTHENTICATED,
     BacklogFullError: code_pb2.RESOURCE_EXHAUSTED,
+    QuotaError: code_pb2.RESOURCE_EXHAUSTED,
     DeadlineError: code_pb2.DEADLINE_EXCEEDED,
     UnavailableError: code_pb2.UNAVAILABLE,
 }
@@ -30,7 +35,7 @@ CODES: dict[type[RecommenderError], int] = {
 def status_of(error: Exception) -> status_pb2.Status:
     """The status that an error ends a request with.
 
-    A request at fault has a BadRequest that names each field, a full backlog a RetryInfo. The message of an
+    A request at fault has a BadRequest that names each field, a limit that is reached a RetryInfo. The message of an
     error that is our fault is a fixed sentence.
     """
     code = CODES.get(type(error)) if isinstance(error, RecommenderError) else None
@@ -43,7 +48,7 @@ def status_of(error: Exception) -> status_pb2.Status:
             for violation in error.violations
         ]
         status.details.append(_packed(error_details_pb2.BadRequest(field_violations=violations)))
-    elif isinstance(error, BacklogFullError):
+    elif isinstance(error, BusyError):
         delay = duration_pb2.Duration()
         delay.FromNanoseconds(int(error.retry_after * 1e9))
         status.details.append(_packed(error_details_pb2.RetryInfo(retry_delay=delay)))

@@ -1,30 +1,89 @@
-"""Where models come from: a file and its card on disk → a verified Artifact."""
+"""Where models come from: a source names a release, and its files and card become a verified Artifact."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol, TypeAlias
 
 from pydantic import ValidationError
 
-from recommender.card import SCHEMA_VERSION, Card, FileRole, card_path, file_sha256
+from recommender.card import CARD_NAME, SCHEMA_VERSION, Card, FileRole, card_path, file_sha256
 from recommender.errors import ModelError
 
 _NAMED_FILES = 20
 """How many files a message lists before it says how many more there are."""
 
 
+Progress: TypeAlias = Callable[[int, int], None]
+"""Told of a download: bytes that are there, and bytes in all."""
+
+
+@dataclass(frozen=True, slots=True)
+class Release:
+    """One version of a model, as its source names it.
+
+    `stamp` is another whenever the content may be another, so a release that was refused is tried again only when
+    it may have been mended. `aliases` are names beside the version that a request may call it by.
+    """
+
+    name: str
+    version: str
+    stamp: str = ""
+    aliases: tuple[str, ...] = ()
+
+    @property
+    def label(self) -> str:
+        """`name@version`, as replies and logs name it."""
+        return f"{self.name}@{self.version}"
+
+
+class Source(Protocol):
+    """Where the versions of one model come from. Every method may block, and is called on a thread of its own."""
+
+    @property
+    def reference(self) -> str:
+        """What the operator called it."""
+
+    @property
+    def names(self) -> frozenset[str]:
+        """What requests may call its model before any of it is loaded."""
+
+    @property
+    def watched(self) -> bool:
+        """Whether what it wants may change while the server runs."""
+
+    def wanted(self) -> Release:
+        """The release to serve now. Raises ModelError if there is none, SourceError if the source cannot be asked."""
+
+    def others(self) -> Sequence[Release]:
+        """What a start may serve instead where the wanted one is not to be had, best first."""
+
+    def fetch(self, release: Release, progress: Progress) -> Artifact:
+        """The files of a release, verified. Raises ModelError if they are at fault, SourceError as `wanted` does."""
+
+    def keep(self, release: Release) -> None:
+        """Take note that a release serves: a later start may fall back on it."""
+
+
 @dataclass(frozen=True, slots=True)
 class Artifact:
-    """A model file that is what its card says; `card` is None where there is none to hold it to."""
+    """A model file that is what its card says; `card` is None where there is none to hold it to.
+
+    `release` is what its source calls it, which stands above what the card does.
+    """
 
     path: Path
     sha256: str
     card: Card | None
+    release: Release | None = None
 
     @property
     def name(self) -> str:
-        """The card's name for the model, else the file's."""
+        """The source's name for the model, else the card's, else the file's."""
+        if self.release is not None:
+            return self.release.name
         return self.card.name if self.card else self.path.stem
 
     @property
@@ -43,8 +102,39 @@ class Artifact:
 
     @property
     def version(self) -> str:
-        """The card's version of the model, else the start of the file's digest."""
+        """The source's version of the model, else the card's, else the start of the file's digest."""
+        if self.release is not None:
+            return self.release.version
         return self.card.version if self.card else self.sha256[:12]
+
+
+@dataclass(frozen=True, slots=True)
+class FileSource:
+    """One model file, served as it is at the start."""
+
+    path: Path
+    watched: bool = False
+    names: frozenset[str] = frozenset()
+
+    @property
+    def reference(self) -> str:
+        """The file's path."""
+        return str(self.path)
+
+    def wanted(self) -> Release:
+        """The file, by its own name until it is opened."""
+        return Release(self.path.stem, "")
+
+    def others(self) -> Sequence[Release]:
+        """Nothing: a file has no versions."""
+        return ()
+
+    def fetch(self, release: Release, progress: Progress) -> Artifact:  # noqa: ARG002 (there is but one)
+        """The file, held to its card. Raises ModelError."""
+        return open_artifact(self.path)
+
+    def keep(self, release: Release) -> None:
+        """Nothing to note."""
 
 
 def find_model(weights_dir: Path, num_recommendations: int, model: Path | None) -> Path:
@@ -73,6 +163,19 @@ def find_model(weights_dir: Path, num_recommendations: int, model: Path | None) 
     raise ModelError(f"there is no model file {path} ({found}); {remedy}")
 
 
+def open_version(folder: Path, release: Release) -> Artifact:
+    """Open a folder that holds one version of a model: `card.json` and the files it lists, the model among them.
+
+    Raises ModelError as `open_artifact` does.
+    """
+    beside = folder / CARD_NAME
+    card = read_card(beside)
+    model = next((file.path for file in card.files if file.role == "model"), None)
+    if model is None:
+        raise ModelError(f"{beside} lists no file as its model; export the model again")
+    return _verified(folder / model, beside, card, release)
+
+
 def open_artifact(path: Path) -> Artifact:
     """Read the card beside a model file and hold every file it lists to its size and digest.
 
@@ -81,21 +184,25 @@ def open_artifact(path: Path) -> Artifact:
     beside = card_path(path)
     if not beside.is_file():
         return Artifact(path, file_sha256(path), None)
-    card = _read_card(beside)
+    return _verified(path, beside, read_card(beside), None)
+
+
+def _verified(path: Path, beside: Path, card: Card, release: Release | None) -> Artifact:
     digest = None
     for file in card.files:
         member = beside.parent / file.path
-        if member.resolve().parent != beside.parent.resolve():
+        if "\0" in file.path or member.resolve().parent != beside.parent.resolve():
             raise ModelError(f"{beside} lists {file.path!r}, which is not in the card's own folder")
         found = _checked_digest(member, file.size, file.sha256, beside)
         if member.name == path.name and file.role == "model":
             digest = found
     if digest is None:
         raise ModelError(f"{beside} does not list {path.name} as its model; export the model again")
-    return Artifact(path, digest, card)
+    return Artifact(path, digest, card, release)
 
 
-def _read_card(path: Path) -> Card:
+def read_card(path: Path) -> Card:
+    """The card in a file. Raises ModelError if it cannot be read or is of a later schema than this program reads."""
     try:
         card = Card.model_validate_json(path.read_bytes())
     except OSError as error:

@@ -1,36 +1,251 @@
-"""What operators see: the log, set up once."""
+"""Every metric and every attribute of a span by its name, declared once; docs/operations.md says the same.
+
+Names, units and attributes follow the semantic conventions of OpenTelemetry where those know the thing, and begin with
+`recommender.` where they do not. In Prometheus dots are underscores, and units and `_total` stand at the end.
+"""
 
 from __future__ import annotations
 
-import logging
-import sys
-from typing import Literal, TypeAlias
+from dataclasses import dataclass
+from typing import Final, Literal, TypeAlias
 
-import structlog
+Kind: TypeAlias = Literal["counter", "updowncounter", "gauge", "histogram"]
 
-LogLevel: TypeAlias = Literal["debug", "info", "warning", "error"]
-LogFormat: TypeAlias = Literal["auto", "text", "json"]
+LATENCY_BOUNDS: Final = (
+    *(0.0001, 0.0002, 0.0003, 0.0005, 0.00075),
+    *(0.001, 0.0015, 0.002, 0.003, 0.005, 0.0075),
+    *(0.01, 0.015, 0.02, 0.03, 0.05, 0.075),
+    *(0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0),
+)  # fmt: skip
+"""Upper bounds of the buckets of every latency, in seconds. A run on a small catalogue takes 0.1 ms, a full batch on a
+million items 0.1 s, and a latency promise lies between: so steps are fine from 0.1 to 100 ms."""
+SIZE_BOUNDS: Final = (1, 2, 4, 8, 16, 24, 32, 48, 64, 96, 128, 256, 512, 1024, 2048, 4096)
+"""Upper bounds of the buckets of batch sizes, in rows."""
+
+RPC_SYSTEM: Final = "rpc.system.name"
+RPC_METHOD: Final = "rpc.method"
+RPC_STATUS: Final = "rpc.response.status_code"
+ERROR_TYPE: Final = "error.type"
+MODEL: Final = "recommender.model"
+OUTCOME: Final = "recommender.outcome"
+CLOSE_REASON: Final = "recommender.batch.close_reason"
+MODEL_REFERENCE: Final = "recommender.model.reference"
+MODEL_NAME: Final = "recommender.model.name"
+MODEL_VERSION: Final = "recommender.model.version"
+MODEL_SHA256: Final = "recommender.model.sha256"
+EXECUTION_PROVIDER: Final = "recommender.execution_provider"
+CPU_MODE: Final = "cpu.mode"
+REQUEST_ID: Final = "recommender.request_id"
+BATCH_ID: Final = "recommender.batch.id"
+BATCH_SIZE: Final = "recommender.batch.size"
+BATCH_CALLERS: Final = "recommender.batch.callers"
+BATCH_CELLS: Final = "recommender.batch.cells"
+BATCH_COUNT: Final = "recommender.batch.count"
+CALLER: Final = "recommender.token"
+REASON: Final = "recommender.reason"
+SIDE: Final = "recommender.side"
+WAIT: Final = "recommender.wait"
+RUN: Final = "recommender.run"
+
+SPAN_QUEUE: Final = "queue"
+SPAN_RUN: Final = "run"
+SPAN_BATCH: Final = "batch"
 
 
-def set_up_logging(level: LogLevel, log_format: LogFormat) -> None:
-    """Write events to standard error: one JSON object a line, or text; `auto` is text in a terminal.
+@dataclass(frozen=True, slots=True)
+class Instrument:
+    """A metric as it is declared: `unit` in UCUM, `meaning` for people, `attributes` what tells its series apart."""
 
-    Called by the command line only, before anything logs.
-    """
-    text = log_format == "text" or (log_format == "auto" and sys.stderr.isatty())
-    renderer: list[structlog.typing.Processor] = (
-        [structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())]
-        if text
-        else [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
-    )
-    structlog.configure(
-        processors=[
-            structlog.contextvars.merge_contextvars,
-            structlog.processors.add_log_level,
-            structlog.processors.TimeStamper(fmt="iso", utc=True),
-            *renderer,
-        ],
-        wrapper_class=structlog.make_filtering_bound_logger(getattr(logging, level.upper())),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
-        cache_logger_on_first_use=True,
-    )
+    name: str
+    kind: Kind
+    unit: str
+    meaning: str
+    attributes: tuple[str, ...] = ()
+    bounds: tuple[float, ...] = ()
+
+    @property
+    def prometheus_name(self) -> str:
+        """What a scrape calls it; a histogram's series end in _bucket, _count and _sum."""
+        ending = {"s": "_seconds", "By": "_bytes"}.get(self.unit, "")
+        return self.name.replace(".", "_") + ending + ("_total" if self.kind == "counter" else "")
+
+
+CALL_DURATION: Final = Instrument(
+    "rpc.server.call.duration",
+    "histogram",
+    "s",
+    "From the arrival of a call in the server to its status, by method and status",
+    (RPC_SYSTEM, RPC_METHOD, RPC_STATUS),
+    LATENCY_BOUNDS,
+)
+REQUESTS: Final = Instrument(
+    "recommender.requests",
+    "counter",
+    "{request}",
+    "Requests that the batcher has ended: answered, refused_full, refused_deadline (at the door), expired (while "
+    "waiting), cancelled, invalid (the model finds it at fault), failed, unavailable (draining or broken). A call of "
+    "many counts each of its requests",
+    (MODEL, OUTCOME),
+)
+QUEUE_TIME: Final = Instrument(
+    "recommender.queue.time",
+    "histogram",
+    "s",
+    "From a request's admission to the start of its batch",
+    (MODEL,),
+    LATENCY_BOUNDS,
+)
+INFERENCE_TIME: Final = Instrument(
+    "recommender.inference.time", "histogram", "s", "One run of the engine on a batch", (MODEL,), LATENCY_BOUNDS
+)
+BATCH_SIZES: Final = Instrument("recommender.batch.size", "histogram", "{row}", "Rows of a run", (MODEL,), SIZE_BOUNDS)
+BATCHES: Final = Instrument(
+    "recommender.batches",
+    "counter",
+    "{batch}",
+    "Batches by why they took no more rows: full, or drained (nobody else was waiting)",
+    (MODEL, CLOSE_REASON),
+)
+PADDED: Final = Instrument(
+    "recommender.cells.padded",
+    "counter",
+    "{cell}",
+    "Cells of batches that held no item: what unequal histories cost",
+    (MODEL,),
+)
+SPLITS: Final = Instrument(
+    "recommender.batch.splits", "counter", "{batch}", "Batches that failed and were halved to find the row", (MODEL,)
+)
+WAITING: Final = Instrument(
+    "recommender.backlog.length", "updowncounter", "{request}", "Requests that wait for an engine slot", (MODEL,)
+)
+BACKLOG_LIMIT: Final = Instrument(
+    "recommender.backlog.limit", "gauge", "{request}", "Requests that may wait; one more is refused", (MODEL,)
+)
+RUNNING: Final = Instrument(
+    "recommender.running", "updowncounter", "{request}", "Requests in a batch that runs", (MODEL,)
+)
+ENGINE_SLOTS: Final = Instrument(
+    "recommender.engine.slots",
+    "gauge",
+    "{slot}",
+    "Batches that may run at once; inference time a second, divided by it, is the engine's busy share",
+    (MODEL,),
+)
+FALLBACKS: Final = Instrument(
+    "recommender.fallbacks",
+    "counter",
+    "{request}",
+    "Requests answered from the fallback list, without a run",
+    (MODEL,),
+)
+MODEL_INFO: Final = Instrument(
+    "recommender.model.info",
+    "gauge",
+    "1",
+    "Always 1; which model is served and on which execution provider of ONNX Runtime",
+    (MODEL, MODEL_NAME, MODEL_VERSION, MODEL_SHA256, EXECUTION_PROVIDER),
+)
+RELOADS: Final = Instrument(
+    "recommender.model.reloads",
+    "counter",
+    "{reload}",
+    "Attempts to bring a version in while another serves: served, refused (the one before serves on), overtaken "
+    "(another was wanted by then), rolled_back (a candidate that served worse than it may)",
+    (MODEL_REFERENCE, OUTCOME),
+)
+REFUSED_VERSION: Final = Instrument(
+    "recommender.model.refused",
+    "gauge",
+    "1",
+    "1 as long as the version that was refused last has not been followed by one that serves, else 0",
+    (MODEL_REFERENCE,),
+)
+SOURCE_FAILING: Final = Instrument(
+    "recommender.model.source.failing",
+    "gauge",
+    "1",
+    "1 while the source of the model cannot be asked, else 0",
+    (MODEL_REFERENCE,),
+)
+TOKEN_REQUESTS: Final = Instrument(
+    "recommender.token.requests",
+    "counter",
+    "{request}",
+    "Requests by the name of their token: accepted, refused_rate, or refused_concurrency (of these, calls)",
+    (CALLER, OUTCOME),
+)
+TURNED_AWAY: Final = Instrument(
+    "recommender.callers.turned_away",
+    "counter",
+    "{call}",
+    "Calls without a token that is good: missing, unknown or expired",
+    (REASON,),
+)
+CONNECTIONS: Final = Instrument(
+    "recommender.connections.open",
+    "updowncounter",
+    "{connection}",
+    "Connections of callers that are open; this and the next three are Envoy's to tell, so that only servers behind it "
+    "have them",
+)
+CONNECTED: Final = Instrument(
+    "recommender.connections.opened", "counter", "{connection}", "Connections that callers have opened"
+)
+CUT: Final = Instrument(
+    "recommender.connections.cut",
+    "counter",
+    "{connection}",
+    "Connections that ended with calls open on them, by who ended them: client or server",
+    (SIDE,),
+)
+RESETS: Final = Instrument(
+    "recommender.calls.reset",
+    "counter",
+    "{call}",
+    "Calls that ended without an answer: cancelled by the client, or its connection with them; or reset by the server",
+    (SIDE,),
+)
+LOOP_LAG: Final = Instrument(
+    "recommender.event_loop.lag",
+    "histogram",
+    "s",
+    "How late the event loop is for a timer, taken ten times a second; it counts whole milliseconds",
+    (),
+    LATENCY_BOUNDS,
+)
+CPU_TIME: Final = Instrument(
+    "process.cpu.time", "counter", "s", "CPU time of the process, user and system", (CPU_MODE,)
+)
+MEMORY: Final = Instrument("process.memory.usage", "updowncounter", "By", "Resident memory of the process")
+UPTIME: Final = Instrument("process.uptime", "gauge", "s", "Since the server was built")
+
+OF_ENVOY: Final = (CONNECTIONS, CONNECTED, CUT, RESETS)
+"""Those that only a server behind Envoy has."""
+INSTRUMENTS: Final = (
+    CALL_DURATION,
+    REQUESTS,
+    QUEUE_TIME,
+    INFERENCE_TIME,
+    BATCH_SIZES,
+    BATCHES,
+    PADDED,
+    SPLITS,
+    WAITING,
+    BACKLOG_LIMIT,
+    RUNNING,
+    ENGINE_SLOTS,
+    FALLBACKS,
+    MODEL_INFO,
+    RELOADS,
+    REFUSED_VERSION,
+    SOURCE_FAILING,
+    TOKEN_REQUESTS,
+    TURNED_AWAY,
+    *OF_ENVOY,
+    LOOP_LAG,
+    CPU_TIME,
+    MEMORY,
+    UPTIME,
+)
+"""All of them."""

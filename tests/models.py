@@ -1,61 +1,114 @@
-"""Small model files for tests, made by hand so that each can be wrong in one way."""
+"""Small ONNX files made by hand, in the forms that models come in and in forms that they must not have."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-_OPSET, _IR = 18, 9
+Floats: TypeAlias = npt.NDArray[np.float32]
+
+_OPSET, _IR_VERSION = 18, 10
 
 
-def table(items: int = 50, dim: int = 8, seed: int = 7) -> npt.NDArray[np.float32]:
-    """Item embeddings [items, dim], the same for the same seed."""
-    return np.random.default_rng(seed).random((items, dim), dtype=np.float32)
+def table(items: int = 50, size: int = 8, seed: int = 7) -> Floats:
+    """Item embeddings [items, size] whose scores have no ties, the same for the same seed."""
+    return np.random.default_rng(seed).random((items, size), dtype=np.float32)
+
+
+def brute_force(embeddings: Floats, history: Sequence[int], k: int) -> tuple[list[int], list[float]]:
+    """The ids and scores that every model here must give, by a full stable sort in double precision."""
+    user = embeddings[list(history)].astype(np.float64).mean(axis=0)
+    scores = embeddings.astype(np.float64) @ user
+    order = np.argsort(-scores, kind="stable")[:k]
+    return order.tolist(), scores[order].tolist()
 
 
 def write_model(
     path: Path,
-    embeddings: npt.NDArray[np.float32],
+    embeddings: Floats,
     *,
     default_k: int = 5,
     metadata: Mapping[str, str] | None = None,
     burn: int = 0,
+    fails_on: int | None = None,
 ) -> Path:
-    """A model of the contract with the input `k`: mean of the history's embeddings, dot product, TopK.
+    """Write a model of the contract with the input `k`, which tells its own facts unless `metadata` tells others.
 
-    Each of `burn` rounds multiplies a 512 × 512 matrix, so that a run takes its time.
+    Each of `burn` rounds multiplies a 512 × 512 matrix, so that a run takes its time. A run fails if the item
+    `fails_on` is in a history.
     """
-    nodes = [
-        helper.make_node("Shape", ["user_history"], ["shape"]),
-        helper.make_node("Gather", ["shape", "one"], ["longest"]),
-        helper.make_node("Range", ["zero", "longest", "one"], ["places"]),
-        helper.make_node("Unsqueeze", ["history_length", "axis_1"], ["length"]),
-        helper.make_node("Less", ["places", "length"], ["real"]),
-        helper.make_node("Cast", ["real"], ["weight"], to=TensorProto.FLOAT),
-        helper.make_node("Unsqueeze", ["weight", "axis_1"], ["weights"]),
-        helper.make_node("Gather", ["table", "user_history"], ["embedded"]),
-        helper.make_node("MatMul", ["weights", "embedded"], ["summed"]),
-        helper.make_node("Squeeze", ["summed", "axis_1"], ["sum"]),
-        helper.make_node("Cast", ["length"], ["divisor"], to=TensorProto.FLOAT),
-        helper.make_node("Div", ["sum", "divisor"], ["user"]),
-        helper.make_node("Gemm", ["user", "table"], ["products"], transB=1),
-    ]
+    told = {"items": str(len(embeddings)), "default_k": str(default_k), "max_k": str(len(embeddings))}
+    facts = {f"recommender.{key}": value for key, value in (told if metadata is None else metadata).items()}
+    return batched(path, embeddings, metadata=facts, burn=burn, fails_on=fails_on)
+
+
+def batched(
+    path: Path,
+    embeddings: Floats,
+    *,
+    k: int | None = None,
+    metadata: Mapping[str, str] | None = None,
+    burn: int = 0,
+    fails_on: int | None = None,
+    external: bool = False,
+) -> Path:
+    """Write a model of the batched form: mean of the history's embeddings, dot product, TopK.
+
+    `k` fixes the number it returns, None makes it an input. Without `metadata` the file tells nothing about itself.
+    """
+    inputs = [_int64("user_history", "batch", "history"), _int64("history_length", "batch")]
     constants = [
         numpy_helper.from_array(embeddings, "table"),
         numpy_helper.from_array(np.array(0), "zero"),
         numpy_helper.from_array(np.array(1), "one"),
         numpy_helper.from_array(np.array([1]), "axis_1"),
+        numpy_helper.from_array(np.array([2]), "axis_2"),
     ]
-    scores = "products"
+    if k is None:
+        inputs.append(_int64("k", 1))
+    else:
+        constants.append(numpy_helper.from_array(np.array([k]), "k"))
+    nodes = []
+    looked_up = "user_history"
+    if fails_on is not None:
+        # What is looked up for it is far beyond the table.
+        looked_up = "looked_up"
+        constants += [
+            numpy_helper.from_array(np.array(fails_on), "faulty"),
+            numpy_helper.from_array(np.array(10**6), "beyond"),
+        ]
+        nodes += [
+            helper.make_node("Equal", ["user_history", "faulty"], ["is_faulty"]),
+            helper.make_node("Cast", ["is_faulty"], ["fault"], to=TensorProto.INT64),
+            helper.make_node("Mul", ["fault", "beyond"], ["offset"]),
+            helper.make_node("Add", ["user_history", "offset"], [looked_up]),
+        ]
+    nodes += [
+        helper.make_node("Gather", ["table", looked_up], ["items"], "items"),
+        helper.make_node("Shape", ["user_history"], ["shape"], "shape", start=1, end=2),
+        helper.make_node("Squeeze", ["shape"], ["longest"], "longest"),
+        helper.make_node("Range", ["zero", "longest", "one"], ["places"], "places"),
+        helper.make_node("Unsqueeze", ["history_length", "axis_1"], ["lengths"], "lengths"),
+        helper.make_node("Less", ["places", "lengths"], ["real"], "real"),
+        helper.make_node("Cast", ["real"], ["weight"], "weight", to=TensorProto.FLOAT),
+        helper.make_node("Unsqueeze", ["weight", "axis_2"], ["mask"], "mask"),
+        helper.make_node("Mul", ["items", "mask"], ["masked"], "masked"),
+        helper.make_node("ReduceSum", ["masked", "axis_1"], ["sum"], "sum", keepdims=0),
+        helper.make_node("Cast", ["lengths"], ["count"], "count", to=TensorProto.FLOAT),
+        helper.make_node("Div", ["sum", "count"], ["user"], "user"),
+        helper.make_node("Gemm", ["user", "table"], ["all_scores"], "score", transB=1),
+    ]
+    scores = "all_scores"
     if burn:
+        scores = "delayed"
         constants += [
             numpy_helper.from_array(np.zeros((512, 512), np.float32), "fuel"),
-            numpy_helper.from_array(np.zeros((1, 512), np.float32), "thin"),
             numpy_helper.from_array(np.ones((len(embeddings.T), 512), np.float32), "wide"),
         ]
         nodes += [
@@ -67,56 +120,98 @@ def write_model(
                 for round_ in range(burn)
             ),
             helper.make_node("ReduceMax", [f"burnt_{burn}"], ["ash"], keepdims=0),
-            helper.make_node("Add", ["products", "ash"], ["delayed"]),
+            helper.make_node("Add", ["all_scores", "ash"], [scores]),
         ]
-        scores = "delayed"
-    nodes.append(helper.make_node("TopK", [scores, "k"], ["scores", "recommendations"]))
-    inputs = [_int64("user_history", 2), _int64("history_length", 1), _int64("k", 1)]
-    outputs = [_int64("recommendations", 2), helper.make_tensor_value_info("scores", TensorProto.FLOAT, ["b", "k"])]
-    told = {"items": str(len(embeddings)), "default_k": str(default_k), "max_k": str(len(embeddings))}
-    return _write(path, nodes, inputs, outputs, constants, told if metadata is None else metadata)
+    nodes.append(helper.make_node("TopK", [scores, "k"], ["scores", "recommendations"], "top"))
+    returned = "returned" if k is None else k
+    outputs = [
+        _int64("recommendations", "batch", returned),
+        helper.make_tensor_value_info("scores", TensorProto.FLOAT, ["batch", returned]),
+    ]
+    return save(path, nodes, inputs, outputs, constants, metadata, external=external)
 
 
-def write_older_model(path: Path, embeddings: npt.NDArray[np.float32], k: int) -> Path:
-    """A model of the older form: one history in, K ids out, no batch and no scores."""
+def write_older_model(path: Path, embeddings: Floats, k: int) -> Path:
+    """Write a model of the older form: one history in, the best k ids out, no batch and no scores."""
     nodes = [
-        helper.make_node("Gather", ["table", "user_history"], ["embedded"]),
-        helper.make_node("ReduceMean", ["embedded", "axis_0"], ["user"], keepdims=1),
-        helper.make_node("Gemm", ["user", "table"], ["products"], transB=1),
-        helper.make_node("TopK", ["products", "number"], ["values", "indices"]),
-        helper.make_node("Squeeze", ["indices", "axis_0"], ["recommendations"]),
+        helper.make_node("Gather", ["table", "user_history"], ["items"], "items"),
+        helper.make_node("ReduceMean", ["items", "axis_0"], ["user"], "user", keepdims=1),
+        helper.make_node("Gemm", ["user", "table"], ["all_scores"], "score", transB=1),
+        helper.make_node("Squeeze", ["all_scores", "axis_0"], ["flat"], "flat"),
+        helper.make_node("TopK", ["flat", "k"], ["scores", "recommendations"], "top"),
     ]
     constants = [
         numpy_helper.from_array(embeddings, "table"),
         numpy_helper.from_array(np.array([0]), "axis_0"),
-        numpy_helper.from_array(np.array([k]), "number"),
+        numpy_helper.from_array(np.array([k]), "k"),
     ]
-    return _write(path, nodes, [_int64("user_history", 1)], [_int64("recommendations", 1)], constants, {})
+    return save(path, nodes, [_int64("user_history", "history")], [_int64("recommendations", k)], constants)
 
 
-def _int64(name: str, rank: int) -> onnx.ValueInfoProto:
-    return helper.make_tensor_value_info(name, TensorProto.INT64, [f"{name}_{axis}" for axis in range(rank)])
-
-
-def _write(
+def save(
     path: Path,
-    nodes: list[onnx.NodeProto],
-    inputs: list[onnx.ValueInfoProto],
-    outputs: list[onnx.ValueInfoProto],
-    constants: list[onnx.TensorProto],
-    metadata: Mapping[str, str],
+    nodes: Sequence[onnx.NodeProto],
+    inputs: Sequence[onnx.ValueInfoProto],
+    outputs: Sequence[onnx.ValueInfoProto],
+    constants: Sequence[TensorProto] = (),
+    metadata: Mapping[str, str] | None = None,
+    *,
+    external: bool = False,
 ) -> Path:
-    graph = helper.make_graph(nodes, "test", inputs, outputs, constants)
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", _OPSET)], ir_version=_IR)
-    helper.set_model_props(model, {f"recommender.{key}": value for key, value in metadata.items()})
+    """Write any graph at all."""
+    graph = helper.make_graph(nodes, "hand made", inputs, outputs, constants)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", _OPSET)], ir_version=_IR_VERSION)
+    helper.set_model_props(model, dict(metadata or {}))
     path.parent.mkdir(parents=True, exist_ok=True)
-    onnx.save(model, str(path))
+    onnx.save_model(model, path, save_as_external_data=external, location=f"{path.name}.data", size_threshold=1024)
     return path
 
 
-def brute_force(embeddings: npt.NDArray[np.float32], history: tuple[int, ...], k: int) -> tuple[list[int], list[float]]:
-    """The answer such a model must give, by a stable sort in double precision."""
-    user = embeddings[list(history)].astype(np.float64).mean(axis=0)
-    scores = embeddings.astype(np.float64) @ user
-    order = np.argsort(-scores, kind="stable")[:k]
-    return order.tolist(), scores[order].tolist()
+def shape_only(path: Path) -> Path:
+    """Write a graph that does nothing but look at a shape."""
+    return save(
+        path,
+        [helper.make_node("Shape", ["x"], ["shape"], "shape")],
+        [helper.make_tensor_value_info("x", TensorProto.INT64, ["n"])],
+        [helper.make_tensor_value_info("shape", TensorProto.INT64, [1])],
+    )
+
+
+def endless(path: Path) -> Path:
+    """Write a model of the older form that never comes to an end of its own."""
+    body = helper.make_graph(
+        [
+            helper.make_node("Identity", ["going"], ["go_on"]),
+            helper.make_node("Add", ["sum", "one"], ["next"]),
+        ],
+        "body",
+        [
+            helper.make_tensor_value_info("step", TensorProto.INT64, []),
+            helper.make_tensor_value_info("going", TensorProto.BOOL, []),
+            helper.make_tensor_value_info("sum", TensorProto.INT64, [1]),
+        ],
+        [
+            helper.make_tensor_value_info("go_on", TensorProto.BOOL, []),
+            helper.make_tensor_value_info("next", TensorProto.INT64, [1]),
+        ],
+    )
+    nodes = [
+        helper.make_node("Slice", ["user_history", "zero", "one"], ["first"], "first"),
+        helper.make_node("Loop", ["", "true", "first"], ["recommendations"], "loop", body=body),
+    ]
+    constants = [
+        numpy_helper.from_array(np.array([0], np.int64), "zero"),
+        numpy_helper.from_array(np.array([1], np.int64), "one"),
+        numpy_helper.from_array(np.array(1, np.bool_), "true"),
+    ]
+    return save(
+        path,
+        nodes,
+        [helper.make_tensor_value_info("user_history", TensorProto.INT64, ["history"])],
+        [helper.make_tensor_value_info("recommendations", TensorProto.INT64, [1])],
+        constants,
+    )
+
+
+def _int64(name: str, *shape: str | int) -> onnx.ValueInfoProto:
+    return helper.make_tensor_value_info(name, TensorProto.INT64, shape)

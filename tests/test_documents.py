@@ -46,3 +46,12 @@ def test_every_module_is_on_the_page_of_a_requests_life() -> None:
     for module in (ROOT / "recommender").glob("*.py"):
         if not module.stem.startswith("__") and module.stem not in {"domain", "errors"}:
             assert f"`{module.name}`" in page
+
+
+def test_decisions_are_numbered_once_and_say_their_number() -> None:
+    pages = sorted((ROOT / "docs" / "decisions").glob("*.md"))
+    numbers = [int(page.name[:4]) for page in pages]
+
+    assert numbers == list(range(1, len(pages) + 1))
+    for number, page in zip(numbers, pages, strict=True):
+        assert page.read_text(encoding="utf-8").startswith(f"# {number}. ")

@@ -16,7 +16,7 @@ from onnx import TensorProto, numpy_helper
 
 from recommender.card import Card, CardFile, FileRole, card_path, file_sha256
 from recommender.export.errors import ExportError
-from recommender.export.head import TABLE
+from recommender.export.table import TABLE
 
 Files: TypeAlias = dict[Path, FileRole]
 """Files of one artifact with what they are in it, the model first."""

@@ -74,7 +74,7 @@ def most_wanted(blocks: int) -> int:
 class CoarseChoice:
     """Names of what coarse scores say: the blocks to look at, and the score that nothing left out can exceed."""
 
-    blocks: str  # int64 [batch, m], ascending
+    blocks: str  # int64 [batch, m, 1], ascending
     edge: str  # float32 [batch, 1]
 
 
@@ -119,7 +119,7 @@ def choose_blocks(g: Nodes, users: str, sums: str, codes: Codes, layout: Layout)
     user_share = 1.001 * codes.code_norm
     bound = g.op("Add", g.op("Mul", norm, g.float32(item_share)), g.op("Mul", rest, g.float32(user_share)))
     edge = g.op("Add", g.op("Add", middle, g.op("Mul", left_out, scale)), bound)
-    return CoarseChoice(blocks, edge)
+    return CoarseChoice(g.op("Unsqueeze", blocks, g.int64(2)), edge)
 
 
 def proven(g: Nodes, scores: str, edge: str) -> str:

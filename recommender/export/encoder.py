@@ -18,8 +18,8 @@ from onnx import helper
 from torch import nn
 
 from recommender.export.errors import ExportError
-from recommender.export.head import TABLE
 from recommender.export.nodes import Nodes
+from recommender.export.table import TABLE
 
 Vectors = npt.NDArray[np.float32]
 

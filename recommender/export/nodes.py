@@ -11,7 +11,7 @@ import numpy.typing as npt
 from onnx import GraphProto, NodeProto, TensorProto, ValueInfoProto, helper, numpy_helper
 
 Array: TypeAlias = npt.NDArray[np.generic]
-Attribute: TypeAlias = int | float | Sequence[int] | GraphProto
+Attribute: TypeAlias = int | float | str | Sequence[int] | GraphProto
 
 
 @dataclass(slots=True)

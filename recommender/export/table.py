@@ -14,6 +14,8 @@ import numpy.typing as npt
 
 from recommender.export.errors import ExportError
 
+# What the table is called in every graph.
+TABLE = "item_table"
 _SLAB_ITEMS = 65_536
 # The larger the catalogue, the more there is to select from and the less a chosen block matters.
 _BLOCK, _LARGE_BLOCK, _LARGE_CATALOGUE = 32, 64, 200_000

@@ -5,12 +5,15 @@ from __future__ import annotations
 import asyncio
 import itertools
 import math
+from collections import Counter
 from collections.abc import Callable, Sequence
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from recommender.backlog import CloseReason
-from recommender.batcher import PROBE, Batcher
+from recommender.batcher import Batcher
 from recommender.domain import Query, Ranking
 from recommender.errors import (
     BacklogFullError,
@@ -21,8 +24,9 @@ from recommender.errors import (
     UnavailableError,
     Violation,
 )
+from recommender.halving import PROBE
 from recommender.statistics import BatchEnded
-from tests.batcher.fakes import FakeEngine, answer, make_batcher, query, turns
+from tests.batcher.fakes import FakeEngine, VirtualLoop, answer, make_batcher, query, turns
 
 with_time = pytest.mark.asyncio(loop_factories=["debug"])
 
@@ -217,16 +221,24 @@ async def test_work_that_cannot_make_it_is_refused_at_the_door_with_the_estimate
     assert await outcomes(running) == [answer(query(0))]
 
 
-@pytest.mark.parametrize("guilty", [set(), {0}, {3}, {1, 2}, {0, 2, 5}, {4, 5, 6, 7}, {0, 7}, set(range(7))])
-async def test_of_a_failing_batch_only_the_guilty_rows_fail(guilty: set[int]) -> None:
-    engine = FakeEngine(poison=frozenset(item + 100 for item in guilty))
-    batcher = make_batcher(engine, max_batch_size=8)
-    seen = await outcomes(await start(batcher, *range(100, 108)))
+@settings(deadline=None)
+@given(rows=st.integers(1, 16), data=st.data())
+def test_of_a_failing_batch_only_the_guilty_rows_fail(rows: int, data: st.DataObject) -> None:
+    guilty = data.draw(st.sets(st.integers(0, rows - 1), max_size=rows))
 
-    assert {place for place, outcome in enumerate(seen) if isinstance(outcome, EngineError)} == guilty
-    assert all(seen[place] == answer(query(100 + place)) for place in set(range(8)) - guilty)
-    levels = {len(run.queries) for run in engine.runs if run.queries != (PROBE,)}
-    assert len(levels) <= math.ceil(math.log2(8)) + 1
+    async def run() -> None:
+        engine = FakeEngine(poison=frozenset(item + 100 for item in guilty))
+        batcher = make_batcher(engine, max_batch_size=16)
+        seen = await outcomes(await start(batcher, *range(100, 100 + rows)))
+
+        assert {place for place, outcome in enumerate(seen) if isinstance(outcome, EngineError)} == guilty
+        assert all(seen[place] == answer(query(100 + place)) for place in set(range(rows)) - guilty)
+        levels = Counter(each for run in engine.runs for each in run.queries if each != PROBE)
+        assert max(levels.values()) <= math.ceil(math.log2(rows)) + 1
+        await batcher.close()
+
+    with asyncio.Runner(loop_factory=VirtualLoop) as runner:
+        runner.run(run())
 
 
 async def test_a_broken_engine_fails_everybody_after_a_few_runs() -> None:

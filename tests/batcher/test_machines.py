@@ -94,6 +94,8 @@ class BacklogMachine(RuleBasedStateMachine):
 class BatcherMachine(RuleBasedStateMachine):
     """Every request that was submitted ends exactly once, and the statistics add up."""
 
+    max_wait = 0.0
+
     def __init__(self) -> None:
         super().__init__()
         self.loop = VirtualLoop()
@@ -103,7 +105,9 @@ class BatcherMachine(RuleBasedStateMachine):
         self.batcher = self.loop.run_until_complete(self._make())
 
     async def _make(self) -> Batcher:
-        return make_batcher(self.engine, max_batch_size=ROWS, max_backlog=MOST, slots=2, engine_timeout=60.0)
+        return make_batcher(
+            self.engine, max_batch_size=ROWS, max_backlog=MOST, slots=2, engine_timeout=60.0, max_wait=self.max_wait
+        )
 
     async def _one(self, asked: Query, deadline: float) -> list[Ranking | RecommenderError]:
         try:
@@ -179,7 +183,15 @@ class BatcherMachine(RuleBasedStateMachine):
         self.loop.close()
 
 
+class GatheringMachine(BatcherMachine):
+    """The same where batches gather callers first."""
+
+    max_wait = 0.05
+
+
 TestBacklog = BacklogMachine.TestCase
 TestBacklog.settings = settings(max_examples=100, stateful_step_count=40, deadline=None)
 TestBatcher = BatcherMachine.TestCase
 TestBatcher.settings = settings(max_examples=60, stateful_step_count=30, deadline=None)
+TestGathering = GatheringMachine.TestCase
+TestGathering.settings = TestBatcher.settings

@@ -13,7 +13,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from recommender.errors import ModelError
 from recommender.store import open_artifact
-from tests.engine import hand_made
+from tests import models
 from tests.engine.conftest import Load
 
 ITEMS = 50
@@ -56,7 +56,7 @@ def path(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def model(path: Path) -> Path:
-    return hand_made.batched(path, hand_made.table(ITEMS))
+    return models.batched(path, models.table(ITEMS, 4))
 
 
 def value(name: str, kind: int, shape: list[str | int]) -> Any:
@@ -79,7 +79,7 @@ def passing(path: Path, inputs: list[Any], outputs: list[Any]) -> Path:
         )
         for output in outputs
     ]
-    return hand_made.save(path, nodes, inputs, outputs)
+    return models.save(path, nodes, inputs, outputs)
 
 
 HISTORY = value("user_history", TensorProto.INT64, ["batch", "history"])
@@ -163,7 +163,7 @@ def test_a_digest_that_is_not_the_cards_is_refused(load: Load, model: Path) -> N
 
 
 def test_numbers_kept_in_another_file_must_be_there_and_whole(load: Load, path: Path) -> None:
-    hand_made.batched(path, hand_made.table(2_000, 16), external=True)
+    models.batched(path, models.table(2_000, 16), external=True)
     beside = path.with_name("10_model.onnx.data")
     content = beside.read_bytes()
     load(path)
@@ -180,9 +180,9 @@ def test_numbers_kept_in_another_file_must_be_there_and_whole(load: Load, path: 
 def test_a_number_in_the_table_that_is_none_is_refused_with_its_place(
     load: Load, path: Path, bad: float, *, external: bool
 ) -> None:
-    embeddings = hand_made.table(2_000, 16)
+    embeddings = models.table(2_000, 16)
     embeddings[1_234, 5] = bad
-    hand_made.batched(path, embeddings, external=external)
+    models.batched(path, embeddings, external=external)
     with pytest.raises(ModelError, match=r"holds a NaN or an infinity: table\[1234, 5\] of \[2000, 16\]"):
         load(path)
 
@@ -202,19 +202,19 @@ CONTRADICTIONS: list[tuple[dict[str, Any], dict[str, str], str]] = [
 def test_a_card_and_a_file_that_contradict_each_other_are_refused(
     load: Load, path: Path, changes: dict[str, Any], metadata: dict[str, str], fault: str
 ) -> None:
-    hand_made.batched(path, hand_made.table(ITEMS), metadata=metadata)
+    models.batched(path, models.table(ITEMS, 4), metadata=metadata)
     with pytest.raises(ModelError, match=fault):
         load(card(path, **changes))
 
 
 def test_metadata_that_asks_for_more_than_the_catalogue_is_refused_without_a_card_too(load: Load, path: Path) -> None:
-    hand_made.batched(path, hand_made.table(ITEMS), metadata={"recommender.items": "50", "recommender.default_k": "51"})
+    models.batched(path, models.table(ITEMS, 4), metadata={"recommender.items": "50", "recommender.default_k": "51"})
     with pytest.raises(ModelError, match="max_k 51 is above the 50 items"):
         load(path)
 
 
 def test_a_fixed_number_that_is_not_the_cards_is_refused(load: Load, path: Path) -> None:
-    hand_made.batched(path, hand_made.table(ITEMS), k=5)
+    models.batched(path, models.table(ITEMS, 4), k=5)
     with pytest.raises(ModelError, match="it returns 5 recommendations and says 10"):
         load(card(path, max_k=10))
     with pytest.raises(ModelError, match="max_k 20 needs an input k"):
@@ -222,13 +222,13 @@ def test_a_fixed_number_that_is_not_the_cards_is_refused(load: Load, path: Path)
 
 
 def test_a_model_that_does_not_say_how_many_it_gives_is_refused(load: Load, tmp_path: Path) -> None:
-    path = hand_made.batched(tmp_path / "nameless.onnx", hand_made.table(ITEMS))
+    path = models.batched(tmp_path / "nameless.onnx", models.table(ITEMS, 4))
     with pytest.raises(ModelError, match="says how many recommendations it gives"):
         load(path)
 
 
 async def test_more_recommendations_than_the_table_has_rows_fail_at_warm_up(load: Load, path: Path) -> None:
-    engine = load(hand_made.batched(path, hand_made.table(5)))
+    engine = load(models.batched(path, models.table(5)))
     with pytest.raises(ModelError, match="loads but does not run"):
         await engine.warm_up(4)
 
@@ -264,8 +264,8 @@ def test_it_is_refused_before_anything_of_it_is_loaded(
 
 
 def golden() -> dict[str, Any]:
-    embeddings = hand_made.table(ITEMS)
-    ranked = hand_made.brute_force(embeddings, [1, 2], 10)
+    embeddings = models.table(ITEMS, 4)
+    ranked = models.brute_force(embeddings, [1, 2], 10)[0]
     scores = embeddings[ranked] @ embeddings[[1, 2]].mean(axis=0)
     return {"item_ids": [1, 2], "recommendations": ranked, "scores": scores.tolist()}
 

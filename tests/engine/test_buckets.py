@@ -12,11 +12,11 @@ import pytest
 from recommender.buckets import Bucket, Buckets, bucket_for
 from recommender.domain import Model, Query
 from recommender.engine import OnnxEngine
+from tests import models
 from tests.conftest import WEIGHTS
-from tests.engine import hand_made
 from tests.engine.conftest import Load
 
-TABLE = hand_made.table(60)
+TABLE = models.table(60)
 
 
 def model(longest: int | None = None, default_k: int = 10, max_k: int = 50) -> Model:
@@ -66,7 +66,7 @@ async def test_batches_of_any_shape_get_the_same_answers(load: Load, tmp_path: P
     metadata = {"recommender.items": "60", "recommender.default_k": "10"}
     if fixed_k is None:
         metadata["recommender.max_k"] = "50"
-    path = hand_made.batched(tmp_path / "10_model.onnx", TABLE, metadata=metadata, k=fixed_k)
+    path = models.batched(tmp_path / "10_model.onnx", TABLE, metadata=metadata, k=fixed_k)
     plain, bucketed = engines(load, path)
     await bucketed.warm_up(8)
     draw = np.random.default_rng(0)
@@ -81,20 +81,20 @@ async def test_batches_of_any_shape_get_the_same_answers(load: Load, tmp_path: P
 
 
 async def test_answers_stay_when_their_bucket_is_used_again(load: Load, tmp_path: Path) -> None:
-    path = hand_made.batched(tmp_path / "10_model.onnx", TABLE, k=10)
+    path = models.batched(tmp_path / "10_model.onnx", TABLE, k=10)
     _, bucketed = engines(load, path)
     first, second = await asyncio.gather(bucketed.run([Query((1, 2), 10)]), bucketed.run([Query((3,), 10)]))
-    assert first[0].item_ids == hand_made.brute_force(TABLE, [1, 2], 10)
-    assert second[0].item_ids == hand_made.brute_force(TABLE, [3], 10)
+    assert first[0].item_ids == models.brute_force(TABLE, [1, 2], 10)[0]
+    assert second[0].item_ids == models.brute_force(TABLE, [3], 10)[0]
 
 
 async def test_slots_do_not_meet_in_one_bucket(load: Load, tmp_path: Path) -> None:
-    path = hand_made.batched(tmp_path / "10_model.onnx", TABLE, k=10)
+    path = models.batched(tmp_path / "10_model.onnx", TABLE, k=10)
     engine = load(path, bucketed=True, slots=4)
     histories = [[number % 60, (7 * number) % 60] for number in range(200)]
     answers = await asyncio.gather(*(engine.run([Query(tuple(history), 10)]) for history in histories))
     for history, (ranking,) in zip(histories, answers, strict=True):
-        assert ranking.item_ids == hand_made.brute_force(TABLE, history, 10)
+        assert ranking.item_ids == models.brute_force(TABLE, history, 10)[0]
 
 
 async def test_the_reference_model_gives_its_golden_answers_in_buckets(load: Load) -> None:
@@ -113,7 +113,7 @@ async def test_exclusions_and_candidates_go_without_a_bucket(load: Load) -> None
 
 
 def test_the_shapes_visited_at_warm_up_hold_every_batch_up_to_the_largest(load: Load, tmp_path: Path) -> None:
-    path = hand_made.batched(tmp_path / "10_model.onnx", TABLE, metadata={"recommender.items": "60"}, k=10)
+    path = models.batched(tmp_path / "10_model.onnx", TABLE, metadata={"recommender.items": "60"}, k=10)
     engine = load(path)
     buckets = Buckets(None, engine.contract, engine.model)
     visited = set(buckets.shapes(24, 100))

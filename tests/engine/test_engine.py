@@ -15,16 +15,16 @@ from recommender.cost import Cost
 from recommender.domain import Query
 from recommender.engine import OnnxEngine
 from recommender.errors import InvalidRequestError
-from tests.engine import hand_made
+from tests import models
 from tests.engine.conftest import Load
 
 ITEMS = 50
-TABLE = hand_made.table(ITEMS)
+TABLE = models.table(ITEMS)
 
 
 @pytest.fixture
 def model(tmp_path: Path) -> Path:
-    return hand_made.batched(tmp_path / "10_model.onnx", TABLE)
+    return models.batched(tmp_path / "10_model.onnx", TABLE)
 
 
 def batcher(engine: OnnxEngine) -> Batcher:
@@ -35,22 +35,22 @@ async def test_histories_of_any_length_share_a_batch_and_each_gets_its_own_answe
     histories: list[tuple[int, ...]] = [(1, 2, 3), (0,), (49, 0, 0, 7, 7), tuple(range(40))]
     rankings = await load(model).run([Query(history, 10) for history in histories])
     for history, ranking in zip(histories, rankings, strict=True):
-        assert ranking.item_ids == hand_made.brute_force(TABLE, history, 10)
+        assert ranking.item_ids == models.brute_force(TABLE, history, 10)[0]
         scores = TABLE[ranking.item_ids] @ TABLE[list(history)].mean(axis=0)
         assert np.allclose(ranking.scores, scores, atol=1e-6)
 
 
 async def test_each_row_gets_as_many_as_it_asked_for(load: Load, model: Path) -> None:
     rankings = await load(model).run([Query((1, 2), k) for k in (1, 30, 10)])
-    expected = hand_made.brute_force(TABLE, [1, 2], 30)
+    expected = models.brute_force(TABLE, [1, 2], 30)[0]
     assert [ranking.item_ids for ranking in rankings] == [expected[:1], expected, expected[:10]]
 
 
 async def test_a_model_of_a_fixed_number_gives_its_prefix(load: Load, tmp_path: Path) -> None:
-    engine = load(hand_made.batched(tmp_path / "m.onnx", TABLE, k=7))
+    engine = load(models.batched(tmp_path / "m.onnx", TABLE, k=7))
     assert (engine.model.default_k, engine.model.max_k) == (7, 7)
     (ranking,) = await engine.run([Query((4,), 3)])
-    assert ranking.item_ids == hand_made.brute_force(TABLE, [4], 3)
+    assert ranking.item_ids == models.brute_force(TABLE, [4], 3)[0]
     assert len(ranking.scores) == 3
 
 
@@ -65,7 +65,7 @@ async def test_where_nobody_knows_the_catalogue_a_stranger_fails_its_own_row_onl
     for history, answer in zip(histories, answers, strict=True):
         if max(history) < ITEMS:
             assert not isinstance(answer, BaseException)
-            assert answer.item_ids == hand_made.brute_force(TABLE, history, 10)
+            assert answer.item_ids == models.brute_force(TABLE, history, 10)[0]
         else:
             assert isinstance(answer, InvalidRequestError)
             assert answer.violations[0].field == "item_ids"
@@ -76,40 +76,40 @@ async def test_where_nobody_knows_the_catalogue_a_stranger_fails_its_own_row_onl
 
 async def test_a_model_without_card_takes_its_limits_from_its_metadata(load: Load, tmp_path: Path) -> None:
     metadata = {"recommender.items": "50", "recommender.default_k": "6", "recommender.max_k": "20"}
-    engine = load(hand_made.batched(tmp_path / "any.onnx", TABLE, metadata=metadata))
+    engine = load(models.batched(tmp_path / "any.onnx", TABLE, metadata=metadata))
     model = engine.model
     assert (model.name, model.items, model.default_k, model.max_k) == ("any", 50, 6, 20)
     assert len(await engine.warm_up(4)) == 4
 
 
 async def test_the_older_form_is_served_row_by_row_with_the_same_answers(load: Load, tmp_path: Path) -> None:
-    engine = load(hand_made.unbatched(tmp_path / "5_model.onnx", TABLE, 5))
+    engine = load(models.write_older_model(tmp_path / "5_model.onnx", TABLE, 5))
     assert not engine.contract.batched
     assert (engine.model.default_k, engine.model.max_k) == (5, 5)
     await engine.warm_up(4)
     histories = [(1, 2, 3), (0,), (49, 48)]
     rankings = await engine.run([Query(history, 3) for history in histories])
     for history, ranking in zip(histories, rankings, strict=True):
-        assert ranking.item_ids == hand_made.brute_force(TABLE, history, 3)
+        assert ranking.item_ids == models.brute_force(TABLE, history, 3)[0]
         assert ranking.scores == []
 
 
 async def test_in_the_older_form_too_a_stranger_fails_its_own_row_only(load: Load, tmp_path: Path) -> None:
-    batching = batcher(load(hand_made.unbatched(tmp_path / "5_model.onnx", TABLE, 5)))
+    batching = batcher(load(models.write_older_model(tmp_path / "5_model.onnx", TABLE, 5)))
     good, bad = await asyncio.gather(
         batching.submit(Query((1, 2), 5)), batching.submit(Query((ITEMS,), 5)), return_exceptions=True
     )
     assert not isinstance(good, BaseException)
-    assert good.item_ids == hand_made.brute_force(TABLE, [1, 2], 5)
+    assert good.item_ids == models.brute_force(TABLE, [1, 2], 5)[0]
     assert isinstance(bad, InvalidRequestError)
     await batching.close()
 
 
 async def test_numbers_in_a_file_beside_the_model_are_read(load: Load, tmp_path: Path) -> None:
-    embeddings = hand_made.table(2_000, 16)
-    engine = load(hand_made.batched(tmp_path / "10_model.onnx", embeddings, external=True))
+    embeddings = models.table(2_000, 16)
+    engine = load(models.batched(tmp_path / "10_model.onnx", embeddings, external=True))
     (ranking,) = await engine.run([Query((1_999, 7), 10)])
-    assert ranking.item_ids == hand_made.brute_force(embeddings, [1_999, 7], 10)
+    assert ranking.item_ids == models.brute_force(embeddings, [1_999, 7], 10)[0]
 
 
 async def test_runs_happen_on_the_engines_own_thread(load: Load, model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -128,7 +128,7 @@ async def test_runs_happen_on_the_engines_own_thread(load: Load, model: Path, mo
 
 
 async def test_a_run_that_takes_too_long_can_be_ended(load: Load, tmp_path: Path) -> None:
-    engine = load(hand_made.endless(tmp_path / "1_model.onnx"))
+    engine = load(models.endless(tmp_path / "1_model.onnx"))
     run = asyncio.create_task(engine.run([Query((1,), 1)]))
     while not run.done():
         engine.terminate()
@@ -151,7 +151,7 @@ def test_threads_are_shared_out_among_the_slots(load: Load, model: Path) -> None
 
 
 async def test_the_engine_says_what_the_model_costs(load: Load, tmp_path: Path) -> None:
-    engine = load(hand_made.batched(tmp_path / "10_model.onnx", hand_made.table(400_000, 32)))
+    engine = load(models.batched(tmp_path / "10_model.onnx", models.table(400_000, 32)))
     memory = engine.memory
     assert memory.constants == 400_000 * 32 * 4 + 4 * 8
     if memory.copies is None:

@@ -12,7 +12,7 @@ import pytest
 from recommender import profile
 from recommender.chart import Series, line_chart
 from recommender.profile import Point, advise
-from tests.engine import hand_made
+from tests import models
 
 SVG = "{http://www.w3.org/2000/svg}"
 
@@ -90,7 +90,7 @@ def run(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
 
 def test_the_command_measures_recommends_and_writes_the_page(tmp_path: Path) -> None:
     metadata = {"recommender.items": "50"}
-    hand_made.batched(tmp_path / "10_model.onnx", hand_made.table(), metadata=metadata, k=10)
+    models.batched(tmp_path / "10_model.onnx", models.table(), metadata=metadata, k=10)
     done = run(
         tmp_path, "10_model.onnx", "--batches", "1,8", "--histories", "1,5", "--threads", "1",
         "--seconds", "0", "--p99-ms", "60000", "--output", "page.html",

@@ -19,7 +19,7 @@ from recommender.provider import (
     open_session,
     refuse_two_runtimes,
 )
-from tests.engine import hand_made
+from tests import models
 from tests.engine.conftest import Load
 
 PLAN = SessionPlan(threads=1)
@@ -32,7 +32,7 @@ needs_azure = pytest.mark.skipif(
 
 @pytest.fixture
 def model(tmp_path: Path) -> Path:
-    return hand_made.batched(tmp_path / "10_model.onnx", hand_made.table(), k=10)
+    return models.batched(tmp_path / "10_model.onnx", models.table(), k=10)
 
 
 @pytest.mark.parametrize("device", ["cuda", "coreml"])
@@ -71,7 +71,7 @@ def test_a_provider_that_leaves_the_work_to_the_cpu_is_refused_with_the_nodes_it
 
 @needs_azure
 def test_nodes_that_only_compute_shapes_may_run_on_the_cpu(tmp_path: Path) -> None:
-    shape = hand_made.shape_only(tmp_path / "shape.onnx")
+    shape = models.shape_only(tmp_path / "shape.onnx")
     assert open_session(shape, AZURE, PLAN).session.get_providers()[0] == AZURE
 
 
@@ -137,23 +137,23 @@ def test_a_file_that_is_no_model_is_the_models_fault_on_every_provider(tmp_path:
 
 @pytest.mark.cuda
 async def test_on_a_cuda_device_cuda_does_the_work(load: Load, tmp_path: Path) -> None:
-    embeddings = hand_made.table(2_000, 16)
-    path = hand_made.batched(tmp_path / "10_model.onnx", embeddings, metadata={"recommender.items": "2000"}, k=10)
+    embeddings = models.table(2_000, 16)
+    path = models.batched(tmp_path / "10_model.onnx", embeddings, metadata={"recommender.items": "2000"}, k=10)
     engine = load(path, device="cuda")
     assert (engine.provider, engine.fallback_reason) == (CUDA, None)
     (ranking,) = await engine.run([Query((1, 2, 3), 10)])
-    assert ranking.item_ids == hand_made.brute_force(embeddings, [1, 2, 3], 10)
+    assert ranking.item_ids == models.brute_force(embeddings, [1, 2, 3], 10)[0]
 
 
 @pytest.mark.cuda
 async def test_on_a_cuda_device_captured_runs_give_the_same_answers(load: Load, tmp_path: Path) -> None:
-    embeddings = hand_made.table(2_000, 16)
-    path = hand_made.batched(tmp_path / "10_model.onnx", embeddings, metadata={"recommender.items": "2000"}, k=10)
+    embeddings = models.table(2_000, 16)
+    path = models.batched(tmp_path / "10_model.onnx", embeddings, metadata={"recommender.items": "2000"}, k=10)
     engine = load(path, device="cuda", cuda=CudaOptions(graph=True))
     assert engine.captures
     for history in ((1, 2, 3), (4,), (1, 2, 3), tuple(range(40))):
         (ranking,) = await engine.run([Query(history, 10)])
-        assert ranking.item_ids == hand_made.brute_force(embeddings, history, 10)
+        assert ranking.item_ids == models.brute_force(embeddings, history, 10)[0]
 
 
 @pytest.mark.cuda
@@ -168,6 +168,6 @@ def test_on_the_cpu_nothing_is_captured(load: Load, model: Path) -> None:
 
 @pytest.mark.coreml
 def test_on_a_mac_coreml_says_that_it_has_no_topk(load: Load, tmp_path: Path) -> None:
-    path = hand_made.batched(tmp_path / "10_model.onnx", hand_made.table(), metadata={"recommender.items": "50"}, k=10)
+    path = models.batched(tmp_path / "10_model.onnx", models.table(), metadata={"recommender.items": "50"}, k=10)
     with pytest.raises(ProviderError, match="TopK"):
         load(path, device="coreml")

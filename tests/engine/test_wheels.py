@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 from packaging.requirements import Requirement
 
-from tests.engine import hand_made
+from tests import models
 
 ROOT = Path(__file__).parents[2]
 LOCKED = re.search(r'name = "onnxruntime-gpu"\nversion = "([^"]+)"', (ROOT / "uv.lock").read_text(encoding="utf-8"))
@@ -59,7 +59,7 @@ def gpu_build(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def model(tmp_path: Path) -> Path:
-    return hand_made.batched(tmp_path / "10_model.onnx", hand_made.table(), metadata={"recommender.items": "50"}, k=10)
+    return models.batched(tmp_path / "10_model.onnx", models.table(), metadata={"recommender.items": "50"}, k=10)
 
 
 def serve(python: Path, model: Path, device: str) -> tuple[int, str]:

@@ -14,9 +14,8 @@ from recommender.export.artifact import write_model
 from recommender.export.check import ModelFile, Ranking, difference, masked
 from recommender.export.coarse import Codes
 from recommender.export.graph import build_graph
-from recommender.export.head import TABLE
 from recommender.export.nodes import Nodes
-from recommender.export.table import Layout, pack
+from recommender.export.table import TABLE, Layout, pack
 from recommender.export.ties import check_ties
 
 ITEMS, SIZE = 50_003, 16

@@ -11,10 +11,9 @@ from recommender.export.artifact import write_model
 from recommender.export.check import ModelFile, brute_force
 from recommender.export.errors import ExportError
 from recommender.export.graph import build_graph
-from recommender.export.head import TABLE
 from recommender.export.nodes import Nodes
 from recommender.export.options import ExportOptions
-from recommender.export.table import Layout, pack
+from recommender.export.table import TABLE, Layout, pack
 from recommender.export.ties import check_ties
 
 

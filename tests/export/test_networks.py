@@ -74,6 +74,21 @@ class ShortBias(WithBias):
         return self.offsets[:-1]
 
 
+class OneUser(WithBias):
+    def forward(self, user_history: Tensor, history_length: Tensor) -> Tensor:
+        return super().forward(user_history, history_length)[0]
+
+
+class Doubles(WithBias):
+    def forward(self, user_history: Tensor, history_length: Tensor) -> Tensor:
+        return super().forward(user_history, history_length).double()
+
+
+class NoNumbers(WithBias):
+    def forward(self, user_history: Tensor, history_length: Tensor) -> Tensor:
+        return super().forward(user_history, history_length) / 0
+
+
 def fails() -> nn.Module:
     sentence = "no data"
     raise RuntimeError(sentence)
@@ -160,6 +175,9 @@ def test_a_seed_makes_the_same_network_and_leaves_torch_as_it_was(tmp_path: Path
         ("own_networks:a_number", "returned int; it must return a torch.nn.Module"),
         ("own_networks:WrongSize", "user vectors of 12 numbers and item_embeddings.. rows of 5"),
         ("own_networks:ShortBias", "item_bias.. has 699 numbers and item_embeddings.. 700 rows"),
+        ("own_networks:OneUser", r"OneUser yields \(12,\); it must yield user vectors \[batch, d\]"),
+        ("own_networks:Doubles", "Doubles yields torch.float64; it must yield float32"),
+        ("own_networks:NoNumbers", r"NoNumbers yields NaN or infinity for the history \[0\]"),
         ("own_networks:Broken", r"NaN or infinity for 1 of 700 items \(the first: item 33\)"),
     ],
 )

@@ -1,11 +1,13 @@
-"""The command line with an engine that hangs in a native-like call, for good, on the history [13]."""
+"""The command line with an engine that hangs as a native call may, for good, on the history [13], fails on [14], and
+ends its thread on [15]."""
 
 from __future__ import annotations
 
+import functools
 import threading
 from collections.abc import Sequence
 
-from recommender import server
+from recommender import embedded, envoy, server
 from recommender.__main__ import main
 from recommender.domain import Query, Ranking
 from recommender.engine import OnnxEngine
@@ -17,9 +19,17 @@ class Hanging(OnnxEngine):
     def _rank(self, queries: Sequence[Query]) -> list[Ranking]:
         if any(query.history == (13,) for query in queries):
             threading.Event().wait()
+        if any(query.history == (14,) for query in queries):
+            raise RuntimeError("the engine has a bad day")
+        if any(query.history == (15,) for query in queries):
+            raise SystemExit("this thread ends")
         return super()._rank(queries)
 
 
+server.OnnxEngine = Hanging  # type: ignore[attr-defined]
+app = embedded.app
+
 if __name__ == "__main__":
-    server.OnnxEngine = Hanging  # type: ignore[attr-defined]
+    # Envoy's process loads this module instead of recommender.embedded.
+    envoy.EnvoyServer = functools.partial(envoy.EnvoyServer, application="tests.server.hanging:app")  # type: ignore[misc, assignment]
     main()

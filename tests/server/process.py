@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -39,6 +39,13 @@ class Process:
                 return event
         raise AssertionError(f"the server ended before {name!r} and wrote: {self.text}")
 
+    async def read_on(self) -> None:
+        """Read the log to its end as it comes: a pipe that nobody reads holds up who writes to it."""
+        ended = False
+        while not ended:
+            with suppress(TimeoutError):
+                ended = await self._read() is None
+
     async def exit_code(self) -> int:
         """Read the rest of the log and wait for the end."""
         while await self._read():
@@ -46,9 +53,17 @@ class Process:
         return await asyncio.wait_for(self.process.wait(), PATIENCE)
 
     def resident_bytes(self) -> int:
-        """The memory it holds, as Linux tells."""
-        pages = Path(f"/proc/{self.process.pid}/statm").read_text(encoding="ascii").split()[1]
-        return int(pages) * os.sysconf("SC_PAGE_SIZE")
+        """The memory that it and its children hold, as Linux tells."""
+        pages = sum(
+            int(Path(f"/proc/{pid}/statm").read_text(encoding="ascii").split()[1])
+            for pid in (self.process.pid, *self.children())
+        )
+        return pages * os.sysconf("SC_PAGE_SIZE")
+
+    def children(self) -> list[int]:
+        """The processes that it has started, as Linux tells."""
+        pid = self.process.pid
+        return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text(encoding="ascii").split()]
 
     def signal(self, number: signal.Signals) -> None:
         self.process.send_signal(number)
@@ -72,7 +87,7 @@ async def running(
     module: str = "recommender",
 ) -> AsyncIterator[Process]:
     """`recommender serve` on a free port; killed at the end if it still runs."""
-    environment = {key: value for key, value in os.environ.items() if not key.startswith("RECOMMENDER_")}
+    environment = {key: value for key, value in os.environ.items() if not key.startswith(("RECOMMENDER_", "OTEL_"))}
     environment |= {"RECOMMENDER_PORT": "0", "RECOMMENDER_WEIGHTS_DIR": str(ROOT / "weights"), **(settings or {})}
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-m", module, "serve", *options,
@@ -86,4 +101,5 @@ async def running(
     finally:
         if process.returncode is None:
             process.kill()
-            await process.wait()
+            # To the end of its log: asyncio learns of the end of a process only when its pipes are read.
+            await served.exit_code()

@@ -11,13 +11,17 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from recommender.client import Client, Recommendations
-from recommender.edge import SERVICE_NAME
+from recommender.domain import Edge
 from recommender.errors import StartError
-from recommender.server import ExitCode, Server
+from recommender.process import ExitCode
+from recommender.server import Server
 from recommender.settings import Settings
-from tests.conftest import WEIGHTS, Serve
+from recommender.wire import SERVICE_NAME
+from tests.conftest import WEIGHTS, AnyServer, Serve, server_of
 from tests.models import table, write_model
 from tests.server.process import running
+
+pytestmark = pytest.mark.both_edges
 
 TIMEOUT = 30.0
 SERVING = health_pb2.HealthCheckResponse.SERVING
@@ -38,10 +42,10 @@ async def health(channel: grpc.aio.Channel, service: str) -> int:
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 @pytest.mark.parametrize("burst", [64, 1000])
 async def test_a_signal_lets_every_accepted_request_finish_and_exits_with_0(
-    tmp_path: Path, number: signal.Signals, burst: int
+    tmp_path: Path, number: signal.Signals, burst: int, edge: Edge
 ) -> None:
     settings = {"RECOMMENDER_MODEL": str(slow_model(tmp_path)), "RECOMMENDER_NUM_RECOMMENDATIONS": "5"}
-    settings["RECOMMENDER_MAX_BATCH_SIZE"] = "16"
+    settings |= {"RECOMMENDER_MAX_BATCH_SIZE": "16", "RECOMMENDER_EDGE": edge}
     async with running(settings=settings) as server, Client(f"127.0.0.1:{server.port}") as client:
         calls = [asyncio.create_task(client.recommend([row % 50], timeout=TIMEOUT)) for row in range(burst)]
         await asyncio.wait(calls, return_when=asyncio.FIRST_COMPLETED)
@@ -55,9 +59,9 @@ async def test_a_signal_lets_every_accepted_request_finish_and_exits_with_0(
     assert code == 0
 
 
-async def test_a_second_signal_ends_the_process_at_once(tmp_path: Path) -> None:
+async def test_a_second_signal_ends_the_process_at_once(tmp_path: Path, edge: Edge) -> None:
     settings = {"RECOMMENDER_MODEL": str(slow_model(tmp_path)), "RECOMMENDER_NUM_RECOMMENDATIONS": "5"}
-    settings |= {"RECOMMENDER_MAX_BATCH_SIZE": "1", "RECOMMENDER_DRAIN_GRACE_MS": "60000"}
+    settings |= {"RECOMMENDER_MAX_BATCH_SIZE": "1", "RECOMMENDER_DRAIN_GRACE_MS": "60000", "RECOMMENDER_EDGE": edge}
     async with running(settings=settings) as server, Client(f"127.0.0.1:{server.port}") as client:
         calls = [asyncio.create_task(client.recommend([row % 50], timeout=TIMEOUT)) for row in range(1000)]
         await asyncio.wait(calls, return_when=asyncio.FIRST_COMPLETED)
@@ -70,9 +74,11 @@ async def test_a_second_signal_ends_the_process_at_once(tmp_path: Path) -> None:
     assert code == -signal.SIGTERM
 
 
-async def test_requests_that_outlast_the_grace_are_given_up_and_the_exit_code_says_so(tmp_path: Path) -> None:
+async def test_requests_that_outlast_the_grace_are_given_up_and_the_exit_code_says_so(
+    tmp_path: Path, edge: Edge
+) -> None:
     settings = {"RECOMMENDER_MODEL": str(slow_model(tmp_path)), "RECOMMENDER_NUM_RECOMMENDATIONS": "5"}
-    settings |= {"RECOMMENDER_MAX_BATCH_SIZE": "1", "RECOMMENDER_DRAIN_GRACE_MS": "20"}
+    settings |= {"RECOMMENDER_MAX_BATCH_SIZE": "1", "RECOMMENDER_DRAIN_GRACE_MS": "20", "RECOMMENDER_EDGE": edge}
     async with running(settings=settings) as server, Client(f"127.0.0.1:{server.port}") as client:
         calls = [asyncio.create_task(client.recommend([row % 50], timeout=TIMEOUT)) for row in range(64)]
         await asyncio.wait(calls, return_when=asyncio.FIRST_COMPLETED)
@@ -88,8 +94,12 @@ async def test_requests_that_outlast_the_grace_are_given_up_and_the_exit_code_sa
     assert code == 3
 
 
-async def test_a_port_in_use_is_a_sentence_and_exit_code_2() -> None:
-    async with running() as first, running("--port", str(first.port), wait_for=None) as second:
+async def test_a_port_in_use_is_a_sentence_and_exit_code_2(edge: Edge) -> None:
+    settings = {"RECOMMENDER_EDGE": edge}
+    async with (
+        running(settings=settings) as first,
+        running("--port", str(first.port), settings=settings, wait_for=None) as second,
+    ):
         code = await second.exit_code()
 
     assert code == 2
@@ -97,8 +107,9 @@ async def test_a_port_in_use_is_a_sentence_and_exit_code_2() -> None:
     assert len(second.text.splitlines()) == 1
 
 
-async def test_a_missing_model_is_a_sentence_that_says_what_exists_and_how_to_make_it() -> None:
-    async with running("--num-recommendations", "7", wait_for=None) as server:
+async def test_a_missing_model_is_a_sentence_that_says_what_exists_and_how_to_make_it(edge: Edge) -> None:
+    settings = {"RECOMMENDER_EDGE": edge}
+    async with running("--num-recommendations", "7", settings=settings, wait_for=None) as server:
         code = await server.exit_code()
 
     assert code == ExitCode.NOT_STARTED
@@ -108,7 +119,7 @@ async def test_a_missing_model_is_a_sentence_that_says_what_exists_and_how_to_ma
     assert "recommender export --num-recommendations 7" in sentence
 
 
-async def test_health_is_serving_for_the_server_and_for_the_service(server: Server) -> None:
+async def test_health_is_serving_for_the_server_and_for_the_service(server: AnyServer) -> None:
     async with grpc.aio.insecure_channel(f"127.0.0.1:{server.port}") as channel:
         assert [await health(channel, name) for name in ("", SERVICE_NAME)] == [SERVING, SERVING]
         with pytest.raises(grpc.aio.AioRpcError) as unknown:
@@ -160,8 +171,8 @@ async def test_until_the_model_is_warm_the_server_answers_that_it_is_not_serving
     assert statuses[-1] == SERVING
 
 
-async def test_a_server_that_cannot_start_leaves_nothing_behind(tmp_path: Path) -> None:
-    server = Server(Settings(port=0, weights_dir=tmp_path))
+async def test_a_server_that_cannot_start_leaves_nothing_behind(tmp_path: Path, edge: Edge) -> None:
+    server = server_of(Settings(port=0, weights_dir=tmp_path, edge=edge))
     with pytest.raises(StartError, match="no model file"):
         await server.start()
 
@@ -171,7 +182,7 @@ async def test_a_server_that_cannot_start_leaves_nothing_behind(tmp_path: Path) 
     assert refused.value.code() == grpc.StatusCode.UNAVAILABLE
 
 
-async def test_more_recommendations_than_the_model_has_stop_the_start(tmp_path: Path) -> None:
+async def test_more_recommendations_than_the_model_has_stop_the_start(tmp_path: Path, edge: Edge) -> None:
     model = write_model(tmp_path / "5_model.onnx", table(items=50))
     with pytest.raises(StartError, match="RECOMMENDER_NUM_RECOMMENDATIONS is 51"):
-        await Server(Settings(port=0, model=model, num_recommendations=51)).start()
+        await server_of(Settings(port=0, model=model, num_recommendations=51, edge=edge)).start()

@@ -9,11 +9,11 @@ import grpc
 import pytest
 
 from recommender.client import Client, Refusal, Request, SyncClient
+from recommender.domain import Edge
 from recommender.recommend_api.v1 import recommend_api_pb2 as api
-from recommender.server import Server
 from recommender.store import open_artifact
 from tests.catalogues import add_fallback, add_vocabulary, export_catalogue
-from tests.conftest import WEIGHTS, Serve
+from tests.conftest import WEIGHTS, AnyServer, Serve
 from tests.facts import FACTS
 from tests.models import table, write_model, write_older_model
 from tests.wire.statuses import status_of_call, violations_of
@@ -214,7 +214,7 @@ async def test_one_request_of_many_may_name_a_model_that_is_not_served(client: C
     ("sent", "kept"),
     [("my-call_1", True), ("x" * 128, True), ("x" * 129, False), ("", False), (None, False)],
 )
-async def test_a_call_has_an_id_in_its_reply_and_its_metadata(server: Server, sent: str | None, kept: bool) -> None:  # noqa: FBT001
+async def test_a_call_has_an_id_in_its_reply_and_its_metadata(server: AnyServer, sent: str | None, kept: bool) -> None:  # noqa: FBT001
     async with grpc.aio.insecure_channel(f"127.0.0.1:{server.port}") as channel:
         recommend: grpc.aio.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary(
             "/recommend_api.v1.RecommenderService/Recommend"
@@ -229,10 +229,10 @@ async def test_a_call_has_an_id_in_its_reply_and_its_metadata(server: Server, se
     assert 0 < len(reply.request_id) <= 128
 
 
-def test_the_synchronous_client_does_the_same(catalogue: Path) -> None:
+def test_the_synchronous_client_does_the_same(catalogue: Path, edge: Edge) -> None:
     from tests.wire.test_exact import served  # noqa: PLC0415 (a server on a loop of its own)
 
-    with served(catalogue, 10) as port, SyncClient(f"127.0.0.1:{port}") as client:
+    with served(catalogue, 10, edge) as port, SyncClient(f"127.0.0.1:{port}") as client:
         answer = client.recommend([1, 2], limit=4, exclude_history=True, timeout=TIMEOUT)
         one, lost = client.recommend_many(
             [Request(item_ids=[1, 2], limit=4, exclude_history=True), Request(limit=-1)], timeout=TIMEOUT

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,52 +14,35 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from recommender.card import Card, card_path
-from recommender.domain import Ranking
+from recommender.domain import Edge, Ranking
 from recommender.recommend_api.v1 import recommend_api_pb2 as api
 from recommender.recommend_api.v1 import recommend_api_pb2_grpc as api_grpc
-from recommender.server import Server
 from recommender.settings import Settings
 from tests.catalogues import add_fallback, export_catalogue, reference_embeddings
+from tests.conftest import server_of
+from tests.threads import in_a_thread
 
 SIZES = (5, 130, 3000)
 
 
 @contextmanager
-def served(model: Path, limit: int) -> Iterator[int]:
-    """A server on an event loop of its own, so that a synchronous test can call it; gives the port."""
-    ports: list[int] = []
-    started = threading.Event()
-    stop: list[tuple[asyncio.AbstractEventLoop, Server]] = []
-
-    async def main() -> None:
-        server = Server(Settings(port=0, model=model, num_recommendations=limit, default_timeout_ms=60_000))
-        await server.start()
-        stop.append((asyncio.get_running_loop(), server))
-        ports.append(server.port)
-        started.set()
-        await server.run()
-
-    thread = threading.Thread(target=lambda: asyncio.run(main()))
-    thread.start()
-    try:
-        assert started.wait(60)
-        yield ports[0]
-    finally:
-        for loop, server in stop:
-            loop.call_soon_threadsafe(server.stop)
-        thread.join(60)
+def served(model: Path, limit: int, edge: Edge) -> Iterator[int]:
+    """A server that a synchronous test can call; gives the port."""
+    settings = Settings(port=0, model=model, num_recommendations=limit, default_timeout_ms=60_000, edge=edge)
+    with in_a_thread(lambda: server_of(settings)) as server:
+        yield server.port
 
 
 @pytest.fixture(scope="module", params=SIZES)
 def catalogue(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, edge: Edge
 ) -> Iterator[tuple[api_grpc.RecommenderServiceStub, npt.NDArray[np.float32], float, list[int]]]:
     items: int = request.param
     model = export_catalogue(tmp_path_factory.mktemp("catalogue"), items)
     fallback = list(range(items - 1, -1, -2))
     add_fallback(model, fallback)
     tolerance = Card.model_validate_json(card_path(model).read_bytes()).score_tolerance
-    with served(model, min(items, 10)) as port, grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
+    with served(model, min(items, 10), edge) as port, grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
         yield api_grpc.RecommenderServiceStub(channel), reference_embeddings(items), tolerance, fallback
 
 

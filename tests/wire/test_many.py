@@ -11,10 +11,10 @@ import grpc
 import pytest
 
 from recommender.client import Client, Recommendations, Refusal, Request
+from recommender.process import ExitCode
 from recommender.recommend_api.v1 import recommend_api_pb2 as api
 from recommender.recommend_api.v1 import recommend_api_pb2_grpc as api_grpc
-from recommender.server import ExitCode, Server
-from tests.conftest import Serve
+from tests.conftest import AnyServer, Serve
 from tests.facts import FACTS
 from tests.models import table, write_model
 from tests.wire.statuses import status_of_call, violations_of
@@ -37,17 +37,18 @@ async def all_of(*requests: Request) -> AsyncIterator[Request]:
         yield request
 
 
-async def test_a_batch_call_answers_in_order_in_fewer_runs_than_requests(server: Server, client: Client) -> None:
+async def test_a_batch_call_answers_in_order_in_fewer_runs_than_requests(server: AnyServer, client: Client) -> None:
     histories = [*FACTS] * 50
+    before = sum(server.batcher.statistics().batches.values())
 
     outcomes = await client.recommend_many((Request(item_ids=ids) for ids in histories), timeout=TIMEOUT)
 
     assert [ids(outcome) for outcome in outcomes] == [FACTS[history] for history in histories]
-    assert sum(server.batcher.statistics().batches.values()) < len(histories) / 10
+    assert sum(server.batcher.statistics().batches.values()) - before < len(histories) / 10
 
 
 async def test_a_bad_request_in_a_batch_call_fails_alone_with_the_status_of_a_call_of_its_own(
-    server: Server,
+    server: AnyServer,
 ) -> None:
     good, bad = Request(item_ids=[0]), Request(item_ids=[1, -2])
     async with grpc.aio.insecure_channel(f"127.0.0.1:{server.port}") as channel:
@@ -99,13 +100,15 @@ async def test_a_single_caller_does_not_wait_behind_a_call_of_a_thousand_rows(se
     ):
         crowd = asyncio.create_task(many.recommend_many([Request(item_ids=[1])] * 1000, timeout=TIMEOUT))
         await single.recommend([3], timeout=TIMEOUT)  # by now the crowd has arrived
-        before = server.batcher.statistics().rows_run
-        await single.recommend([2], timeout=TIMEOUT)
-        meanwhile = server.batcher.statistics().rows_run - before
+        meanwhile = []
+        for _ in range(5):  # what else the machine does only adds to what is counted
+            before = server.batcher.statistics().rows_run
+            await single.recommend([2], timeout=TIMEOUT)
+            meanwhile.append(server.batcher.statistics().rows_run - before)
         assert not crowd.done()
         crowd.cancel()
 
-    assert meanwhile <= 4 * 4
+    assert min(meanwhile) <= 4 * 4
 
 
 async def test_a_stream_answers_every_request_with_its_id(client: Client) -> None:
@@ -153,7 +156,7 @@ async def test_a_request_on_a_stream_is_late_by_its_own_timeout(serve: Serve, tm
     assert replies[5].error.code == grpc.StatusCode.DEADLINE_EXCEEDED.value[0]
 
 
-async def test_a_timeout_out_of_range_is_that_message_s_own_fault(server: Server) -> None:
+async def test_a_timeout_out_of_range_is_that_message_s_own_fault(server: AnyServer) -> None:
     async with grpc.aio.insecure_channel(f"127.0.0.1:{server.port}") as channel:
         message = api.StreamRecommendRequest(correlation_id=9, request=Request(item_ids=[-1]), timeout_ms=-4)
         (reply,) = [reply async for reply in stub_of(channel).StreamRecommend(iter([message]))]
@@ -161,7 +164,7 @@ async def test_a_timeout_out_of_range_is_that_message_s_own_fault(server: Server
     assert list(violations_of(reply.error)) == ["request.item_ids[0]", "timeout_ms"]
 
 
-async def test_nonsense_on_a_stream_ends_it_with_invalid_argument(server: Server) -> None:
+async def test_nonsense_on_a_stream_ends_it_with_invalid_argument(server: AnyServer) -> None:
     async with grpc.aio.insecure_channel(f"127.0.0.1:{server.port}") as channel:
         raw: grpc.aio.StreamStreamMultiCallable[bytes, bytes] = channel.stream_stream(
             "/recommend_api.v1.RecommenderService/StreamRecommend"
@@ -193,7 +196,7 @@ async def test_a_stream_whose_replies_nobody_reads_is_read_no_further(serve: Ser
     assert growth[-1] == 0
 
 
-async def answered_meanwhile(server: Server, other: Client) -> int:
+async def answered_meanwhile(server: AnyServer, other: Client) -> int:
     """How many requests of others are answered in the time that fifty calls take."""
     before = server.batcher.statistics().answered
     for _ in range(50):

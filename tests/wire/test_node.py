@@ -10,8 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from recommender.server import Server
-from tests.conftest import ROOT
+from tests.conftest import ROOT, AnyServer
 from tests.facts import FACTS
 
 PACKAGES = ("@grpc/grpc-js@1.14", "@grpc/proto-loader@0.8")
@@ -33,7 +32,7 @@ client.BatchRecommend(call, { deadline: Date.now() + 30000 }, (error, reply) => 
 
 @pytest.mark.system
 @pytest.mark.skipif(shutil.which("npm") is None, reason="needs node and npm: apt-get install nodejs npm")
-async def test_a_node_client_gets_the_known_answers(server: Server, tmp_path: Path) -> None:
+async def test_a_node_client_gets_the_known_answers(server: AnyServer, tmp_path: Path) -> None:
     (tmp_path / "client.js").write_text(CLIENT, encoding="utf-8")
     install = ("npm", "install", "--silent", "--no-audit", "--no-fund", "--prefix", str(tmp_path), *PACKAGES)
     await asyncio.to_thread(subprocess.run, install, check=True, capture_output=True, timeout=100)

@@ -14,8 +14,7 @@ from recommender.client import Client, Recommendations
 from recommender.domain import Ranking
 from recommender.recommend_api.v1 import recommend_api_pb2 as api
 from recommender.recommend_api.v1 import recommend_api_pb2_grpc as api_grpc
-from recommender.server import Server
-from tests.conftest import WEIGHTS, Serve
+from tests.conftest import WEIGHTS, AnyServer, Serve
 from tests.facts import FACTS
 from tests.models import table, write_model, write_older_model
 from tests.wire.statuses import status_of_call, violations_of
@@ -68,7 +67,7 @@ async def test_the_configured_number_picks_the_model_and_is_the_limit_of_who_set
     assert list(answer.item_ids) == FACTS[1, 2, 3, 4][:5]
 
 
-async def test_two_hundred_at_once_get_what_each_gets_alone_in_fewer_runs(server: Server, client: Client) -> None:
+async def test_two_hundred_at_once_get_what_each_gets_alone_in_fewer_runs(server: AnyServer, client: Client) -> None:
     drawn = random.Random(3)
     histories = [[drawn.randrange(10_000) for _ in range(drawn.randint(1, 60))] for _ in range(200)]
     alone = [await client.recommend(history, timeout=TIMEOUT) for history in histories]
@@ -183,7 +182,7 @@ async def test_the_older_form_of_a_model_is_served_row_by_row(serve: Serve, tmp_
     assert [answer.scores for answer in old] == [(), (), ()]
 
 
-async def test_a_message_that_is_no_request_harms_only_who_sent_it(server: Server) -> None:
+async def test_a_message_that_is_no_request_harms_only_who_sent_it(server: AnyServer) -> None:
     async with grpc.aio.insecure_channel(f"127.0.0.1:{server.port}") as channel:
         raw: grpc.aio.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary(
             "/recommend_api.v1.RecommenderService/Recommend"

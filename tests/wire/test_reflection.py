@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from recommender.server import Server
+from tests.conftest import AnyServer
 from tests.facts import FACTS
 
 METHOD = "recommend_api.v1.RecommenderService/Recommend"
@@ -23,14 +23,14 @@ async def run(*command: str, cwd: Path | None = None) -> tuple[int, str, str]:
     return process.returncode, out.decode(), err.decode()
 
 
-async def grpcurl(server: Server, *words: str) -> str:
+async def grpcurl(server: AnyServer, *words: str) -> str:
     *options, last = words
     code, out, err = await run("grpcurl", "-plaintext", *options, f"localhost:{server.port}", *last.split())
     assert code == 0, err
     return out
 
 
-async def test_grpcurl_lists_the_services(server: Server) -> None:
+async def test_grpcurl_lists_the_services(server: AnyServer) -> None:
     assert (await grpcurl(server, "list")).split() == [
         "grpc.health.v1.Health",
         "grpc.reflection.v1.ServerReflection",
@@ -47,23 +47,23 @@ async def test_grpcurl_lists_the_services(server: Server) -> None:
         ("recommend_api.v1.RecommendResponse", "// Ids of the recommended items, best first."),
     ],
 )
-async def test_grpcurl_describes_with_the_comments_of_the_proto(server: Server, symbol: str, comment: str) -> None:
+async def test_grpcurl_describes_with_the_comments_of_the_proto(server: AnyServer, symbol: str, comment: str) -> None:
     assert comment in await grpcurl(server, f"describe {symbol}")
 
 
 @pytest.mark.parametrize("symbol", ["grpc.reflection.v1.ServerReflection", "grpc.health.v1.Health"])
-async def test_grpcurl_describes_the_other_services_too(server: Server, symbol: str) -> None:
+async def test_grpcurl_describes_the_other_services_too(server: AnyServer, symbol: str) -> None:
     assert f"{symbol} is a service" in await grpcurl(server, f"describe {symbol}")
 
 
 @pytest.mark.parametrize(("history", "expected"), FACTS.items())
-async def test_grpcurl_gets_the_known_answers(server: Server, history: tuple[int, ...], expected: list[int]) -> None:
+async def test_grpcurl_gets_the_known_answers(server: AnyServer, history: tuple[int, ...], expected: list[int]) -> None:
     out = await grpcurl(server, "-d", json.dumps({"item_ids": history}), METHOD)
 
     assert json.loads(out)["itemIds"] == expected
 
 
-async def test_grpcurl_shows_which_field_was_wrong(server: Server) -> None:
+async def test_grpcurl_shows_which_field_was_wrong(server: AnyServer) -> None:
     code, _, err = await run("grpcurl", "-plaintext", "-d", '{"item_ids": [1, -2]}', f"localhost:{server.port}", METHOD)
 
     assert code != 0
@@ -71,7 +71,7 @@ async def test_grpcurl_shows_which_field_was_wrong(server: Server) -> None:
     assert '"field":"item_ids[1]"' in err.replace(" ", "")
 
 
-async def test_a_client_that_speaks_reflection_v1_gets_the_known_answer(server: Server) -> None:
+async def test_a_client_that_speaks_reflection_v1_gets_the_known_answer(server: AnyServer) -> None:
     code, out, err = await run(
         "buf", "curl", "--protocol", "grpc", "--http2-prior-knowledge", "--reflect-protocol", "grpc-v1",
         "--data", '{"item_ids": [0]}', f"http://localhost:{server.port}/{METHOD}",
@@ -98,7 +98,7 @@ with grpc.insecure_channel(sys.argv[1]) as channel:
 """
 
 
-async def test_a_client_of_the_first_proto_gets_the_same_ids(server: Server, tmp_path: Path) -> None:
+async def test_a_client_of_the_first_proto_gets_the_same_ids(server: AnyServer, tmp_path: Path) -> None:
     (tmp_path / "old.proto").write_text(OLD_PROTO, encoding="utf-8")
     (tmp_path / "client.py").write_text(OLD_CLIENT, encoding="utf-8")
     generated = await run(

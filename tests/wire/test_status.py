@@ -2,86 +2,79 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 
 import grpc
 import pytest
 
-from recommender.edge import PUSHBACK_KEY, Edge
-from recommender.errors import (
-    BacklogFullError,
-    DeadlineError,
-    EngineError,
-    EngineHungError,
-    InvalidRequestError,
-    UnavailableError,
-    Violation,
-)
+from recommender.domain import Edge
+from recommender.envoy import EnvoyServer
 from recommender.recommend_api.v1 import recommend_api_pb2 as api
 from recommender.recommend_api.v1 import recommend_api_pb2_grpc as api_grpc
+from recommender.settings import Settings
 from recommender.status import INTERNAL_MESSAGE
+from recommender.wire import PUSHBACK_KEY
+from tests.failing import ERRORS, FailingServer
 
+HOST, LOADING_HOST = "127.0.0.1", "127.0.0.2"
 
-class FailingService:
-    """Stands in for the service: whatever is asked, it raises."""
-
-    def __init__(self, error: Exception) -> None:
-        self.error = error
-
-    async def recommend(self, *_: object) -> api.RecommendResponse:
-        raise self.error
-
-
-async def answer_to(open_edge: Callable[[Edge], None]) -> grpc.aio.AioRpcError:
-    """The status that a caller of an edge gets, over a real channel."""
-    edge = Edge()
-    open_edge(edge)
-    server = grpc.aio.server()
-    edge.add_to(server)
-    port = server.add_insecure_port("127.0.0.1:0")
-    await server.start()
-    try:
-        async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
-            stub: api_grpc.RecommenderServiceAsyncStub = api_grpc.RecommenderServiceStub(channel)
-            with pytest.raises(grpc.aio.AioRpcError) as refused:
-                await stub.Recommend(api.RecommendRequest(item_ids=[1]), timeout=30)
-            return refused.value
-    finally:
-        await server.stop(0)
-
-
-TABLE = [
-    (InvalidRequestError(Violation("limit", "is odd")), grpc.StatusCode.INVALID_ARGUMENT, "limit: is odd"),
-    (
-        BacklogFullError(7, retry_after=0.0123),
+TABLE = {
+    "InvalidRequestError": (grpc.StatusCode.INVALID_ARGUMENT, "limit: is odd"),
+    "UnknownModelError": (grpc.StatusCode.NOT_FOUND, "no such model"),
+    "BacklogFullError": (
         grpc.StatusCode.RESOURCE_EXHAUSTED,
         "the backlog is full: 7 requests are waiting; retry in 12 ms",
     ),
-    (DeadlineError("too late"), grpc.StatusCode.DEADLINE_EXCEEDED, "too late"),
-    (UnavailableError("not now"), grpc.StatusCode.UNAVAILABLE, "not now"),
-    (EngineError("secret of the engine"), grpc.StatusCode.INTERNAL, INTERNAL_MESSAGE),
-    (EngineHungError("secret of the engine"), grpc.StatusCode.INTERNAL, INTERNAL_MESSAGE),
-    (ZeroDivisionError("secret of a bug"), grpc.StatusCode.INTERNAL, INTERNAL_MESSAGE),
-]
+    "QuotaError": (
+        grpc.StatusCode.RESOURCE_EXHAUSTED,
+        "this token may send 7 requests a second; retry in 12 ms",
+    ),
+    "UnauthenticatedError": (grpc.StatusCode.UNAUTHENTICATED, "no token"),
+    "DeadlineError": (grpc.StatusCode.DEADLINE_EXCEEDED, "too late"),
+    "UnavailableError": (grpc.StatusCode.UNAVAILABLE, "not now"),
+    "EngineError": (grpc.StatusCode.INTERNAL, INTERNAL_MESSAGE),
+    "EngineHungError": (grpc.StatusCode.INTERNAL, INTERNAL_MESSAGE),
+    "ZeroDivisionError": (grpc.StatusCode.INTERNAL, INTERNAL_MESSAGE),
+}
 
 
-@pytest.mark.parametrize(("error", "code", "message"), TABLE, ids=[type(row[0]).__name__ for row in TABLE])
-async def test_each_error_has_its_status(error: Exception, code: grpc.StatusCode, message: str) -> None:
-    refused = await answer_to(lambda edge: edge.open(FailingService(error)))  # type: ignore[arg-type]
+@asynccontextmanager
+async def failing(edge: Edge, host: str = HOST) -> AsyncIterator[api_grpc.RecommenderServiceAsyncStub]:
+    """A client of a server behind which every request fails."""
+    settings = Settings(host=host, port=0, edge=edge)
+    server = EnvoyServer(settings, "tests.failing:app") if edge == "envoy" else FailingServer(settings)
+    await server.start()
+    try:
+        async with grpc.aio.insecure_channel(f"{host}:{server.port}") as channel:
+            yield api_grpc.RecommenderServiceStub(channel)
+    finally:
+        await server.close()
 
-    assert (refused.code(), refused.details()) == (code, message)
+
+async def refusal(stub: api_grpc.RecommenderServiceAsyncStub, item: int) -> grpc.aio.AioRpcError:
+    with pytest.raises(grpc.aio.AioRpcError) as refused:
+        await stub.Recommend(api.RecommendRequest(item_ids=[item]), timeout=30)
+    return refused.value
 
 
-async def test_a_full_backlog_tells_when_to_come_back() -> None:
-    refused = await answer_to(
-        lambda edge: edge.open(FailingService(BacklogFullError(7, retry_after=0.0123)))  # type: ignore[arg-type]
-    )
+async def test_each_error_has_its_status(edge: Edge) -> None:
+    async with failing(edge) as stub:
+        found = {type(error).__name__: await refusal(stub, item) for item, error in enumerate(ERRORS)}
+
+    assert {name: (refused.code(), refused.details()) for name, refused in found.items()} == TABLE
+
+
+async def test_a_full_backlog_tells_when_to_come_back(edge: Edge) -> None:
+    async with failing(edge) as stub:
+        refused = await refusal(stub, [*TABLE].index("BacklogFullError"))
 
     assert dict(refused.trailing_metadata() or ())[PUSHBACK_KEY] == "13"
 
 
-async def test_before_the_model_is_loaded_callers_are_sent_elsewhere() -> None:
-    refused = await answer_to(lambda _: None)
+async def test_before_the_model_is_loaded_callers_are_sent_elsewhere(edge: Edge) -> None:
+    async with failing(edge, LOADING_HOST) as stub:
+        refused = await refusal(stub, 0)
 
     assert refused.code() == grpc.StatusCode.UNAVAILABLE
     assert "being loaded" in (refused.details() or "")

@@ -1,0 +1,90 @@
+"""Is one revision slower than another: `just bench-check main`, or `just bench-check v1 v2`.
+
+Both serve at once, each from a worktree of its own in the present environment, and are asked in turn, in an order that
+flips each round, by the same closed loop. A round gives one quotient of calls/s and one of CPU a call; the report is
+their median and spread. Without --least nothing fails: judge by the spread. Not part of the tests.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from bench import facts
+from bench.plan import Phase, Plan
+from bench.run import run, warm_up
+from bench.serving import Server, serving
+
+
+@contextmanager
+def checked_out(revision: str, folder: Path) -> Iterator[Path]:
+    """A worktree of the revision; "." stands for the files as they are here."""
+    if revision == ".":
+        yield facts.ROOT
+        return
+    command = ["git", "-C", str(facts.ROOT), "worktree"]
+    subprocess.run([*command, "add", "--quiet", "--detach", str(folder), revision], check=True)
+    try:
+        yield folder
+    finally:
+        subprocess.run([*command, "remove", "--force", str(folder)], check=True)
+
+
+def spread(values: Sequence[float]) -> str:
+    """Median, least and most."""
+    return f"{statistics.median(values):,.4g} [{min(values):,.4g} … {max(values):,.4g}]"
+
+
+def one(server: Server, plan: Plan) -> tuple[float, float]:
+    """Calls/s and seconds of the server's CPU a call, in one round."""
+    before = server.cpu_seconds()
+    whole = run(plan).whole()
+    if whole.failed:
+        raise RuntimeError(f"{whole.failed} of {whole.requests} calls failed")
+    return whole.answered, (server.cpu_seconds() - before) / whole.requests
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("base", nargs="?", default="main", help="revision to compare with")
+    parser.add_argument("head", nargs="?", default=".", help="the other; by default the files as they are")
+    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--seconds", type=float, default=2.0, help="of a round on one of them")
+    parser.add_argument("--in-flight", type=int, default=64)
+    parser.add_argument("--least", type=float, help="exit code 1 if the median share of calls/s is below, 0.95 say")
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
+        servers = []
+        for number, revision in enumerate((arguments.base, arguments.head)):
+            tree = stack.enter_context(checked_out(revision, Path(folder, str(number))))
+            servers.append(stack.enter_context(serving(cwd=tree)))
+        plans = [Plan(each.target, (Phase(arguments.seconds, in_flight=arguments.in_flight),)) for each in servers]
+        for plan in plans:
+            warm_up(plan)
+        rounds: list[dict[int, tuple[float, float]]] = []
+        for number in range(arguments.rounds):
+            order = (0, 1) if number % 2 else (1, 0)
+            rounds.append({place: one(servers[place], plans[place]) for place in order})
+    table = Table("revision", "calls/s, median [least … most]", "µs CPU a call")
+    for place, name in enumerate((arguments.base, arguments.head)):
+        table.add_row(
+            name, spread([each[place][0] for each in rounds]), spread([each[place][1] * 1e6 for each in rounds])
+        )
+    shares = [each[1][0] / each[0][0] for each in rounds]
+    cpu = [each[1][1] / each[0][1] for each in rounds]
+    table.add_row("share of the first", spread(shares), spread(cpu))
+    Console(width=None if sys.stdout.isatty() else 120).print(table)
+    return 1 if arguments.least is not None and statistics.median(shares) < arguments.least else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

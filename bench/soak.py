@@ -1,0 +1,301 @@
+"""Does the service stay right, and of one size, for as long as it runs, whatever befalls it meanwhile.
+
+Two workers under their supervisor, TLS and tokens; clients that ask one by one, in batch calls and on streams, that
+leave in the middle, send nonsense, come with a wrong token or connect anew. Meanwhile certificates and tokens are
+replaced, new versions of the model come, some of them broken, and worker 0 is killed again and again; worker 1 and the
+supervisor live all through, and their memory is what is measured. Every answer is held to brute force over the table of
+the version that it names. `just soak 30`
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+import random
+import shutil
+import signal
+import statistics
+import tempfile
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable
+from pathlib import Path
+
+import grpc
+import numpy as np
+import numpy.typing as npt
+from rich.console import Console
+
+from recommender.access import digest_of, new_token
+from recommender.card import MODEL_NAME
+from recommender.client import Client, Recommendations, Refusal, Request
+from recommender.domain import Ranking
+from tests.network.certificates import Authority
+from tests.server.process import Process, running
+from tests.versions import K, embeddings_of, write_version
+
+ITEMS = 2000
+MODEL = "soaked"
+TOLERANCE = 1e-4
+TIMEOUT = 30.0
+MINUTE = 60.0
+LOST = "Internal error from Core"
+
+
+class Soak:
+    """One soak: what was asked, what came of it, and what the processes took meanwhile."""
+
+    def __init__(self, folder: Path, end: float) -> None:
+        self.folder = folder
+        self.end = end
+        self.begun = time.monotonic()
+        self.outcomes: Counter[str] = Counter()
+        self.answered: Counter[str] = Counter()
+        """By the version that answered."""
+        self.wrong: list[str] = []
+        self.kills = 0
+        self.replaced = 0
+        self.recoveries: list[float] = []
+        self.memory: dict[str, list[tuple[float, float]]] = {"supervisor": [], "worker 1": []}
+        self.tables: dict[int, npt.NDArray[np.float64]] = {}
+        """The item embeddings by version."""
+        self.versions = 0
+        self.broken = 0
+        self.authority = Authority()
+        self.tokens = [new_token()]
+        self.target = ""
+
+    def settings(self) -> dict[str, str]:
+        """What the server is started with; writes the files it needs."""
+        files = self.authority.write_server(self.folder)
+        self.write_tokens()
+        self.write_version()
+        return {
+            **{f"RECOMMENDER_{name.upper()}": str(path) for name, path in files.items()},
+            "RECOMMENDER_MODEL": str(self.models),
+            "RECOMMENDER_NUM_RECOMMENDATIONS": str(K),
+            "RECOMMENDER_MODEL_POLL_MS": "1000",
+            "RECOMMENDER_TOKENS_FILE": str(self.folder / "tokens.toml"),
+            "RECOMMENDER_SECRETS_RELOAD_MS": "1000",
+            "RECOMMENDER_MAX_CONNECTION_AGE_MS": "20000",
+            "RECOMMENDER_WORKERS": "2",
+            "RECOMMENDER_HEALTH_PORT": "0",
+            "RECOMMENDER_METRICS_PORT": "0",
+        }
+
+    def write_tokens(self) -> None:
+        """Make the present tokens the good ones."""
+        digests = ", ".join(f'"{digest_of(token).hex()}"' for token in self.tokens)
+        text = f"[soak]\nsha256 = [{digests}]\nconcurrent_calls = 10000\n"
+        made = self.folder / "tokens.new"
+        made.write_text(text, encoding="utf-8")
+        made.replace(self.folder / "tokens.toml")
+
+    @property
+    def models(self) -> Path:
+        """The folder of the model's versions."""
+        return self.folder / MODEL
+
+    def write_version(self, *, broken: bool = False) -> None:
+        """The next version; those before the last three go."""
+        self.versions += 1
+        self.tables[self.versions] = embeddings_of(self.versions, ITEMS).astype(np.float64)
+        if broken:
+            self.broken += 1
+        write_version(
+            self.models / str(self.versions),
+            self.versions,
+            items=ITEMS,
+            spoil=(lambda draft: os.truncate(draft / MODEL_NAME, 1000)) if broken else (lambda _: None),
+        )
+        shutil.rmtree(self.models / str(self.versions - 3), ignore_errors=True)
+
+    def going(self) -> bool:
+        """Whether there is time left."""
+        return time.monotonic() < self.end
+
+    def client(self, token: str | None = None) -> Client:
+        """A client with that token, or with the present one."""
+        credentials = grpc.ssl_channel_credentials(self.authority.pem)
+        return Client(self.target, credentials=credentials, token=token or self.tokens[-1])
+
+    async def caller(self, seed: int) -> None:
+        """One caller who connects anew now and then."""
+        draw = random.Random(seed)
+        kinds = ("one", "batch", "stream", "leave", "nonsense", "stranger")
+        while self.going():
+            async with self.client() as client:
+                for _ in range(draw.randrange(5, 100)):
+                    kind = draw.choices(kinds, (60, 10, 10, 10, 8, 2))[0]
+                    await self.noted(kind, self.act(kind, client, draw))
+                    await asyncio.sleep(draw.random() * 0.1)
+                    if not self.going():
+                        return
+
+    async def noted(self, kind: str, call: Awaitable[str]) -> None:
+        """Count how a call ended; whatever is not expected of its kind is counted under its own name."""
+        try:
+            outcome = await call
+        except grpc.aio.AioRpcError as error:
+            outcome = error.code().name
+            if error.details() == LOST:
+                outcome += " (the client's own word for a connection that is lost while it writes)"
+            elif outcome in ("INTERNAL", "UNKNOWN"):
+                self.wrong.append(f"{kind}: {error.details()}")
+        self.outcomes[f"{kind}: {outcome}"] += 1
+
+    async def act(self, kind: str, client: Client, draw: random.Random) -> str:
+        """Do one thing, and say how it went; what the server refuses is raised."""
+        lengths = [draw.randrange(1, 30) for _ in range(draw.randrange(1, 20))]
+        histories = [[draw.randrange(ITEMS) for _ in range(length)] for length in lengths]
+        if kind == "one":
+            self.check(histories[0], await client.recommend(histories[0], timeout=TIMEOUT))
+        elif kind == "batch":
+            requests = [Request(item_ids=history) for history in histories]
+            for history, outcome in zip(histories, await client.recommend_many(requests, timeout=TIMEOUT), strict=True):
+                self.check(history, outcome)
+        elif kind == "stream":
+
+            async def asked() -> AsyncIterator[Request]:
+                for history in histories:
+                    yield Request(item_ids=history)
+
+            async for row, outcome in client.stream(asked(), timeout=TIMEOUT):
+                self.check(histories[row], outcome)
+        elif kind == "leave":
+            call = asyncio.create_task(client.recommend(histories[0], timeout=TIMEOUT))
+            await asyncio.sleep(draw.random() * 0.004)
+            call.cancel()
+            await asyncio.wait({call})
+        elif kind == "nonsense":
+            bad = draw.choice(({"limit": -1}, {"limit": 10_000}, {"model": "nobody"}, {"candidate_item_ids": [1]}))
+            await client.recommend([-5] if draw.random() < 0.3 else histories[0], timeout=TIMEOUT, **bad)
+        else:
+            async with self.client(new_token()) as stranger:
+                await stranger.recommend([1], timeout=TIMEOUT)
+        return "as it should be" if kind != "leave" else "left"
+
+    def check(self, history: list[int], outcome: Recommendations | Refusal) -> None:
+        """Hold an answer to brute force."""
+        if isinstance(outcome, Refusal):
+            self.outcomes[f"refused within a call: {outcome.code.name}"] += 1
+            return
+        self.outcomes["answers checked"] += 1
+        found = Ranking(list(outcome.item_ids), list(outcome.scores))
+        version = outcome.model_version
+        self.answered[version] += 1
+        if not found.equals(self.expected(history, int(version.removeprefix(f"{MODEL}@"))), TOLERANCE):
+            self.wrong.append(f"{version}, {history}: {found}")
+
+    def expected(self, history: list[int], version: int) -> Ranking:
+        """What brute force gives."""
+        scores: npt.NDArray[np.float64] = self.tables[version] @ self.tables[version][history].mean(0)
+        order = np.argsort(-scores, kind="stable")[:K].tolist()
+        return Ranking(order, [float(scores[item]) for item in order])
+
+    async def chaos(self, server: Process) -> None:
+        """Replace secrets and, every other time, the model every quarter of a minute; kill worker 0 every sixth time.
+
+        Every fifth version is broken.
+        """
+        turn = 0
+        while self.going():
+            await asyncio.sleep(MINUTE / 4)
+            self.authority.write_server(self.folder)
+            # The former token stays good for one turn: callers change over.
+            self.tokens = [self.tokens[-1], new_token()]
+            self.write_tokens()
+            self.replaced += 1
+            turn += 1
+            if turn % 2 == 0:
+                self.write_version(broken=self.versions % 5 == 4)
+            if turn % 6 == 0 and self.going():
+                os.kill(pid_of(server, 0), signal.SIGKILL)
+                killed = time.monotonic()
+                self.kills += 1
+                before = starts(server, 0)
+                while starts(server, 0) == before or serves(server, 0) < starts(server, 0):  # noqa: ASYNC110 (of a log)
+                    await asyncio.sleep(0.05)
+                self.recoveries.append(time.monotonic() - killed)
+
+    async def measure(self, server: Process) -> None:
+        """Note the memory of who lives all through."""
+        pids = {"supervisor": server.process.pid, "worker 1": pid_of(server, 1)}
+        while self.going():
+            for name, pid in pids.items():
+                self.memory[name].append((time.monotonic() - self.begun, megabytes(pid)))
+            await asyncio.sleep(5)
+
+    def report(self, code: int) -> list[str]:
+        """What came of it, as lines of Markdown."""
+        minutes = (time.monotonic() - self.begun) / MINUTE
+        lines = [f"{minutes:.0f} minutes, exit code {code}", ""]
+        lines += [f"- {count:,} × {name}" for name, count in sorted(self.outcomes.items())]
+        lines += ["", f"- certificates and tokens replaced {self.replaced} times, worker 0 killed {self.kills} times"]
+        lines.append(
+            f"- versions written {self.versions}, {self.broken} of them broken; {len(self.answered)} have answered"
+        )
+        if self.recoveries:
+            median, worst = statistics.median(self.recoveries), max(self.recoveries)
+            lines.append(f"- seconds from a kill until the worker serves again: median {median:.1f}, worst {worst:.1f}")
+        for name, seen in self.memory.items():
+            warm = seen[len(seen) // 6 :]
+            slope = statistics.linear_regression(*zip(*warm, strict=True)).slope * 3600
+            first, last = warm[0][1], warm[-1][1]
+            lines.append(
+                f"- memory of {name}: {first:.1f} MB after warm-up, {last:.1f} MB at the end, {slope:+.1f} MB/h"
+            )
+        lines += ["", f"- wrong: {len(self.wrong)}", *(f"  - {each}" for each in self.wrong[:20])]
+        return lines
+
+
+def megabytes(pid: int) -> float:
+    pages = int(Path(f"/proc/{pid}/statm").read_text(encoding="ascii").split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
+
+
+def pid_of(server: Process, worker: int) -> int:
+    pids = [event["pid"] for event in server.log if event["event"] == "worker started" and event["worker"] == worker]
+    return int(pids[-1])
+
+
+def starts(server: Process, worker: int) -> int:
+    return sum(event["event"] == "worker started" and event["worker"] == worker for event in server.log)
+
+
+def serves(server: Process, worker: int) -> int:
+    return sum(event["event"] == "worker serves" and event["worker"] == worker for event in server.log)
+
+
+async def soak(minutes: float, callers: int) -> tuple[Soak, int]:
+    """Run it; the soak and the server's exit code."""
+    with tempfile.TemporaryDirectory() as name:
+        run = Soak(Path(name), time.monotonic() + minutes * MINUTE)
+        async with running(settings=run.settings(), wait_for="all workers serve") as server:
+            port = next(event["port"] for event in server.log if event["event"] == "port reserved")
+            run.target = f"localhost:{port}"
+            reading = asyncio.create_task(server.read_on())
+            async with asyncio.TaskGroup() as tasks:
+                for seed in range(callers):
+                    tasks.create_task(run.caller(seed))
+                tasks.create_task(run.chaos(server))
+                tasks.create_task(run.measure(server))
+            reading.cancel()
+            await asyncio.wait({reading})
+            server.signal(signal.SIGTERM)
+            return run, await server.exit_code()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("minutes", type=float, nargs="?", default=30.0)
+    parser.add_argument("--callers", type=int, default=8)
+    options = parser.parse_args()
+    run, code = asyncio.run(soak(options.minutes, options.callers))
+    Console().print("\n".join(run.report(code)), soft_wrap=True, highlight=False)
+    assert not run.wrong, "something came that should not have"
+
+
+if __name__ == "__main__":
+    main()

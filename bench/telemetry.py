@@ -1,0 +1,170 @@
+"""What metrics and traces cost: calls/s with them, against the same server without, in interleaved rounds.
+
+Every variant is a server in a process of its own; h2load (Debian: nghttp2-client) asks one after the other, in many
+short rounds and an order that turns by one each; a round's share is one quotient. `off` stands in twice: what the
+second one's share strays from 1 is what the machine does by itself. Metrics are scraped once a second, fifteen times as
+often as the configuration in deploy/ does. Spans go to a collector that takes and forgets them, in a process of its
+own; CPU is the server's only.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import statistics
+import sys
+import tempfile
+import threading
+import timeit
+import urllib.request
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from subprocess import Popen
+
+import grpc
+from opentelemetry.sdk.resources import Resource
+from opentelemetry.sdk.trace import ReadableSpan
+from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, SpanExportResult
+
+from bench.overhead import HISTORY, WARM_UP_CALLS, Target, free_port, running, spread
+from recommender.log import set_up_logging
+from recommender.recommend_api.v1 import recommend_api_pb2 as api
+from recommender.rpc import Rpcs
+from recommender.tracing import Tracing
+
+
+class Forgetful(grpc.GenericRpcHandler):
+    """A collector that takes everything and keeps nothing."""
+
+    def service(self, _: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler[bytes, bytes]:
+        """Whatever is called, the answer is an empty message."""
+        return grpc.unary_unary_rpc_method_handler(lambda _request, _context: b"")
+
+
+def collect(port: int) -> None:
+    server = grpc.server(ThreadPoolExecutor(1))
+    server.add_generic_rpc_handlers((Forgetful(),))
+    server.add_insecure_port(f"127.0.0.1:{port}")
+    server.start()
+    server.wait_for_termination()
+
+
+def variants(edge: str, collector: int, metrics_port: int) -> dict[str, Mapping[str, str]]:
+    """The environment of each variant, behind one edge."""
+    traces = {"OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": f"http://127.0.0.1:{collector}"}
+    ratio = {**traces, "OTEL_TRACES_SAMPLER": "parentbased_traceidratio"}
+    metrics = {"RECOMMENDER_METRICS_PORT": str(metrics_port)}
+    different = {
+        "off": {},
+        "off again": {},
+        "metrics": metrics,
+        "traces, 1 %": {**ratio, "OTEL_TRACES_SAMPLER_ARG": "0.01"},
+        "traces, 100 %": {**ratio, "OTEL_TRACES_SAMPLER_ARG": "1"},
+    }
+    return {name: {"RECOMMENDER_EDGE": edge, **environment} for name, environment in different.items()}
+
+
+@contextmanager
+def scraped(port: int) -> Iterator[None]:
+    """Read the metrics once a second meanwhile."""
+    ended = threading.Event()
+
+    def scrape() -> None:
+        while not ended.wait(1.0):
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as page:
+                page.read()
+
+    thread = threading.Thread(target=scrape)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rounds", type=int, default=31)
+    parser.add_argument("--calls", type=int, default=600)
+    parser.add_argument("--in-flight", type=int, default=64)
+    parser.add_argument("--edge", choices=("grpc", "envoy"), default="grpc")
+    arguments = parser.parse_args()
+    recording()
+
+    request = api.RecommendRequest(item_ids=HISTORY).SerializeToString()
+    with tempfile.TemporaryDirectory() as folder, ExitStack() as servers:
+        body = Path(folder, "body")
+        body.write_bytes(b"\0" + len(request).to_bytes(4, "big") + request)
+        collector, metrics_port = free_port(), free_port()
+        process = Popen([sys.executable, "-m", "bench.telemetry", "collect", str(collector)])
+        servers.callback(process.wait)
+        servers.callback(process.terminate)
+        targets: dict[str, Target] = {}
+        for name, environment in variants(arguments.edge, collector, metrics_port).items():
+            port = free_port()
+            settings = [f"{key}={value}" for key, value in environment.items()]
+            command = ["env", *settings, sys.executable, "-m", "recommender", "serve", "--port", str(port)]
+            targets[name] = servers.enter_context(running(name, command, port, Path(folder, f"log {name}")))
+        for target in targets.values():
+            target.load(body, WARM_UP_CALLS, arguments.in_flight)
+        servers.enter_context(scraped(metrics_port))
+        measure(targets, body, arguments)
+
+
+class Nowhere(SpanExporter):
+    """Takes spans in the time that it takes to do nothing."""
+
+    def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:  # noqa: ARG002
+        """All went well."""
+        return SpanExportResult.SUCCESS
+
+
+def recording() -> None:
+    """What `rpc.py` and the server's span cost a call by themselves: the quickest of some tries, which noise spares."""
+    set_up_logging("info", "json")
+    metadata = (("user-agent", "h2load"), ("te", "trailers"), ("x-request-id", "a-call"))
+    unsampled = (*metadata, ("traceparent", "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-00"))
+    os.environ["OTEL_TRACES_SAMPLER"] = "parentbased_traceidratio"
+    print("µs that recording takes of a call, without the wire:")
+    for name, ratio, sent in (
+        ("metrics and request id", None, metadata),
+        ("and traces, 1 %", 0.01, metadata),
+        ("and traces, 1 %, caller unsampled", 0.01, unsampled),
+        ("and traces, 100 %", 1.0, metadata),
+    ):
+        tracing = None
+        if ratio is not None:
+            os.environ["OTEL_TRACES_SAMPLER_ARG"] = str(ratio)
+            tracing = Tracing(BatchSpanProcessor(Nowhere()), Resource({}), ratio=ratio)
+        rpcs = Rpcs(tracing)
+        took = timeit.repeat(
+            "rpcs.begin('S/Recommend', sent).end(0)", globals={"rpcs": rpcs, "sent": sent}, number=2000, repeat=20
+        )
+        print(f"| {name} | {min(took) / 2000 * 1e6:.1f} |")
+
+
+def measure(targets: Mapping[str, Target], body: Path, arguments: argparse.Namespace) -> None:
+    rates: dict[str, list[float]] = {name: [] for name in targets}
+    cpu: dict[str, list[float]] = {name: [] for name in targets}
+    names = list(targets)
+    for number in range(arguments.rounds):
+        first = number % len(names)
+        for name in (*names[first:], *names[:first]):
+            before = targets[name].cpu_seconds()
+            rates[name].append(targets[name].load(body, arguments.calls, arguments.in_flight).calls_per_second)
+            cpu[name].append((targets[name].cpu_seconds() - before) / arguments.calls * 1e6)
+    print(f"{arguments.in_flight} in flight, {arguments.rounds} rounds of {arguments.calls} calls:")
+    print("| variant | calls/s, median [least … most] | share of off | µs CPU a call, over all rounds |")
+    for name in names:
+        shares = [rate / off for rate, off in zip(rates[name], rates["off"], strict=True)]
+        print(f"| {name} | {spread(rates[name])} | {spread(shares)} | {statistics.mean(cpu[name]):.0f} |")
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] == ["collect"]:
+        collect(int(sys.argv[2]))
+    else:
+        main()

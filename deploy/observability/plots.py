@@ -1,0 +1,131 @@
+"""Draws the dashboards without a Grafana: every panel from a Prometheus, one picture a dashboard.
+
+`just plots --prometheus http://localhost:9090 --minutes 5`
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import time
+import urllib.parse
+import urllib.request
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import matplotlib as mpl
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+HERE = Path(__file__).parent
+COLUMNS = 3
+POINTS = 200
+
+Series: TypeAlias = tuple[str, list[float], list[float]]
+"""A legend, times since the start in seconds, and values."""
+
+
+@dataclass(frozen=True)
+class Range:
+    """What is asked of which Prometheus: the time from `start` to `end`, rates over `window`."""
+
+    prometheus: str
+    start: float
+    end: float
+    window: str
+
+    def query(self, expression: str, legend: str) -> list[Series]:
+        """What Grafana would get for a query of a panel."""
+        expression = expression.replace("$__rate_interval", self.window)
+        for variable in ("$job", "$instance"):
+            expression = expression.replace(variable, ".*")
+        step = max((self.end - self.start) / POINTS, 1.0)
+        asked = {"query": expression, "start": self.start, "end": self.end, "step": step}
+        with urllib.request.urlopen(  # noqa: S310 (the operator's own address)
+            f"{self.prometheus}/api/v1/query_range?{urllib.parse.urlencode(asked)}", timeout=30
+        ) as answer:
+            found = json.load(answer)["data"]["result"]
+        return [self._series(each, legend) for each in found]
+
+    def _series(self, found: Mapping[str, Any], legend: str) -> Series:
+        for label, value in found["metric"].items():
+            legend = legend.replace("{{" + label + "}}", value)
+        times = [float(at) - self.start for at, _ in found["values"]]
+        return legend, times, [float(value) for _, value in found["values"]]
+
+
+def draw(dashboard: Mapping[str, Any], asked: Range) -> Figure:
+    """One picture of a dashboard, its panels in their order."""
+    panels = [panel for panel in dashboard["panels"] if panel["type"] != "row"]
+    rows = math.ceil(len(panels) / COLUMNS)
+    figure = Figure(figsize=(5.2 * COLUMNS, 2.9 * rows), layout="constrained")
+    figure.suptitle(dashboard["title"])
+    axes: Sequence[Axes] = figure.subplots(rows, COLUMNS, squeeze=False).flatten().tolist()
+    for panel, axis in zip(panels, axes, strict=False):
+        series = [each for target in panel["targets"] for each in asked.query(target["expr"], target["legendFormat"])]
+        axis.set_title(f"{panel['title']}{_unit(panel)}", fontsize=10, loc="left")
+        axis.set_xlim(0, asked.end - asked.start)
+        axis.grid(alpha=0.3)
+        (_draw_heatmap if panel["type"] == "heatmap" else _draw_lines)(axis, series, panel)
+    for axis in axes[len(panels) :]:
+        axis.set_axis_off()
+    return figure
+
+
+def _draw_lines(axis: Axes, series: Sequence[Series], panel: Mapping[str, Any]) -> None:
+    stacked = "stacking" in panel.get("fieldConfig", {}).get("defaults", {}).get("custom", {})
+    times = sorted({at for _, ats, _ in series for at in ats})
+    if stacked and series:
+        layers = [[values.get(at, 0.0) for at in times] for values in (_finite(each) for each in series)]
+        axis.stackplot(times, layers, labels=[name for name, _, _ in series], alpha=0.7)
+    else:
+        for each in series:
+            known = _finite(each)
+            axis.plot(list(known), list(known.values()), label=each[0], linewidth=1.4)
+    axis.set_ylim(bottom=0)
+    if series:
+        axis.legend(fontsize=7, loc="upper left")
+
+
+def _draw_heatmap(axis: Axes, series: Sequence[Series], _: Mapping[str, Any]) -> None:
+    by_bound = sorted(series, key=lambda each: float(each[0].replace("+Inf", "inf")))
+    times = sorted({at for _, ats, _ in series for at in ats})
+    up_to = [[_finite(each).get(at, 0.0) for at in times] for each in by_bound]
+    below = [[0.0] * len(times), *up_to]
+    cells = [[max(b - a, 0.0) for a, b in zip(*pair, strict=True)] for pair in zip(below, up_to, strict=False)]
+    kept = [number for number, row in enumerate(cells) if any(row)]
+    low, high = (min(kept), max(kept)) if kept else (0, len(cells) - 1)
+    axis.pcolormesh(times, range(low, high + 1), cells[low : high + 1], cmap="Blues", shading="nearest")
+    axis.set_yticks(range(low, high + 1), [name for name, _, _ in by_bound[low : high + 1]], fontsize=6)
+
+
+def _finite(series: Series) -> dict[float, float]:
+    return {at: value for at, value in zip(series[1], series[2], strict=True) if math.isfinite(value)}
+
+
+def _unit(panel: Mapping[str, Any]) -> str:
+    unit = panel.get("fieldConfig", {}).get("defaults", {}).get("unit", "")
+    return {"s": ", s", "percentunit": ", share", "reqps": ", a second", "bytes": ", bytes"}.get(unit, "")
+
+
+def main() -> None:
+    """Draw every dashboard."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--prometheus", default="http://localhost:9090")
+    parser.add_argument("--minutes", type=float, default=5.0, help="how far back the pictures go")
+    parser.add_argument("--window", default="1m", help="what rates are taken over")
+    parser.add_argument("--output", type=Path, default=Path("docs/pictures"), help="the folder of the pictures")
+    arguments = parser.parse_args()
+    mpl.rcParams["svg.hashsalt"] = "recommender"
+    now = time.time()
+    asked = Range(arguments.prometheus, now - arguments.minutes * 60, now, arguments.window)
+    for path in sorted((HERE / "dashboards").glob("*.json")):
+        figure = draw(json.loads(path.read_text(encoding="utf-8")), asked)
+        figure.savefig(arguments.output / f"{path.stem}.png", dpi=80)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,141 @@
+"""Envoy's configuration: one listener that speaks HTTP/2 and hands every request to Python in the same process."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeAlias
+
+Config: TypeAlias = dict[str, object]
+
+LISTENER = "grpc"
+STAT_PREFIX = "grpc"
+
+_TYPES = "type.googleapis.com/envoy.extensions.filters"
+_PING_TIMEOUT = "20s"
+_STREAM_WINDOW_BYTES = 1 << 18
+_CONNECTION_WINDOW_BYTES = 1 << 20
+_BUFFER_BYTES = 1 << 20
+"""What Envoy holds of one stream, each way, before the other side is made to wait."""
+
+_RUNTIME: Config = {
+    # Envoy ends a connection more than half of whose first streams were reset within a second. Ours all end sooner
+    # than that, a caller may leave when it likes, and a proxy has the calls of many on one connection.
+    "overload.premature_reset_total_stream_count": 2**53,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What one connection may do, and how long it may last. Times are milliseconds; 0 is no limit."""
+
+    metadata_bytes: int = 16_384
+    streams: int = 1024
+    age: int = 0
+    idle: int = 0
+    keepalive: int = 0
+    handshake: int = 10_000
+
+
+def bootstrap(
+    *,
+    host: str,
+    port: int,
+    application: str,
+    module: Path,
+    admin: Path,
+    limits: Limits,
+    tls: Config | None = None,
+    clients_prove: bool = False,
+    filters: Sequence[Config] = (),
+    pages: Config | None = None,
+) -> Config:
+    """What Envoy is started with.
+
+    `application` is the ASGI application as module:attribute, `module` pyvoy's library, `admin` where Envoy's
+    administration listens, a Unix socket for this user alone. With `tls`, see `sds.py`, the port speaks TLS only,
+    and `clients_prove` themselves too. `filters` go before the application, `pages` tells which may call; see `web.py`.
+    """
+    python = {"app": application, "interface": "asgi", "worker_threads": 1, "lifespan": True, "loop": "uvloop"}
+    http2: Config = {
+        # The other codec, nghttp2, ends a connection with more than 33 resets a second, once 1,000 were made.
+        "use_oghttp2_codec": True,
+        "max_concurrent_streams": limits.streams,
+        "initial_stream_window_size": _STREAM_WINDOW_BYTES,
+        "initial_connection_window_size": _CONNECTION_WINDOW_BYTES,
+    }
+    if limits.keepalive:
+        http2["connection_keepalive"] = {"interval": _duration(limits.keepalive), "timeout": _PING_TIMEOUT}
+    lasting = {"idle_timeout": _duration(limits.idle)}
+    if limits.age:
+        lasting["max_connection_duration"] = _duration(limits.age)
+    connections = {
+        "@type": f"{_TYPES}.network.http_connection_manager.v3.HttpConnectionManager",
+        "stat_prefix": STAT_PREFIX,
+        "route_config": {"virtual_hosts": [{"name": "all", "domains": ["*"], **(pages or {})}]},
+        "http_filters": [
+            *filters,
+            {
+                "name": "pyvoy",
+                "typed_config": {
+                    "@type": f"{_TYPES}.http.dynamic_modules.v3.DynamicModuleFilter",
+                    "dynamic_module_config": {"module": {"local": {"filename": str(module)}}},
+                    "filter_name": "pyvoy",
+                    "terminal_filter": True,
+                    "filter_config": {
+                        "@type": "type.googleapis.com/google.protobuf.StringValue",
+                        "value": json.dumps(python),
+                    },
+                },
+            },
+        ],
+        # The id of a request is the caller's, or ours.
+        "generate_request_id": False,
+        "server_header_transformation": "PASS_THROUGH",
+        "http2_protocol_options": http2,
+        # Streams may be silent for as long as they like, as in every gRPC server.
+        "stream_idle_timeout": "0s",
+        "common_http_protocol_options": lasting,
+        "max_request_headers_kb": max(1, limits.metadata_bytes // 1024),
+        # Who is told to go away has so long to send what crossed it on the way.
+        "drain_timeout": "0.5s",
+    }
+    chain: Config = {
+        "filters": [{"name": "envoy.filters.network.http_connection_manager", "typed_config": connections}]
+    }
+    if tls is not None:
+        chain["transport_socket_connect_timeout"] = _duration(limits.handshake)
+        chain["transport_socket"] = {
+            "name": "envoy.transport_sockets.tls",
+            "typed_config": {
+                "@type": "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.DownstreamTlsContext",
+                "common_tls_context": tls,
+                "require_client_certificate": clients_prove,
+            },
+        }
+    address: Config = {"address": host, "port_value": port}
+    if host == "::":
+        address["ipv4_compat"] = True
+    return {
+        "node": {"id": "recommender", "cluster": "recommender"},
+        "admin": {"address": {"pipe": {"path": str(admin), "mode": 0o600}}},
+        "layered_runtime": {"layers": [{"name": "ours", "static_layer": _RUNTIME}]},
+        "static_resources": {
+            "listeners": [
+                {
+                    "name": LISTENER,
+                    "address": {"socket_address": address},
+                    # Else a second server would share the port in silence.
+                    "enable_reuse_port": False,
+                    "per_connection_buffer_limit_bytes": _BUFFER_BYTES,
+                    "filter_chains": [chain],
+                }
+            ]
+        },
+    }
+
+
+def _duration(milliseconds: int) -> str:
+    return f"{milliseconds / 1e3:g}s"

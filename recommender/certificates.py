@@ -1,0 +1,59 @@
+"""TLS certificates as files have them, checked before they are used: whole, belonging together, in date."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+
+import structlog
+from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives.serialization import load_pem_private_key
+
+from recommender.errors import StartError
+
+_SOON = timedelta(days=14)
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Certificates:
+    """What a listener proves itself with, in PEM; with `client_authorities` it demands as much of its callers."""
+
+    key: bytes
+    chain: bytes
+    """The server's certificate first, then those between it and the authority."""
+    client_authorities: bytes | None
+    expires: datetime
+
+
+def read_certificates(contents: Sequence[bytes]) -> Certificates:
+    """Check a chain, its key and, if there is a third, the clients' authorities. Raises StartError."""
+    chain, key, *rest = contents
+    leaf = _certificates(chain, "RECOMMENDER_TLS_CERTIFICATE")[0]
+    try:
+        private = load_pem_private_key(key, password=None)
+    except (ValueError, TypeError, UnsupportedAlgorithm) as error:
+        raise StartError(
+            "RECOMMENDER_TLS_KEY holds no private key in PEM that can be read without a password"
+        ) from error
+    if private.public_key() != leaf.public_key():
+        raise StartError("RECOMMENDER_TLS_KEY is not the key of the first certificate in RECOMMENDER_TLS_CERTIFICATE")
+    for authorities in rest:
+        _certificates(authorities, "RECOMMENDER_TLS_CLIENT_CA")
+    expires = leaf.not_valid_after_utc
+    left = expires - datetime.now(UTC)
+    if left < timedelta():
+        raise StartError(f"the certificate in RECOMMENDER_TLS_CERTIFICATE expired on {expires:%Y-%m-%d %H:%M} UTC")
+    if left < _SOON:
+        log.warning("the certificate expires soon", expires=expires.isoformat())
+    return Certificates(key, chain, rest[0] if rest else None, expires)
+
+
+def _certificates(pem: bytes, setting: str) -> list[x509.Certificate]:
+    try:
+        return x509.load_pem_x509_certificates(pem)
+    except ValueError as error:
+        raise StartError(f"{setting} holds no certificate in PEM") from error

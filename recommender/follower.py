@@ -1,0 +1,269 @@
+"""Follows a source: what it wants is fetched, proven, loaded and adopted while the version before it serves.
+
+1. A version that cannot be fetched, or fails its proof, is refused: what serves goes on serving, and the same content
+   is not tried again.
+2. What the source wants is asked again before a loaded version is adopted: of two promotions in a row, or one that is
+   taken back, only the last word counts.
+3. A source that cannot be asked changes nothing. It is asked again later and later, with jitter, a minute apart at
+   most.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import NoReturn, TypeVar
+
+import structlog
+
+from recommender.background import in_background
+from recommender.cost import Observation
+from recommender.errors import ModelError, RecommenderError, SourceError
+from recommender.served import Following, Outcome, Served
+from recommender.store import Artifact, Release, Source
+
+log = structlog.get_logger(__name__)
+
+_LONGEST_PAUSE = 60.0
+_JITTER = 0.2
+_PROGRESS_SECONDS = 5.0
+
+R = TypeVar("R")
+
+
+@dataclass(frozen=True, slots=True)
+class Reload:
+    """What an observer is told of one attempt to bring a version in: `seconds` from its discovery to its end.
+
+    `refused` and `rolled_back` say why in `reason`; `overtaken` means that the source wanted another one by the time it
+    was loaded. A candidate is rolled back when it did serve, and worse than its bounds allow.
+    """
+
+    reference: str
+    version: str
+    outcome: Outcome
+    seconds: float
+    reason: str = ""
+
+
+class Follower:
+    """Brings the versions of one source in, one at a time.
+
+    `prove` tries an artifact in a process of its own, `load` makes of it what answers, `adopt` lets that serve and
+    `discard` ends it unused. `interval` is the seconds between two questions, `patience` those that an answer may
+    take, and `timeout` those of a download.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        *,
+        prove: Callable[[Artifact], Awaitable[Sequence[Observation]]],
+        load: Callable[[Artifact, Sequence[Observation]], Awaitable[Served]],
+        adopt: Callable[[Served], None],
+        discard: Callable[[Served], Awaitable[object]],
+        interval: float,
+        patience: float,
+        timeout: float,
+        observer: Callable[[Reload], None] = lambda _: None,
+    ) -> None:
+        self.source = source
+        self._prove = prove
+        self._load = load
+        self._adopt = adopt
+        self._discard = discard
+        self._interval = interval
+        self._patience = patience
+        self._timeout = timeout
+        self._observer = observer
+        self._current: Release | None = None
+        self._served: Served | None = None
+        self._loading: Release | None = None
+        self._refused: Release | None = None
+        self._refusal: str | None = None
+        self._failing: str | None = None
+        self._failing_since: datetime | None = None
+        self._failures = 0
+        self._outcomes: dict[Outcome, int] = {"served": 0, "refused": 0, "overtaken": 0, "rolled_back": 0}
+
+    async def start(self) -> None:
+        """Bring the first version in, without a proof elsewhere: nobody is being served who could suffer.
+
+        Where what the source wants is not to be had, the next best that it knows serves, with a warning. Raises the
+        first error if there is none.
+        """
+        try:
+            wanted = await self._wanted()
+        except (SourceError, ModelError) as error:
+            self._note_failure(error)
+            await self._start_with_another(error)
+            return
+        try:
+            await self._bring(wanted, proven=True)
+        except ModelError as error:
+            self._refuse(wanted, error, 0.0)
+            await self._start_with_another(error)
+        except SourceError as error:
+            self._note_failure(error)
+            await self._start_with_another(error)
+
+    @property
+    def needs_following(self) -> bool:
+        """Whether what serves may change, or is yet to come."""
+        return self.source.watched or self._current is None
+
+    async def follow(self) -> NoReturn:
+        """Ask the source for ever, and bring in what it wants; at once if nothing of it serves yet."""
+        if self._current is None:
+            await self.check()
+        while True:
+            await asyncio.sleep(self._pause())
+            await self.check()
+
+    async def check(self) -> None:
+        """Ask the source once, and bring in what it wants unless that serves already or was refused."""
+        try:
+            wanted = await self._wanted()
+        except (SourceError, ModelError) as error:
+            self._note_failure(error)
+            return
+        self._note_answer()
+        if wanted in (self._current, self._refused):
+            return
+        started = time.monotonic()
+        log.info("loading a version", reference=self.source.reference, version=wanted.label)
+        try:
+            outcome = await self._bring(wanted)
+        except SourceError as error:
+            self._note_failure(error)
+        except ModelError as error:
+            self._refuse(wanted, error, time.monotonic() - started)
+        except Exception as error:
+            log.exception("loading failed", version=wanted.label)
+            self._refuse(wanted, error, time.monotonic() - started)
+        else:
+            if outcome == "served":
+                self._refused = self._refusal = None
+            self._report(wanted, outcome, time.monotonic() - started)
+
+    def refuse(self, reason: str) -> None:
+        """Take the version that serves for refused from now on: it is not brought in again."""
+        if self._current is not None:
+            refused, self._current, self._served = self._current, None, None
+            self._refused, self._refusal = refused, reason
+            self._outcomes["rolled_back"] += 1
+            self._observer(Reload(self.source.reference, refused.version, "rolled_back", 0.0, reason))
+
+    def statistics(self) -> Following:
+        """How the source is followed; the record does not change afterwards."""
+        return Following(
+            reference=self.source.reference,
+            serving=self._current.label if self._current else None,
+            loading=self._loading.label if self._loading else None,
+            refused=self._refused.label if self._refused else None,
+            refusal=self._refusal,
+            failing=self._failing,
+            failing_since=self._failing_since,
+            outcomes=dict(self._outcomes),
+        )
+
+    async def _start_with_another(self, error: RecommenderError) -> None:
+        for other in await in_background(self.source.others):
+            try:
+                await self._bring(other, proven=True)
+            except RecommenderError as also:
+                log.warning("this version cannot serve either", version=other.label, reason=str(also))
+            else:
+                log.warning("what is wanted cannot serve: another version does", version=other.label, reason=str(error))
+                return
+        raise error
+
+    async def _bring(self, release: Release, *, proven: bool = False) -> Outcome:
+        """Fetch, prove, load and adopt a release, in this order."""
+        self._loading = release
+        try:
+            artifact = await self._bounded(self._timeout, self.source.fetch, release, _Report(release))
+            if self._served is not None and (artifact.sha256, release.label) == (
+                self._served.sha256,
+                self._served.label,
+            ):
+                self._current = release  # written again, and the same
+                return "served"
+            observations = () if proven else await self._prove(artifact)
+            served = await self._load(artifact, observations)
+            if not proven and await self._wants_another(release):
+                await self._discard(served)
+                return "overtaken"
+            self._adopt(served)
+        finally:
+            self._loading = None
+        self._current, self._served = release, served
+        await in_background(self.source.keep, release)
+        return "served"
+
+    async def _wants_another(self, release: Release) -> bool:
+        try:
+            return await self._wanted() != release
+        except (SourceError, ModelError):
+            return False
+
+    async def _wanted(self) -> Release:
+        return await self._bounded(self._patience, self.source.wanted)
+
+    async def _bounded(self, seconds: float, function: Callable[..., R], *arguments: object) -> R:
+        try:
+            async with asyncio.timeout(seconds):
+                return await in_background(function, *arguments)
+        except TimeoutError:
+            raise SourceError(f"{self.source.reference} did not answer within {seconds:g} s") from None
+
+    def _pause(self) -> float:
+        pause = self._interval * 2.0 ** min(self._failures, 10)
+        return min(pause, max(_LONGEST_PAUSE, self._interval)) * random.uniform(1 - _JITTER, 1 + _JITTER)  # noqa: S311
+
+    def _note_failure(self, error: RecommenderError) -> None:
+        self._failures += 1
+        if self._failing is None:
+            self._failing_since = datetime.now(UTC)
+        if self._failing != str(error):
+            log.warning("the source of a model cannot be asked", reference=self.source.reference, reason=str(error))
+        self._failing = str(error)
+
+    def _note_answer(self) -> None:
+        if self._failing is not None:
+            log.info("the source of a model answers again", reference=self.source.reference)
+        self._failing = self._failing_since = None
+        self._failures = 0
+
+    def _refuse(self, release: Release, error: Exception, seconds: float) -> None:
+        reason = str(error) if isinstance(error, RecommenderError) else repr(error)
+        self._refused, self._refusal = release, reason
+        self._report(release, "refused", seconds, reason)
+
+    def _report(self, release: Release, outcome: Outcome, seconds: float, reason: str = "") -> None:
+        self._outcomes[outcome] += 1
+        told = {"version": release.label, "seconds": round(seconds, 3)}
+        if outcome == "refused":
+            serving = self._current.label if self._current else None
+            log.error("version refused", **told, reason=reason, still_serving=serving)
+        else:
+            log.info("version served" if outcome == "served" else "version overtaken", **told)
+        self._observer(Reload(self.source.reference, release.version, outcome, seconds, reason))
+
+
+class _Report:
+    """Writes a line about a download every few seconds."""
+
+    def __init__(self, release: Release) -> None:
+        self._release = release
+        self._next = time.monotonic() + _PROGRESS_SECONDS
+
+    def __call__(self, done: int, total: int) -> None:
+        now = time.monotonic()
+        if now >= self._next or done == total > 0:
+            self._next = now + _PROGRESS_SECONDS
+            log.info("downloading", version=self._release.label, mb=round(done / 1e6, 1), of_mb=round(total / 1e6, 1))

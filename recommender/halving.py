@@ -1,0 +1,110 @@
+"""What becomes of a batch that failed: it is halved and tried again until the guilty rows stand alone."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+
+from recommender.backlog import Batch, Waiter
+from recommender.call import Payload
+from recommender.domain import Query, Ranking
+from recommender.errors import DeadlineError, EngineError, EngineHungError, InvalidRequestError
+from recommender.statistics import Counts
+
+PROBE = Query((0,), 1)
+"""A row that every model can answer: item 0 exists in every catalogue."""
+
+
+@dataclass(slots=True)
+class _Row:
+    """One query of a batch with everyone who waits for it."""
+
+    query: Query
+    waiters: list[Waiter[Payload]] = field(default_factory=list)
+
+    def wanted(self, now: float) -> bool:
+        return any(not waiter.payload.done() and waiter.deadline > now for waiter in self.waiters)
+
+    def answer(self, ranking: Ranking) -> None:
+        for waiter in self.waiters:
+            if not waiter.payload.done():
+                waiter.payload.set_result(ranking)
+
+    def fail(self, error: Exception) -> None:
+        for waiter in self.waiters:
+            if not waiter.payload.done():
+                waiter.payload.set_exception(error)
+
+
+@dataclass(frozen=True, slots=True)
+class Halving:
+    """Tries the rows of failed batches again by `run`, which ranks for queries as an engine does."""
+
+    run: Callable[[Sequence[Query]], Awaitable[Sequence[Ranking]]]
+    clock: Callable[[], float]
+    counts: Counts
+
+    async def isolate(self, batch: Batch[Payload], error: Exception) -> None:
+        """Answer everybody in a batch that failed with `error`, the guilty with an error of their own.
+
+        Halving takes ⌈log2 rows⌉ levels at most. When both halves of a batch fail, a row known to be
+        good is tried: if that fails too, the engine is at fault and all rest is given up at once.
+        Raises EngineHungError if a run hangs, and then leaves those without an answer to the caller.
+        """
+        rows = [_Row(query) for query in batch.queries]
+        for waiter, row in zip(batch.waiters, batch.rows, strict=True):
+            rows[row].waiters.append(waiter)
+        parts: list[tuple[list[_Row], Exception]] = [(rows, error)]
+        while parts:
+            part, error = parts.pop()
+            if len(part) == 1:
+                part[0].fail(_for_caller(error))
+                continue
+            self.counts.split += 1
+            middle = len(part) // 2
+            halves = (part[:middle], part[middle:])
+            failed = [(half, why) for half in halves if (why := await self._try(half)) is not None]
+            if len(failed) == len(halves) and await self._fails(PROBE):
+                for given_up, _ in (*parts, (part, error)):
+                    for each in given_up:
+                        each.fail(_for_caller(error))
+                return
+            parts.extend(failed)
+
+    async def _try(self, rows: list[_Row]) -> Exception | None:
+        """Run those rows that are still wanted and answer them; the error if that failed."""
+        now = self.clock()
+        for row in rows:
+            if not row.wanted(now):
+                row.fail(DeadlineError("the deadline passed while a failed batch was tried again"))
+        wanted = [row for row in rows if row.wanted(now)]
+        if not wanted:
+            return None
+        try:
+            rankings = await self.run([row.query for row in wanted])
+        except EngineHungError:
+            raise
+        except Exception as error:  # noqa: BLE001 (whatever an engine raises is an engine failure)
+            rows[:] = wanted
+            return error
+        for row, ranking in zip(wanted, rankings, strict=True):
+            row.answer(ranking)
+        return None
+
+    async def _fails(self, query: Query) -> bool:
+        try:
+            await self.run([query])
+        except EngineHungError:
+            raise
+        except Exception:  # noqa: BLE001 (whatever an engine raises is an engine failure)
+            return True
+        return False
+
+
+def _for_caller(error: Exception) -> Exception:
+    """The error a caller gets for a row of its own: its own fault as it is, everything else as the engine's."""
+    if isinstance(error, InvalidRequestError | EngineError):
+        return error
+    failure = EngineError(f"the engine failed: {error!r}")
+    failure.__cause__ = error
+    return failure

@@ -1,0 +1,147 @@
+"""From a verified artifact to what answers: engine, warm-up, batcher, vocabulary, fallback list."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+
+import structlog
+
+from recommender.background import in_background
+from recommender.batcher import Batcher
+from recommender.cost import Cost, Observation
+from recommender.engine import Memory, OnnxEngine
+from recommender.errors import ModelError
+from recommender.fallback import read_fallback
+from recommender.served import Served
+from recommender.store import Artifact
+from recommender.vocabulary import Vocabulary
+
+log = structlog.get_logger(__name__)
+
+
+class Loader:
+    """Loads versions, each with an engine and a batcher of its own.
+
+    `open_engine` builds the engine and may block, `make_batcher` gives it a batcher for what its runs cost. `limit` is
+    how many recommendations a caller gets who sets none, `max_history` the most items of a history, `max_batch_size`
+    the rows of the largest batch, and `longest_run` the seconds that a batch may take at the trial.
+    """
+
+    def __init__(
+        self,
+        open_engine: Callable[[Artifact], OnnxEngine],
+        make_batcher: Callable[[OnnxEngine, Cost], Batcher],
+        *,
+        limit: int,
+        max_history: int,
+        max_batch_size: int,
+        longest_run: float,
+    ) -> None:
+        self._open_engine = open_engine
+        self._make_batcher = make_batcher
+        self._limit = limit
+        self._max_history = max_history
+        self._max_batch_size = max_batch_size
+        self._longest_run = longest_run
+
+    async def load(self, artifact: Artifact, proven: Sequence[Observation] = ()) -> Served:
+        """Load, try and warm up a version. `proven` is what its proof in another process saw: less is tried then.
+
+        Raises ModelError if it does not fit its card, its limits or this server's settings; nothing is left of it.
+        """
+        if artifact.card is None:
+            log.warning("model has no card: nothing to verify it by", path=str(artifact.path))
+        engine = await in_background(self._open_engine, artifact)
+        try:
+            if engine.fallback_reason is not None:
+                log.warning("the model runs on the CPU", reason=engine.fallback_reason)
+            self._check_limit(engine)
+            observations = await engine.warm_up(self._max_batch_size, proven)
+            self._check_time(artifact, observations)
+            batcher = self._make_batcher(engine, Cost.fit(observations))
+            served = await in_background(self._served, engine, artifact, batcher, tuple(observations))
+        except BaseException:
+            await in_background(engine.close)
+            raise
+        _log_loaded(engine, artifact)
+        return served
+
+    def _check_limit(self, engine: OnnxEngine) -> None:
+        """The number a caller gets who asks for none must be in the model's reach."""
+        model = engine.model
+        if self._limit > model.max_k:
+            raise ModelError(
+                f"RECOMMENDER_NUM_RECOMMENDATIONS is {self._limit} and {model.label} returns "
+                f"{model.max_k} at most: lower it, or export the model with more"
+            )
+
+    def _check_time(self, artifact: Artifact, observations: Sequence[Observation]) -> None:
+        """A batch must end before it would count as hung, and as soon as the operator demands."""
+        slowest = max(observations, key=lambda seen: seen.seconds)
+        if slowest.seconds > self._longest_run:
+            raise ModelError(
+                f"{artifact.path} is too slow: a batch of {slowest.rows} rows took {slowest.seconds * 1e3:.1f} ms and "
+                f"{self._longest_run * 1e3:g} ms are allowed; export a smaller model, lower "
+                "RECOMMENDER_MAX_BATCH_SIZE, or raise RECOMMENDER_LONGEST_RUN_MS"
+            )
+
+    def _served(
+        self, engine: OnnxEngine, artifact: Artifact, batcher: Batcher, measured: tuple[Observation, ...]
+    ) -> Served:
+        model, card = engine.model, artifact.card
+        vocabulary = fallback = None
+        if card is not None and artifact.vocabulary is not None:
+            vocabulary = Vocabulary.open(artifact.vocabulary, card.items)
+        if card is not None and artifact.fallback is not None:
+            fallback = read_fallback(artifact.fallback, card.items)
+        return Served(
+            model=model,
+            batcher=batcher,
+            abilities=engine.contract.inputs | engine.contract.outputs,
+            sha256=artifact.sha256,
+            embedding_size=card.embedding_size if card else None,
+            execution_provider=engine.provider,
+            loaded_at=datetime.now(UTC),
+            limit=self._limit,
+            plain_history=min(self._max_history, model.longest_history or self._max_history),
+            plain_items=math.inf if model.items is None else model.items,
+            label=model.label,
+            close_engine=engine.close,
+            measured=measured,
+            vocabulary=vocabulary,
+            fallback=fallback or (),
+            aliases=artifact.release.aliases if artifact.release else (),
+        )
+
+
+def _log_loaded(engine: OnnxEngine, artifact: Artifact) -> None:
+    model = engine.model
+    log.info(
+        "loaded",
+        model=model.label,
+        sha256=artifact.sha256[:12],
+        items=model.items,
+        max_k=model.max_k,
+        provider=engine.provider,
+        threads=engine.threads,
+        **_memory(engine.memory),
+    )
+    if not engine.contract.batched:
+        log.warning("model has the older form without a batch axis: rows run one by one, so batching saves nothing")
+
+
+def _memory(memory: Memory) -> dict[str, float | None]:
+    """What the model costs, for the log: its constants, how often they stand in memory, and what runs take."""
+    copies = memory.copies
+    return {
+        "constants_mb": _mb(memory.constants),
+        "loaded_mb": _mb(memory.loaded),
+        "copies": None if copies is None else round(copies, 1),
+        "working_mb": _mb(memory.working),
+    }
+
+
+def _mb(size: int | None) -> float | None:
+    return None if size is None else round(size / 1e6, 1)

@@ -1,0 +1,138 @@
+"""The log operators read, set up once: events with their fields, and no flood of one that repeats."""
+
+from __future__ import annotations
+
+import logging
+import queue
+import sys
+import threading
+import time
+from collections.abc import Callable
+from typing import Literal, TextIO, TypeAlias, cast
+
+import structlog
+
+LogLevel: TypeAlias = Literal["debug", "info", "warning", "error"]
+LogFormat: TypeAlias = Literal["auto", "text", "json"]
+
+
+class Limiter:
+    """Lets `burst` events of one name and level through in each `seconds`, and counts the others.
+
+    The next one that passes says in `suppressed` how many did not. Debug is never held back: who asks for it wants all.
+    A processor of structlog.
+    """
+
+    def __init__(self, burst: int = 10, seconds: float = 10.0, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self._burst = burst
+        self._seconds = seconds
+        self._clock = clock
+        self._seen: dict[tuple[str, str], tuple[float, int]] = {}
+        """Since when, and how many, for each level and name: as many entries as the code has events."""
+
+    def __call__(
+        self, _logger: structlog.typing.WrappedLogger, level: str, event: structlog.typing.EventDict
+    ) -> structlog.typing.EventDict:
+        """Pass the event on, or raise DropEvent."""
+        if level == "debug":
+            return event
+        now = self._clock()
+        key = (level, str(event["event"]))
+        since, count = self._seen.get(key, (now, 0))
+        if now - since >= self._seconds:
+            suppressed = count - self._burst
+            since, count = now, 0
+            if suppressed > 0:
+                event["suppressed"] = suppressed
+        self._seen[key] = since, count + 1
+        if count >= self._burst:
+            raise structlog.DropEvent
+        return event
+
+
+class Writer:
+    """A file to write lines to that never makes its writer wait: a thread passes them on to `target`.
+
+    A reader of `target` that is stuck holds up the thread and nobody else; beyond `most` waiting lines, lines are
+    dropped, and a warning says how many once there is room.
+    """
+
+    def __init__(self, target: TextIO, most: int = 10_000) -> None:
+        self._target = target
+        self._lines: queue.Queue[str | None] = queue.Queue(most)
+        self._lost = 0
+        self._thread = threading.Thread(target=self._pass_on, name="log", daemon=True)
+        self._thread.start()
+
+    def write(self, text: str) -> int:
+        """Take a line, to be written soon."""
+        try:
+            self._lines.put_nowait(text)
+        except queue.Full:
+            self._lost += 1
+        return len(text)
+
+    def flush(self) -> None:
+        """Lines are flushed as they are passed on."""
+
+    def finish(self, timeout: float) -> bool:
+        """Write what waits, for `timeout` seconds at most; whether all of it was written. The last call."""
+        deadline = time.monotonic() + timeout
+        try:
+            self._lines.put(None, timeout=timeout)
+        except queue.Full:
+            return False
+        self._thread.join(max(deadline - time.monotonic(), 0.0))
+        return not self._thread.is_alive()
+
+    def _pass_on(self) -> None:
+        while (line := self._lines.get()) is not None:
+            try:
+                self._target.write(line)
+                self._target.flush()
+            except (OSError, ValueError):  # nobody will ever read it: the service goes on without
+                continue
+            if self._lost:
+                lost, self._lost = self._lost, 0
+                structlog.get_logger(__name__).warning("log lines were lost: standard error was not read", lines=lost)
+
+
+def set_up_logging(level: LogLevel, log_format: LogFormat, *, worker: int | None = None) -> Writer:
+    """Write events to standard error: one JSON object a line, or text; `auto` is text in a terminal.
+
+    The writer given back must be told to finish, or the last lines may be missing. One of several servers has its
+    number in each line as `worker`. What the code around a call binds with `structlog.contextvars` is in each of its
+    lines. Called by the command line only, before anything logs.
+    """
+    text = log_format == "text" or (log_format == "auto" and sys.stderr.isatty())
+    renderer: list[structlog.typing.Processor] = (
+        # The richer formatter prints local variables, and with them what users have seen.
+        [structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), exception_formatter=structlog.dev.plain_traceback)]
+        if text
+        else [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
+    )
+    writer = Writer(sys.stderr)
+    structlog.configure(
+        processors=[
+            Limiter(),
+            structlog.contextvars.merge_contextvars,
+            *(() if worker is None else (_numbered(worker),)),
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            *renderer,
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(getattr(logging, level.upper())),
+        logger_factory=structlog.WriteLoggerFactory(cast(TextIO, writer)),
+        cache_logger_on_first_use=True,
+    )
+    return writer
+
+
+def _numbered(worker: int) -> structlog.typing.Processor:
+    def add_worker(
+        _logger: structlog.typing.WrappedLogger, _level: str, event: structlog.typing.EventDict
+    ) -> structlog.typing.EventDict:
+        event.setdefault("worker", worker)
+        return event
+
+    return add_worker

@@ -1,0 +1,52 @@
+"""The metrics of several servers as one, each under its number in the label `worker`."""
+
+from __future__ import annotations
+
+import urllib.request
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+
+from prometheus_client.metrics_core import GaugeMetricFamily, Metric
+from prometheus_client.parser import text_string_to_metric_families
+from prometheus_client.registry import Collector
+from prometheus_client.samples import Sample
+
+_READ_SECONDS = 5.0
+"""How long a scrape waits for one worker; one that is later is left out, and `recommender_worker_up` says so."""
+
+
+class Merged(Collector):
+    """The metrics of the workers; `ports` tells where they serve their own, by number."""
+
+    def __init__(self, ports: Callable[[], Mapping[int, int]]) -> None:
+        self._ports = ports
+
+    def collect(self) -> Iterable[Metric]:
+        """Every worker's, asked side by side, and `recommender_worker_up` for each."""
+        ports = dict(self._ports())
+        with ThreadPoolExecutor(max(len(ports), 1)) as threads:
+            texts = dict(zip(ports, threads.map(_read, ports.values()), strict=True))
+        up = GaugeMetricFamily("recommender_worker_up", "Whether a worker gave its metrics.", labels=["worker"])
+        families: dict[str, Metric] = {}
+        for number, text in texts.items():
+            up.add_metric([str(number)], float(text is not None))
+            for family in text_string_to_metric_families(text or ""):
+                merged = families.setdefault(family.name, Metric(family.name, family.documentation, family.type))
+                merged.samples += [_of_worker(sample, number) for sample in family.samples]
+        return [up, *families.values()]
+
+    def describe(self) -> Iterable[Metric]:
+        """Nothing: else the registry would ask the workers to learn the names."""
+        return ()
+
+
+def _of_worker(sample: Sample, number: int) -> Sample:
+    return Sample(sample.name, {**sample.labels, "worker": str(number)}, sample.value, sample.timestamp)
+
+
+def _read(port: int) -> str | None:
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=_READ_SECONDS) as answer:
+            return str(answer.read().decode())
+    except OSError:
+        return None

@@ -1,0 +1,324 @@
+"""`recommender models`: what there is to serve, and what happens to it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from recommender.card import CARD_NAME
+from recommender.errors import StartError
+
+if TYPE_CHECKING:
+    from recommender.registry import Registered, Registry
+    from recommender.served import Served
+    from recommender.settings import Settings
+    from recommender.store import Artifact, Progress
+
+app = typer.Typer(help="List, show, verify, publish and promote the versions of models.", no_args_is_help=True)
+
+_DIGITS = 12
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
+RegistryUri = Annotated[str | None, typer.Option("--registry", help="MLflow tracking URI instead of the configured.")]
+Alias = Annotated[str, typer.Option(help="The alias that servers follow.")]
+
+
+@app.command("list")
+def list_models(
+    name: Annotated[str | None, typer.Argument(help="Only this model's versions.")] = None,
+    *,
+    registry: RegistryUri = None,
+    as_json: Json = False,
+) -> None:
+    """List the versions in the registry, the newest first, with their aliases."""
+    with _told():
+        opened = _registry(registry)
+        found = [each for model in ([name] if name else opened.names()) for each in opened.versions(model)]
+    if as_json:
+        _print([_facts(each) for each in found])
+        return
+    table = Table("model", "version", "aliases", "created", "sha256", "tags", title=opened.uri)
+    last = None
+    for each in found:
+        tags = ", ".join(f"{key}={value}" for key, value in sorted(each.tags.items()) if not _is_ours(key))
+        digest = each.tags.get("recommender.sha256", "")[:_DIGITS]
+        created = each.created.astimezone().strftime("%Y-%m-%d %H:%M")
+        if last not in (None, each.name):
+            table.add_section()
+        table.add_row(
+            each.name if each.name != last else "", each.version, ", ".join(each.aliases), created, digest, tags
+        )
+        last = each.name
+    Console().print(
+        table if found else "no model is registered yet: `recommender models push` does it", highlight=False
+    )
+
+
+@app.command()
+def show(
+    model: Annotated[str, typer.Argument(help="A model file, a version's folder, or what RECOMMENDER_MODEL takes.")],
+    *,
+    registry: RegistryUri = None,
+    as_json: Json = False,
+) -> None:
+    """Show the card of a version."""
+    with _told():
+        artifact = _artifact(_settings(registry), model)
+    card = artifact.card
+    if card is None:
+        _fail(f"{artifact.path} has no card")
+    if as_json:
+        _print({"name": artifact.name, "version": artifact.version, "card": card.model_dump(mode="json")})
+        return
+    table = Table("field", "value", title=f"{artifact.name}@{artifact.version}")
+    for field, value in card.model_dump(exclude={"files", "golden", "exported_with"}).items():
+        table.add_row(field, str(value))
+    table.add_row("exported_with", ", ".join(f"{key} {value}" for key, value in card.exported_with.items()))
+    table.add_row("golden", f"{len(card.golden)} histories")
+    for file in card.files:
+        table.add_row(file.role, f"{file.path}, {file.size:,} bytes, {file.sha256[:_DIGITS]}…")
+    Console().print(table, highlight=False)
+
+
+@app.command()
+def verify(
+    model: Annotated[str, typer.Argument(help="A model file, a version's folder, or what RECOMMENDER_MODEL takes.")],
+    *,
+    registry: RegistryUri = None,
+    as_json: Json = False,
+) -> None:
+    """Try a version as the server would before it serves: digests, contract, golden answers, limits, latency."""
+    with _told():
+        settings = _settings(registry)
+        artifact = _artifact(settings, model)
+        served = _try(settings, artifact)
+    golden = len(artifact.card.golden) if artifact.card else 0
+    if as_json:
+        _print(
+            {
+                "model": served.label,
+                "sha256": served.sha256,
+                "items": served.model.items,
+                "provider": served.execution_provider,
+                "golden": golden,
+                "vocabulary": len(served.vocabulary) if served.vocabulary else 0,
+                "fallback": len(served.fallback),
+                "observations": [[seen.rows, seen.cells, seen.seconds] for seen in served.measured],
+            }
+        )
+        return
+    table = Table("check", "found", title=f"{served.label} may serve")
+    table.add_row("digests", f"{served.sha256[:_DIGITS]}…, all files" if artifact.card else "no card to hold it to")
+    table.add_row("contract", ", ".join(sorted(served.abilities)))
+    table.add_row("golden answers", f"{golden}, in order, alone and in company" if golden else "none")
+    table.add_row("limits", f"{served.model.items or 'unknown'} items, {served.model.max_k} recommendations at most")
+    table.add_row("vocabulary", f"{len(served.vocabulary):,} keys" if served.vocabulary else "none")
+    table.add_row("fallback list", f"{len(served.fallback):,} items" if served.fallback else "none")
+    for seen in served.measured:
+        table.add_row(f"{seen.rows} rows × {seen.cells // seen.rows} items", f"{seen.seconds * 1e3:.2f} ms")
+    Console().print(table, highlight=False)
+
+
+@app.command()
+def schema() -> None:
+    """Print the JSON schema of cards."""
+    from recommender.card import Card  # noqa: PLC0415
+
+    facts = {"$schema": "https://json-schema.org/draft/2020-12/schema", **Card.model_json_schema()}
+    typer.echo(json.dumps(facts, indent=2))
+
+
+@app.command()
+def push(
+    model: Annotated[str, typer.Argument(help="A model file with its card, or a version's folder.")],
+    *,
+    name: Annotated[str | None, typer.Option(help="The registered model; by default the card's name.")] = None,
+    alias: Annotated[str | None, typer.Option(help="Promote the new version to this alias.")] = None,
+    metric: Annotated[list[str] | None, typer.Option(help="A metric of its training, as recall=0.31.")] = None,
+    tag: Annotated[list[str] | None, typer.Option(help="A tag, as team=search.")] = None,
+    description: Annotated[str, typer.Option(help="What is new in it.")] = "",
+    registry: RegistryUri = None,
+    as_json: Json = False,
+) -> None:
+    """Try a version, publish it to the registry with its card, and promote it if an alias is given."""
+    metrics = {key: _number(key, value) for key, value in _pairs(metric, "--metric").items()}
+    tags = _pairs(tag, "--tag")
+    with _told():
+        settings = _settings(registry)
+        artifact = _artifact(settings, model)
+        served = _try(settings, artifact)
+        from recommender.published import files_of, write_mlmodel  # noqa: PLC0415 (MLflow is optional)
+
+        opened = _registry(registry)
+        with files_of(artifact) as files, _bar("uploading") as progress:
+            if artifact.card is None:
+                raise AssertionError("files_of has seen the card")
+            pushed = opened.push(
+                name or artifact.card.name,
+                files,
+                artifact.card,
+                write_description=lambda path, run_id: write_mlmodel(path, run_id, artifact, served.abilities),
+                metrics=metrics,
+                tags=tags,
+                description=description,
+                progress=progress,
+            )
+        before = opened.promote(pushed.name, pushed.version, alias) if alias else None
+    if as_json:
+        _print({**_facts(pushed), "aliases": [alias] if alias else [], "before": before})
+        return
+    typer.echo(f"{pushed.label} is registered in {opened.uri}")
+    if alias:
+        _say_promoted(pushed.name, alias, before, pushed.version)
+
+
+@app.command()
+def promote(
+    name: Annotated[str, typer.Argument(help="The registered model.")],
+    version: Annotated[str, typer.Argument(help="The version to promote.")],
+    *,
+    alias: Alias = "champion",
+    registry: RegistryUri = None,
+    as_json: Json = False,
+) -> None:
+    """Let an alias stand for a version: every server that follows the alias serves it within seconds."""
+    with _told():
+        before = _registry(registry).promote(name, version, alias)
+    if as_json:
+        _print({"name": name, "alias": alias, "before": before, "version": version})
+    else:
+        _say_promoted(name, alias, before, version)
+
+
+@app.command()
+def rollback(
+    name: Annotated[str, typer.Argument(help="The registered model.")],
+    *,
+    alias: Alias = "champion",
+    registry: RegistryUri = None,
+    as_json: Json = False,
+) -> None:
+    """Let an alias stand for the version that it stood for before the last promotion."""
+    with _told():
+        before, version = _registry(registry).roll_back(name, alias)
+    if as_json:
+        _print({"name": name, "alias": alias, "before": before, "version": version})
+    else:
+        _say_promoted(name, alias, before, version)
+
+
+def _try(settings: Settings, artifact: Artifact) -> Served:
+    """Load a version as the server would, and end it again. Raises StartError if it may not serve."""
+    from recommender.log import set_up_logging  # noqa: PLC0415
+    from recommender.server import loader  # noqa: PLC0415 (slow, and not every command needs it)
+
+    set_up_logging("warning", settings.log_format)
+
+    async def main() -> Served:
+        served = await loader(settings).load(artifact)
+        await served.batcher.close()
+        served.close_engine()
+        return served
+
+    return asyncio.run(main())
+
+
+def _artifact(settings: Settings, model: str) -> Artifact:
+    """What a word on the command line means: a folder with a card in it, else a reference."""
+    from recommender.server import open_source  # noqa: PLC0415
+    from recommender.store import Release, open_version  # noqa: PLC0415
+
+    path = Path(model)
+    if (path / CARD_NAME).is_file():
+        return open_version(path, Release(path.absolute().parent.name, path.absolute().name))
+    source = open_source(settings, model)
+    with _bar("downloading") as progress:
+        return source.fetch(source.wanted(), progress)
+
+
+def _registry(uri: str | None) -> Registry:
+    from recommender.server import open_registry  # noqa: PLC0415
+
+    return open_registry(_settings(uri))
+
+
+def _settings(registry: str | None) -> Settings:
+    from recommender.settings import Settings  # noqa: PLC0415
+
+    return Settings.load({"registry_uri": registry})
+
+
+@contextmanager
+def _told() -> Iterator[None]:
+    """A refusal ends the process with its sentence."""
+    try:
+        yield
+    except StartError as error:
+        _fail(str(error))
+
+
+@contextmanager
+def _bar(what: str) -> Iterator[Progress]:
+    """A progress bar on standard error, where that is a terminal."""
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn  # noqa: PLC0415
+
+    console = Console(stderr=True)
+    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task(what, total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+def _facts(registered: Registered) -> dict[str, Any]:
+    return {
+        "name": registered.name,
+        "version": registered.version,
+        "aliases": list(registered.aliases),
+        "created": registered.created.isoformat(),
+        "description": registered.description,
+        "tags": dict(registered.tags),
+        "run_id": registered.run_id,
+    }
+
+
+def _is_ours(tag: str) -> bool:
+    return tag.startswith("recommender.")
+
+
+def _say_promoted(name: str, alias: str, before: str | None, version: str) -> None:
+    was = f", which stood for version {before}," if before and before != version else ""
+    typer.echo(f"{name}@{alias}{was} stands for version {version}")
+
+
+def _pairs(given: Sequence[str] | None, option: str) -> dict[str, str]:
+    pairs = {}
+    for each in given or ():
+        key, sign, value = each.partition("=")
+        if not (key and sign):
+            raise typer.BadParameter(f"{each!r} is not of the form key=value", param_hint=option)
+        pairs[key] = value
+    return pairs
+
+
+def _number(key: str, value: str) -> float:
+    try:
+        return float(value)
+    except ValueError:
+        raise typer.BadParameter(f"{key}={value} is no number", param_hint="--metric") from None
+
+
+def _print(facts: object) -> None:
+    typer.echo(json.dumps(facts, indent=2))
+
+
+def _fail(message: str) -> NoReturn:
+    typer.echo(f"recommender: {message}", err=True)
+    raise typer.Exit(2)

@@ -1,0 +1,100 @@
+"""A model in a registry as a source: `models:/<name>@<alias>` or `models:/<name>/<version>`, cached by digest."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Sequence
+
+from recommender.cache import Cache
+from recommender.card import CARD_NAME, file_sha256
+from recommender.errors import ModelError
+from recommender.registry import CARD_TAG, Registered, Registry
+from recommender.store import Artifact, Progress, Release, open_version
+
+SCHEME = "models:/"
+_REFERENCE = re.compile(r"models:/(?P<name>[^/@]+)(?:@(?P<alias>[^/@]+)|/(?P<version>\d+))")
+
+
+class RegisteredSource:
+    """What an alias stands for, as it moves, or one version.
+
+    Its files come from the registry once and from the cache ever after.
+    """
+
+    def __init__(self, reference: str, registry: Registry, cache: Cache) -> None:
+        parts = _REFERENCE.fullmatch(reference)
+        if parts is None:
+            raise ModelError(f"{reference!r} is neither models:/<name>@<alias> nor models:/<name>/<version>")
+        self.reference = reference
+        self._name = parts["name"]
+        self._alias: str | None = parts["alias"]
+        self._version: str | None = parts["version"]
+        self._registry = registry
+        self._cache = cache
+
+    @property
+    def names(self) -> frozenset[str]:
+        """The model's name, alone and with the alias or the version."""
+        return frozenset({self._name, f"{self._name}@{self._alias or self._version}"})
+
+    @property
+    def watched(self) -> bool:
+        """Whether it is an alias, which may move."""
+        return self._alias is not None
+
+    def wanted(self) -> Release:
+        """What the alias stands for now, or the version."""
+        return self._release(self._ask())
+
+    def others(self) -> Sequence[Release]:
+        """What this reference served last on this machine."""
+        remembered = self._cache.remembered(self._noted_as)
+        return () if remembered is None else (remembered,)
+
+    def fetch(self, release: Release, progress: Progress) -> Artifact:
+        """The version's files from the cache, or from the registry and then in the cache. Raises as `wanted` does."""
+        folder = self._cache.entry(release.stamp)
+        if folder is not None:
+            try:
+                return open_version(folder, release)
+            except ModelError:
+                self._cache.drop(release.stamp)  # the disk, or somebody, has altered it
+        registered = self._registry.version(release.name, release.version)
+        with self._cache.filling(release.stamp) as draft:
+            self._registry.download(registered, draft, progress)
+            promised = registered.tags.get(CARD_TAG)
+            found = file_sha256(draft / CARD_NAME)
+            if promised is not None and found != promised:
+                raise ModelError(
+                    f"{registered.label}: its card has the SHA-256 {found} and the registry says {promised}: it was "
+                    "altered after it was published; publish it again"
+                )
+            open_version(draft, release)
+        return open_version(self._cache.folder / "versions" / release.stamp, release)
+
+    def keep(self, release: Release) -> None:
+        """Remember the release for a start without a registry."""
+        self._cache.remember(self._noted_as, release)
+
+    @property
+    def _noted_as(self) -> str:
+        return f"{self._registry.uri} {self.reference}"
+
+    def _ask(self) -> Registered:
+        if self._alias is not None:
+            return self._registry.by_alias(self._name, self._alias)
+        return self._registry.version(self._name, self._version or "")
+
+    def _release(self, registered: Registered) -> Release:
+        aliases = () if self._alias is None else (self._alias,)
+        return Release(registered.name, registered.version, _digest(self._registry.uri, registered), aliases)
+
+
+def _digest(uri: str, registered: Registered) -> str:
+    """What its files are cached by: the card's digest, which has theirs; else what the registry calls it."""
+    told = registered.tags.get(CARD_TAG, "")
+    if re.fullmatch(r"[0-9a-f]{64}", told):
+        return told
+    called = f"{uri}\n{registered.name}\n{registered.version}\n{registered.source}"
+    return hashlib.sha256(called.encode()).hexdigest()

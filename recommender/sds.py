@@ -1,0 +1,50 @@
+"""Certificates as Envoy takes them up: files of its secret discovery service, read again when they are replaced."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+from recommender.certificates import Certificates
+
+_SECRET = "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.Secret"  # noqa: S105 (a type's name)
+_CERTIFICATE, _AUTHORITIES = "certificate", "authorities"
+
+
+def write_secrets(folder: Path, certificates: Certificates) -> None:
+    """Put the certificates where Envoy finds them, each file by one rename; nobody else can read them."""
+    chain = {"certificate_chain": _inline(certificates.chain), "private_key": _inline(certificates.key)}
+    _write(folder, _CERTIFICATE, {"tls_certificate": chain})
+    if certificates.client_authorities is not None:
+        authorities = {"trusted_ca": _inline(certificates.client_authorities)}
+        _write(folder, _AUTHORITIES, {"validation_context": authorities})
+
+
+def tls_context(folder: Path, *, clients: bool) -> dict[str, object]:
+    """How Envoy's listener speaks TLS by these files; `clients` must prove themselves, too, or need not."""
+    context: dict[str, object] = {
+        "tls_params": {"tls_minimum_protocol_version": "TLSv1_2", "tls_maximum_protocol_version": "TLSv1_3"},
+        "alpn_protocols": ["h2"],
+        "tls_certificate_sds_secret_configs": [_source(folder, _CERTIFICATE)],
+    }
+    if clients:
+        context["validation_context_sds_secret_config"] = _source(folder, _AUTHORITIES)
+    return context
+
+
+def _source(folder: Path, name: str) -> dict[str, object]:
+    path = str(folder / f"{name}.json")
+    return {"name": name, "sds_config": {"path_config_source": {"path": path}, "resource_api_version": "V3"}}
+
+
+def _inline(pem: bytes) -> dict[str, str]:
+    return {"inline_string": pem.decode("ascii")}
+
+
+def _write(folder: Path, name: str, secret: dict[str, object]) -> None:
+    text = json.dumps({"resources": [{"@type": _SECRET, "name": name, **secret}]})
+    new = folder / f"{name}.new"
+    with os.fdopen(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="ascii") as file:
+        file.write(text)
+    new.rename(folder / f"{name}.json")

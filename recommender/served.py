@@ -1,0 +1,64 @@
+"""A version that answers: its batcher and engine, with all that its replies and its description need."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Literal, TypeAlias
+
+from recommender.batcher import Batcher
+from recommender.cost import Observation
+from recommender.domain import Model
+from recommender.vocabulary import Vocabulary
+
+Outcome: TypeAlias = Literal["served", "refused", "overtaken", "rolled_back"]
+"""How an attempt to bring a version in has ended."""
+
+
+@dataclass(slots=True, eq=False)
+class Served:
+    """One version of a model, loaded and warm. `limit` is how many recommendations a caller gets who sets none.
+
+    A history of at most `plain_history` ids below `plain_items` is answered as it is: nothing of it is cut or unknown.
+    """
+
+    model: Model
+    batcher: Batcher
+    abilities: frozenset[str]
+    """Which of the optional parts of the model contract the model has: inputs, and the output `scores`."""
+    sha256: str
+    embedding_size: int | None
+    execution_provider: str
+    loaded_at: datetime
+    limit: int
+    plain_history: int
+    plain_items: float
+    label: str
+    close_engine: Callable[[], bool]
+    """End the engine and free its memory; blocks. False if it is stuck in a run."""
+    measured: tuple[Observation, ...]
+    """What its batches took before it served."""
+    vocabulary: Vocabulary | None = None
+    fallback: tuple[int, ...] = ()
+    fallbacks: int = 0
+    """How many requests were answered from the fallback list."""
+    aliases: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Following:
+    """How one source is followed, as of now.
+
+    `loading` is the version on its way in. `refused` is the last one that was refused, with `refusal` as the
+    reason, until another one serves. `failing` says why the source cannot be asked, `failing_since` since when.
+    """
+
+    reference: str
+    serving: str | None
+    loading: str | None
+    refused: str | None
+    refusal: str | None
+    failing: str | None
+    failing_since: datetime | None
+    outcomes: dict[Outcome, int]

@@ -1,0 +1,294 @@
+"""Several servers on one port: starts them, watches them, starts them again, drains them, and adds up their metrics.
+
+Each is a process of its own, started anew and never forked; the kernel shares connections out among those that listen
+(SO_REUSEPORT), and each listens only once it can answer. The supervisor takes no calls itself.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import socket
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import structlog
+
+from recommender.endpoint import Endpoint
+from recommender.errors import StartError
+from recommender.machine import available_cpus
+from recommender.merged import Merged
+from recommender.probes import Probes
+from recommender.process import ExitCode
+from recommender.settings import Settings
+from recommender.worker import Beat
+
+log = structlog.get_logger(__name__)
+
+COMMAND = (sys.executable, "-m", "recommender", "worker")
+_NO_BEAT = Beat(serving=False, metrics_port=0)
+_SILENCE_SECONDS = 30.0
+"""After so long without a beat a worker that was ready counts as hung and is killed."""
+_EARLY_SECONDS = 60.0
+"""A worker that lived shorter died early."""
+_MOST_EARLY_DEATHS = 5
+"""So many early deaths in a row, and the supervisor gives up: its own parent may know better."""
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 10.0
+_AFTER_GRACE_SECONDS = 5.0
+"""How long beyond their grace workers may take to end before they are killed."""
+
+
+@dataclass(slots=True, eq=False)
+class _Worker:
+    """One place: the process in it changes."""
+
+    number: int
+    process: asyncio.subprocess.Process | None = None
+    beat: Beat = _NO_BEAT
+    early_deaths: int = 0
+    code: int = 0
+
+    def signal(self, number: int) -> None:
+        if self.process is not None and self.process.returncode is None:
+            with contextlib.suppress(ProcessLookupError):
+                self.process.send_signal(number)
+
+
+class Supervisor:
+    """Runs `settings.workers` servers. `start` returns when all answer; `run` lasts until a stop or a loss.
+
+    `command` starts a worker, given its number. After `silence` seconds without a beat a worker that was ready is
+    killed; one that died is started again after `pause` seconds, four times as long with each early death.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        command: Sequence[str] = COMMAND,
+        *,
+        silence: float = _SILENCE_SECONDS,
+        pause: float = _FIRST_PAUSE,
+    ) -> None:
+        self._settings = settings
+        self._silence = silence
+        self._pause = pause
+        self._command = tuple(command)
+        self._workers = [_Worker(number) for number in range(settings.workers or available_cpus())]
+        self._probes = Probes() if settings.health_port is not None else None
+        self._metrics: Endpoint | None = None
+        self._reserved: socket.socket | None = None
+        self._keepers: list[asyncio.Task[None]] = []
+        self._stop = asyncio.Event()
+        self._lost = asyncio.Event()
+        self._changed = asyncio.Event()
+        self.port = 0
+        self.health_port = 0
+        self.metrics_port = 0
+
+    def stop(self) -> None:
+        """Ask `run` to drain all workers and return; a second time changes nothing."""
+        self._stop.set()
+
+    async def start(self) -> None:
+        """Reserve the port and start the workers. Raises StartError; then nothing is left running."""
+        settings = self._settings
+        try:
+            self._reserved = _reserve(settings.host, settings.port)
+            self.port = self._reserved.getsockname()[1]
+            log.info("port reserved", host=settings.host, port=self.port, workers=len(self._workers))
+            if self._probes is not None and settings.health_port is not None:
+                self.health_port = await self._probes.listen(settings.host, settings.health_port)
+                log.info("probes", port=self.health_port)
+            if settings.metrics_port is not None:
+                self._metrics = Endpoint(Merged(self._metrics_ports), settings.host, settings.metrics_port)
+                self.metrics_port = self._metrics.port
+                log.info("metrics", address=f"http://{settings.host}:{self.metrics_port}/metrics")
+            # The first alone: what stops it would stop them all, and the others find the model in the page cache.
+            await self._start(self._workers[:1])
+            await self._start(self._workers[1:])
+        except BaseException:
+            await self.close()
+            raise
+        if not self._stop.is_set():
+            await self._tell()
+            log.info("all workers serve", workers=len(self._workers))
+
+    async def run(self) -> ExitCode:
+        """Keep the workers until `stop`, or until one dies again and again; then drain them all."""
+        waits = [asyncio.create_task(event.wait()) for event in (self._stop, self._lost)]
+        try:
+            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for wait in waits:
+                wait.cancel()
+        self._stop.set()
+        if self._probes is not None:
+            await self._probes.turn(alive=not self._lost.is_set(), ready=False)
+        patience = (self._settings.drain_wait_ms + self._settings.drain_grace_ms) / 1e3 + _AFTER_GRACE_SECONDS
+        log.info("draining", workers=len(self._workers), seconds=patience)
+        self._signal(15)
+        if self._keepers:
+            _, late = await asyncio.wait(self._keepers, timeout=patience)
+            if late:
+                log.error("workers killed: they did not end in time", workers=len(late))
+        await self.close()
+        if self._lost.is_set():
+            return ExitCode.WORKERS_LOST
+        return ExitCode.DRAINED if all(worker.code == 0 for worker in self._workers) else ExitCode.GRACE_RAN_OUT
+
+    async def close(self) -> bool:
+        """End everything at once; always True, as for a server that leaves no thread behind."""
+        self._stop.set()
+        self._signal(9)
+        if self._keepers:
+            await asyncio.wait(self._keepers)
+        if self._metrics is not None:
+            await asyncio.to_thread(self._metrics.close)
+            self._metrics = None
+        if self._probes is not None:
+            await self._probes.close()
+        if self._reserved is not None:
+            self._reserved.close()
+        return True
+
+    async def _start(self, workers: Sequence[_Worker]) -> None:
+        """Start these and wait until each serves. Raises StartError if one ends instead."""
+        keepers = [asyncio.create_task(self._keep(worker)) for worker in workers]
+        self._keepers += keepers
+        while not all(worker.beat.serving for worker in workers) and not self._stop.is_set():
+            changed = asyncio.create_task(self._changed.wait())
+            stopped = asyncio.create_task(self._stop.wait())
+            await asyncio.wait({changed, stopped, *keepers}, return_when=asyncio.FIRST_COMPLETED)
+            changed.cancel()
+            stopped.cancel()
+            self._changed.clear()
+            failed = [worker for worker in workers if worker.code == ExitCode.NOT_STARTED]
+            if failed:
+                raise StartError(f"worker {failed[0].number} could not start; its own line says why")
+
+    async def _keep(self, worker: _Worker) -> None:
+        """Keep one worker running until all are stopped or it has died early too often."""
+        while not self._stop.is_set():
+            started = time.monotonic()
+            try:
+                worker.code = await self._live(worker)
+            except OSError as error:  # no process, no memory, no file: it may pass
+                log.warning("worker not started", worker=worker.number, reason=str(error))
+                worker.code = ExitCode.WORKERS_LOST
+            worker.beat = _NO_BEAT
+            self._changed.set()
+            await self._tell()
+            if self._stop.is_set():
+                return
+            lasted = time.monotonic() - started
+            worker.early_deaths = worker.early_deaths + 1 if lasted < _EARLY_SECONDS else 0
+            log.error("worker died", worker=worker.number, code=worker.code, seconds=round(lasted, 1))
+            if worker.early_deaths >= _MOST_EARLY_DEATHS:
+                log.error("worker given up: it died early too often", worker=worker.number, deaths=worker.early_deaths)
+                self._lost.set()
+                return
+            pause = min(self._pause * 4 ** max(worker.early_deaths - 1, 0), _LONGEST_PAUSE)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(pause):
+                    await self._stop.wait()
+
+    async def _live(self, worker: _Worker) -> int:
+        """One life of a worker, from its start to its exit code."""
+        # A session of its own: Ctrl-C in a terminal is for the supervisor, who drains.
+        process = worker.process = await asyncio.create_subprocess_exec(
+            *self._command,
+            str(worker.number),
+            env=self._environment(),
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            start_new_session=True,
+        )
+        log.info("worker started", worker=worker.number, pid=process.pid)
+        if self._stop.is_set():
+            worker.signal(15)
+        listening = asyncio.create_task(self._listen(worker, process))
+        try:
+            return await process.wait()
+        finally:
+            listening.cancel()
+            await asyncio.wait({listening})
+
+    async def _listen(self, worker: _Worker, process: asyncio.subprocess.Process) -> None:
+        """Take the beats of one life; kill it if it was ready and falls silent."""
+        if process.stdout is None:
+            raise RuntimeError("a worker is started with pipes")
+        ready = False
+        while True:
+            try:
+                async with asyncio.timeout(self._silence if ready else None):
+                    line = await process.stdout.readline()
+            except TimeoutError:
+                log.warning("worker killed: it is silent", worker=worker.number, seconds=self._silence)
+                worker.signal(9)
+                return
+            if not line:
+                return
+            beat = Beat.of(line)
+            if beat is None:
+                continue
+            changed, worker.beat = beat.serving != worker.beat.serving, beat
+            if changed:
+                self._changed.set()
+                await self._tell()
+            if beat.serving and not ready:
+                ready = True
+                log.info("worker serves", worker=worker.number, pid=process.pid)
+
+    async def _tell(self) -> None:
+        """Answer probes as things stand: ready while any worker is, alive while there is hope."""
+        if self._probes is not None and self._keepers:
+            started = len(self._keepers) == len(self._workers)
+            ready = started and any(worker.beat.serving for worker in self._workers) and not self._stop.is_set()
+            await self._probes.turn(alive=not self._lost.is_set(), ready=ready)
+
+    def _signal(self, number: int) -> None:
+        for worker in self._workers:
+            worker.signal(number)
+
+    def _metrics_ports(self) -> Mapping[int, int]:
+        return {worker.number: worker.beat.metrics_port for worker in self._workers if worker.beat.metrics_port}
+
+    def _environment(self) -> dict[str, str]:
+        """The settings of one worker: a share of the threads and of the backlog, and no ports of its own."""
+        settings, count = self._settings, len(self._workers)
+        own = settings.model_copy(
+            update={
+                "workers": 1,
+                "port": self.port,
+                "threads": max((settings.threads or available_cpus()) // count, 1),
+                "max_backlog": -(-settings.max_backlog // count),
+                "metrics_port": None if settings.metrics_port is None else 0,
+                "health_port": None,
+            }
+        )
+        return {**os.environ, **own.environment()}
+
+
+def _reserve(host: str, port: int) -> socket.socket:
+    """Bind the port without listening on it: first alone, which shows strangers, then shared. Raises StartError."""
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        reserved = socket.socket(family, kind, protocol)
+        try:
+            reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            reserved.bind(address)
+            # Alone it must be while no worker listens yet; shared only with those who ask to share.
+            reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 0)
+            reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        except OSError:
+            reserved.close()
+            raise
+    except OSError as error:
+        raise StartError(
+            f"cannot listen on {host}:{port}: {error.strerror}; stop the other server, or set RECOMMENDER_PORT "
+            "(0 takes a free one) or RECOMMENDER_HOST"
+        ) from error
+    return reserved

@@ -1,0 +1,83 @@
+"""Secrets on disk that are replaced while the server runs: read again, checked, and only then used."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Generic, TypeVar
+
+import structlog
+
+from recommender.errors import StartError
+
+T = TypeVar("T")
+
+log = structlog.get_logger(__name__)
+
+
+class WatchedFiles(Generic[T]):
+    """Files that belong together. `parse` turns their contents into what `use` is given, on the event loop.
+
+    `parse` gets a file's bytes for every path, runs in a thread, and raises StartError where they cannot be
+    used. Contents are compared, not dates: a mounted secret is swapped by a link, and a copy keeps its date.
+    `every` is how often they are read, in seconds.
+    """
+
+    def __init__(
+        self,
+        what: str,
+        paths: Sequence[Path],
+        *,
+        parse: Callable[[Sequence[bytes]], T],
+        use: Callable[[T], None],
+        every: float,
+    ) -> None:
+        self._what = what
+        self._paths = tuple(paths)
+        self._parse = parse
+        self._use = use
+        self._every = every
+        self._contents: list[bytes] = []
+        self._task: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        """Read and use them, then keep watch until `close`. Raises StartError if they cannot be used."""
+        self._contents = await asyncio.to_thread(self._read)
+        self._use(await asyncio.to_thread(self._parse, self._contents))
+        self._task = asyncio.create_task(self._watch())
+
+    async def close(self) -> None:
+        """Watch no more; also where nothing was started."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.wait({self._task})
+
+    async def _watch(self) -> None:
+        complaint = ""
+        while True:
+            await asyncio.sleep(self._every)
+            # Files that belong together are seldom replaced in one moment: the next look may find them whole.
+            former, complaint = complaint, await self._look()
+            if complaint and complaint != former:
+                log.error("files not reloaded: the former ones stay in use", what=self._what, reason=complaint)
+
+    async def _look(self) -> str:
+        """Take up what has changed; what keeps that from being used, if anything does."""
+        try:
+            contents = await asyncio.to_thread(self._read)
+            if contents == self._contents:
+                return ""
+            found = await asyncio.to_thread(self._parse, contents)
+        except Exception as error:  # noqa: BLE001 (whatever is wrong with the files, the watch goes on)
+            return str(error) or repr(error)
+        self._use(found)
+        self._contents = contents
+        log.info("reloaded", what=self._what)
+        return ""
+
+    def _read(self) -> list[bytes]:
+        try:
+            return [path.read_bytes() for path in self._paths]
+        except OSError as error:
+            raise StartError(f"{error.filename} ({self._what}) cannot be read: {error.strerror}") from error

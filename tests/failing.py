@@ -1,0 +1,79 @@
+"""A server behind which every request fails: with the error whose place in ERRORS is the item that is sent."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any, cast
+
+from recommender import embedded
+from recommender.errors import (
+    BacklogFullError,
+    DeadlineError,
+    EngineError,
+    EngineHungError,
+    InvalidRequestError,
+    QuotaError,
+    UnauthenticatedError,
+    UnavailableError,
+    UnknownModelError,
+    Violation,
+)
+from recommender.listener import GrpcListener
+from recommender.process import ExitCode
+from recommender.recommend_api.v1 import recommend_api_pb2 as api
+from recommender.rpc import Rpcs
+from recommender.server import Listener, MakeListener
+from recommender.service import RecommenderService
+from recommender.settings import Settings
+
+ERRORS = (
+    InvalidRequestError(Violation("limit", "is odd")),
+    UnknownModelError("no such model"),
+    BacklogFullError(7, retry_after=0.0123),
+    QuotaError("this token may send 7 requests a second", retry_after=0.0123),
+    UnauthenticatedError("no token"),
+    DeadlineError("too late"),
+    UnavailableError("not now"),
+    EngineError("secret of the engine"),
+    EngineHungError("secret of the engine"),
+    ZeroDivisionError("secret of a bug"),
+)
+
+
+class FailingService:
+    """Stands in for the service: whatever is asked, it raises."""
+
+    async def recommend(self, request: api.RecommendRequest, *_: object) -> api.RecommendResponse:
+        raise ERRORS[request.item_ids[0]]
+
+
+class FailingServer:
+    """Stands in for the server: listens, and loads nothing. A host of 127.0.0.2 means that it goes on loading."""
+
+    def __init__(self, settings: Settings, listener: MakeListener | None = None, _otlp: object = None) -> None:
+        self._settings = settings
+        self._listener: Listener = (
+            GrpcListener(default_timeout=5.0, most_open=1) if listener is None else listener(Rpcs(), None)
+        )
+        self._stop = asyncio.Event()
+        self.port = self.metrics_port = 0
+
+    async def start(self) -> None:
+        self.port = await self._listener.listen(self._settings.host, self._settings.port)
+        if self._settings.host != "127.0.0.2":
+            self._listener.open(cast("RecommenderService", FailingService()))
+
+    def stop(self) -> None:
+        self._stop.set()
+
+    async def run(self) -> ExitCode:
+        await self._stop.wait()
+        return ExitCode.DRAINED
+
+    async def close(self) -> bool:
+        await self._listener.stop(0)
+        return True
+
+
+embedded.Server = cast("Any", FailingServer)  # type: ignore[attr-defined]
+app = embedded.Embedded()

@@ -1,0 +1,83 @@
+"""A caller that speaks HTTP/2 itself, and so can do what no gRPC library would."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import h2.connection
+import h2.events
+from hyperframe.frame import Frame, GoAwayFrame, SettingsFrame
+
+TIMEOUT = 30.0
+HEADERS = (
+    (":method", "POST"),
+    (":scheme", "http"),
+    (":path", "/recommend_api.v1.RecommenderService/Recommend"),
+    (":authority", "localhost"),
+    ("te", "trailers"),
+    ("content-type", "application/grpc"),
+)
+
+
+class Raw:
+    """One connection; `http2` makes what `flush` sends."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._reader = reader
+        self._writer = writer
+        self.http2 = h2.connection.H2Connection()
+
+    async def flush(self) -> None:
+        """Send what there is to send."""
+        self._writer.write(self.http2.data_to_send())
+        await self._writer.drain()
+
+    async def until(self, kind: type[h2.events.Event]) -> h2.events.Event:
+        """Read up to an event of that kind. Raises EOFError if the connection ends before."""
+        while True:
+            async with asyncio.timeout(TIMEOUT):
+                data = await self._reader.read(65536)
+            if not data:
+                raise EOFError
+            events = self.http2.receive_data(data)
+            await self.flush()
+            for event in events:
+                if isinstance(event, kind):
+                    return event
+
+    async def goaway(self) -> tuple[int, bytes]:
+        """Read until the server ends the connection: the error code that it gives, and what it says."""
+        # By hand: a PING comes along with it, which h2 holds to be an error after the end.
+        async with asyncio.timeout(TIMEOUT):
+            while True:
+                frame, length = Frame.parse_frame_header(memoryview(await self._reader.readexactly(9)))
+                body = await self._reader.readexactly(length)
+                if isinstance(frame, GoAwayFrame):
+                    frame.parse_body(memoryview(body))
+                    return frame.error_code, frame.additional_data
+                if isinstance(frame, SettingsFrame) and "ACK" not in frame.flags:
+                    acknowledged = SettingsFrame(flags=["ACK"])
+                    self._writer.write(acknowledged.serialize())
+
+    async def ended(self) -> bool:
+        """Wait until the server closes the connection."""
+        async with asyncio.timeout(TIMEOUT):
+            while await self._reader.read(65536):
+                pass
+        return True
+
+
+@asynccontextmanager
+async def raw(port: int, *, greeted: bool = True) -> AsyncIterator[Raw]:
+    """A connection, with HTTP/2 agreed on if it is to be `greeted`."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    made = Raw(reader, writer)
+    try:
+        if greeted:
+            made.http2.initiate_connection()
+            await made.flush()
+        yield made
+    finally:
+        writer.close()

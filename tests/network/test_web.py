@@ -1,0 +1,284 @@
+"""Callers without gRPC, behind Envoy: JSON by HTTP, gRPC-Web, and pages in a browser."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+import subprocess
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from http.client import HTTPConnection
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from recommender.access import digest_of, new_token
+from recommender.domain import Edge
+from recommender.envoy import EnvoyServer
+from recommender.errors import SettingsError
+from recommender.frames import Frames, framed
+from recommender.recommend_api.v1 import recommend_api_pb2 as api
+from recommender.settings import Settings
+from recommender.wire import SERVICE_NAME
+from tests.conftest import ROOT, WEIGHTS, Serve
+from tests.facts import FACTS
+from tests.threads import in_a_thread
+
+TIMEOUT = 30.0
+HISTORY, ANSWER = next(iter(FACTS.items()))
+JSON = {"content-type": "application/json"}
+GRPC_WEB = {"content-type": "application/grpc-web+proto", "x-grpc-web": "1"}
+SHOP = "https://shop.example"
+LOCAL = "http://localhost:8000"
+
+
+@pytest.fixture(scope="session")
+def edge() -> Edge:
+    return "envoy"
+
+
+@pytest.fixture(scope="module")
+def port() -> Iterator[int]:
+    """The port of a server at the default settings, but for what this page is about."""
+    settings = Settings(port=0, weights_dir=WEIGHTS, edge="envoy", web=True, cors_origins=f"{SHOP}, {LOCAL}")
+    with in_a_thread(lambda: EnvoyServer(settings)) as server:
+        yield server.port
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+
+    @property
+    def said(self) -> Any:
+        return json.loads(self.body)
+
+
+async def ask(port: int, method: str, body: bytes | object, headers: Mapping[str, str], verb: str = "POST") -> Answer:
+    """What a caller without gRPC gets; an object goes as JSON."""
+    sent = body if isinstance(body, bytes) else json.dumps(body).encode()
+
+    def now() -> Answer:
+        connection = HTTPConnection("127.0.0.1", port, timeout=TIMEOUT)
+        try:
+            connection.request(verb, f"/{SERVICE_NAME}/{method}", sent, dict(headers))
+            answer = connection.getresponse()
+            return Answer(answer.status, {k.lower(): v for k, v in answer.getheaders()}, answer.read())
+        finally:
+            connection.close()
+
+    return await asyncio.to_thread(now)
+
+
+async def test_json_in_json_out_with_the_known_answers(port: int) -> None:
+    answers = [await ask(port, "Recommend", {"itemIds": list(ids)}, JSON) for ids in FACTS]
+    many = await ask(port, "BatchRecommend", {"requests": [{"itemIds": HISTORY}, {"itemIds": [-1]}]}, JSON)
+    model = await ask(port, "GetModel", {}, JSON)
+    messages = [{"correlationId": place, "request": {"itemIds": HISTORY}} for place in range(3)]
+    stream = await ask(port, "StreamRecommend", messages, JSON)
+
+    assert [answer.said["itemIds"] for answer in answers] == list(FACTS.values())
+    good, bad = many.said["results"]
+    assert good["response"]["itemIds"] == ANSWER
+    assert bad["error"]["code"] == 3
+    assert model.said["model"]["name"] == "reference"
+    assert sorted(reply.get("correlationId", "0") for reply in stream.said) == ["0", "1", "2"]
+    assert all(reply["response"]["itemIds"] == ANSWER for reply in stream.said)
+
+
+async def test_the_largest_answer_fits_into_json(port: int) -> None:
+    requests = [{"itemIds": [1, row], "limit": 1000} for row in range(1000)]
+    answer = await ask(port, "BatchRecommend", {"requests": requests}, {**JSON, "grpc-timeout": "30S"})
+
+    assert [len(result["response"]["itemIds"]) for result in answer.said["results"]] == [1000] * 1000
+
+
+@pytest.mark.parametrize(
+    ("body", "headers", "status", "code"),
+    [
+        ({"itemIds": [-1]}, {}, 400, 3),
+        ({"itemIds": [1], "model": "none@such"}, {}, 404, 5),
+        ({"itemIds": [1]}, {"grpc-timeout": "1n"}, 504, 4),
+        ({"itemIds": [1] * 5_000_000}, {}, 429, 8),
+    ],
+    ids=["at fault", "no such model", "too late", "too large"],
+)
+async def test_an_error_is_a_status_of_http_and_in_json_with_its_details(
+    port: int, body: object, headers: Mapping[str, str], status: int, code: int
+) -> None:
+    refused = await ask(port, "Recommend", body, {**JSON, **headers, "x-request-id": "mine"})
+
+    assert (refused.status, refused.said["code"]) == (status, code)
+    assert refused.headers["x-request-id"] == "mine"
+    assert refused.said["message"]
+    if code == 3:
+        (detail,) = refused.said["details"]
+        assert detail["@type"] == "type.googleapis.com/google.rpc.BadRequest"
+        assert detail["fieldViolations"][0]["field"] == "item_ids[0]"
+
+
+@pytest.mark.parametrize("body", [b'{"item', b"[]", b"\xff\xfe", b'{"itemIds": ["x"]}', b'{"itemIds": {}}'])
+async def test_what_is_no_request_in_json_is_refused_and_harms_nobody(port: int, body: bytes) -> None:
+    refused = await ask(port, "Recommend", body, JSON)
+    answered = await ask(port, "Recommend", {"itemIds": HISTORY}, JSON)
+
+    assert refused.status == 400
+    assert answered.said["itemIds"] == ANSWER
+
+
+async def test_a_body_that_never_ends_is_answered_when_its_deadline_has_passed(serve: Serve) -> None:
+    def stall(port: int) -> int:
+        connection = HTTPConnection("127.0.0.1", port, timeout=TIMEOUT)
+        connection.putrequest("POST", f"/{SERVICE_NAME}/Recommend")
+        for name, value in {**JSON, "content-length": "100"}.items():
+            connection.putheader(name, value)
+        connection.endheaders(b'{"itemIds": [')
+        status = connection.getresponse().status
+        connection.close()
+        return status
+
+    async with serve(web=True, default_timeout_ms=300) as server:
+        assert await asyncio.to_thread(stall, server.port) == 504
+
+
+async def test_a_token_is_asked_for_in_json_as_by_grpc(serve: Serve, tmp_path: Path) -> None:
+    token, tokens = new_token(), tmp_path / "tokens.toml"
+    tokens.write_text(f'[web]\nsha256 = ["{digest_of(token).hex()}"]\n', encoding="utf-8")
+    async with serve(web=True, cors_origins=SHOP, tokens_file=tokens) as server:
+        refused = await ask(server.port, "Recommend", {"itemIds": HISTORY}, JSON)
+        body = framed(api.RecommendRequest(item_ids=HISTORY).SerializeToString())
+        strange = await ask(server.port, "Recommend", body, GRPC_WEB)
+        answered = await ask(
+            server.port, "Recommend", {"itemIds": HISTORY}, {**JSON, "authorization": f"Bearer {token}"}
+        )
+        asked = await ask(server.port, "Recommend", b"", preflight(SHOP), "OPTIONS")
+
+    assert (refused.status, refused.said["code"]) == (401, 16)
+    assert (strange.status, strange.headers["grpc-status"]) == (200, "16")
+    assert answered.said["itemIds"] == ANSWER
+    assert asked.status == 200, "a browser asks without the token whether it may bring one"
+
+
+async def test_grpc_web_has_the_reply_and_then_the_status_in_the_body(port: int) -> None:
+    body = framed(api.RecommendRequest(item_ids=HISTORY).SerializeToString())
+    answer = await ask(port, "Recommend", body, {**GRPC_WEB, "x-request-id": "mine"})
+
+    frames = Frames(1 << 20)
+    size = 5 + int.from_bytes(answer.body[1:5], "big")
+    frames.feed(answer.body[:size])
+    reply = api.RecommendResponse.FromString(frames.next() or b"")
+    assert list(reply.item_ids) == ANSWER
+    assert answer.body[size] == 0x80, "the flag of trailers"
+    trailers = dict(line.split(":", 1) for line in answer.body[size + 5 :].decode().split("\r\n") if line)
+    assert trailers == {"grpc-status": "0", "x-request-id": "mine"}
+    assert answer.headers["content-type"] == GRPC_WEB["content-type"]
+
+
+def preflight(origin: str) -> dict[str, str]:
+    """What a browser sends before a page's call."""
+    headers = "authorization,content-type,grpc-timeout"
+    return {"origin": origin, "access-control-request-method": "POST", "access-control-request-headers": headers}
+
+
+@pytest.mark.parametrize(
+    ("origin", "may"),
+    [(SHOP, True), (LOCAL, True), ("https://evil.example", False), (f"{SHOP}.evil.example", False)],
+)
+async def test_pages_of_the_origins_that_are_named_may_call_and_no_others(port: int, origin: str, *, may: bool) -> None:
+    asked = await ask(port, "Recommend", b"", preflight(origin), "OPTIONS")
+    refused = await ask(port, "Recommend", {"itemIds": [-1]}, {**JSON, "origin": origin})
+
+    allowed = [answer.headers.get("access-control-allow-origin") for answer in (asked, refused)]
+    assert allowed == [origin if may else None] * 2
+    if may:
+        assert set(preflight(origin)["access-control-request-headers"].split(",")) <= set(
+            asked.headers["access-control-allow-headers"].split(",")
+        )
+
+
+async def test_a_path_that_is_no_method_is_told_what_is_spoken_and_any_other_content_is_taken_for_json(
+    port: int,
+) -> None:
+    nothing = await ask(port, "Nothing", {}, JSON)
+    plain = await ask(port, "Recommend", {"itemIds": HISTORY}, {"content-type": "text/plain"})
+
+    assert nothing.status == 415
+    assert plain.said["itemIds"] == ANSWER
+
+
+async def test_unless_it_is_asked_for_only_grpc_is_spoken(serve: Serve) -> None:
+    async with serve() as server:
+        answers = [await ask(server.port, "Recommend", {"itemIds": [1]}, headers) for headers in (JSON, GRPC_WEB)]
+
+    assert [answer.status for answer in answers] == [415, 415]
+
+
+@pytest.mark.parametrize(
+    ("settings", "why"),
+    [
+        ({"web": True}, "RECOMMENDER_WEB=true needs RECOMMENDER_EDGE=envoy"),
+        ({"web": True, "cors_origins": SHOP}, "RECOMMENDER_WEB=true needs RECOMMENDER_EDGE=envoy"),
+        ({"edge": "envoy", "cors_origins": SHOP}, "RECOMMENDER_CORS_ORIGINS needs RECOMMENDER_WEB=true"),
+        *(
+            ({"edge": "envoy", "web": True, "cors_origins": origins}, "no origin as a browser says it")
+            for origins in ("*", "shop.example", f"{SHOP}/", f"{SHOP}/page", "https://Shop.example", f"{SHOP},null")
+        ),
+    ],
+)
+def test_what_could_not_be_held_is_refused_with_a_sentence(settings: dict[str, object], why: str) -> None:
+    with pytest.raises(SettingsError, match=re.escape(why)):
+        Settings.model_validate(settings)
+
+
+@contextmanager
+def page_server(page: list[str]) -> Iterator[int]:
+    """Serves the first of `page` at any path, from a port of this machine."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.send_header("content-type", "text/html; charset=utf-8")
+            self.end_headers()
+            self.wfile.write(page[0].encode())
+
+        def log_message(self, *_: object) -> None:
+            """Nothing is told."""
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield server.server_port
+        server.shutdown()
+        thread.join()
+
+
+def opened_in_chromium(url: str, profile: Path) -> str:
+    """What the page says in the end."""
+    options = ("--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", f"--user-data-dir={profile}")
+    wait = ("--virtual-time-budget=10000", "--dump-dom")
+    done = subprocess.run(["chromium", *options, *wait, url], capture_output=True, text=True, check=True, timeout=100)
+    (shown,) = re.findall(r'<p id="next">(.*?)</p>', done.stdout)
+    return str(shown)
+
+
+@pytest.mark.system("chromium")
+async def test_a_browser_shows_the_page_of_the_documents_to_whose_origin_may_call(serve: Serve, tmp_path: Path) -> None:
+    (documented,) = re.findall(r"```html\n(.*?)```", (ROOT / "docs/browsers.md").read_text(encoding="utf-8"), re.DOTALL)
+    page = [""]
+    with page_server(page) as port:
+        async with serve(web=True, cors_origins=f"http://127.0.0.1:{port}") as server:
+            assert "127.0.0.1:50051" in documented
+            page[0] = documented.replace("127.0.0.1:50051", f"127.0.0.1:{server.port}")
+            shown = await asyncio.to_thread(opened_in_chromium, f"http://127.0.0.1:{port}/", tmp_path / "may")
+            other = await asyncio.to_thread(opened_in_chromium, f"http://localhost:{port}/", tmp_path / "other")
+            expected = await ask(server.port, "Recommend", {"itemIds": [12, 7, 42], "limit": 3}, JSON)
+
+    assert shown.split() == [str(item) for item in expected.said["itemIds"]]
+    assert other == "TypeError: Failed to fetch"

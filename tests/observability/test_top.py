@@ -1,0 +1,101 @@
+"""`recommender top`: what it shows of a running server, and what it says where there is none."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import math
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+from rich.console import Console, RenderableType
+
+from recommender import telemetry
+from recommender.client import Client
+from recommender.top import Change, Labels, NoMetricsError, Scrape, Screen, parse, scrape
+from tests.conftest import Serve
+
+TIMEOUT = 30.0
+
+
+def shown(picture: RenderableType) -> str:
+    console = Console(file=io.StringIO(), width=160, record=True)
+    console.print(picture)
+    return console.export_text()
+
+
+def queue_times(at: float, *up_to: int) -> Scrape:
+    """A scrape of nothing but queue times: how many up to 0.1 ms, 0.2 ms, 0.3 ms …"""
+    name = telemetry.QUEUE_TIME.prometheus_name
+    counts: Sequence[int] = (*up_to, *[up_to[-1]] * (len(telemetry.LATENCY_BOUNDS) + 1 - len(up_to)))
+    ends = (*(str(bound) for bound in telemetry.LATENCY_BOUNDS), "+Inf")
+    buckets: dict[Labels, float] = {(("le", end),): float(count) for end, count in zip(ends, counts, strict=True)}
+    count: dict[Labels, float] = {(): float(up_to[-1])}
+    return Scrape(at, {f"{name}_bucket": buckets, f"{name}_count": count})
+
+
+async def test_it_shows_what_happened_between_two_looks(serve: Serve) -> None:
+    async with serve(metrics_port=0) as server, Client(f"127.0.0.1:{server.port}") as client:
+        url = f"http://127.0.0.1:{server.metrics_port}/metrics"
+        before = await asyncio.to_thread(scrape, url)
+        await asyncio.gather(*(client.recommend([1, 2], timeout=TIMEOUT) for _ in range(64)))
+        after = await asyncio.to_thread(scrape, url)
+    change = Change(before, after)
+    text = shown(Screen(url).draw(change))
+
+    assert change.rate(telemetry.CALL_DURATION, "_count") * change.seconds == pytest.approx(64)
+    assert sum(rate for _, rate in change.buckets(telemetry.BATCH_SIZES)) * change.seconds >= 1
+    assert 0 < change.quantile(0.5, telemetry.QUEUE_TIME) <= change.quantile(0.99, telemetry.QUEUE_TIME)
+    for word in ("reference@1", "CPUExecutionProvider", url, "Recommend", "OK", "whole call", "0 of 1,024"):
+        assert word in text
+
+
+def test_quantiles_are_even_within_a_bucket_and_count_what_is_new() -> None:
+    change = Change(queue_times(0.0, 50, 50), queue_times(2.0, 50, 150))
+
+    assert change.quantile(0.5, telemetry.QUEUE_TIME) == pytest.approx(0.00015)
+    assert change.quantile(1.0, telemetry.QUEUE_TIME) == pytest.approx(0.0002)
+    assert change.rate(telemetry.QUEUE_TIME, "_count") == 50
+
+
+def test_where_nothing_happened_there_is_no_quantile_and_a_restart_counts_from_zero() -> None:
+    same = queue_times(0.0, 5)
+
+    assert math.isnan(Change(same, same).quantile(0.5, telemetry.QUEUE_TIME))
+    assert Change(queue_times(0.0, 50), queue_times(1.0, 10)).rate(telemetry.QUEUE_TIME, "_count") == 10
+
+
+@pytest.mark.parametrize("text", ["<html>", "# HELP up\nup 1\n"])
+def test_what_is_not_ours_is_refused_with_a_sentence(text: str) -> None:
+    with pytest.raises(NoMetricsError, match=r"http://there"):
+        parse(text, 0.0, "http://there")
+
+
+async def test_the_command_draws_and_saves_a_picture(serve: Serve, tmp_path: Path) -> None:
+    picture = tmp_path / "top.svg"
+    async with serve(metrics_port=0) as server:
+        url = f"http://127.0.0.1:{server.metrics_port}/metrics"
+        done = await asyncio.to_thread(top, "--url", url, "--interval", "0.1", "--looks", "2", "--svg", str(picture))
+
+    assert done.returncode == 0, done.stderr
+    assert "reference@1" in done.stdout
+    assert picture.read_text(encoding="utf-8").startswith("<svg")
+
+
+def test_without_a_server_it_says_what_to_do() -> None:
+    done = top("--url", "http://127.0.0.1:1/metrics")
+
+    assert done.returncode == 1
+    assert "RECOMMENDER_METRICS_PORT" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def top(*options: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "recommender", "top", *options],
+        env={**os.environ, "COLUMNS": "160"}, capture_output=True, text=True, check=False, timeout=TIMEOUT,
+    )  # fmt: skip

@@ -1,0 +1,143 @@
+"""What only a server behind Envoy can have happen to it."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import grpc
+import pytest
+
+from recommender.client import Client
+from recommender.domain import Edge
+from recommender.envoy import EnvoyServer
+from recommender.errors import SettingsError, StartError
+from recommender.process import ExitCode
+from recommender.settings import Settings
+from tests.conftest import WEIGHTS, Serve
+from tests.models import table, write_model
+from tests.server.process import PATIENCE, running
+from tests.threads import in_a_thread
+
+TIMEOUT = 30.0
+BEHIND_ENVOY = {"RECOMMENDER_EDGE": "envoy"}
+
+pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc for the server's processes")
+
+
+@pytest.fixture(scope="session")
+def edge() -> Edge:
+    return "envoy"
+
+
+@pytest.fixture(scope="module")
+def behind_envoy_port() -> Iterator[int]:
+    """The port of a server at the default settings."""
+    with in_a_thread(lambda: EnvoyServer(Settings(port=0, weights_dir=WEIGHTS, edge="envoy"))) as server:
+        yield server.port
+
+
+def alive(pid: int) -> bool:
+    """Whether there is such a process, other than as a record of its end."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text(encoding="ascii").rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+async def gone(pid: int) -> None:
+    """Wait until a process that is not ours to wait for has ended."""
+    async with asyncio.timeout(PATIENCE):
+        while alive(pid):  # noqa: ASYNC110 (nobody tells)
+            await asyncio.sleep(0.01)
+
+
+async def test_without_pyvoy_the_start_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pyvoy", None)
+
+    with pytest.raises(StartError, match=r"needs pyvoy, which is not installed.*install recommender\[envoy\]"):
+        await EnvoyServer(Settings(port=0, edge="envoy")).start()
+
+
+async def test_a_host_that_is_a_name_stops_the_start() -> None:
+    with pytest.raises(StartError, match=r"RECOMMENDER_HOST is 'localhost'.* must be an IP address"):
+        await EnvoyServer(Settings(host="localhost", port=0, edge="envoy")).start()
+
+
+@pytest.mark.parametrize(
+    "setting", [{"workers": 2}, {"min_ping_interval_ms": 5000}, {"max_connection_age_grace_ms": 1}]
+)
+def test_a_setting_that_envoy_would_not_hold_is_refused(setting: dict[str, int]) -> None:
+    with pytest.raises(SettingsError, match="cannot be held with RECOMMENDER_EDGE=envoy"):
+        Settings.model_validate({"edge": "envoy", **setting})
+
+
+async def test_if_envoy_dies_callers_are_told_and_the_exit_code_says_so() -> None:
+    async with running(settings=BEHIND_ENVOY) as server, Client(f"127.0.0.1:{server.port}") as client:
+        assert (await client.recommend([1], timeout=TIMEOUT)).item_ids
+        (envoy,) = server.children()
+        os.kill(envoy, signal.SIGKILL)
+        code = await server.exit_code()
+        with pytest.raises(grpc.aio.AioRpcError) as lost:
+            await client.recommend([1], timeout=TIMEOUT)
+
+    assert code == ExitCode.EDGE_LOST
+    assert lost.value.code() == grpc.StatusCode.UNAVAILABLE
+    assert server.log[-1]["event"] == "envoy lost"
+
+
+async def test_envoy_does_not_outlive_the_process_that_started_it() -> None:
+    async with running(settings=BEHIND_ENVOY) as server:
+        (envoy,) = server.children()
+        server.signal(signal.SIGKILL)
+        await gone(envoy)
+        assert await server.exit_code() == -signal.SIGKILL
+
+
+async def test_after_a_drain_nothing_of_envoy_is_left() -> None:
+    async with running(settings=BEHIND_ENVOY) as server:
+        (envoy,) = server.children()
+        server.signal(signal.SIGTERM)
+        code = await server.exit_code()
+
+    assert code == ExitCode.DRAINED
+    assert not alive(envoy)
+
+
+async def test_a_caller_who_leaves_is_noticed_while_its_request_waits(serve: Serve, tmp_path: Path) -> None:
+    model = write_model(tmp_path / "5_model.onnx", table(), burn=60)
+    async with (
+        serve(model=model, num_recommendations=5, max_batch_size=1) as server,
+        Client(f"127.0.0.1:{server.port}") as client,
+    ):
+        calls = [asyncio.create_task(client.recommend([row % 50], timeout=TIMEOUT)) for row in range(100)]
+        await asyncio.wait(calls, return_when=asyncio.FIRST_COMPLETED)
+        for call in calls:
+            call.cancel()
+        await asyncio.wait_for(server.batcher.drain(), TIMEOUT)
+        seen = server.batcher.statistics()
+
+    assert seen.cancelled > seen.answered
+
+
+def test_who_speaks_no_grpc_is_told_what_is_spoken_here(behind_envoy_port: int) -> None:
+    with pytest.raises(urllib.error.HTTPError) as refused:
+        urllib.request.urlopen(f"http://127.0.0.1:{behind_envoy_port}/", timeout=TIMEOUT)
+
+    assert refused.value.code == 415
+    assert b"gRPC is spoken here" in refused.value.read()
+
+
+async def test_a_method_that_is_not_there_is_unimplemented(behind_envoy_port: int) -> None:
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{behind_envoy_port}") as channel:
+        method: grpc.aio.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary("/no.such.Service/Method")
+        with pytest.raises(grpc.aio.AioRpcError) as refused:
+            await method(b"", timeout=TIMEOUT)
+
+    assert refused.value.code() == grpc.StatusCode.UNIMPLEMENTED

@@ -1,0 +1,42 @@
+"""What a process of ours does for itself."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+# In a process of its own: the collector is the whole process's.
+CYCLES = """
+import gc
+import weakref
+from recommender.process import spare_collections
+
+
+class Cycle:
+    def __init__(self):
+        self.itself = self
+
+
+standing = [{row: [row]} for row in range(1000)]
+spare_collections()
+assert not any(each in standing for each in gc.get_objects()), "what stood there is looked through again and again"
+freed = 0
+
+
+def count(_):
+    global freed
+    freed += 1
+
+
+watched = []
+for _ in range(100_000):
+    cycle = Cycle()
+    watched.append(weakref.ref(cycle, count))
+print(freed)
+"""
+
+
+def test_a_server_that_has_loaded_leaves_that_alone_and_still_frees_cycles() -> None:
+    told = subprocess.run([sys.executable, "-c", CYCLES], check=True, capture_output=True, text=True)
+
+    assert int(told.stdout) > 50_000

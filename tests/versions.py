@@ -1,0 +1,92 @@
+"""Versions of models in the form that a repository or a registry holds them: `model.onnx` with its `card.json`."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from recommender.card import CARD_NAME, MODEL_NAME, Card, CardFile, FileRole, Golden, file_sha256
+from recommender.fallback import write_fallback
+from recommender.vocabulary import write_vocabulary
+from tests.models import brute_force, table, write_model
+
+K = 5
+HISTORIES = ((1, 2, 3), (0,), (49, 7))
+
+
+def embeddings_of(version: int, items: int = 50) -> npt.NDArray[np.float32]:
+    """The item embeddings of a test's version."""
+    return table(items, seed=version)
+
+
+def answer_of(version: int, history: tuple[int, ...] = (1, 2, 3), k: int = K) -> tuple[int, ...]:
+    """What a test's version answers to a history."""
+    return tuple(brute_force(embeddings_of(version), history, k)[0])
+
+
+def write_version(
+    folder: Path,
+    version: int,
+    *,
+    items: int = 50,
+    burn: int = 0,
+    fails_on: int | None = None,
+    keys: int = 0,
+    fallback: tuple[int, ...] = (),
+    spoil: Callable[[Path], None] = lambda _: None,
+    **changes: Any,
+) -> Path:
+    """Write a version into `folder`, complete or not at all: `spoil` gets at the files, `changes` at the card.
+
+    Its embeddings are `embeddings_of(version)`. With `keys` it has a vocabulary of that many.
+    """
+    draft = folder.with_name(f".{folder.name}.draft")
+    shutil.rmtree(draft, ignore_errors=True)
+    embeddings = embeddings_of(version, items)
+    model = write_model(draft / MODEL_NAME, embeddings, default_k=K, burn=burn, fails_on=fails_on)
+    files: dict[Path, FileRole] = {model: "model"}
+    if keys:
+        path = model.with_suffix(".keys")
+        write_vocabulary([f"v{version}-{item}" for item in range(keys)], path)
+        files[path] = "vocabulary"
+    if fallback:
+        path = model.with_suffix(".fallback.txt")
+        write_fallback(fallback, path)
+        files[path] = "fallback"
+    golden = []
+    for history in HISTORIES:
+        ids, scores = brute_force(embeddings, history, K)
+        golden.append(Golden(item_ids=history, recommendations=tuple(ids), scores=tuple(scores)))
+    card = Card.model_validate(
+        {
+            "name": "test",
+            "version": str(version),
+            "network": "hand made",
+            "items": items,
+            "embedding_size": embeddings.shape[1],
+            "default_k": K,
+            "max_k": items,
+            "score_tolerance": 1e-4,
+            "opset": 18,
+            "exported_by": "a test",
+            "exported_at": "2026-01-01T00:00:00Z",
+            "exported_with": {},
+            "files": [
+                CardFile(path=path.name, role=role, size=path.stat().st_size, sha256=file_sha256(path))
+                for path, role in files.items()
+            ],
+            "golden": golden,
+        }
+        | changes
+    )
+    (draft / CARD_NAME).write_text(json.dumps(card.model_dump(mode="json")), encoding="utf-8")
+    spoil(draft)
+    shutil.rmtree(folder, ignore_errors=True)
+    draft.replace(folder)
+    return folder
