@@ -53,6 +53,8 @@ _OPTIONS: Final = (
     ("grpc.keepalive_time_ms", 30_000),
     ("grpc.keepalive_timeout_ms", 10_000),
     ("grpc.keepalive_permit_without_calls", 1),
+    # Else clients of one process share one connection, and with it one worker of several.
+    ("grpc.use_local_subchannel_pool", 1),
 )
 
 A = TypeVar("A")
@@ -97,7 +99,7 @@ class Refusal:
 
 
 class Client:
-    """Asks one server, at `target` (`host:port`), over one channel; an async context manager.
+    """Asks one server, at `target` (`host:port`), over a connection of its own; an async context manager.
 
     Without `credentials` the channel is plaintext; `token` is sent with every call. Calls raise
     grpc.aio.AioRpcError with the server's status. `timeout` is in seconds and covers a call with all its retries.

@@ -9,7 +9,7 @@ import signal
 import sys
 import urllib.request
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
 import grpc
@@ -62,12 +62,10 @@ async def eventually(holds: Callable[[], Awaitable[bool]]) -> None:
 
 
 async def answers_on(server: Process, connections: int) -> list[list[int]]:
-    """What as many connections get, each of its own."""
-    found = []
-    for _ in range(connections):
-        async with Client(target(server)) as client:
-            found.append(list((await client.recommend([0], timeout=TIMEOUT)).item_ids))
-    return found
+    """What as many clients get, all open at once."""
+    async with AsyncExitStack() as stack:
+        clients = [await stack.enter_async_context(Client(target(server))) for _ in range(connections)]
+        return [list((await client.recommend([0], timeout=TIMEOUT)).item_ids) for client in clients]
 
 
 def read(address: str) -> str:
