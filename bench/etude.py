@@ -108,9 +108,7 @@ def main() -> int:
     arguments = parser.parse_args()
     console = Console(width=None if sys.stdout.isatty() else 160)
     figures = [
-        measured(network, SHOPS[shop], arguments, console)
-        for network in arguments.networks
-        for shop in arguments.shops
+        measured(network, SHOPS[shop], arguments, console) for network in arguments.networks for shop in arguments.shops
     ]
     heads = ("shop", "network", "catalogue", "asked/s", "p50 ms", "p90 ms", "failed", "met", "highest/s in the ramp")
     table = Table(*heads, "rows a run", "engine ms a row", "published")
