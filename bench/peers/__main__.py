@@ -3,9 +3,10 @@
 PyTriton (Triton with its Python backend), MLServer, Ray Serve, BentoML, LitServe and mosec, each in an environment of
 its own that uv makes from PyPI, once with the settings of its documentation's example and once with limits equal to
 ours; a naive unbatched grpc.aio servicer; and `recommender serve` with either edge. All answer the same history with
-the same ids, in the same order, or are not measured. All that start stay up, one is asked at a time, in interleaved
-rounds with another history each: as fast as answers come with a fixed number in flight, then at 25, 50 and 80 % of
-what the slowest answers. h2load (Debian: nghttp2-client) asks all of them. Deduplication is off, as it is by default.
+the same ids, in the same order, or are not measured. One is up at a time: some take CPU while nobody asks. In each
+round, with another history, each is started and asked as fast as answers come with a fixed number in flight, then at
+25, 50 and 80 % of what the slowest answers, then, if it can, at other fixed rates. h2load (Debian: nghttp2-client) asks
+all of them. Deduplication is off, as it is by default.
 """
 
 from __future__ import annotations
@@ -16,9 +17,8 @@ import statistics
 import sys
 import time
 from collections import defaultdict
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -35,9 +35,9 @@ from bench.serving import free_port
 
 SHARES = (0.25, 0.5, 0.8)
 MODELS = ((10_000, 32), (100_000, 64))
+WARMING_CALLS, WARMING_IN_FLIGHT = 200, 16
 FIRST_CALLS = 200
 LEAST_CALLS = 64
-STARTING = 3
 
 
 @dataclass
@@ -45,12 +45,15 @@ class Measured:
     """A row under load, and all that was seen of it."""
 
     row: Row
-    server: Hosted
-    capacity: float = 0.0
+    python: str
+    capacity: float
     """A first look, from which the numbers of calls and the rates follow."""
+    idle: float
+    """Cores that it takes when nobody asks."""
     saturated: list[Seen] = field(default_factory=list)
     at: dict[float, list[Seen]] = field(default_factory=lambda: defaultdict(list))
-    memory: int = 0
+    """By calls a second."""
+    memory: list[int] = field(default_factory=list)
 
     @property
     def failed(self) -> int:
@@ -58,84 +61,68 @@ class Measured:
         return sum(seen.failed for seen in (*self.saturated, *(one for seen in self.at.values() for one in seen)))
 
 
-def started(wanted: Sequence[tuple[Row, str]], path: Path, stack: ExitStack) -> tuple[list[Measured], list[str]]:
-    """Start them all, and end them with the stack; who cannot be compared is told with the reason.
+@contextmanager
+def up(row: Row, python: str, path: Path) -> Iterator[Hosted]:
+    """The row's server on a free port, warmed by some calls. Raises Unavailable."""
+    port = free_port()
+    with hosted(row.peer.command(python, port), row.environment(path, port), port, row.peer.wire) as server:
+        ask(server, HISTORY, WARMING_CALLS, WARMING_IN_FLIGHT)
+        yield server
 
-    Who answers other ids than the first is not compared.
-    """
 
-    def start(row: Row, python: str) -> Measured | Unavailable:
-        port = free_port()
-        own = ExitStack()
-        owns.append(own)
-        try:
-            command = row.peer.command(python, port)
-            server = own.enter_context(hosted(command, row.environment(path, port), port, row.peer.wire))
-        except Unavailable as error:
-            return error
-        return Measured(row, server)
-
-    def end() -> None:
-        with ThreadPoolExecutor(max(1, len(owns))) as threads:
-            list(threads.map(ExitStack.close, owns))
-
-    owns: list[ExitStack] = []
-    servers: list[Measured] = []
+def first_look(
+    wanted: Sequence[tuple[Row, str]], path: Path, arguments: argparse.Namespace, progress: Progress
+) -> tuple[list[Measured], list[str]]:
+    """Start each alone; who cannot be compared is told with the reason: it does not start, or answers other ids."""
+    bar = progress.add_task("first look", total=len(wanted))
+    found: list[Measured] = []
     missing: list[str] = []
-    stack.callback(end)
-    for row, _ in wanted:
-        row.peer.wire.body(HISTORY)
-    with ThreadPoolExecutor(STARTING) as threads:
-        found = list(threads.map(start, *zip(*wanted, strict=True)))
-    first: list[int] = []
-    for (row, _), one in zip(wanted, found, strict=True):
-        if isinstance(one, Unavailable):
-            missing.append(f"{row.title}: {one}")
-            continue
-        ids, _ = row.peer.wire.ask(one.server.port, HISTORY)
-        first = first or ids
-        if ids == first:
-            servers.append(one)
-        else:
-            missing.append(f"{row.title}: it answers {ids}, {servers[0].row.name} {first}")
-    return servers, missing
-
-
-def measure(servers: Sequence[Measured], items: int, arguments: argparse.Namespace, progress: Progress) -> list[float]:
-    """Ask all of them, and return the fixed rates."""
-    drawn = random.Random(1)
-    history = [drawn.randrange(items) for _ in HISTORY]
-    bar = progress.add_task(f"{items:,} items", total=len(servers) * (1 + arguments.rounds * (1 + len(SHARES))))
-    in_flight = arguments.in_flight
-    for each in servers:
-        first = ask(each.server, history, FIRST_CALLS, in_flight)
-        again = ask(each.server, history, max(FIRST_CALLS, round(0.5 * first.rate)), in_flight)
-        each.capacity = again.rate
+    agreed: list[int] = []
+    for row, python in wanted:
+        try:
+            with up(row, python, path) as server:
+                ids, _ = row.peer.wire.ask(server.port, HISTORY)
+                agreed = agreed or ids
+                if ids == agreed:
+                    rate = ask(server, HISTORY, FIRST_CALLS, arguments.in_flight).rate
+                    rate = ask(server, HISTORY, max(FIRST_CALLS, round(0.5 * rate)), arguments.in_flight).rate
+                    found.append(Measured(row, python, rate, idle(server)))
+                else:
+                    missing.append(f"{row.title}: it answers {ids}, {found[0].row.name} {agreed}")
+        except Unavailable as error:
+            missing.append(f"{row.title}: {error}")
         progress.advance(bar)
-    slowest = min(each.capacity for each in servers)
-    rates = [share * slowest for share in SHARES]
+    return found, missing
+
+
+def measure(
+    rows: Sequence[Measured], path: Path, items: int, arguments: argparse.Namespace, progress: Progress
+) -> tuple[list[float], list[float]]:
+    """Ask all of them, and return the rates for all and those for who can answer them."""
+    slowest = min(each.capacity for each in rows)
+    for_all = [share * slowest for share in SHARES]
+    for_some = sorted(set(arguments.rates))
+    drawn = random.Random(1)
+    bar = progress.add_task(f"{items:,} items", total=len(rows) * arguments.rounds)
     for number in range(arguments.rounds):
         history = [drawn.randrange(items) for _ in HISTORY]
-        turn = servers if number % 2 else [*reversed(servers)]
-        for each in turn:
-            calls = arguments.calls or max(LEAST_CALLS, round(arguments.seconds * each.capacity))
-            each.saturated.append(ask(each.server, history, calls, in_flight))
+        for each in rows if number % 2 else [*reversed(rows)]:
+            with up(each.row, each.python, path) as server:
+                calls = arguments.calls or max(LEAST_CALLS, round(arguments.seconds * each.capacity))
+                each.saturated.append(ask(server, history, calls, arguments.in_flight))
+                for rate in (*for_all, *(rate for rate in for_some if rate <= SHARES[-1] * each.capacity)):
+                    calls = max(LEAST_CALLS, round(arguments.seconds * rate))
+                    each.at[rate].append(ask(server, history, calls, arguments.in_flight, rate))
+                each.memory.append(server.memory_bytes())
             progress.advance(bar)
-        for share, rate in zip(SHARES, rates, strict=True):
-            for each in turn:
-                calls = max(LEAST_CALLS, round(arguments.seconds * rate))
-                each.at[share].append(ask(each.server, history, calls, in_flight, rate))
-                progress.advance(bar)
-    for each in servers:
-        each.memory = each.server.memory_bytes()
-    return rates
+    return for_all, for_some
 
 
-def idle(servers: Sequence[Measured]) -> float:
-    """Cores that all servers together take when nobody asks."""
-    before, began = sum(each.server.cpu_seconds() for each in servers), time.monotonic()
+def idle(server: Hosted) -> float:
+    """Cores that it takes when nobody asks."""
+    before, began = server.cpu_seconds(), time.monotonic()
     time.sleep(1.0)
-    return (sum(each.server.cpu_seconds() for each in servers) - before) / (time.monotonic() - began)
+    return (server.cpu_seconds() - before) / (time.monotonic() - began)
 
 
 def spread(values: Sequence[float]) -> str:
@@ -154,27 +141,35 @@ def _told(values: Sequence[float], form: str) -> str:
 Cells = list[list[str]]
 
 
-def at_saturation(servers: Sequence[Measured]) -> Cells:
-    cells = [["server", "calls/s", f"× {servers[0].row.name}", "p50 ms", "p99 ms", "CPU µs a call", "MiB", "failed"]]
-    for each in servers:
+def at_saturation(rows: Sequence[Measured]) -> Cells:
+    title = f"× {rows[0].row.name}"
+    cells = [["server", "calls/s", title, "p50 ms", "p99 ms", "CPU µs a call", "cores idle", "MiB", "failed"]]
+    for each in rows:
         of = each.saturated
-        shares = [one.rate / first.rate for one, first in zip(of, servers[0].saturated, strict=True)]
+        shares = [one.rate / first.rate for one, first in zip(of, rows[0].saturated, strict=True)]
         cells.append([
             each.row.title, whole([one.rate for one in of]), spread(shares),
             *(spread([one.quantile(q) for one in of]) for q in (0.5, 0.99)),
-            whole([one.cpu * 1e6 for one in of]), f"{each.memory / 2**20:,.0f}", f"{each.failed:,}",
+            whole([one.cpu * 1e6 for one in of]), f"{each.idle:.2f}",
+            f"{statistics.median(each.memory) / 2**20:,.0f}", f"{each.failed:,}",
         ])  # fmt: skip
     return cells
 
 
-def at_rates(servers: Sequence[Measured], rates: Sequence[float]) -> Cells:
+def at_rates(rows: Sequence[Measured], rates: Sequence[float]) -> Cells:
+    """Who was asked at none of the rates is left out."""
     cells = [["server", *(f"{q} ms at {rate:,.0f}/s" for rate in rates for q in ("p50", "p99"))]]
     cells.extend(
         [
             each.row.title,
-            *(spread([one.quantile(q) for one in each.at[share]]) for share in SHARES for q in (0.5, 0.99)),
+            *(
+                spread([one.quantile(q) for one in each.at[rate]]) if rate in each.at else "—"
+                for rate in rates
+                for q in (0.5, 0.99)
+            ),
         ]
-        for each in servers
+        for each in rows
+        if any(rate in each.at for rate in rates)
     )
     return cells
 
@@ -197,25 +192,29 @@ def compare(items: int, dim: int, pythons: dict[str, str], arguments: argparse.N
     """One model behind all of them; what a page says of it. Who cannot be compared is told with the reason."""
     path = model(items, dim)
     wanted = [(row, python) for name, python in pythons.items() for row in rows(name, arguments.wait_ms)]
-    with ExitStack() as stack:
-        servers, missing = started(wanted, path, stack)
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
+        found, missing = first_look(wanted, path, arguments, progress)
         for each in missing:
             console.print(f"not compared: {each}", highlight=False, markup=False)
-        if not servers:
+        if not found:
             raise SystemExit("Nothing could be compared; the reasons are above.")
-        with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
-            busy = idle(servers)
-            rates = measure(servers, items, arguments, progress)
+        for_all, for_some = measure(found, path, items, arguments, progress)
     title = f"{items:,} × {dim}, {arguments.in_flight} calls in flight, {arguments.rounds} rounds"
-    fixed = f"{items:,} × {dim}, at {', '.join(f'{share:.0%}' for share in SHARES)} of the slowest's calls/s"
-    tables = ((title, at_saturation(servers)), (fixed, at_rates(servers, rates)))
+    tables = [
+        (title, at_saturation(found)),
+        (
+            f"{items:,} × {dim}, at {', '.join(f'{share:.0%}' for share in SHARES)} of the slowest's calls/s",
+            at_rates(found, for_all),
+        ),
+    ]
+    if for_some:
+        within = f"who answered {1 / SHARES[-1]:.2f} × as many at first"
+        tables.append((f"{items:,} × {dim}, at fixed rates, {within}", at_rates(found, for_some)))
     said = ""
     for heading, cells in tables:
         console.print(shown(cells, heading))
         said += f"{heading}:\n\n{markdown(cells)}\n"
-    console.print(f"All {len(servers)} servers took {busy:.2f} cores while nobody asked.", highlight=False)
-    said += f"All {len(servers)} servers took {busy:.2f} cores while nobody asked.\n"
-    return said + "".join(f"\nNot compared: {each}\n" for each in missing)
+    return said + "".join(f"Not compared: {each}\n\n" for each in missing)
 
 
 def main() -> None:
@@ -227,6 +226,8 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--calls", type=int, help="of each run at saturation; by default what --seconds takes")
     parser.add_argument("--seconds", type=float, default=2.0, help="about how long a run lasts")
+    parser.add_argument("--rates", type=float, nargs="*", default=[1000.0, 2000.0],
+                        help="calls a second that those are asked at who answer a quarter more")  # fmt: skip
     parser.add_argument("--in-flight", type=int, default=64)
     parser.add_argument("--wait-ms", type=float, default=2.0, help="that a batch waits, where limits are equal")
     parser.add_argument("--quick", action="store_true", help="one round of half a second: does everything run?")
