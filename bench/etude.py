@@ -90,7 +90,10 @@ def measured(network: str, shop: Shop, given: argparse.Namespace, console: Conso
     told = facts.machine()
     for name, done in (("steady", steady), ("ramp", ramp)):
         page = report.html(done, title=f"{title}: {name}", facts=told, limit_ms=OBJECTIVE_MS)
-        report.save(given.reports / f"etude-{network}-{shop.items}-{name}.html", page)
+        file = f"etude-{network}-{shop.items}-{name}"
+        report.save(given.reports / f"{file}.html", page)
+        if given.pictures is not None:
+            report.save_plots(done, given.pictures, file, OBJECTIVE_MS)
     found = Figure(network, shop, steady.whole(), within(ramp, OBJECTIVE_MS, QUANTILE))
     p90 = found.steady.quantile_of_all(QUANTILE) * 1e3
     console.print(f"{title}: p90 {p90:,.1f} ms at {shop.rate:,.0f}/s", highlight=False)
@@ -105,6 +108,7 @@ def main() -> int:
     parser.add_argument("--edge", default="grpc", choices=get_args(Edge))
     parser.add_argument("--coarse", choices=["int8"], help="export with a coarse table, see docs/models.md")
     parser.add_argument("--reports", type=Path, default=Path("bench-reports"))
+    parser.add_argument("--pictures", type=Path, metavar="FOLDER", help="where to write the plots as SVG files, too")
     arguments = parser.parse_args()
     console = Console(width=None if sys.stdout.isatty() else 160)
     figures = [

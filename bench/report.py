@@ -152,6 +152,12 @@ def plots(run: Run, limit_ms: float | None = None) -> list[str]:
     ]
 
 
+def save_plots(run: Run, folder: Path, name: str, limit_ms: float | None = None) -> None:
+    """Write each plot as a file of its own, `name-1.svg` and so on, in a folder that is made if need be."""
+    for number, plot in enumerate(plots(run, limit_ms), 1):
+        save(folder / f"{name}-{number}.svg", plot)
+
+
 def save(path: Path, page: str) -> None:
     """Write the report, in a folder that is made if need be."""
     path.parent.mkdir(parents=True, exist_ok=True)
