@@ -15,6 +15,7 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import get_args
 
 from rich.console import Console
 from rich.table import Table
@@ -22,7 +23,9 @@ from rich.table import Table
 from bench import facts
 from bench.plan import Phase, Plan
 from bench.run import run, warm_up
+from bench.scenarios import model
 from bench.serving import Server, serving
+from recommender.domain import Edge
 
 
 @contextmanager
@@ -60,14 +63,21 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--seconds", type=float, default=2.0, help="of a round on one of them")
     parser.add_argument("--in-flight", type=int, default=64)
+    parser.add_argument("--items", type=int, default=10_000, help="catalogue of the model")
+    parser.add_argument("--dim", type=int, default=32, help="size of its embeddings")
+    parser.add_argument("--network", default="reference", help="sasrec and gru4rec too")
+    parser.add_argument("--edge", default="grpc", choices=get_args(Edge))
     parser.add_argument("--least", type=float, help="exit code 1 if the median share of calls/s is below, 0.95 say")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
+        path = model(arguments.items, arguments.dim, arguments.network)
+        settings = {"RECOMMENDER_EDGE": arguments.edge}
         servers = []
         for number, revision in enumerate((arguments.base, arguments.head)):
             tree = stack.enter_context(checked_out(revision, Path(folder, str(number))))
-            servers.append(stack.enter_context(serving(cwd=tree)))
-        plans = [Plan(each.target, (Phase(arguments.seconds, in_flight=arguments.in_flight),)) for each in servers]
+            servers.append(stack.enter_context(serving("--model", str(path), settings=settings, cwd=tree)))
+        phases = (Phase(arguments.seconds, in_flight=arguments.in_flight),)
+        plans = [Plan(each.target, phases, items=arguments.items) for each in servers]
         for plan in plans:
             warm_up(plan)
         rounds: list[dict[int, tuple[float, float]]] = []

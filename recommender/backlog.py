@@ -7,7 +7,9 @@ The rules, in one place:
    never locks the door: an idle engine with nobody waiting takes everyone, and where nobody was let in for
    a second, the next caller is, as a probe.
 3. A batch is whatever waits when an engine slot is free, oldest first, up to `max_batch_size` rows. Whether it
-   waits for those who come just behind is for `gathering.py`.
+   waits for those who come just behind is for `gathering.py`. Where two batches, one of the short histories and one of
+   the long, cost much less than one in which the short are padded, the oldest's comes first. Who is passed over in
+   this way is in the next batch: both have ended before the one would have.
 4. Who is late or has left is in no batch. Who is late while its batch runs is told so then.
 5. With `deduplicate`, callers who ask the same share one row; it is in the batch as long as one of them waits.
 
@@ -21,6 +23,7 @@ from collections import OrderedDict
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from enum import Enum
+from itertools import islice, pairwise
 from typing import Generic, TypeVar
 
 from recommender.cost import Estimator
@@ -30,6 +33,8 @@ from recommender.errors import BacklogFullError, DeadlineError
 _PROBE_INTERVAL = 1.0
 """Seconds without anybody let in, after which an estimate is put to the test."""
 _LEAST_RETRY, _MOST_RETRY = 0.001, 60.0
+_WORTH = 0.8
+"""Two batches must cost less than this share of one: estimates are none too sure, and others may join the second."""
 
 T = TypeVar("T")
 
@@ -44,6 +49,8 @@ class Waiter(Generic[T]):
     payload: T
     trace: object | None = None
     """What its caller is traced by, if it is."""
+    passed: bool = False
+    """Whether a batch of those who came with it went before it."""
 
 
 class CloseReason(Enum):
@@ -53,6 +60,8 @@ class CloseReason(Enum):
     """It has `max_batch_size` rows."""
     DRAINED = "drained"
     """Nobody else was waiting when the slot came free."""
+    ALIKE = "alike"
+    """Those who wait have histories of another length, for which a batch of their own is cheaper."""
 
 
 @dataclass(slots=True, eq=False)
@@ -243,10 +252,45 @@ class Backlog(Generic[T]):
         return self.estimator.seconds(self.max_batch_size, self.max_batch_size * self._mean_length(), now)
 
     def _own_rows(self, now: float) -> Batch[T]:
-        pop = self._waiting.popitem
         size = min(len(self._waiting), self.max_batch_size)
-        waiters = [pop(last=False)[0] for _ in range(size)]
-        return self._close(waiters, [waiter.query for waiter in waiters], list(range(size)), now)
+        waiters = list(islice(self._waiting, size))
+        closed = CloseReason.FULL if size == self.max_batch_size else CloseReason.DRAINED
+        apart = self._apart(waiters)
+        if apart is not None:
+            closed = CloseReason.ALIKE
+            waiters, later = apart
+            for waiter in later:
+                waiter.passed = True
+        for waiter in waiters:
+            del self._waiting[waiter]
+        queries = [waiter.query for waiter in waiters]
+        return self._close(waiters, queries, list(range(len(waiters))), now, closed)
+
+    def _apart(self, waiters: list[Waiter[T]]) -> tuple[list[Waiter[T]], list[Waiter[T]]] | None:
+        """The same in two batches by length, the first with the oldest; None if one batch is about as cheap.
+
+        Who was passed over once is in the first.
+        """
+        cost = self.estimator.cost
+        ordered = sorted(len(waiter.query.history) for waiter in waiters)
+        rows, longest = len(ordered), ordered[-1]
+        if longest * rows - sum(ordered) <= cost.cells_worth_a_run:
+            return None
+        oldest = len(waiters[0].query.history)
+        kept = [oldest, *(len(waiter.query.history) for waiter in waiters if waiter.passed)]
+        low, high = min(kept), max(kept)
+        best, cut = _WORTH * cost.seconds(rows, rows * longest), 0
+        for short, (below, above) in enumerate(pairwise(ordered), 1):
+            if below < above and (above <= low or below >= high):
+                both = cost.seconds(short, short * below) + cost.seconds(rows - short, (rows - short) * longest)
+                if both < best:
+                    best, cut = both, above
+        if not cut:
+            return None
+        sides: tuple[list[Waiter[T]], list[Waiter[T]]] = ([], [])
+        for waiter in waiters:
+            sides[(len(waiter.query.history) >= cut) != (oldest >= cut)].append(waiter)
+        return sides
 
     def _shared_rows(self, now: float) -> Batch[T]:
         row_of: dict[Query, int] = {}
@@ -261,9 +305,12 @@ class Backlog(Generic[T]):
             rows.append(row)
         for waiter in waiters:
             del self._waiting[waiter]
-        return self._close(waiters, list(row_of), rows, now)
+        closed = CloseReason.FULL if len(row_of) == self.max_batch_size else CloseReason.DRAINED
+        return self._close(waiters, list(row_of), rows, now, closed)
 
-    def _close(self, waiters: list[Waiter[T]], queries: list[Query], rows: list[int], now: float) -> Batch[T]:
+    def _close(
+        self, waiters: list[Waiter[T]], queries: list[Query], rows: list[int], now: float, closed: CloseReason
+    ) -> Batch[T]:
         lengths = [len(query.history) for query in queries]
         cells = max(lengths) * len(lengths)
         real = sum(lengths)
@@ -271,7 +318,6 @@ class Backlog(Generic[T]):
         self._padding = cells / real if real else 1.0
         if not self._waiting:
             self._earliest = math.inf
-        closed = CloseReason.FULL if len(queries) == self.max_batch_size else CloseReason.DRAINED
         earliest = _earliest(waiter.deadline for waiter in waiters)
         self._closed += 1
         self._last_rows = len(queries)

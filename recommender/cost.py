@@ -43,6 +43,11 @@ class Cost:
         """The expected duration of a run of `rows` rows and `cells` padded cells."""
         return self.fixed + self.per_row * rows + self.per_cell * cells
 
+    @property
+    def cells_worth_a_run(self) -> float:
+        """How many padded cells take as long as starting another run; infinite if cells cost nothing."""
+        return self.fixed / self.per_cell if self.per_cell > 0 else math.inf
+
     @classmethod
     def fit(cls, observations: Sequence[Observation]) -> Cost:
         """The non-negative cost closest to the observations, each weighted by its own size.
@@ -65,20 +70,20 @@ class Cost:
 
 
 class Estimator:
-    """Cost × the factor by which runs lately differ from it."""
+    """`cost`, as at warm-up, × the factor by which runs lately differ from it."""
 
     def __init__(self, cost: Cost) -> None:
-        self._cost = cost
+        self.cost = cost
         self._log_factor = 0.0
         self._updated = -math.inf
 
     def seconds(self, rows: int, cells: float, now: float) -> float:
         """The expected duration of a run that starts about `now`."""
-        return self._cost.seconds(rows, cells) * self.factor(now)
+        return self.cost.seconds(rows, cells) * self.factor(now)
 
     def most_seconds(self, rows: int, cells: float, now: float) -> float:
         """No run of that size is expected to take longer, from `now` until the next observation."""
-        return self._cost.seconds(rows, cells) * max(self.factor(now), 1.0)
+        return self.cost.seconds(rows, cells) * max(self.factor(now), 1.0)
 
     def factor(self, now: float) -> float:
         """How many times longer than at warm-up runs take; 1 where nothing was seen for long."""
@@ -86,7 +91,7 @@ class Estimator:
 
     def observe(self, rows: int, cells: int, seconds: float, now: float) -> None:
         """Learn from a run that ended `now`."""
-        expected = max(self._cost.seconds(rows, cells), _LEAST_SECONDS)
+        expected = max(self.cost.seconds(rows, cells), _LEAST_SECONDS)
         seen = math.log(max(seconds, _LEAST_SECONDS) / expected)
         seen = min(max(seen, -_EXTREME), _EXTREME)
         self._log_factor = (1 - _WEIGHT) * self._faded(now) + _WEIGHT * seen

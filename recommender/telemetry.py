@@ -103,7 +103,8 @@ BATCHES: Final = Instrument(
     "recommender.batches",
     "counter",
     "{batch}",
-    "Batches by why they took no more rows: full, or drained (nobody else was waiting)",
+    "Batches by why they took no more rows: full, drained (nobody else was waiting), "
+    "or alike (the others' histories are of another length)",
     (MODEL, CLOSE_REASON),
 )
 PADDED: Final = Instrument(

@@ -167,7 +167,9 @@ ENGINE = {
             [(total(f"{ROWS}_bucket", by="le"), "{{le}}")], SHORT, "heatmap",
         ),
         Panel(
-            "Why batches close", "full: larger ones might pay off. drained: nobody else was waiting.",
+            "Why batches close",
+            "full: larger ones might pay off. drained: nobody else was waiting. alike: the others' histories are of another "
+            "length.",
             [(total("recommender_batches_total", by="recommender_batch_close_reason"),
               "{{recommender_batch_close_reason}}")], SHORT, "stack",
         ),

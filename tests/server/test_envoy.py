@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shutil
 import signal
 import sys
 import urllib.error
@@ -24,6 +25,7 @@ from tests.conftest import WEIGHTS, Serve
 from tests.models import table, write_model
 from tests.server.process import PATIENCE, running
 from tests.threads import in_a_thread
+from tests.versions import K, answer_of, write_version
 
 TIMEOUT = 30.0
 BEHIND_ENVOY = {"RECOMMENDER_EDGE": "envoy"}
@@ -108,6 +110,34 @@ async def test_after_a_drain_nothing_of_envoy_is_left() -> None:
 
     assert code == ExitCode.DRAINED
     assert not alive(envoy)
+
+
+async def test_a_new_version_serves_and_no_request_notices(tmp_path: Path) -> None:
+    write_version(tmp_path / "shop" / "1", 1)
+    settings = {
+        **BEHIND_ENVOY,
+        "RECOMMENDER_MODEL": str(tmp_path / "shop"),
+        "RECOMMENDER_NUM_RECOMMENDATIONS": str(K),
+        "RECOMMENDER_MODEL_POLL_MS": "50",
+    }
+    seen = []
+    async with running(settings=settings) as server, Client(f"127.0.0.1:{server.port}") as client:
+        write_version(tmp_path / "shop" / "2", 2)
+        served = asyncio.create_task(server.until("version served"))
+        while not served.done():
+            answer = await client.recommend([1, 2, 3], timeout=TIMEOUT)
+            seen.append((answer.model_version, answer.item_ids))
+            await asyncio.sleep(0.01)  # the proof runs at low priority
+        after = await client.recommend([1, 2, 3], timeout=TIMEOUT)
+        shutil.rmtree(tmp_path / "shop" / "2")
+        back = await server.until("version served")
+        rolled_back = await client.recommend([1, 2, 3], timeout=TIMEOUT)
+
+    assert set(seen) <= {("shop@1", answer_of(1)), ("shop@2", answer_of(2))}
+    assert seen[0] == ("shop@1", answer_of(1))
+    assert (after.model_version, after.item_ids) == ("shop@2", answer_of(2))
+    assert back["version"] == "shop@1"
+    assert (rolled_back.model_version, rolled_back.item_ids) == ("shop@1", answer_of(1))
 
 
 async def test_a_caller_who_leaves_is_noticed_while_its_request_waits(serve: Serve, tmp_path: Path) -> None:
