@@ -168,8 +168,8 @@ ENGINE = {
         ),
         Panel(
             "Why batches close",
-            "full: larger ones might pay off. drained: nobody else was waiting. alike: the others' histories are of another "
-            "length.",
+            "full: larger ones might pay off. drained: nobody else was waiting. "
+            "alike: the others' histories are of another length.",
             [(total("recommender_batches_total", by="recommender_batch_close_reason"),
               "{{recommender_batch_close_reason}}")], SHORT, "stack",
         ),
