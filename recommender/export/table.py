@@ -16,7 +16,10 @@ from recommender.export.errors import ExportError
 
 # What the table is called in every graph.
 TABLE = "item_table"
-_SLAB_ITEMS = 65_536
+# Small enough for the scores of a batch to stay in the third cache, large enough for the threads to meet seldom.
+_SLAB_ITEMS = 32_768
+# Up to here all scores at once are quickest, whatever the batch.
+_ONE_SLAB_ITEMS = 65_536
 # The larger the catalogue, the more there is to select from and the less a chosen block matters.
 _BLOCK, _LARGE_BLOCK, _LARGE_CATALOGUE = 32, 64, 200_000
 
@@ -37,8 +40,8 @@ class Layout:
 
     @property
     def slabs(self) -> int:
-        """Slabs in the table; all are equal."""
-        return -(-self.items // _SLAB_ITEMS)
+        """Slabs in the table; all are equal. A small table is one."""
+        return 1 if self.items <= _ONE_SLAB_ITEMS else -(-self.items // _SLAB_ITEMS)
 
     @property
     def blocks(self) -> int:
