@@ -58,7 +58,10 @@ class Generator:
     def __init__(self, plan: Plan) -> None:
         self._plan = plan
         self._bodies = self._made()
-        self._normal, self._hurried = (self._headers(seconds) for seconds in (plan.timeout, plan.hurry_ms / 1e3))
+        self._normal = self._headers(plan.timeout)
+        self._hurried = self._headers(plan.hurry_ms / 1e3)
+        self._patient = self._headers(plan.seconds + 2 * plan.timeout + _LAST_WAIT)
+        """Of slow readers, whose deadlines do not come before they read."""
         self._connections = [Connection(plan.target) for _ in range(plan.connections)]
         self._slow = [Connection(plan.target, slow=True) for _ in range(plan.slow)]
         self._streams: dict[int, tuple[Connection, int, set[int]]] = {}
@@ -154,7 +157,7 @@ class Generator:
         elif plan.method == "stream" and kind != SLOW:
             self._send_on_stream(connection, caller, body)
         else:
-            headers = self._hurried if kind == HURRIED else self._normal
+            headers = {HURRIED: self._hurried, SLOW: self._patient}.get(kind, self._normal)
             call = connection.call(headers, body, caller, keep=plan.method == "batch")
             if kind == LEAVING:
                 leaves = sent + self._chance.random() * plan.leave_ms / 1e3

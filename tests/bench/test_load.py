@@ -94,7 +94,7 @@ async def test_callers_who_leave_or_hurry_are_told_from_the_rest(serve: ServeHer
 
 
 async def test_slow_readers_get_no_byte_until_the_others_are_done(server: Server) -> None:
-    done = await ran(Plan(target(server), STEADY, slow=2, slow_calls=10))
+    done = await ran(Plan(target(server), STEADY, slow=2, slow_calls=10, timeout=0.5))
 
     out = done.outcomes
     slow = out.kind == SLOW
