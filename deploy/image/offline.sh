@@ -14,9 +14,11 @@ trap 'umount --recursive "$store/root/overlay" 2> /dev/null || true; rm --recurs
 for tool in buildah podman runc debootstrap; do
     command -v "$tool" > /dev/null || { echo "offline.sh needs $tool: apt-get install buildah podman runc debootstrap" >&2; exit 1; }
 done
+# The program itself, not a shim of it.
+uv=$(uv run --no-project --quiet printenv UV) || { echo "offline.sh needs uv: pip install uv" >&2; exit 1; }
 
 echo "base image from Debian's packages …"
-debootstrap --variant=minbase --include=python3,python3-venv,ca-certificates bookworm "$store/debian" > "$store/log" 2>&1 ||
+debootstrap --variant=minbase --include=python3,python3-venv,libpython3.11,ca-certificates bookworm "$store/debian" > "$store/log" 2>&1 ||
     { tail -5 "$store/log" >&2; exit 1; }
 rm --recursive --force "$store"/debian/var/cache/apt/* "$store"/debian/var/lib/apt/lists/*
 ln --symbolic --force /usr/bin/python3 "$store/debian/usr/local/bin/python3"
@@ -31,7 +33,7 @@ image() { # NAME SOURCE DESTINATION: an image with that folder or file in it
     buildah "${storage[@]}" rm "$made" > /dev/null
 }
 image localhost/python:offline "$store/debian" /
-image localhost/uv:offline "$(python3 -c 'import uv; print(uv.find_uv_bin())')" /uv
+image localhost/uv:offline "$uv" /uv
 
 echo "target $target …"
 buildah "${storage[@]}" build --quiet --format docker --file "$root/Containerfile" --target "$target" \
