@@ -31,7 +31,8 @@ _NEARLY = 0.95
 _PAGE = """<!doctype html>
 <html lang="en"><meta charset="utf-8"><title>{title}</title>
 <style>
-body {{ font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; padding: 0 1rem; max-width: 72rem; color: #222; background: #fff }}
+body {{ font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; padding: 0 1rem; max-width: 72rem; color: #222;
+  background: #fff }}
 section {{ display: grid; grid-template-columns: 1fr 1fr; gap: 1rem }}
 table {{ border-collapse: collapse; margin-top: 1rem }} td, th {{ padding: .2rem .8rem; text-align: right }}
 tr:nth-child(even) {{ background: #f4f4f4 }} pre {{ background: #f4f4f4; padding: 1rem }}
