@@ -272,10 +272,11 @@ class Backlog(Generic[T]):
         Who was passed over once is in the first.
         """
         cost = self.estimator.cost
-        ordered = sorted(len(waiter.query.history) for waiter in waiters)
-        rows, longest = len(ordered), ordered[-1]
-        if longest * rows - sum(ordered) <= cost.cells_worth_a_run:
+        lengths = [len(waiter.query.history) for waiter in waiters]
+        rows, longest = len(lengths), max(lengths)
+        if longest * rows - sum(lengths) <= cost.cells_worth_a_run:
             return None
+        ordered = sorted(lengths)
         oldest = len(waiters[0].query.history)
         kept = [oldest, *(len(waiter.query.history) for waiter in waiters if waiter.passed)]
         low, high = min(kept), max(kept)
