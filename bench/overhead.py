@@ -19,7 +19,6 @@ import itertools
 import json
 import re
 import signal
-import socket
 import statistics
 import subprocess
 import sys
@@ -39,7 +38,7 @@ import uvloop
 from rich.console import Console
 from rich.table import Table
 
-from bench.serving import cpu_seconds
+from bench.serving import cpu_seconds, free_port
 from recommender.machine import available_cpus
 from recommender.recommend_api.v1 import recommend_api_pb2 as api
 from recommender.recommend_api.v1 import recommend_api_pb2_grpc as api_grpc
@@ -242,13 +241,6 @@ def running(name: str, command: Sequence[str], port: int, log: Path) -> Iterator
     finally:
         process.send_signal(signal.SIGTERM)
         process.wait(30)
-
-
-def free_port() -> int:
-    with socket.socket() as bound:
-        bound.bind(("127.0.0.1", 0))
-        port: int = bound.getsockname()[1]
-        return port
 
 
 def spread(values: Sequence[float]) -> str:

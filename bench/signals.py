@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import os
 import re
-import socket
 import subprocess
 import sys
 import tempfile
@@ -20,6 +19,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from bench.serving import free_port
 from recommender.machine import available_cpus
 from recommender.recommend_api.v1 import recommend_api_pb2 as api
 
@@ -27,14 +27,6 @@ METHOD = "/recommend_api.v1.RecommenderService/Recommend"
 HISTORY = tuple(range(100, 2100, 100))
 SHARES = (0.1, 0.25, 0.5, 0.75, 0.9, 1.1)
 CONNECTIONS = 8
-
-
-def free_port() -> int:
-    """A TCP port that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 @contextmanager

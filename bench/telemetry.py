@@ -28,7 +28,8 @@ from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, SpanExportResult
 
-from bench.overhead import HISTORY, WARM_UP_CALLS, Target, free_port, running, spread
+from bench.overhead import HISTORY, WARM_UP_CALLS, Target, running, spread
+from bench.serving import free_port
 from recommender.log import set_up_logging
 from recommender.recommend_api.v1 import recommend_api_pb2 as api
 from recommender.rpc import Rpcs
