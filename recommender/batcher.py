@@ -214,9 +214,12 @@ class Batcher:
     def _pump_soon(self) -> None:
         """Start batches as soon as callers stop coming, in the loop's next turn at the earliest."""
         if not self._pumping:
-            self._pumping = True
-            self._gathering.begin(self._clock())
+            self._begin_pumping(self._clock())
             self._loop.call_soon(self._pump, context=self._context)
+
+    def _begin_pumping(self, now: float) -> None:
+        self._pumping = True
+        self._gathering.begin(now)
 
     def _pump(self) -> None:
         """Start every batch that has a slot."""
@@ -236,27 +239,27 @@ class Batcher:
             self._break(_bug(error))
 
     async def _serve(self, batch: Batch[Payload]) -> None:
-        """Run one batch, answer its callers, free its slot, and start the next."""
+        """Run one batch, free its slot, start the next, and answer its callers."""
         counts = self._counts
         counts.start(batch)
         if self._tracer is not None:
             self._tracer.started(batch)
-        failed = False
         try:
             rankings = await self._run(batch.queries)
         except EngineHungError:
             raise  # to `_reap`, which breaks the batcher
         except Exception as error:  # noqa: BLE001 (whatever an engine raises is an engine failure)
-            failed = True
             await self._halving.isolate(batch, error)
-        else:
-            for waiter, row in zip(batch.waiters, batch.rows, strict=True):
-                if not waiter.payload.done():
-                    waiter.payload.set_result(rankings[row])
-        self._end(batch, failed=failed)
+            self._end(batch, failed=True)
+            return
+        # First, so that the engine has work while the loop has it: answering a batch takes about as long as running it.
+        self._end(batch, failed=False)
+        for waiter, row in zip(batch.waiters, batch.rows, strict=True):
+            if not waiter.payload.done():
+                waiter.payload.set_result(rankings[row])
 
     def _end(self, batch: Batch[Payload], *, failed: bool) -> None:
-        """Free the slot of a batch whose callers are answered, tell who wants to know, and start the next."""
+        """Free the slot of a batch that needs the engine no more, tell who wants to know, and start the next."""
         now = self._clock()
         self._backlog.finish(batch, now, learn=not failed)
         if self._tracer is not None:
@@ -274,8 +277,9 @@ class Batcher:
             )
             # In a turn of its own: what an observer raises is the loop's to report and nobody's fate.
             self._loop.call_soon(self._observer, ended)
-        if len(self._backlog):
-            self._pump_soon()
+        if len(self._backlog) and not self._pumping:
+            self._begin_pumping(now)
+            self._pump()
 
     async def _run(self, queries: Sequence[Query]) -> Sequence[Ranking]:
         """One engine run within the timeout; an answer that does not fit the question is a failure."""

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import queue
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -42,6 +44,13 @@ _COPIES_WHILE_LOADING = 2
 """Times that a model's constants stand in memory at worst while it loads: measured, inline and external."""
 _WARMED_HISTORY = 512
 """Items of the longest history whose bucket is filled before the first request; longer ones are when they come."""
+_LARGE = 32
+"""Rows of a run that is worth a handover: see `_Threads.call`."""
+_HANDOVER_SECONDS = 0.001
+_QUICK_SECONDS = 0.001
+"""A run of `_LARGE` rows that one CPU does within this is not divided: to wake another costs what it saves."""
+_TRIED_LENGTH = 32
+_TRIES = 5
 _TELLING_BYTES = 1 << 25
 """Constants below this disappear in what a session takes for itself."""
 
@@ -71,7 +80,8 @@ class Memory:
 class OnnxEngine:
     """Runs one model. Runs happen on the engine's own threads, `slots` at once; the event loop never waits.
 
-    `threads` is how many CPUs one run uses; 0 shares the CPUs of this process out among the slots.
+    `threads` is how many CPUs one run uses; 0 shares the CPUs of this process out among the slots, and takes one where
+    the model is so quick that more bring nothing.
     `provider` is what runs the model, `fallback_reason` why that is not what `auto` prefers.
     `bucketed` runs batches in a few fixed shapes, `captures` tells whether such runs are captured as graphs;
     by default CUDA does the first. `free_memory` tells how many bytes the process may still take, or None
@@ -128,21 +138,47 @@ class OnnxEngine:
                 device_id=cuda.device_id if on_cuda else 0,
                 capture=self.captures,
             )
-        self._unrestricted = self._open_unrestricted(plan) if self.provider == CPU and anatomy.small else None
+        small = self.provider == CPU and anatomy.small
+        self._plan = plan
+        self._may_stop_dividing = small and not threads and self.contract.batched and self._buckets is None
+        self._unrestricted = self._open_unrestricted() if small else None
         self._quick: onnxruntime.InferenceSession | None = None
         self._outputs = ["recommendations", "scores"] if self.contract.batched else ["recommendations"]
         self._threads = _Threads(slots)
         self._active: set[onnxruntime.RunOptions] = set()
 
-    def _open_unrestricted(self, plan: SessionPlan) -> onnxruntime.InferenceSession | None:
+    def _open_unrestricted(self) -> onnxruntime.InferenceSession | None:
         """A session for runs in which nobody excludes items or names candidates; None where a model takes neither."""
         pinned = self.contract.unrestricted_widths({port.name: port.shape for port in self._session.get_inputs()})
         if not pinned:
             return None
-        opened = open_session(self._artifact.path, CPU, replace(plan, pinned=pinned))
+        opened = open_session(self._artifact.path, CPU, replace(self._plan, pinned=pinned))
         if self.memory.loaded is not None and opened.loaded is not None:
             self.memory = replace(self.memory, loaded=self.memory.loaded + opened.loaded)
         return opened.session
+
+    def _divide_no_quick_runs(self) -> None:
+        """Take one CPU a run where that is quick enough: to wake another would cost what it saves."""
+        if self.threads == 1 or not self._may_stop_dividing or not self._is_quick(self._session):
+            return
+        plan = replace(self._plan, threads=1)
+        session = open_session(self._artifact.path, CPU, plan).session
+        if self._is_quick(session):
+            self.threads, self._plan, self._session = 1, plan, session
+            if self._unrestricted is not None:
+                self._unrestricted = self._open_unrestricted()
+
+    def _is_quick(self, session: onnxruntime.InferenceSession) -> bool:
+        """Whether a session ranks for a full house within `_QUICK_SECONDS`, in the best of a few runs."""
+        items = min(self.model.longest_history or _TRIED_LENGTH, _TRIED_LENGTH)
+        feed = self.contract.pack([Query((0,) * items, self.model.default_k)] * _LARGE)
+        best = math.inf
+        for _ in range(_TRIES):
+            started = time.perf_counter()
+            with self._options() as options:
+                session.run(self._outputs, feed, options)
+            best = min(best, time.perf_counter() - started)
+        return best <= _QUICK_SECONDS
 
     async def run(self, queries: Sequence[Query]) -> Sequence[Ranking]:
         """Rank for every query, in their order, on the engine's own thread.
@@ -150,7 +186,7 @@ class OnnxEngine:
         Raises InvalidRequestError if the only query holds an id that the model does not have, and what ONNX
         Runtime raises if the run failed. A cancelled call does not end the run; `terminate` does.
         """
-        return await self._threads.call(self._rank, queries)
+        return await self._threads.call(partial(self._rank, queries), at_once=len(queries) >= _LARGE)
 
     def terminate(self) -> None:
         """Ask every run under way to end at the next node of its graph; returns at once."""
@@ -166,6 +202,7 @@ class OnnxEngine:
         """
         before = resident_memory()
         try:
+            await self._threads.call(lambda _: self._divide_no_quick_runs())
             await hold_to_card(self.run, self._artifact)
             self._quick = self._unrestricted
             if self._quick is not None:
@@ -194,19 +231,18 @@ class OnnxEngine:
             del self._session
         return ended
 
-    def _rank(self, queries: Sequence[Query]) -> list[Ranking]:
-        options = onnxruntime.RunOptions()
-        options.log_severity_level = _QUIETEST
-        self._active.add(options)
+    def _rank(self, queries: Sequence[Query], begun: Callable[[], None]) -> list[Ranking]:
         try:
-            if self.contract.batched:
-                return self._rank_together(queries, options)
-            return [
-                self.contract.unpack_alone(
-                    self._session.run(self._outputs, self.contract.pack_alone(query), options), query
-                )
-                for query in queries
-            ]
+            with self._options() as options:
+                if self.contract.batched:
+                    return self._rank_together(queries, options, begun)
+                begun()
+                return [
+                    self.contract.unpack_alone(
+                        self._session.run(self._outputs, self.contract.pack_alone(query), options), query
+                    )
+                    for query in queries
+                ]
         except runtime_errors.InvalidArgument as error:
             # Only the model knows its catalogue where no card tells it: there a Gather finds the stranger.
             if self.model.items is None and len(queries) == 1 and "out of data bounds" in str(error):
@@ -214,14 +250,27 @@ class OnnxEngine:
                     Violation("item_ids", f"an id is not in the catalogue; the largest is {max(queries[0].history)}")
                 ) from error
             raise
+
+    @contextlib.contextmanager
+    def _options(self) -> Iterator[onnxruntime.RunOptions]:
+        """Options for a run under way, by which `terminate` can end it."""
+        options = onnxruntime.RunOptions()
+        options.log_severity_level = _QUIETEST
+        self._active.add(options)
+        try:
+            yield options
         finally:
             self._active.discard(options)
 
-    def _rank_together(self, queries: Sequence[Query], options: onnxruntime.RunOptions) -> list[Ranking]:
+    def _rank_together(
+        self, queries: Sequence[Query], options: onnxruntime.RunOptions, begun: Callable[[], None]
+    ) -> list[Ranking]:
         rankings: dict[int, Ranking] = {}
         for places in self.contract.runs(queries):
             sharing = [queries[place] for place in places]
-            outputs = self._run_together(self.contract.pack(sharing), max(query.k for query in sharing), options)
+            feed = self.contract.pack(sharing)
+            begun()
+            outputs = self._run_together(feed, max(query.k for query in sharing), options)
             rankings.update(zip(places, self.contract.unpack(outputs, sharing), strict=True))
         return [rankings[place] for place in range(len(queries))]
 
@@ -253,6 +302,10 @@ def _ports(nodes: Sequence[onnxruntime.NodeArg]) -> dict[str, Port]:
     return {node.name: Port(node.type, len(node.shape)) for node in nodes}
 
 
+def _ignore() -> None:
+    """Nobody waits to be told."""
+
+
 class _Threads:
     """A few daemon threads that do calls for an event loop: a stuck one keeps nobody from leaving."""
 
@@ -264,9 +317,15 @@ class _Threads:
         for thread in self._threads:
             thread.start()
 
-    async def call(self, function: Callable[[Sequence[Query]], R], queries: Sequence[Query]) -> R:
+    async def call(self, function: Callable[[Callable[[], None]], R], *, at_once: bool = False) -> R:
+        """What `function` gives, which is told what to call as soon as it needs the interpreter no more for a while.
+
+        A loop with much to do would keep the interpreter to itself and hold up the function until it has done it. With
+        `at_once` it gives the interpreter away, until the function needs it no more or `_HANDOVER_SECONDS` are over.
+        """
         loop = asyncio.get_running_loop()
         future: asyncio.Future[R] = loop.create_future()
+        begun = threading.Event() if at_once else None
 
         def settle(result: R | None, error: Exception | None) -> None:
             if future.done():
@@ -280,7 +339,7 @@ class _Threads:
             if future.cancelled():
                 return
             try:
-                result, error = function(queries), None
+                result, error = function(_ignore if begun is None else begun.set), None
             except Exception as raised:  # noqa: BLE001 (the caller gets whatever it was)
                 result, error = None, raised
             except BaseException as raised:  # noqa: BLE001 (what ends a thread must not end the event loop)
@@ -289,6 +348,8 @@ class _Threads:
                 loop.call_soon_threadsafe(settle, result, error)
 
         self._calls.put(work)
+        if begun is not None:
+            begun.wait(_HANDOVER_SECONDS)
         return await future
 
     def close(self) -> bool:

@@ -71,6 +71,25 @@ async def test_who_waits_when_the_slot_comes_free_is_the_next_batch_oldest_first
     assert batcher.statistics().closed == {CloseReason.DRAINED: 2, CloseReason.FULL: 1}
 
 
+async def test_the_next_batch_runs_before_the_callers_of_the_last_one_learn_of_it() -> None:
+    engine = FakeEngine(held=True)
+    batcher = make_batcher(engine)
+    runs_when_told = []
+
+    async def ask() -> None:
+        await batcher.submit(query(0))
+        runs_when_told.append(len(engine.runs))
+
+    first = asyncio.create_task(ask())
+    await turns()
+    rest = await start(batcher, 1, 2)
+    engine.waiting[0].release()
+    await first
+    assert runs_when_told == [2]
+    engine.waiting[0].release()
+    await outcomes(rest)
+
+
 async def test_several_slots_run_several_batches() -> None:
     engine = FakeEngine(held=True)
     batcher = make_batcher(engine, slots=2)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import math
+import sys
 import threading
+import time
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +17,7 @@ from recommender.cost import Cost
 from recommender.domain import Query
 from recommender.engine import OnnxEngine
 from recommender.errors import InvalidRequestError
+from recommender.machine import available_cpus
 from tests import models
 from tests.engine.conftest import Load
 
@@ -143,6 +146,43 @@ async def test_a_closed_engine_has_no_threads_left(load: Load, model: Path) -> N
     assert sum(thread.name.startswith("engine-") for thread in threading.enumerate()) >= 3
     assert engine.close()
     assert not any(thread.name.startswith("engine-") for thread in threading.enumerate())
+
+
+async def test_a_model_that_is_quick_on_one_cpu_takes_no_more(load: Load, tmp_path: Path) -> None:
+    quick = load(models.batched(tmp_path / "1_model.onnx", models.table(100, 8)))
+    heavy = load(models.batched(tmp_path / "2_model.onnx", models.table(200_000, 64)))
+    told = load(models.batched(tmp_path / "3_model.onnx", models.table(100, 8)), threads=2)
+    for engine in (quick, heavy, told):
+        await engine.warm_up(4)
+    assert (quick.threads, heavy.threads, told.threads) == (1, max(available_cpus(), 1), 2)
+    assert await quick.run([Query((1, 2), 2)]) == await told.run([Query((1, 2), 2)])
+
+
+async def test_a_large_run_begins_although_the_loop_has_work_of_its_own(load: Load, tmp_path: Path) -> None:
+    engine = load(models.batched(tmp_path / "1_model.onnx", models.table(100_000, 64)), threads=1)
+    queries = [Query((item,), 1) for item in range(64)]
+    await engine.run(queries)
+    (thread,) = (thread for thread in threading.enumerate() if thread.name == "engine-0")
+    assert thread.ident is not None
+    clock = time.pthread_getcpuclockid(thread.ident)
+
+    def begins() -> bool:
+        run = engine.run(queries)
+        run.send(None)
+        before, patience = time.clock_gettime(clock), time.thread_time() + 0.1
+        while time.clock_gettime(clock) - before < 1e-3 and time.thread_time() < patience:
+            pass  # nothing here lets go of the interpreter
+        run.close()
+        return time.clock_gettime(clock) - before >= 1e-3
+
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(60.0)
+    try:
+        # A handover is bounded, and a machine may be too busy for it once.
+        assert any(begins() for _ in range(20))
+    finally:
+        sys.setswitchinterval(interval)
+        await engine.run(queries)
 
 
 def test_threads_are_shared_out_among_the_slots(load: Load, model: Path) -> None:

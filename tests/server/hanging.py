@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import functools
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from recommender import embedded, envoy, server
 from recommender.__main__ import main
@@ -16,14 +16,14 @@ from recommender.engine import OnnxEngine
 class Hanging(OnnxEngine):
     """Ignores `terminate` where it hangs, as a native call may."""
 
-    def _rank(self, queries: Sequence[Query]) -> list[Ranking]:
+    def _rank(self, queries: Sequence[Query], begun: Callable[[], None]) -> list[Ranking]:
         if any(query.history == (13,) for query in queries):
             threading.Event().wait()
         if any(query.history == (14,) for query in queries):
             raise RuntimeError("the engine has a bad day")
         if any(query.history == (15,) for query in queries):
             raise SystemExit("this thread ends")
-        return super()._rank(queries)
+        return super()._rank(queries, begun)
 
 
 server.OnnxEngine = Hanging  # type: ignore[attr-defined]
