@@ -22,6 +22,9 @@ class Payload(Protocol):
     def set_exception(self, error: Exception, /) -> None: ...  # noqa: D102
 
 
+_OUTCOMES = (Ranking, RecommenderError)
+
+
 class Call:
     """Lets its queries in one by one, and is finished when each has an outcome."""
 
@@ -58,11 +61,13 @@ class Call:
         """Take the outcome of a query that was let in, and let in another."""
         del self._waiters[place]
         self._count(outcome)
-        if not isinstance(outcome, Ranking | RecommenderError):
+        if not isinstance(outcome, _OUTCOMES):
             raise TypeError(f"{outcome!r} is no outcome of a query")
         self._outcomes[place] = outcome
-        self._finish_when_complete()
-        self.admit_next()
+        if self._next < len(self._queries):
+            self.admit_next()
+        elif not self._waiters:
+            self._finish_when_complete()
 
     def waits(self, place: int) -> bool:
         """Whether a query was let in and has no outcome yet."""
@@ -80,7 +85,7 @@ class Call:
             self.finished.set_result([self._outcomes[place] for place in range(len(self._queries))])
 
 
-@dataclass(slots=True, frozen=True)
+@dataclass(slots=True, eq=False)
 class _Part:
     """One query of a call of many, as what its waiter is answered by."""
 

@@ -33,7 +33,7 @@ from recommender.recommend_api.v1 import recommend_api_pb2 as api
 from recommender.router import Router
 from recommender.served import Served
 from recommender.status import status_of
-from recommender.validation import validate
+from recommender.validation import ceiling, validate
 
 T = TypeVar("T", int, str)
 
@@ -66,6 +66,7 @@ class RecommenderService:
         self._validator = Validator()
         # Every item takes a byte at least, so a request of fewer bytes has no list over its limit.
         self._certainly_fits = min(limits.history, limits.excluded, limits.candidates)
+        self._longest_timeout = ceiling(api.StreamRecommendRequest, "timeout_ms")
 
     async def recommend(
         self, request: api.RecommendRequest, deadline: float = math.inf, request_id: str = ""
@@ -176,8 +177,7 @@ class RecommenderService:
         response = api.StreamRecommendResponse(correlation_id=message.correlation_id)
         try:
             charge(1)
-            self._check(message.request, message)
-            served, query = self._routed(message.request, response.response)
+            served, query = self._asked(message.request, response.response, message)
             if query is not None:
                 if self._router.candidate is None:
                     ranking = await served.batcher.submit(query, deadline=deadline)
@@ -211,22 +211,32 @@ class RecommenderService:
             model.refusal = following.refusal or ""
         return model
 
-    def _asked(self, request: api.RecommendRequest, reply: api.RecommendResponse) -> tuple[Served, Query | None]:
+    def _asked(
+        self,
+        request: api.RecommendRequest,
+        reply: api.RecommendResponse,
+        frame: api.StreamRecommendRequest | None = None,
+    ) -> tuple[Served, Query | None]:
         """Check a request and turn it into a query for a version; None if the reply is complete.
 
-        Most requests hold ids of known items and nothing else. Those keep every rule, which takes a third of
-        the time to see at once, and a test holds this to what the general way comes to.
+        `frame` is the message that the request came in, whose own rules are to be held to as well. Most requests
+        hold ids of known items and nothing else. Those keep every rule, which takes a third of the time to see at once,
+        and a test holds this to what the general way comes to.
         """
         fields = request.ListFields()
-        if len(fields) == 1 and fields[0][0].number == api.RecommendRequest.ITEM_IDS_FIELD_NUMBER:
+        if (
+            len(fields) == 1
+            and fields[0][0].number == api.RecommendRequest.ITEM_IDS_FIELD_NUMBER
+            and (frame is None or 0 <= frame.timeout_ms <= self._longest_timeout)
+        ):
             router = self._router
             served = router.live if router.candidate is None else router.pick(_key(request, reply))
-            history = tuple(fields[0][1])
+            history = tuple(fields[0][1][:])  # a slice is read in one go
             if len(history) <= served.plain_history and min(history) >= 0 and max(history) < served.plain_items:
                 reply.model_version = served.label
                 reply.source = api.SOURCE_MODEL
                 return served, Query(history, served.limit)
-        self._check(request)
+        self._check(request, frame)
         return self._routed(request, reply)
 
     def _routed(self, request: api.RecommendRequest, reply: api.RecommendResponse) -> tuple[Served, Query | None]:
@@ -367,7 +377,7 @@ class RecommenderService:
         """The items of a list that the catalogue has; the others are reported in the reply, or refused."""
         if keys:
             return self._known_keys(served, keys, field, reply)
-        known = tuple(ids)
+        known = tuple(ids[:])
         items = served.model.items
         if not known or items is None or max(known) < items:
             return known

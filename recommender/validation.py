@@ -7,6 +7,7 @@ from protovalidate import Validator
 from protovalidate import Violation as ProtoViolation
 
 from recommender.errors import InvalidRequestError, Violation
+from recommender.recommend_api.validate import validate_pb2
 
 _MOST_VIOLATIONS = 10
 """A caller's status stays small, whatever the caller sent."""
@@ -18,6 +19,13 @@ def validate(validator: Validator, message: Message) -> None:
     found = validator.collect_violations(message)
     if found:
         raise InvalidRequestError(*(_violation(violation) for violation in found[:_MOST_VIOLATIONS]))
+
+
+def ceiling(kind: type[Message], field: str) -> int:
+    """The largest value that the proto allows in an int32 field."""
+    options = kind.DESCRIPTOR.fields_by_name[field].GetOptions()
+    rules = options.Extensions[validate_pb2.field]  # type: ignore[index] # the generator calls it a plain descriptor
+    return int(rules.int32.lte)
 
 
 def _violation(found: ProtoViolation) -> Violation:

@@ -128,5 +128,8 @@ def test_a_plain_request_and_one_that_goes_the_general_way_come_to_the_same(
     general = api.RecommendRequest(item_ids=item_ids, routing_key="anything")
 
     one, other = stub.BatchRecommend(api.BatchRecommendRequest(requests=[plain, general]), timeout=60).results
+    messages = [api.StreamRecommendRequest(request=request, timeout_ms=60_000) for request in (plain, general)]
+    streamed, also = stub.StreamRecommend(iter(messages), timeout=60)
 
     assert one == other
+    assert streamed == also

@@ -164,6 +164,19 @@ async def test_a_timeout_out_of_range_is_that_message_s_own_fault(server: AnySer
     assert list(violations_of(reply.error)) == ["request.item_ids[0]", "timeout_ms"]
 
 
+@pytest.mark.parametrize("timeout_ms", [-1, 3_600_001])
+async def test_a_timeout_out_of_range_is_seen_where_the_request_is_plain(server: AnyServer, timeout_ms: int) -> None:
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{server.port}") as channel:
+        messages = [
+            api.StreamRecommendRequest(correlation_id=place, request=Request(item_ids=[1]), timeout_ms=each)
+            for place, each in enumerate([3_600_000, timeout_ms])
+        ]
+        replies = {reply.correlation_id: reply async for reply in stub_of(channel).StreamRecommend(iter(messages))}
+
+    assert replies[0].WhichOneof("outcome") == "response"
+    assert list(violations_of(replies[1].error)) == ["timeout_ms"]
+
+
 async def test_nonsense_on_a_stream_ends_it_with_invalid_argument(server: AnyServer) -> None:
     async with grpc.aio.insecure_channel(f"127.0.0.1:{server.port}") as channel:
         raw: grpc.aio.StreamStreamMultiCallable[bytes, bytes] = channel.stream_stream(
