@@ -24,8 +24,9 @@ def validate(validator: Validator, message: Message) -> None:
 def ceiling(kind: type[Message], field: str) -> int:
     """The largest value that the proto allows in an int32 field."""
     options = kind.DESCRIPTOR.fields_by_name[field].GetOptions()
-    rules = options.Extensions[validate_pb2.field]  # type: ignore[index] # the generator calls it a plain descriptor
-    return int(rules.int32.lte)
+    # The generator of these stubs calls an extension a plain descriptor.
+    rules: validate_pb2.FieldRules = options.Extensions[validate_pb2.field]  # type: ignore[index]
+    return rules.int32.lte
 
 
 def _violation(found: ProtoViolation) -> Violation:
