@@ -341,8 +341,8 @@ class Settings(BaseModel):
             ge=0,
             le=1024,
             description="CPUs that one engine run uses. 0: all that this process may use (affinity and cgroup quota, "
-            "rounded down), shared out among the engine slots. Lower it where other processes need the cores; "
-            "`recommender profile` measures what it costs.",
+            "rounded down), shared out among the engine slots, or one where the model is so quick that more bring "
+            "nothing. Lower it where other processes need the cores; `recommender profile` measures what it costs.",
         ),
     ] = 0
     thread_spinning: Annotated[
