@@ -31,6 +31,7 @@ from recommender.provider import (
     CUDA,
     CoreMLOptions,
     CudaOptions,
+    Opened,
     SessionPlan,
     open_for_device,
     open_session,
@@ -141,21 +142,21 @@ class OnnxEngine:
         small = self.provider == CPU and anatomy.small
         self._plan = plan
         self._may_stop_dividing = small and not threads and self.contract.batched and self._buckets is None
-        self._unrestricted = self._open_unrestricted() if small else None
+        unrestricted = self._open_unrestricted() if small else None
+        self._unrestricted = unrestricted.session if unrestricted is not None else None
+        if unrestricted is not None and unrestricted.loaded is not None and self.memory.loaded is not None:
+            self.memory = replace(self.memory, loaded=self.memory.loaded + unrestricted.loaded)
         self._quick: onnxruntime.InferenceSession | None = None
         self._outputs = ["recommendations", "scores"] if self.contract.batched else ["recommendations"]
         self._threads = _Threads(slots)
         self._active: set[onnxruntime.RunOptions] = set()
 
-    def _open_unrestricted(self) -> onnxruntime.InferenceSession | None:
+    def _open_unrestricted(self) -> Opened | None:
         """A session for runs in which nobody excludes items or names candidates; None where a model takes neither."""
         pinned = self.contract.unrestricted_widths({port.name: port.shape for port in self._session.get_inputs()})
         if not pinned:
             return None
-        opened = open_session(self._artifact.path, CPU, replace(self._plan, pinned=pinned))
-        if self.memory.loaded is not None and opened.loaded is not None:
-            self.memory = replace(self.memory, loaded=self.memory.loaded + opened.loaded)
-        return opened.session
+        return open_session(self._artifact.path, CPU, replace(self._plan, pinned=pinned))
 
     def _divide_no_quick_runs(self) -> None:
         """Take one CPU a run where that is quick enough: to wake another would cost what it saves."""
@@ -165,8 +166,8 @@ class OnnxEngine:
         session = open_session(self._artifact.path, CPU, plan).session
         if self._is_quick(session):
             self.threads, self._plan, self._session = 1, plan, session
-            if self._unrestricted is not None:
-                self._unrestricted = self._open_unrestricted()
+            unrestricted = self._open_unrestricted()
+            self._unrestricted = unrestricted.session if unrestricted is not None else None
 
     def _is_quick(self, session: onnxruntime.InferenceSession) -> bool:
         """Whether a session ranks for a full house within `_QUICK_SECONDS`, in the best of a few runs."""
