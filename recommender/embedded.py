@@ -174,19 +174,26 @@ class Embedded:
             return EnvoyListener(self._application, order.folder)
 
         server = Server(settings, listener, order.otlp)
-        serving = asyncio.create_task(_serve(server, reader, lambda told: _tell(writer, told)))
+
+        async def finish() -> None:
+            await asyncio.to_thread(lines.finish, _LAST_LINES_SECONDS)
+
+        serving = asyncio.create_task(_serve(server, reader, lambda told: _tell(writer, told), finish))
         await send({"type": "lifespan.startup.complete"})
         await receive()
         serving.cancel()
         await asyncio.wait({serving})
-        await asyncio.to_thread(lines.finish, _LAST_LINES_SECONDS)
+        await finish()
         await send({"type": "lifespan.shutdown.complete"})
 
 
 async def _serve(
-    server: Server, reader: asyncio.StreamReader, tell: Callable[[Mapping[str, object]], Awaitable[None]]
+    server: Server,
+    reader: asyncio.StreamReader,
+    tell: Callable[[Mapping[str, object]], Awaitable[None]],
+    finish: Callable[[], Awaitable[None]],
 ) -> None:
-    """Serve from start to end, and tell the supervisor of both."""
+    """Serve from start to end, and tell the supervisor of both; of the end when nothing is left to log."""
     obeying = asyncio.create_task(_obey(server, reader))
     try:
         try:
@@ -198,9 +205,11 @@ async def _serve(
         await tell({"port": server.port, "metrics_port": server.metrics_port})
         code = await server.run()
         ended = await server.close()
+        await finish()
         await tell({"code": code, "ended": ended})
     except Exception as error:
         log.exception("the server failed", exc_info=error)
+        await finish()
         await tell({"code": ExitCode.EDGE_LOST, "ended": False})
         raise
     finally:

@@ -9,6 +9,7 @@ import ipaddress
 import json
 import os
 import pickle
+import signal
 import socket
 import sys
 import tempfile
@@ -48,6 +49,7 @@ class EnvoyServer:
         self._otlp = otlp or Otlp()
         self._application = application
         self._stop = asyncio.Event()
+        self._done = False
         self._folder: tempfile.TemporaryDirectory[str] | None = None
         self._process: asyncio.subprocess.Process | None = None
         self._reader: asyncio.StreamReader | None = None
@@ -88,14 +90,18 @@ class EnvoyServer:
         if "code" not in told:
             log.error("envoy lost", exit_code=self._process.returncode if self._process else None)
             return ExitCode.EDGE_LOST
+        self._done = True
         return ExitCode(told["code"])
 
     async def close(self) -> bool:
-        """End Envoy, by force if it takes long; True, as nothing of it is left."""
+        """End Envoy, by force if it takes long or has done all it had to; True, as nothing of it is left.
+
+        To end by itself, Envoy takes apart what threads of Python still hold, and crashed at that now and then.
+        """
         process = self._process
         if process is not None and process.returncode is None:
             with contextlib.suppress(ProcessLookupError):
-                process.terminate()
+                process.send_signal(signal.SIGKILL if self._done else signal.SIGTERM)
             try:
                 await asyncio.wait_for(process.wait(), _END_SECONDS)
             except TimeoutError:
