@@ -41,13 +41,15 @@ Answer = tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]] | None
 Run = Callable[[npt.NDArray[np.int64], int], Answer]
 
 
-def session(path: Path, *, spinning: bool, prepack: bool, restricted: bool = False) -> ort.InferenceSession:
+def session(
+    path: Path, *, spinning: bool, prepack: bool, restricted: bool = False, threads: int = THREADS
+) -> ort.InferenceSession:
     options = ort.SessionOptions()
     # As the engine does, in a session for runs that restrict nothing.
     for restricting in ("nnz", "c") if not restricted and read_anatomy(path).small else ():
         options.add_free_dimension_override_by_name(restricting, 0)
     options.log_severity_level = 3
-    options.intra_op_num_threads = THREADS
+    options.intra_op_num_threads = threads
     options.add_session_config_entry("session.intra_op.allow_spinning", str(int(spinning)))
     options.add_session_config_entry("session.disable_prepacking", str(int(not prepack)))
     return ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
@@ -110,13 +112,14 @@ def plain(embeddings: npt.NDArray[np.float32], folder: Path, *, select: bool) ->
 
 
 def runs(
-    embeddings: npt.NDArray[np.float32], folder: Path, *, spinning: bool, prepack: bool, with_faiss: bool
+    embeddings: npt.NDArray[np.float32], folder: Path, *, spinning: bool, prepack: bool, with_faiss: bool, threads: int
 ) -> dict[str, Run]:
-    heads = {"head": session(ours(embeddings, folder), spinning=spinning, prepack=prepack)}
+    opened = partial(session, spinning=spinning, prepack=prepack, threads=threads)
+    heads = {"head": opened(ours(embeddings, folder))}
     if coarse_pays(Layout(*embeddings.shape)):
-        heads["coarse head"] = session(ours(embeddings, folder, coarse=True), spinning=spinning, prepack=prepack)
-    whole = session(plain(embeddings, folder, select=True), spinning=spinning, prepack=prepack)
-    product = session(plain(embeddings, folder, select=False), spinning=spinning, prepack=prepack)
+        heads["coarse head"] = opened(ours(embeddings, folder, coarse=True))
+    whole = opened(plain(embeddings, folder, select=True))
+    product = opened(plain(embeddings, folder, select=False))
 
     empty = np.zeros((0, 2), np.int64)
 
@@ -147,7 +150,7 @@ def runs(
         "product alone": run_product,
     }
     if faiss is not None and with_faiss:
-        faiss.omp_set_num_threads(THREADS)
+        faiss.omp_set_num_threads(threads)
         index = faiss.IndexFlatIP(embeddings.shape[1])
         index.add(embeddings)
 
@@ -190,6 +193,7 @@ def main() -> None:
     parser.add_argument("--batches", default="1,32,64")
     parser.add_argument("--k", default="10")
     parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--threads", type=int, default=THREADS)
     parser.add_argument("--spinning", action="store_true")
     parser.add_argument("--no-prepack", action="store_true")
     parser.add_argument("--no-faiss", action="store_true")
@@ -208,6 +212,7 @@ def main() -> None:
                 spinning=options.spinning,
                 prepack=not options.no_prepack,
                 with_faiss=not options.no_faiss,
+                threads=options.threads,
             )
             for k in map(int, options.k.split(",")):
                 for batch in map(int, options.batches.split(",")):
@@ -226,8 +231,8 @@ def main() -> None:
                             str(batch),
                             str(k),
                             name,
-                            f"{middle:.2f}",
-                            f"{low:.2f} … {high:.2f}",
+                            f"{middle:.3g}",
+                            f"{low:.3g} … {high:.3g}",
                             f"{np.median(times['plain']) / middle:.2f}",
                             f"{middle / np.median(times['product alone']):.2f}",
                             rankings[name],
