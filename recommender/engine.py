@@ -31,7 +31,6 @@ from recommender.provider import (
     CUDA,
     CoreMLOptions,
     CudaOptions,
-    Opened,
     SessionPlan,
     open_for_device,
     open_session,
@@ -139,24 +138,23 @@ class OnnxEngine:
                 device_id=cuda.device_id if on_cuda else 0,
                 capture=self.captures,
             )
-        small = self.provider == CPU and anatomy.small
         self._plan = plan
-        self._may_stop_dividing = small and not threads and self.contract.batched and self._buckets is None
-        unrestricted = self._open_unrestricted() if small else None
-        self._unrestricted = unrestricted.session if unrestricted is not None else None
-        if unrestricted is not None and unrestricted.loaded is not None and self.memory.loaded is not None:
-            self.memory = replace(self.memory, loaded=self.memory.loaded + unrestricted.loaded)
+        self._small = self.provider == CPU and anatomy.small
+        self._may_stop_dividing = self._small and not threads and self.contract.batched and self._buckets is None
         self._quick: onnxruntime.InferenceSession | None = None
         self._outputs = ["recommendations", "scores"] if self.contract.batched else ["recommendations"]
         self._threads = _Threads(slots)
         self._active: set[onnxruntime.RunOptions] = set()
 
-    def _open_unrestricted(self) -> Opened | None:
+    def _open_unrestricted(self) -> onnxruntime.InferenceSession | None:
         """A session for runs in which nobody excludes items or names candidates; None where a model takes neither."""
         pinned = self.contract.unrestricted_widths({port.name: port.shape for port in self._session.get_inputs()})
-        if not pinned:
+        if not self._small or not pinned:
             return None
-        return open_session(self._artifact.path, CPU, replace(self._plan, pinned=pinned))
+        opened = open_session(self._artifact.path, CPU, replace(self._plan, pinned=pinned))
+        if self.memory.loaded is not None and opened.loaded is not None:
+            self.memory = replace(self.memory, loaded=self.memory.loaded + opened.loaded)
+        return opened.session
 
     def _divide_no_quick_runs(self) -> None:
         """Take one CPU a run where that is quick enough: to wake another would cost what it saves."""
@@ -166,8 +164,6 @@ class OnnxEngine:
         session = open_session(self._artifact.path, CPU, plan).session
         if self._is_quick(session):
             self.threads, self._plan, self._session = 1, plan, session
-            unrestricted = self._open_unrestricted()
-            self._unrestricted = unrestricted.session if unrestricted is not None else None
 
     def _is_quick(self, session: onnxruntime.InferenceSession) -> bool:
         """Whether a session ranks for a full house within `_QUICK_SECONDS`, in the best of a few runs."""
@@ -201,11 +197,12 @@ class OnnxEngine:
         process is returned instead of measured, after one run of that size. Raises ModelError if an answer differs, a
         limit is not kept, or a run fails.
         """
-        before = resident_memory()
         try:
             await self._threads.call(lambda _: self._divide_no_quick_runs())
+            unrestricted = await self._threads.call(lambda _: self._open_unrestricted())
+            before = resident_memory()
             await hold_to_card(self.run, self._artifact)
-            self._quick = self._unrestricted
+            self._quick = unrestricted
             if self._quick is not None:
                 await hold_to_card(self.run, self._artifact)
             await hold_to_limits(self.run, self._artifact.path, self.model)
