@@ -78,7 +78,8 @@ class Memory:
 
 
 class OnnxEngine:
-    """Runs one model. Runs happen on the engine's own threads, `slots` at once; the event loop never waits.
+    """Runs one model. Runs happen on the engine's own threads, `slots` at once. The event loop waits for none of them, but
+    for a millisecond at most until one of many rows has begun.
 
     `threads` is how many CPUs one run uses; 0 shares the CPUs of this process out among the slots, and takes one where
     the model is so quick that more bring nothing.
@@ -180,6 +181,7 @@ class OnnxEngine:
     async def run(self, queries: Sequence[Query]) -> Sequence[Ranking]:
         """Rank for every query, in their order, on the engine's own thread.
 
+        Holds up the event loop until a run of `_LARGE` rows or more has begun, for `_HANDOVER_SECONDS` at most.
         Raises InvalidRequestError if the only query holds an id that the model does not have, and what ONNX
         Runtime raises if the run failed. A cancelled call does not end the run; `terminate` does.
         """
