@@ -78,9 +78,9 @@ class Memory:
 
 
 class OnnxEngine:
-    """Runs one model. Runs happen on the engine's own threads, `slots` at once. The event loop waits for none of them, but
-    for a millisecond at most until one of many rows has begun.
+    """Runs one model. Runs happen on the engine's own threads, `slots` at once.
 
+    The event loop waits for none of them, but for a millisecond at most until one of many rows has begun.
     `threads` is how many CPUs one run uses; 0 shares the CPUs of this process out among the slots, and takes one where
     the model is so quick that more bring nothing.
     `provider` is what runs the model, `fallback_reason` why that is not what `auto` prefers.
