@@ -125,13 +125,15 @@ class Backlog(Generic[T]):
         if len(self._waiting) >= self.max_backlog:
             self.refused.full += 1
             raise BacklogFullError(self.max_backlog, self.retry_after(now))
-        if deadline < math.inf:
+        length = len(query.history)
+        # Most deadlines are far beyond anything that can happen here: an estimate would only cost time.
+        if deadline - now <= self._worst_wait or length > self._longest:
             self._refuse_hopeless(query, deadline, now)
-            self._earliest = min(self._earliest, deadline)
+        if deadline < self._earliest:
+            self._earliest = deadline
         self._admitted = now
         waiter = Waiter(query, deadline, now, payload)
         self._waiting[waiter] = None
-        length = len(query.history)
         self._cells += length
         if length > self._longest:
             self._longest = length
@@ -219,15 +221,14 @@ class Backlog(Generic[T]):
 
     def _refuse_hopeless(self, query: Query, deadline: float, now: float) -> None:
         left = deadline - now
+        if left == math.inf:
+            return
         if left <= 0:
             self.refused.deadline += 1
             raise DeadlineError(f"the deadline passed {-left * 1e3:.1f} ms before the request could be queued")
         if not self._waiting and len(self._running) < self.slots:
             return
         if now - self._admitted >= _PROBE_INTERVAL:
-            return
-        # Most deadlines are far beyond anything that can happen here: an estimate would only cost time.
-        if left > self._worst_wait and len(query.history) <= self._longest:
             return
         expected = self.expected_seconds(query, now)
         if expected > left:
@@ -319,7 +320,7 @@ class Backlog(Generic[T]):
         self._padding = cells / real if real else 1.0
         if not self._waiting:
             self._earliest = math.inf
-        earliest = _earliest(waiter.deadline for waiter in waiters)
+        earliest = min([waiter.deadline for waiter in waiters])
         self._closed += 1
         self._last_rows = len(queries)
         return Batch(queries, waiters, rows, cells, cells - real, now, closed, earliest, self._closed)

@@ -9,6 +9,7 @@ The older form takes `user_history` int64 [history] and gives `recommendations` 
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
@@ -120,8 +121,8 @@ class Contract:
             if length < longest:
                 flat += [0] * (longest - length)
         feed = {
-            "user_history": np.array(flat, np.int64).reshape(len(queries), longest),
-            "history_length": np.array(lengths, np.int64),
+            "user_history": _int64(flat).reshape(len(queries), longest),
+            "history_length": _int64(lengths),
         }
         if "k" in self.inputs:
             feed["k"] = np.array([max(query.k for query in queries)], np.int64)
@@ -150,8 +151,12 @@ class Contract:
                 f"the model gave recommendations {recommendations.shape} and scores {scores.shape} "
                 f"for {len(queries)} queries"
             )
+        width = recommendations.shape[1]
+        rows = zip(recommendations.tolist(), scores.tolist(), strict=True)
+        if width and recommendations[:, -1].min() > NO_ITEM and min([query.k for query in queries]) >= width:
+            return list(map(Ranking._make, rows))
         rankings = []
-        for ids, values, query in zip(recommendations.tolist(), scores.tolist(), queries, strict=True):
+        for (ids, values), query in zip(rows, queries, strict=True):
             kept = query.k
             if ids and ids[-1] == NO_ITEM:
                 kept = min(kept, ids.index(NO_ITEM))
@@ -161,6 +166,11 @@ class Contract:
     def unpack_alone(self, outputs: Outputs, query: Query) -> Ranking:
         """The ranking from a run of the older form, which gives no scores."""
         return Ranking(outputs[0].tolist()[: query.k], [])
+
+
+def _int64(values: list[int]) -> npt.NDArray[np.int64]:
+    """An array of numbers; struct looks at each once, where numpy first finds out what they are."""
+    return np.frombuffer(struct.pack(f"{len(values)}q", *values), np.int64)
 
 
 def _excluded(queries: Sequence[Query]) -> npt.NDArray[np.int64]:

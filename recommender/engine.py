@@ -265,23 +265,28 @@ class OnnxEngine:
     def _rank_together(
         self, queries: Sequence[Query], options: onnxruntime.RunOptions, begun: Callable[[], None]
     ) -> list[Ranking]:
+        runs = self.contract.runs(queries)
+        if len(runs) == 1:
+            return self._rank_in_one(queries, options, begun)
         rankings: dict[int, Ranking] = {}
-        for places in self.contract.runs(queries):
-            sharing = [queries[place] for place in places]
-            feed = self.contract.pack(sharing)
-            begun()
-            outputs = self._run_together(feed, max(query.k for query in sharing), options)
-            rankings.update(zip(places, self.contract.unpack(outputs, sharing), strict=True))
+        for places in runs:
+            ranked = self._rank_in_one([queries[place] for place in places], options, begun)
+            rankings.update(zip(places, ranked, strict=True))
         return [rankings[place] for place in range(len(queries))]
 
-    def _run_together(self, feed: Feed, k: int, options: onnxruntime.RunOptions) -> Outputs:
+    def _rank_in_one(
+        self, queries: Sequence[Query], options: onnxruntime.RunOptions, begun: Callable[[], None]
+    ) -> list[Ranking]:
+        """Rank for queries that share a run."""
+        feed = self.contract.pack(queries)
+        begun()
         if self._buckets is not None:
             if self._buckets.fits(feed):
-                return self._buckets.run(feed, k, options)
+                outputs = self._buckets.run(feed, max(query.k for query in queries), options)
+                return self.contract.unpack(outputs, queries)
             self._buckets.keep_out(options)
         session = self._quick if self._quick is not None and self.contract.unrestricted(feed) else self._session
-        outputs: Outputs = session.run(self._outputs, feed, options)
-        return outputs
+        return self.contract.unpack(session.run(self._outputs, feed, options), queries)
 
 
 def _refuse_too_large(path: Path, anatomy: Anatomy, free: int | None) -> None:

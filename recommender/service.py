@@ -53,8 +53,6 @@ class Limits:
 
 _SHADOW_SECONDS = 1.0
 """After which a copy of a request counts as failed."""
-_NO_BOUND = -math.inf
-"""The least score of who sets none."""
 
 
 class RecommenderService:
@@ -452,9 +450,8 @@ class RecommenderService:
     ) -> None:
         """Put a ranking into its reply."""
         item_ids, scores = ranking.item_ids, ranking.scores
-        min_score = request.min_score if request.HasField("min_score") else _NO_BOUND
-        if scores and scores[-1] < min_score:
-            kept = sum(score >= min_score for score in scores)
+        if scores and scores[-1] < request.min_score and request.HasField("min_score"):
+            kept = sum(score >= request.min_score for score in scores)
             item_ids, scores = item_ids[:kept], scores[:kept]
         reply.item_ids.extend(item_ids)
         reply.scores.extend(scores)
