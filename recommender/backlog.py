@@ -262,8 +262,11 @@ class Backlog(Generic[T]):
             waiters, later = apart
             for waiter in later:
                 waiter.passed = True
-        for waiter in waiters:
-            del self._waiting[waiter]
+        if len(waiters) == len(self._waiting):
+            self._waiting.clear()
+        else:
+            for waiter in waiters:
+                del self._waiting[waiter]
         queries = [waiter.query for waiter in waiters]
         return self._close(waiters, queries, list(range(len(waiters))), now, closed)
 

@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from recommender.backlog import Backlog, Batch, Waiter
-from recommender.call import Call, Payload
+from recommender.call import Call, Part, Payload
 from recommender.cost import Cost, Estimator
 from recommender.domain import Query, Ranking
 from recommender.errors import (
@@ -110,7 +110,9 @@ class Batcher:
         engine fails on it, UnavailableError once the batcher is closed or broken.
         """
         future: asyncio.Future[Ranking] = self._loop.create_future()
-        waiter = self._admit(query, deadline, future)
+        now = self._clock()
+        waiter = self._admit(query, deadline, future, now)
+        self._see_to(deadline, now)
         if self._tracer is not None:
             waiter.trace = self._tracer.caller(waiter.arrived)
         try:
@@ -136,14 +138,11 @@ class Batcher:
         """
         trace = self._tracer.caller(self._clock()) if self._tracer is not None else None
 
-        def admit(query: Query, part: Payload) -> Waiter[Payload]:
-            waiter = self._admit(query, deadline, part)
-            waiter.trace = trace
-            return waiter
+        def let_in(call: Call, most: int) -> None:
+            self._let_in(call, most, deadline, trace)
 
-        call = Call(queries, admit, self._counts.end, self._loop.create_future())
-        for _ in range(self._backlog.max_batch_size):
-            call.admit_next()
+        call = Call(queries, let_in, self._counts.end, self._loop.create_future())
+        call.start(self._backlog.max_batch_size)
         try:
             return await call.finished
         except asyncio.CancelledError:
@@ -195,21 +194,39 @@ class Batcher:
         state = "broken" if self._broken.done() else "closed" if self._closed else "open"
         return f"<Batcher {state}, {seen.waiting} waiting, {seen.running} running, {seen.answered} answered>"
 
-    def _admit(self, query: Query, deadline: float, payload: Payload) -> Waiter[Payload]:
-        """Let a caller in, and see to it that its batch is started and its deadline watched."""
+    def _admit(self, query: Query, deadline: float, payload: Payload, now: float) -> Waiter[Payload]:
+        """Let a caller in; `_see_to` it afterwards."""
         if self._closed is not None:
             self._counts.unavailable += 1
             raise UnavailableError(str(self._closed))  # its own: an error raised twice keeps both tracebacks
+        return self._backlog.admit(query, deadline, payload, now)
+
+    def _let_in(self, call: Call, most: int, deadline: float, trace: object | None) -> None:
+        """Admit the next queries of a call that are not refused at the door, `most` at most."""
         now = self._clock()
-        backlog = self._backlog
-        waiter = backlog.admit(query, deadline, payload, now)
+        room = most
+        for place, query in call.coming:
+            try:
+                waiter = self._admit(query, deadline, Part(call, place), now)
+            except RecommenderError as refusal:
+                call.refused(place, refusal)
+                continue
+            waiter.trace = trace
+            call.waiting[place] = waiter
+            room -= 1
+            if not room:
+                break
+        if room < most:
+            self._see_to(deadline, now)
+
+    def _see_to(self, deadline: float, now: float) -> None:
+        """See to it that the batch of those just admitted is started, and their deadline watched."""
         if self._idle.is_set():
             self._idle.clear()
-        if backlog.running < backlog.slots:
+        if self._backlog.running < self._backlog.slots:
             self._pump_soon()
         if deadline < self._timer_at:
             self._set_timer(deadline, now)
-        return waiter
 
     def _pump_soon(self) -> None:
         """Start batches as soon as callers stop coming, in the loop's next turn at the earliest."""

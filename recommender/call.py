@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -26,77 +26,77 @@ _OUTCOMES = (Ranking, RecommenderError)
 
 
 class Call:
-    """Lets its queries in one by one, and is finished when each has an outcome."""
+    """Has its queries let in, as many at a time as `start` says, and is finished when each has an outcome.
+
+    `let_in(call, most)` takes up to `most` of those who are `coming` and tells the call of each: `waits` if it was
+    let in, `refused` if not. `count` is told the outcome of each that was let in.
+    """
 
     def __init__(
         self,
         queries: Sequence[Query],
-        admit: Callable[[Query, Payload], Waiter[Payload]],
+        let_in: Callable[[Call, int], None],
         count: Callable[[Ranking | Exception], None],
         finished: asyncio.Future[list[Ranking | RecommenderError]],
     ) -> None:
         self.finished = finished
-        self._queries = queries
-        self._admit = admit
+        self.coming: Iterator[tuple[int, Query]] = enumerate(queries)
+        """The queries that were not let in yet, with their places."""
+        self.waiting: dict[int, Waiter[Payload]] = {}
+        """Who was let in and has no outcome yet, by its place."""
+        self._let_in = let_in
         self._count = count
         self._outcomes: dict[int, Ranking | RecommenderError] = {}
-        self._waiters: dict[int, Waiter[Payload]] = {}
-        self._next = 0
+        self._rows = len(queries)
+
+    def start(self, most: int) -> None:
+        """Have the first queries let in, `most` at most; one more will be for each that has its outcome."""
+        self._let_in(self, most)
         self._finish_when_complete()
 
-    def admit_next(self) -> None:
-        """Let in the next query that is not refused at the door."""
-        while self._next < len(self._queries) and not self.finished.done():
-            place = self._next
-            self._next += 1
-            try:
-                self._waiters[place] = self._admit(self._queries[place], _Part(self, place))
-            except RecommenderError as refusal:
-                self._outcomes[place] = refusal
-                self._finish_when_complete()
-            else:
-                return
+    def refused(self, place: int, refusal: RecommenderError) -> None:
+        """Take the outcome of a query that was refused at the door."""
+        self._outcomes[place] = refusal
 
     def settle(self, place: int, outcome: Ranking | Exception) -> None:
         """Take the outcome of a query that was let in, and let in another."""
-        del self._waiters[place]
+        del self.waiting[place]
         self._count(outcome)
         if not isinstance(outcome, _OUTCOMES):
             raise TypeError(f"{outcome!r} is no outcome of a query")
-        self._outcomes[place] = outcome
-        if self._next < len(self._queries):
-            self.admit_next()
-        elif not self._waiters:
+        outcomes = self._outcomes
+        outcomes[place] = outcome
+        if len(outcomes) + len(self.waiting) < self._rows:
+            self._let_in(self, 1)
+        if not self.waiting:
             self._finish_when_complete()
-
-    def waits(self, place: int) -> bool:
-        """Whether a query was let in and has no outcome yet."""
-        return place in self._waiters
 
     def give_up(self) -> tuple[list[Waiter[Payload]], int]:
         """Forget the queries that have no outcome: the waiters of those let in, and how many there are in all."""
-        waiters = list(self._waiters.values())
-        self._waiters.clear()
-        self._next = len(self._queries)
-        return waiters, len(self._queries) - len(self._outcomes)
+        waiters = list(self.waiting.values())
+        self.waiting.clear()
+        return waiters, self._rows - len(self._outcomes)
 
     def _finish_when_complete(self) -> None:
-        if len(self._outcomes) == len(self._queries) and not self.finished.done():
-            self.finished.set_result([self._outcomes[place] for place in range(len(self._queries))])
+        if len(self._outcomes) == self._rows and not self.finished.done():
+            self.finished.set_result([self._outcomes[place] for place in range(self._rows)])
 
 
 @dataclass(slots=True, eq=False)
-class _Part:
+class Part:
     """One query of a call of many, as what its waiter is answered by."""
 
     call: Call
     place: int
 
     def done(self) -> bool:
-        return not self.call.waits(self.place)
+        """Whether it needs no answer: it has one, or its call was given up."""
+        return self.place not in self.call.waiting
 
     def set_result(self, ranking: Ranking, /) -> None:
+        """Answer it."""
         self.call.settle(self.place, ranking)
 
     def set_exception(self, error: Exception, /) -> None:
+        """Tell it why there is no answer."""
         self.call.settle(self.place, error)

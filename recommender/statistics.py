@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from bisect import bisect_left
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -139,10 +140,14 @@ class Counts:
         self.closed[batch.closed] += 1
         self.rows_padded += batch.padded
         started, times, total = batch.started, self.wait_times, 0.0
+        arrived, seconds, place = math.nan, 0.0, 0
         for waiter in batch.waiters:
-            seconds = started - waiter.arrived
+            if waiter.arrived != arrived:  # the rows of a call come together
+                arrived = waiter.arrived
+                seconds = started - arrived
+                place = bucket(seconds)
             total += seconds
-            times[bisect_left(LATENCY_BOUNDS, seconds)] += 1
+            times[place] += 1
         self.wait_seconds += total
 
     def run(self, rows: int, seconds: float) -> None:
