@@ -51,6 +51,8 @@ class Limits:
     reject_unknown: bool = False
 
 
+_ITEM_IDS = api.RecommendRequest.DESCRIPTOR.fields_by_name["item_ids"]
+_FEW = 100
 _SHADOW_SECONDS = 1.0
 """After which a copy of a request counts as failed."""
 
@@ -99,8 +101,9 @@ class RecommenderService:
         charge(len(request.requests))
         response = api.BatchRecommendResponse()
         asked: dict[Served, list[tuple[api.RecommendResult, api.RecommendRequest, Query]]] = {}
+        add_result = response.results.add
         for each in request.requests:
-            result = response.results.add()
+            result = add_result()
             try:
                 served, query = self._asked(each, result.response)
             except RecommenderError as error:
@@ -109,7 +112,7 @@ class RecommenderService:
             if query is not None:
                 asked.setdefault(served, []).append((result, each, query))
         shares = [
-            served.batcher.submit_many([query for *_, query in rows], deadline=deadline)
+            served.batcher.submit_many([query for _, _, query in rows], deadline=deadline)
             for served, rows in asked.items()
         ]
         started = time.monotonic()
@@ -153,7 +156,7 @@ class RecommenderService:
             query = self._query(live, request, result.response)
             if query is not None:
                 rows.append((result, request, query))
-        outcomes = await live.batcher.submit_many([query for *_, query in rows], deadline=deadline)
+        outcomes = await live.batcher.submit_many([query for _, _, query in rows], deadline=deadline)
         for (result, request, _), outcome in zip(rows, outcomes, strict=True):
             if isinstance(outcome, Ranking):
                 self._fill(live, result.response, outcome, request)
@@ -224,13 +227,15 @@ class RecommenderService:
         fields = request.ListFields()
         if (
             len(fields) == 1
-            and fields[0][0].number == api.RecommendRequest.ITEM_IDS_FIELD_NUMBER
+            and fields[0][0] is _ITEM_IDS
             and (frame is None or 0 <= frame.timeout_ms <= self._longest_timeout)
         ):
             router = self._router
             served = router.live if router.candidate is None else router.pick(_key(request, reply))
             history = tuple(fields[0][1][:])  # a slice is read in one go
-            if len(history) <= served.plain_history and min(history) >= 0 and max(history) < served.plain_items:
+            # To sort a few takes less than to look through them twice.
+            ends = sorted(history) if len(history) <= _FEW else (min(history), max(history))
+            if len(history) <= served.plain_history and ends[0] >= 0 and ends[-1] < served.plain_items:
                 reply.model_version = served.label
                 reply.source = api.SOURCE_MODEL
                 return served, Query(history, served.limit)
