@@ -30,6 +30,9 @@ class Instant:
         """The same for everybody."""
         return [RANKING] * len(queries)
 
+    def stage(self, _: Sequence[Query]) -> None:
+        """Nothing is ready before its turn."""
+
     def terminate(self) -> None:
         """Nothing runs."""
 

@@ -11,7 +11,9 @@ The rules, in one place:
    the long, cost much less than one in which the short are padded, the oldest's comes first. Who is passed over in
    this way is in the next batch: both have ended before the one would have.
 4. Who is late or has left is in no batch. Who is late while its batch runs is told so then.
-5. With `deduplicate`, callers who ask the same share one row; it is in the batch as long as one of them waits.
+5. A batch is put together before its slot is free if nobody who comes later can be in it: it is full. Its callers
+   wait until the slot is free all the same, and if one of them leaves or is late, it is put together anew.
+6. With `deduplicate`, callers who ask the same share one row; it is in the batch as long as one of them waits.
 
 Nothing here knows asyncio, threads or clocks: times are seconds on the caller's clock.
 """
@@ -78,8 +80,8 @@ class Batch(Generic[T]):
     closed: CloseReason
     earliest: float
     """No deadline of its waiters comes before this that has not come yet."""
-    number: int
-    """How many batches there have been, with this one."""
+    number: int = 0
+    """How many batches there have been, with this one; 0 before it has begun."""
 
 
 @dataclass(slots=True)
@@ -172,8 +174,35 @@ class Backlog(Generic[T]):
         if not self._waiting or len(self._running) >= self.slots:
             return None
         batch = self._shared_rows(now) if self.deduplicate else self._own_rows(now)
-        self._running.append(batch)
+        self.begin(batch, now)
         return batch
+
+    def full_batch(self, now: float) -> Batch[T] | None:
+        """The batch that the next free slot is for, if nobody who comes now can be in it; None otherwise.
+
+        Its callers go on waiting. `begin` starts it as long as none of them has left.
+        """
+        if self.deduplicate or len(self._waiting) < self.max_batch_size:
+            return None
+        waiters = self._oldest()
+        if self._apart(waiters) is not None:
+            return None
+        return self._batch_of_own_rows(waiters, now, CloseReason.FULL)
+
+    def begin(self, batch: Batch[T], now: float) -> None:
+        """Give a slot to a batch of callers who all wait."""
+        for waiter in batch.waiters:
+            del self._waiting[waiter]
+        real = batch.cells - batch.padded
+        self._cells -= real if not self.deduplicate else sum(len(waiter.query.history) for waiter in batch.waiters)
+        self._padding = batch.cells / real if real else 1.0
+        if not self._waiting:
+            self._earliest = math.inf
+        self._closed += 1
+        self._last_rows = len(batch.queries)
+        batch.started = now
+        batch.number = self._closed
+        self._running.append(batch)
 
     def hurry(self, now: float) -> float:
         """When a batch of those who wait must start, for the earliest deadline among them to be met."""
@@ -253,22 +282,21 @@ class Backlog(Generic[T]):
         return self.estimator.seconds(self.max_batch_size, self.max_batch_size * self._mean_length(), now)
 
     def _own_rows(self, now: float) -> Batch[T]:
-        size = min(len(self._waiting), self.max_batch_size)
-        waiters = list(islice(self._waiting, size))
-        closed = CloseReason.FULL if size == self.max_batch_size else CloseReason.DRAINED
+        waiters = self._oldest()
         apart = self._apart(waiters)
         if apart is not None:
-            closed = CloseReason.ALIKE
             waiters, later = apart
             for waiter in later:
                 waiter.passed = True
-        if len(waiters) == len(self._waiting):
-            self._waiting.clear()
-        else:
-            for waiter in waiters:
-                del self._waiting[waiter]
-        queries = [waiter.query for waiter in waiters]
-        return self._close(waiters, queries, list(range(len(waiters))), now, closed)
+            return self._batch_of_own_rows(waiters, now, CloseReason.ALIKE)
+        full = len(waiters) == self.max_batch_size
+        return self._batch_of_own_rows(waiters, now, CloseReason.FULL if full else CloseReason.DRAINED)
+
+    def _oldest(self) -> list[Waiter[T]]:
+        return list(islice(self._waiting, self.max_batch_size))
+
+    def _batch_of_own_rows(self, waiters: list[Waiter[T]], now: float, closed: CloseReason) -> Batch[T]:
+        return _batch(waiters, [waiter.query for waiter in waiters], list(range(len(waiters))), now, closed)
 
     def _apart(self, waiters: list[Waiter[T]]) -> tuple[list[Waiter[T]], list[Waiter[T]]] | None:
         """The same in two batches by length, the first with the oldest; None if one batch is about as cheap.
@@ -308,25 +336,17 @@ class Backlog(Generic[T]):
             row_of[waiter.query] = row
             waiters.append(waiter)
             rows.append(row)
-        for waiter in waiters:
-            del self._waiting[waiter]
         closed = CloseReason.FULL if len(row_of) == self.max_batch_size else CloseReason.DRAINED
-        return self._close(waiters, list(row_of), rows, now, closed)
+        return _batch(waiters, list(row_of), rows, now, closed)
 
-    def _close(
-        self, waiters: list[Waiter[T]], queries: list[Query], rows: list[int], now: float, closed: CloseReason
-    ) -> Batch[T]:
-        lengths = [len(query.history) for query in queries]
-        cells = max(lengths) * len(lengths)
-        real = sum(lengths)
-        self._cells -= real if not self.deduplicate else sum(len(waiter.query.history) for waiter in waiters)
-        self._padding = cells / real if real else 1.0
-        if not self._waiting:
-            self._earliest = math.inf
-        earliest = min([waiter.deadline for waiter in waiters])
-        self._closed += 1
-        self._last_rows = len(queries)
-        return Batch(queries, waiters, rows, cells, cells - real, now, closed, earliest, self._closed)
+
+def _batch(
+    waiters: list[Waiter[T]], queries: list[Query], rows: list[int], now: float, closed: CloseReason
+) -> Batch[T]:
+    lengths = [len(query.history) for query in queries]
+    cells = max(lengths) * len(lengths)
+    earliest = min([waiter.deadline for waiter in waiters])
+    return Batch(queries, waiters, rows, cells, cells - sum(lengths), now, closed, earliest)
 
 
 def _earliest(deadlines: Iterable[float]) -> float:

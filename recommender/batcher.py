@@ -1,7 +1,8 @@
 """The async shell around the backlog: callers submit, batches run, each caller is answered exactly once.
 
 `submit` puts a caller into the backlog and waits on a future of its own. Whenever a caller comes or
-a slot comes free, `_pump` starts what the backlog says is next, one task per batch. A batch that
+a slot comes free, `_pump` starts what the backlog says is next, one task per batch. While all slots are taken, a full
+batch is staged with the engine, which goes on with it at once when a run has ended. A batch that
 fails is halved and tried again, so that only the guilty row fails. A run that does not end
 within the engine timeout breaks the batcher: every caller is told, and `broken` tells the owner.
 """
@@ -13,6 +14,7 @@ import contextvars
 import math
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 from recommender.backlog import Backlog, Batch, Waiter
@@ -40,8 +42,25 @@ class Engine(Protocol):
         Raises InvalidRequestError if the only query of the batch is at fault, anything else if the run failed.
         """
 
+    def stage(self, queries: Sequence[Query]) -> StagedRun | None:
+        """Have a run ready that begins when one under way has ended; None if the engine wants none ready."""
+
     def terminate(self) -> None:
         """Ask the runs under way to end early; returns at once."""
+
+
+class StagedRun(Protocol):
+    """A run that an engine begins when it comes to it, unless it is taken back before."""
+
+    @property
+    def began(self) -> float | None:
+        """When it began, on the batcher's clock; None before."""
+
+    def take_back(self) -> bool:
+        """See to it that it never begins; False if it has begun."""
+
+    async def rankings(self) -> Sequence[Ranking]:
+        """What `Engine.run` gives or raises for the queries."""
 
 
 class Tracer(Protocol):
@@ -91,6 +110,7 @@ class Batcher:
         self._counts = Counts()
         self._halving = Halving(self._run, clock, self._counts)
         self._runs: dict[asyncio.Task[None], Batch[Payload]] = {}
+        self._staged: _Staged | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = math.inf
         self._observer = observer
@@ -118,7 +138,7 @@ class Batcher:
         try:
             ranking = await future
         except asyncio.CancelledError:
-            self._backlog.leave(waiter)
+            self._leave([waiter])
             self._note_idle()
             self._counts.cancelled += 1
             raise
@@ -147,8 +167,7 @@ class Batcher:
             return await call.finished
         except asyncio.CancelledError:
             waiters, given_up = call.give_up()
-            for waiter in waiters:
-                self._backlog.leave(waiter)
+            self._leave(waiters)
             self._counts.cancelled += given_up
             self._note_idle()
             raise
@@ -225,6 +244,8 @@ class Batcher:
             self._idle.clear()
         if self._backlog.running < self._backlog.slots:
             self._pump_soon()
+        else:
+            self._stage(now)
         if deadline < self._timer_at:
             self._set_timer(deadline, now)
 
@@ -248,24 +269,53 @@ class Batcher:
             self._pumping = False
             self._expire(now)
             while (batch := self._backlog.next_batch(now)) is not None:
-                run = self._loop.create_task(self._serve(batch))
-                self._runs[run] = batch
-                run.add_done_callback(self._reap)
+                self._start(batch)
+            self._stage(now)
             self._note_idle()
         except Exception as error:  # noqa: BLE001 (a bug here must not leave callers waiting)
             self._break(_bug(error))
 
-    async def _serve(self, batch: Batch[Payload]) -> None:
+    def _stage(self, now: float) -> None:
+        """Have the batch ready that is next whatever comes: the engine goes on with it while the loop is at something else."""
+        if self._staged is None and (batch := self._backlog.full_batch(now)) is not None:
+            run = self._engine.stage(batch.queries)
+            if run is not None:
+                self._staged = _Staged(batch, run)
+
+    def _unstage(self) -> None:
+        """Take the staged batch back; where the engine has begun it, a slot has come free and it is started."""
+        staged, self._staged = self._staged, None
+        if staged is not None and not staged.run.take_back():
+            self._start_staged(staged)
+
+    def _start_staged(self, staged: _Staged) -> None:
+        self._backlog.begin(staged.batch, staged.run.began or self._clock())
+        self._start(staged.batch, staged.run)
+
+    def _start(self, batch: Batch[Payload], staged: StagedRun | None = None) -> None:
+        run = self._loop.create_task(self._serve(batch, staged))
+        self._runs[run] = batch
+        run.add_done_callback(self._reap)
+
+    def _leave(self, waiters: Sequence[Waiter[Payload]]) -> None:
+        """Take callers out who do not wait any longer."""
+        if self._staged is not None and not set(self._staged.batch.waiters).isdisjoint(waiters):
+            self._unstage()
+        for waiter in waiters:
+            self._backlog.leave(waiter)
+
+    async def _serve(self, batch: Batch[Payload], staged: StagedRun | None) -> None:
         """Run one batch, free its slot, start the next, and answer its callers."""
         counts = self._counts
         counts.start(batch)
         if self._tracer is not None:
             self._tracer.started(batch)
         try:
-            rankings = await self._run(batch.queries)
+            rankings = await self._run(batch.queries, staged)
         except EngineHungError:
             raise  # to `_reap`, which breaks the batcher
         except Exception as error:  # noqa: BLE001 (whatever an engine raises is an engine failure)
+            self._unstage()  # what is tried again goes first
             await self._halving.isolate(batch, error)
             self._end(batch, failed=True)
             return
@@ -294,18 +344,21 @@ class Batcher:
             )
             # In a turn of its own: what an observer raises is the loop's to report and nobody's fate.
             self._loop.call_soon(self._observer, ended)
+        staged, self._staged = self._staged, None
+        if staged is not None:
+            self._start_staged(staged)
         if len(self._backlog) and not self._pumping:
             self._begin_pumping(now)
             self._pump()
 
-    async def _run(self, queries: Sequence[Query]) -> Sequence[Ranking]:
+    async def _run(self, queries: Sequence[Query], staged: StagedRun | None = None) -> Sequence[Ranking]:
         """One engine run within the timeout; an answer that does not fit the question is a failure."""
         counts = self._counts
-        started = self._clock()
+        started = (staged and staged.began) or self._clock()
         timeout = asyncio.timeout(self._engine_timeout)
         try:
             async with timeout:
-                rankings = await self._engine.run(queries)
+                rankings = await (self._engine.run(queries) if staged is None else staged.rankings())
         except TimeoutError as error:
             if not timeout.expired():
                 raise
@@ -345,6 +398,7 @@ class Batcher:
     def _shut(self, error: UnavailableError) -> None:
         if self._closed is None:
             self._closed = error
+        self._unstage()
         for waiter in self._backlog.clear():
             if not waiter.payload.done():
                 waiter.payload.set_exception(self._closed)
@@ -360,6 +414,8 @@ class Batcher:
             self._idle.set()
 
     def _expire(self, now: float) -> None:
+        if self._staged is not None and self._staged.batch.earliest <= now:
+            self._unstage()
         for waiter in self._backlog.expire(now):
             if not waiter.payload.done():
                 waiter.payload.set_exception(
@@ -383,6 +439,12 @@ class Batcher:
                 self._set_timer(self._backlog.next_deadline, now)
         except Exception as error:  # noqa: BLE001 (a bug here must not leave callers waiting)
             self._break(_bug(error))
+
+
+@dataclass(frozen=True, slots=True)
+class _Staged:
+    batch: Batch[Payload]
+    run: StagedRun
 
 
 def _bug(error: BaseException) -> EngineError:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TypeVar
+from typing import Generic, TypeVar
 
 import onnxruntime
 from onnxruntime.capi import onnxruntime_pybind11_state as runtime_errors
@@ -187,6 +187,10 @@ class OnnxEngine:
         """
         return await self._threads.call(partial(self._rank, queries), at_once=len(queries) >= _LARGE)
 
+    def stage(self, queries: Sequence[Query]) -> Job[Sequence[Ranking]]:
+        """Have a run ready for the thread that is free next; it gives and raises what `run` does."""
+        return self._threads.put(partial(self._rank, queries))
+
     def terminate(self) -> None:
         """Ask every run under way to end at the next node of its graph; returns at once."""
         for options in tuple(self._active):
@@ -307,64 +311,99 @@ def _ports(nodes: Sequence[onnxruntime.NodeArg]) -> dict[str, Port]:
     return {node.name: Port(node.type, len(node.shape)) for node in nodes}
 
 
-def _ignore() -> None:
-    """Nobody waits to be told."""
+class Job(Generic[R]):
+    """A call that one of a few threads does for an event loop, at most once.
+
+    `function` is told what to call as soon as it needs the interpreter no more for a while.
+    """
+
+    def __init__(self, function: Callable[[Callable[[], None]], R], begun: Callable[[], None] = lambda: None) -> None:
+        self.began: float | None = None
+        """When a thread began it, as `time.monotonic` gives it; None before."""
+        self._function = function
+        self._begun = begun
+        self._loop = asyncio.get_running_loop()
+        self._future: asyncio.Future[R] = self._loop.create_future()
+        self._ticket = [None]
+
+    async def rankings(self) -> R:
+        """What the function gave; raises what it raised."""
+        return await self._future
+
+    def take_back(self) -> bool:
+        """See to it that no thread begins it; False if one has."""
+        try:
+            self._ticket.pop()  # one of the two threads gets it, whatever they do meanwhile
+        except IndexError:
+            return False
+        return True
+
+    def work(self) -> None:
+        """Do it, on a thread, unless it was taken back or nobody waits any longer."""
+        if self._future.cancelled():
+            return
+        self.began = time.monotonic()  # first, so that who comes too late to take it back can read it
+        if not self.take_back():
+            return
+        result: R | None = None
+        error: Exception | None = None
+        try:
+            result = self._function(self._begun)
+        except Exception as raised:  # noqa: BLE001 (the caller gets whatever it was)
+            error = raised
+        except BaseException as raised:  # noqa: BLE001 (what ends a thread must not end the event loop)
+            error = EngineError(f"the engine's thread was told to end: {raised!r}")
+        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody is left to tell
+            self._loop.call_soon_threadsafe(self._settle, result, error)
+
+    def _settle(self, result: R | None, error: Exception | None) -> None:
+        if self._future.done():
+            return
+        if error is not None:
+            self._future.set_exception(error)
+        else:
+            self._future.set_result(result)  # type: ignore[arg-type]
 
 
 class _Threads:
-    """A few daemon threads that do calls for an event loop: a stuck one keeps nobody from leaving."""
+    """A few daemon threads that do jobs for an event loop: a stuck one keeps nobody from leaving."""
 
     def __init__(self, count: int) -> None:
-        self._calls: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
+        self._jobs: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._threads = [
             threading.Thread(target=self._work, name=f"engine-{number}", daemon=True) for number in range(count)
         ]
         for thread in self._threads:
             thread.start()
 
+    def put(self, function: Callable[[Callable[[], None]], R]) -> Job[R]:
+        """Have a thread do it as soon as one is free."""
+        job = Job(function)
+        self._jobs.put(job.work)
+        return job
+
     async def call(self, function: Callable[[Callable[[], None]], R], *, at_once: bool = False) -> R:
-        """What `function` gives, which is told what to call as soon as it needs the interpreter no more for a while.
+        """What `function` gives.
 
         A loop with much to do would keep the interpreter to itself and hold up the function until it has done it. With
         `at_once` it gives the interpreter away, until the function needs it no more or `_HANDOVER_SECONDS` are over.
         """
-        loop = asyncio.get_running_loop()
-        future: asyncio.Future[R] = loop.create_future()
-        begun = threading.Event() if at_once else None
-
-        def settle(result: R | None, error: Exception | None) -> None:
-            if future.done():
-                return
-            if error is not None:
-                future.set_exception(error)
-            else:
-                future.set_result(result)  # type: ignore[arg-type]
-
-        def work() -> None:
-            if future.cancelled():
-                return
-            try:
-                result, error = function(_ignore if begun is None else begun.set), None
-            except Exception as raised:  # noqa: BLE001 (the caller gets whatever it was)
-                result, error = None, raised
-            except BaseException as raised:  # noqa: BLE001 (what ends a thread must not end the event loop)
-                result, error = None, EngineError(f"the engine's thread was told to end: {raised!r}")
-            with contextlib.suppress(RuntimeError):  # the loop is closed: nobody is left to tell
-                loop.call_soon_threadsafe(settle, result, error)
-
-        self._calls.put(work)
-        if begun is not None:
-            begun.wait(_HANDOVER_SECONDS)
-        return await future
+        if not at_once:
+            return await self.put(function).rankings()
+        begun = threading.Event()
+        job = Job(function, begun.set)
+        self._jobs.put(job.work)
+        begun.wait(_HANDOVER_SECONDS)
+        return await job.rankings()
 
     def close(self) -> bool:
         for _ in self._threads:
-            self._calls.put(None)
+            self._jobs.put(None)
         deadline = time.monotonic() + _JOIN_SECONDS
         for thread in self._threads:
             thread.join(max(deadline - time.monotonic(), 0.0))
         return not any(thread.is_alive() for thread in self._threads)
 
     def _work(self) -> None:
-        while (call := self._calls.get()) is not None:
-            call()
+        while (work := self._jobs.get()) is not None:
+            work()

@@ -133,6 +133,9 @@ class FakeEngine:
                 run.release()
         return await run.done
 
+    def stage(self, _: Sequence[Query]) -> None:
+        """Nothing is ready before its turn."""
+
     def terminate(self) -> None:
         self.terminated += 1
 

@@ -30,6 +30,9 @@ class Timed:
         await asyncio.sleep(COST.seconds(len(queries), 0))
         return [answer(each) for each in queries]
 
+    def stage(self, _: Sequence[Query]) -> None:
+        """Nothing is ready before its turn."""
+
     def terminate(self) -> None:
         """Nothing hangs."""
 

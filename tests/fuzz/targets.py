@@ -52,6 +52,9 @@ class _Engine:
     async def run(self, queries: Sequence[Query]) -> Sequence[Ranking]:
         return [self._rank(query) for query in queries]
 
+    def stage(self, _: Sequence[Query]) -> None:
+        """Nothing is ready before its turn."""
+
     def terminate(self) -> None:
         raise AssertionError("no run of this engine can hang")
 
