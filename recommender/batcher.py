@@ -59,7 +59,7 @@ class StagedRun(Protocol):
     def take_back(self) -> bool:
         """See to it that it never begins; False if it has begun."""
 
-    async def rankings(self) -> Sequence[Ranking]:
+    async def result(self) -> Sequence[Ranking]:
         """What `Engine.run` gives or raises for the queries."""
 
 
@@ -111,6 +111,8 @@ class Batcher:
         self._halving = Halving(self._run, clock, self._counts)
         self._runs: dict[asyncio.Task[None], Batch[Payload]] = {}
         self._staged: _Staged | None = None
+        self._may_stage = True
+        self._isolating = 0
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = math.inf
         self._observer = observer
@@ -276,23 +278,29 @@ class Batcher:
             self._break(_bug(error))
 
     def _stage(self, now: float) -> None:
-        """Have the batch ready that is next whatever comes: the engine goes on with it while the loop is at something else."""
-        if self._staged is None and (batch := self._backlog.full_batch(now)) is not None:
-            run = self._engine.stage(batch.queries)
-            if run is not None:
-                self._staged = _Staged(batch, run)
+        """Have the engine ready for the batch that is next whatever comes, if there is one."""
+        if not self._may_stage or len(self._backlog) < self._backlog.max_batch_size or self._isolating:
+            return
+        self._may_stage = False  # whoever comes now is not among the oldest
+        batch = self._backlog.full_batch(now)
+        run = self._engine.stage(batch.queries) if batch is not None else None
+        if batch is not None and run is not None:
+            self._staged = _Staged(batch, run)
 
     def _unstage(self) -> None:
         """Take the staged batch back; where the engine has begun it, a slot has come free and it is started."""
         staged, self._staged = self._staged, None
+        self._may_stage = True
         if staged is not None and not staged.run.take_back():
             self._start_staged(staged)
 
     def _start_staged(self, staged: _Staged) -> None:
-        self._backlog.begin(staged.batch, staged.run.began or self._clock())
+        began = staged.run.began
+        self._backlog.begin(staged.batch, self._clock() if began is None else began)
         self._start(staged.batch, staged.run)
 
     def _start(self, batch: Batch[Payload], staged: StagedRun | None = None) -> None:
+        self._may_stage = True
         run = self._loop.create_task(self._serve(batch, staged))
         self._runs[run] = batch
         run.add_done_callback(self._reap)
@@ -315,8 +323,7 @@ class Batcher:
         except EngineHungError:
             raise  # to `_reap`, which breaks the batcher
         except Exception as error:  # noqa: BLE001 (whatever an engine raises is an engine failure)
-            self._unstage()  # what is tried again goes first
-            await self._halving.isolate(batch, error)
+            await self._isolate(batch, error)
             self._end(batch, failed=True)
             return
         # First, so that the engine has work while the loop has it: answering a batch takes about as long as running it.
@@ -324,6 +331,15 @@ class Batcher:
         for waiter, row in zip(batch.waiters, batch.rows, strict=True):
             if not waiter.payload.done():
                 waiter.payload.set_result(rankings[row])
+
+    async def _isolate(self, batch: Batch[Payload], error: Exception) -> None:
+        """Find the guilty rows of a batch; until then nobody else's run comes between."""
+        self._isolating += 1
+        self._unstage()
+        try:
+            await self._halving.isolate(batch, error)
+        finally:
+            self._isolating -= 1
 
     def _end(self, batch: Batch[Payload], *, failed: bool) -> None:
         """Free the slot of a batch that needs the engine no more, tell who wants to know, and start the next."""
@@ -344,6 +360,7 @@ class Batcher:
             )
             # In a turn of its own: what an observer raises is the loop's to report and nobody's fate.
             self._loop.call_soon(self._observer, ended)
+        self._expire(now)
         staged, self._staged = self._staged, None
         if staged is not None:
             self._start_staged(staged)
@@ -354,11 +371,12 @@ class Batcher:
     async def _run(self, queries: Sequence[Query], staged: StagedRun | None = None) -> Sequence[Ranking]:
         """One engine run within the timeout; an answer that does not fit the question is a failure."""
         counts = self._counts
-        started = (staged and staged.began) or self._clock()
+        began = staged.began if staged is not None else None
+        started = self._clock() if began is None else began
         timeout = asyncio.timeout(self._engine_timeout)
         try:
             async with timeout:
-                rankings = await (self._engine.run(queries) if staged is None else staged.rankings())
+                rankings = await (self._engine.run(queries) if staged is None else staged.result())
         except TimeoutError as error:
             if not timeout.expired():
                 raise

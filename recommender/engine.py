@@ -326,7 +326,7 @@ class Job(Generic[R]):
         self._future: asyncio.Future[R] = self._loop.create_future()
         self._ticket = [None]
 
-    async def rankings(self) -> R:
+    async def result(self) -> R:
         """What the function gave; raises what it raised."""
         return await self._future
 
@@ -344,6 +344,7 @@ class Job(Generic[R]):
             return
         self.began = time.monotonic()  # first, so that who comes too late to take it back can read it
         if not self.take_back():
+            self.began = None
             return
         result: R | None = None
         error: Exception | None = None
@@ -389,12 +390,12 @@ class _Threads:
         `at_once` it gives the interpreter away, until the function needs it no more or `_HANDOVER_SECONDS` are over.
         """
         if not at_once:
-            return await self.put(function).rankings()
+            return await self.put(function).result()
         begun = threading.Event()
         job = Job(function, begun.set)
         self._jobs.put(job.work)
         begun.wait(_HANDOVER_SECONDS)
-        return await job.rankings()
+        return await job.result()
 
     def close(self) -> bool:
         for _ in self._threads:

@@ -89,6 +89,7 @@ class Run:
 
     queries: Sequence[Query]
     done: asyncio.Future[Sequence[Ranking]]
+    ended: Callable[[], None]
 
     @property
     def pending(self) -> bool:
@@ -97,21 +98,42 @@ class Run:
     def release(self) -> None:
         """Answer every query."""
         self.done.set_result([answer(query) for query in self.queries])
+        self.ended()
 
     def return_too_few(self) -> None:
         self.done.set_result([answer(query) for query in self.queries[1:]])
+        self.ended()
 
     def fail(self, error: BaseException | None = None) -> None:
         self.done.set_exception(error or RuntimeError("the fake engine fails"))
+        self.ended()
+
+
+@dataclass(eq=False)
+class Staged:
+    """A run that the fake engine begins as soon as it has a slot for it: when another one ends, in the same turn."""
+
+    run: Run
+    began: float | None = None
+    taken_back: bool = False
+
+    def take_back(self) -> bool:
+        self.taken_back = self.began is None
+        return self.taken_back
+
+    async def result(self) -> Sequence[Ranking]:
+        return await self.run.done
 
 
 class FakeEngine:
     """Answers at once where `held` is false; where it is true, each run waits for its test."""
 
-    def __init__(self, *, held: bool = False, poison: frozenset[int] = frozenset()) -> None:
+    def __init__(self, *, held: bool = False, poison: frozenset[int] = frozenset(), slots: int = 1) -> None:
         self.held = held
         self.poison = poison
+        self.slots = slots
         self.runs: list[Run] = []
+        self.staged: list[Staged] = []
         self.terminated = 0
 
     @property
@@ -124,20 +146,36 @@ class FakeEngine:
 
     async def run(self, queries: Sequence[Query]) -> Sequence[Ranking]:
         """A history that holds a poisonous item fails its run."""
-        run = Run(tuple(queries), asyncio.get_running_loop().create_future())
-        self.runs.append(run)
-        if not self.held:
-            if any(self.poison.intersection(query.history) for query in queries):
-                run.fail()
-            else:
-                run.release()
+        run = self._make(queries)
+        self._begin(run)
         return await run.done
 
-    def stage(self, _: Sequence[Query]) -> None:
-        """Nothing is ready before its turn."""
+    def stage(self, queries: Sequence[Query]) -> Staged:
+        staged = Staged(self._make(queries))
+        self.staged.append(staged)
+        self._go_on()
+        return staged
 
     def terminate(self) -> None:
         self.terminated += 1
+
+    def _make(self, queries: Sequence[Query]) -> Run:
+        return Run(tuple(queries), asyncio.get_running_loop().create_future(), self._go_on)
+
+    def _begin(self, run: Run) -> None:
+        self.runs.append(run)
+        if not self.held:
+            if any(self.poison.intersection(query.history) for query in run.queries):
+                run.fail()
+            else:
+                run.release()
+
+    def _go_on(self) -> None:
+        while self.staged and len(self.waiting) < self.slots:
+            staged = self.staged.pop(0)
+            if not staged.taken_back:
+                staged.began = staged.run.done.get_loop().time()
+                self._begin(staged.run)
 
 
 def make_batcher(engine: Any, **options: Any) -> Batcher:

@@ -99,7 +99,7 @@ class BatcherMachine(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.loop = VirtualLoop()
-        self.engine = FakeEngine(held=True)
+        self.engine = FakeEngine(held=True, slots=2)
         self.submitted = 0
         self.callers: list[tuple[asyncio.Task[list[Ranking | RecommenderError]], list[Query]]] = []
         self.batcher = self.loop.run_until_complete(self._make())
