@@ -131,8 +131,7 @@ class Backlog(Generic[T]):
         # Most deadlines are far beyond anything that can happen here: an estimate would only cost time.
         if deadline - now <= self._worst_wait or length > self._longest:
             self._refuse_hopeless(query, deadline, now)
-        if deadline < self._earliest:
-            self._earliest = deadline
+        self._earliest = min(self._earliest, deadline)
         self._admitted = now
         waiter = Waiter(query, deadline, now, payload)
         self._waiting[waiter] = None

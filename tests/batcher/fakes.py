@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import selectors
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -192,6 +193,17 @@ def make_batcher(engine: Any, **options: Any) -> Batcher:
 
 def query(*history: int, k: int = 3) -> Query:
     return Query(history, k)
+
+
+async def start(batcher: Batcher, *items: int, deadline: float = math.inf) -> list[asyncio.Task[Ranking]]:
+    """One caller for each item; they have come when this returns."""
+    callers = [asyncio.create_task(batcher.submit(query(item), deadline=deadline)) for item in items]
+    await turns()
+    return callers
+
+
+async def outcomes(callers: list[asyncio.Task[Ranking]]) -> list[Ranking | BaseException]:
+    return await asyncio.gather(*callers, return_exceptions=True)
 
 
 async def turns(count: int = 20) -> None:

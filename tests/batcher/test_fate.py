@@ -13,7 +13,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from recommender.backlog import CloseReason
-from recommender.batcher import Batcher
 from recommender.domain import Query, Ranking
 from recommender.errors import (
     BacklogFullError,
@@ -26,20 +25,9 @@ from recommender.errors import (
 )
 from recommender.halving import PROBE
 from recommender.statistics import BatchEnded
-from tests.batcher.fakes import FakeEngine, VirtualLoop, answer, make_batcher, query, turns
+from tests.batcher.fakes import FakeEngine, VirtualLoop, answer, make_batcher, outcomes, query, start, turns
 
 with_time = pytest.mark.asyncio(loop_factories=["debug"])
-
-
-async def start(batcher: Batcher, *items: int, deadline: float = math.inf) -> list[asyncio.Task[Ranking]]:
-    """One caller for each item; they have come when this returns."""
-    callers = [asyncio.create_task(batcher.submit(query(item), deadline=deadline)) for item in items]
-    await turns()
-    return callers
-
-
-async def outcomes(callers: list[asyncio.Task[Ranking]]) -> list[Ranking | BaseException]:
-    return await asyncio.gather(*callers, return_exceptions=True)
 
 
 async def test_an_idle_engine_answers_at_once() -> None:

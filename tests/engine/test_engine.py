@@ -140,6 +140,36 @@ async def test_a_run_that_takes_too_long_can_be_ended(load: Load, tmp_path: Path
         run.result()
 
 
+async def test_a_staged_run_gives_what_a_run_gives_and_says_when_it_began(load: Load, model: Path) -> None:
+    engine = load(model)
+    queries = [Query((1, 2), 5), Query((3,), 5)]
+    before = time.monotonic()
+    staged = engine.stage(queries)
+    assert await staged.result() == await engine.run(queries)
+    assert staged.began is not None
+    assert before <= staged.began <= time.monotonic()
+    assert not staged.take_back()
+
+
+async def test_a_staged_run_begins_when_the_one_under_way_has_ended_unless_it_was_taken_back(
+    load: Load, tmp_path: Path
+) -> None:
+    engine = load(models.endless(tmp_path / "1_model.onnx"))
+    run = asyncio.create_task(engine.run([Query((1,), 1)]))
+    await asyncio.sleep(0)
+    taken, kept = engine.stage([Query((1,), 1)]), engine.stage([Query((1,), 1)])
+    assert (taken.take_back(), taken.take_back()) == (True, False)
+    ended = asyncio.create_task(kept.result())
+    while not ended.done():
+        engine.terminate()
+        await asyncio.wait({ended}, timeout=0.01)
+    for each in (run, ended):
+        with pytest.raises(Exception, match="terminate"):
+            await each
+    assert taken.began is None
+    assert kept.began is not None
+
+
 async def test_a_closed_engine_has_no_threads_left(load: Load, model: Path) -> None:
     engine = load(model, slots=3)
     await engine.run([Query((1,), 1)])

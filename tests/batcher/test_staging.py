@@ -1,0 +1,260 @@
+"""The engine goes on with a full batch by itself, and who leaves it in time is in no run all the same."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from recommender.domain import Ranking
+from recommender.errors import DeadlineError, EngineError, EngineHungError, UnavailableError
+from recommender.halving import PROBE
+from recommender.statistics import BatchEnded
+from tests.batcher.fakes import FakeEngine, Run, answer, make_batcher, outcomes, query, start, turns
+
+with_time = pytest.mark.asyncio(loop_factories=["debug"])
+
+
+def items(run: Run) -> list[int]:
+    return [each.history[0] for each in run.queries]
+
+
+async def test_the_engine_goes_on_with_a_full_batch_before_the_loop_knows_of_the_end_of_the_last_run() -> None:
+    engine = FakeEngine(held=True)
+    batcher = make_batcher(engine)
+    callers = await start(batcher, 0)
+    callers += await start(batcher, 1, 2, 3, 4, 5)
+    engine.waiting[0].release()
+    assert [items(run) for run in engine.runs] == [[0], [1, 2, 3, 4]]
+    engine.waiting[0].release()
+    await turns()
+    engine.waiting[0].release()
+    assert await outcomes(callers) == [answer(query(item)) for item in range(6)]
+    assert [items(run) for run in engine.runs] == [[0], [1, 2, 3, 4], [5]]
+
+
+async def test_a_batch_that_others_may_join_waits_for_its_slot() -> None:
+    engine = FakeEngine(held=True)
+    batcher = make_batcher(engine)
+    callers = await start(batcher, 0)
+    callers += await start(batcher, 1, 2, 3)
+    assert not engine.staged
+    callers += await start(batcher, 4)
+    assert [items(staged.run) for staged in engine.staged] == [[1, 2, 3, 4]]
+    engine.held = False
+    engine.waiting[0].release()
+    assert await outcomes(callers) == [answer(query(item)) for item in range(5)]
+
+
+async def test_where_equal_requests_share_a_row_nothing_is_staged_since_others_may_join() -> None:
+    engine = FakeEngine(held=True)
+    batcher = make_batcher(engine, deduplicate=True)
+    callers = await start(batcher, 0)
+    callers += await start(batcher, 1, 2, 3, 4)
+    assert not engine.staged
+    callers += await start(batcher, 1)
+    engine.held = False
+    engine.waiting[0].release()
+    assert await outcomes(callers) == [answer(query(item)) for item in (0, 1, 2, 3, 4, 1)]
+    assert [items(run) for run in engine.runs] == [[0], [1, 2, 3, 4]]
+
+
+async def test_who_leaves_before_the_engine_begins_is_in_no_run_and_another_has_the_place() -> None:
+    engine = FakeEngine(held=True)
+    batcher = make_batcher(engine)
+    callers = await start(batcher, 0)
+    callers += await start(batcher, 1, 2, 3, 4, 5)
+    callers[2].cancel()
+    await turns()
+    engine.held = False
+    engine.waiting[0].release()
+    seen = await outcomes(callers)
+
+    assert [items(run) for run in engine.runs] == [[0], [1, 3, 4, 5]]
+    assert isinstance(seen.pop(2), asyncio.CancelledError)
+    assert seen == [answer(query(item)) for item in (0, 1, 3, 4, 5)]
+    assert batcher.statistics().cancelled == 1
+
+
+async def test_who_leaves_just_after_the_engine_has_begun_harms_nobody_and_is_counted_once() -> None:
+    engine = FakeEngine(held=True)
+    batcher = make_batcher(engine)
+    callers = await start(batcher, 0)
+    callers += await start(batcher, 1, 2, 3, 4, 5)
+    engine.waiting[0].release()
+    callers[2].cancel()
+    engine.held = False
+    await turns()
+    engine.waiting[0].release()
+    seen = await outcomes(callers)
+
+    assert [items(run) for run in engine.runs] == [[0], [1, 2, 3, 4], [5]]
+    assert isinstance(seen.pop(2), asyncio.CancelledError)
+    assert seen == [answer(query(item)) for item in (0, 1, 3, 4, 5)]
+    assert (batcher.statistics().cancelled, batcher.statistics().answered) == (1, 5)
+
+
+async def test_a_call_of_many_that_leaves_takes_its_rows_out_of_the_staged_batch() -> None:
+    engine = FakeEngine(held=True)
+    batcher = make_batcher(engine)
+    callers = await start(batcher, 0, 1)
+    large = asyncio.create_task(batcher.submit_many([query(item) for item in range(10, 100)]))
+    callers += await start(batcher, 2)
+    large.cancel()
+    await turns()
+    engine.held = False
+    engine.waiting[0].release()
+
+    assert await outcomes(callers) == [answer(query(item)) for item in range(3)]
+    assert [items(run) for run in engine.runs] == [[0, 1], [2]]
+    assert batcher.statistics().cancelled == 90
+
+
+@with_time
+async def test_who_is_late_before_the_engine_begins_is_in_no_run() -> None:
+    engine = FakeEngine(held=True)
+    batcher = make_batcher(engine)
+    now = asyncio.get_running_loop().time
+    callers = await start(batcher, 0)
+    callers += await start(batcher, 1, deadline=now() + 1.0)
+    callers += await start(batcher, 2, 3, 4)
+    await asyncio.sleep(1.5)
+    engine.held = False
+    engine.waiting[0].release()
+    seen = await outcomes(callers)
+
+    assert [items(run) for run in engine.runs] == [[0], [2, 3, 4]]
+    assert isinstance(seen.pop(1), DeadlineError)
+    assert seen == [answer(query(item)) for item in (0, 2, 3, 4)]
+
+
+@with_time
+async def test_who_is_late_when_the_slot_comes_free_is_in_no_run_although_its_timer_has_not_come() -> None:
+    engine, ahead = FakeEngine(held=True), 0.0
+    loop = asyncio.get_running_loop()
+    batcher = make_batcher(engine, clock=lambda: loop.time() + ahead)
+    callers = await start(batcher, 0)
+    callers += await start(batcher, 1, deadline=loop.time() + 1.0)
+    callers += await start(batcher, 2, 3, 4)
+    (staged,) = engine.staged
+    engine.staged.clear()  # the engine is slow to come to it
+    ahead = 2.0
+    engine.held = False
+    engine.waiting[0].release()
+    seen = await outcomes(callers)
+
+    assert staged.taken_back
+    assert [items(run) for run in engine.runs] == [[0], [2, 3, 4]]
+    assert isinstance(seen[1], DeadlineError)
+
+
+async def test_an_engine_that_is_slow_to_come_to_the_staged_batch_answers_it_once() -> None:
+    engine = FakeEngine(held=True)
+    batcher = make_batcher(engine)
+    callers = await start(batcher, 0)
+    callers += await start(batcher, 1, 2, 3, 4)
+    late = engine.staged.copy()
+    engine.staged.clear()
+    engine.waiting[0].release()
+    await turns()
+    assert batcher.statistics().running == 4
+    assert engine.sizes == [1]
+    late[0].run.release()
+    assert await outcomes(callers) == [answer(query(item)) for item in range(5)]
+
+
+async def test_the_rows_of_a_failed_batch_are_tried_again_before_what_was_staged() -> None:
+    engine = FakeEngine(held=True)
+    batcher = make_batcher(engine)
+    callers = await start(batcher, 0, 1)
+    callers += await start(batcher, 2, 3, 4, 5)
+    engine.held, engine.poison = False, frozenset({1})
+    engine.staged, kept = [], engine.staged
+    engine.waiting[0].fail()
+    seen = await outcomes(callers)
+
+    assert [items(run) for run in engine.runs] == [[0, 1], [0], [1], [2, 3, 4, 5]]
+    assert kept[0].taken_back
+    assert isinstance(seen.pop(1), EngineError)
+    assert seen == [answer(query(item)) for item in (0, 2, 3, 4, 5)]
+
+
+async def test_a_staged_batch_that_fails_is_halved_like_any_other() -> None:
+    engine = FakeEngine(held=True, poison=frozenset({3}))
+    batcher = make_batcher(engine)
+    callers = await start(batcher, 0)
+    callers += await start(batcher, 1, 2, 3, 4)
+    engine.held = False
+    engine.waiting[0].release()
+    seen = await outcomes(callers)
+
+    assert [items(run) for run in engine.runs] == [[0], [1, 2, 3, 4], [1, 2], [3, 4], [3], [4]]
+    assert PROBE not in [each for run in engine.runs for each in run.queries]
+    assert isinstance(seen.pop(3), EngineError)
+    assert seen == [answer(query(item)) for item in (0, 1, 2, 4)]
+
+
+async def test_closing_tells_those_in_a_staged_batch_and_the_engine_never_begins_it() -> None:
+    engine = FakeEngine(held=True)
+    batcher = make_batcher(engine)
+    callers = await start(batcher, 0)
+    callers += await start(batcher, 1, 2, 3, 4)
+    await batcher.close()
+
+    assert [type(each) for each in await outcomes(callers)] == [UnavailableError] * 5
+    assert [staged.taken_back for staged in engine.staged] == [True]
+    assert engine.sizes == [1]
+
+
+async def test_closing_just_after_the_engine_has_begun_a_staged_batch_tells_everybody() -> None:
+    engine = FakeEngine(held=True)
+    batcher = make_batcher(engine)
+    callers = await start(batcher, 0)
+    callers += await start(batcher, 1, 2, 3, 4)
+    engine.waiting[0].release()
+    await batcher.close()
+
+    first, *rest = await outcomes(callers)
+    assert isinstance(first, Ranking | UnavailableError)
+    assert [type(each) for each in rest] == [UnavailableError] * 4
+
+
+@with_time
+async def test_a_staged_batch_has_the_whole_engine_timeout_for_itself() -> None:
+    engine = FakeEngine(held=True)
+    batcher = make_batcher(engine, engine_timeout=1.0)
+    callers = await start(batcher, 0)
+    callers += await start(batcher, 1, 2, 3, 4)
+    await asyncio.sleep(0.9)
+    engine.waiting[0].release()
+    await asyncio.sleep(0.9)
+    engine.waiting[0].release()
+    assert await outcomes(callers) == [answer(query(item)) for item in range(5)]
+
+    callers = await start(batcher, 0)
+    callers += await start(batcher, 1, 2, 3, 4)
+    engine.waiting[0].release()
+    seen = await outcomes(callers)
+    assert [type(each) for each in seen] == [Ranking, *[EngineHungError] * 4]
+    await batcher.close()
+
+
+@with_time
+async def test_times_of_a_staged_batch_count_from_when_the_engine_began_it() -> None:
+    seen: list[BatchEnded] = []
+    engine = FakeEngine(held=True)
+    batcher = make_batcher(engine, observer=seen.append)
+    callers = await start(batcher, 0)
+    callers += await start(batcher, 1, 2, 3, 4)
+    await asyncio.sleep(0.5)
+    engine.waiting[0].release()
+    await asyncio.sleep(0.25)
+    engine.waiting[0].release()
+    await outcomes(callers)
+    await turns()
+
+    assert [each.rows for each in seen] == [1, 4]
+    assert [each.longest_wait for each in seen] == pytest.approx([0.0, 0.5])
+    assert [each.run for each in seen] == pytest.approx([0.5, 0.25])
+    assert batcher.statistics().wait_seconds == pytest.approx(4 * 0.5)
+    assert batcher.statistics().run_seconds == pytest.approx(0.75)
