@@ -105,3 +105,25 @@ def test_everybody_is_in_one_batch_and_passed_over_once_at_most(
         assert (passed > 0) == (batch.closed is CloseReason.ALIKE)
         seen += taken
     assert sorted(seen) == list(range(came))
+
+
+@given(
+    before=st.lists(st.integers(1, 50), max_size=12),
+    after=st.lists(st.integers(1, 50), max_size=12),
+    rows=st.integers(1, 8),
+    cell=st.sampled_from([0.0, 1e-5, 1e-4, 1e-2]),
+)
+def test_a_batch_that_is_full_is_the_next_one_whoever_comes_until_then(
+    before: list[int], after: list[int], rows: int, cell: float
+) -> None:
+    backlog = waiting(*before, cost=Cost(0.001, 0.0001, cell), rows=rows)
+    full = backlog.full_batch(0.0)
+    assert len(backlog) == len(before)
+    come(backlog, *after)
+    batch = backlog.next_batch(0.0)
+    if full is not None:
+        assert batch is not None
+        assert (batch.waiters, batch.queries, batch.closed) == (full.waiters, full.queries, CloseReason.FULL)
+    elif len(before) >= rows:
+        assert batch is not None
+        assert batch.closed is CloseReason.ALIKE

@@ -179,6 +179,21 @@ async def test_the_rows_of_a_failed_batch_are_tried_again_before_what_was_staged
     assert seen == [answer(query(item)) for item in (0, 2, 3, 4, 5)]
 
 
+async def test_while_a_failed_batch_is_tried_again_nothing_is_staged_between_its_rows() -> None:
+    engine = FakeEngine(held=True)
+    batcher = make_batcher(engine)
+    callers = await start(batcher, 0, 1)
+    engine.waiting[0].fail()
+    await turns()
+    assert engine.sizes == [2, 1]
+    callers += await start(batcher, 2, 3, 4, 5)
+    assert not engine.staged
+    engine.held = False
+    engine.waiting[0].release()
+    assert await outcomes(callers) == [answer(query(item)) for item in range(6)]
+    assert engine.sizes == [2, 1, 1, 4]
+
+
 async def test_a_staged_batch_that_fails_is_halved_like_any_other() -> None:
     engine = FakeEngine(held=True, poison=frozenset({3}))
     batcher = make_batcher(engine)
@@ -258,3 +273,22 @@ async def test_times_of_a_staged_batch_count_from_when_the_engine_began_it() -> 
     assert [each.run for each in seen] == pytest.approx([0.5, 0.25])
     assert batcher.statistics().wait_seconds == pytest.approx(4 * 0.5)
     assert batcher.statistics().run_seconds == pytest.approx(0.75)
+
+
+@with_time
+async def test_a_run_that_the_loop_was_too_busy_to_see_begin_is_as_long_as_it_was() -> None:
+    seen: list[BatchEnded] = []
+    engine, busy = FakeEngine(held=True), 0.0
+    loop = asyncio.get_running_loop()
+    batcher = make_batcher(engine, observer=seen.append, clock=lambda: loop.time() + busy)
+    callers = await start(batcher, 0)
+    callers += await start(batcher, 1, 2, 3, 4)
+    engine.waiting[0].release()
+    busy = 0.25
+    engine.waiting[0].release()
+    await outcomes(callers)
+    await turns()
+
+    assert [each.run for each in seen] == pytest.approx([0.25, 0.25])
+    assert [each.longest_wait for each in seen] == pytest.approx([0.0, 0.0])
+    assert batcher.statistics().run_seconds == pytest.approx(0.5)
