@@ -2,28 +2,25 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import math
-import queue
-import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Generic, TypeVar
+from typing import TypeVar
 
 import onnxruntime
 from onnxruntime.capi import onnxruntime_pybind11_state as runtime_errors
 
 from recommender.anatomy import Anatomy, read_anatomy
 from recommender.buckets import Buckets
-from recommender.contract import Contract, Port
+from recommender.contract import Contract, Feed, Outputs, Port
 from recommender.cost import Observation
 from recommender.description import describe
 from recommender.domain import Device, Query, Ranking
-from recommender.errors import EngineError, InvalidRequestError, ModelError, Violation
+from recommender.errors import InvalidRequestError, ModelError, Violation
 from recommender.machine import available_cpus, available_memory, memory_growth, resident_memory
 from recommender.provider import (
     CONTROL_FLOW,
@@ -36,17 +33,16 @@ from recommender.provider import (
     open_session,
 )
 from recommender.store import Artifact
+from recommender.threads import Job, Threads
 from recommender.trial import hold_to_card, hold_to_limits, measure
 
 _QUIETEST = 4  # ONNX Runtime's own log says nothing that the errors it raises do not say.
-_JOIN_SECONDS = 2.0
 _COPIES_WHILE_LOADING = 2
 """Times that a model's constants stand in memory at worst while it loads: measured, inline and external."""
 _WARMED_HISTORY = 512
 """Items of the longest history whose bucket is filled before the first request; longer ones are when they come."""
 _LARGE = 32
-"""Rows of a run that is worth a handover: see `_Threads.call`."""
-_HANDOVER_SECONDS = 0.001
+"""Rows of a run that is worth a handover: see `Threads.call`."""
 _QUICK_SECONDS = 0.001
 """A run of `_LARGE` rows that one CPU does within this is not divided: to wake another costs what it saves."""
 _TRIED_LENGTH = 32
@@ -144,7 +140,7 @@ class OnnxEngine:
         self._may_stop_dividing = self._small and not threads and self.contract.batched and self._buckets is None
         self._quick: onnxruntime.InferenceSession | None = None
         self._outputs = ["recommendations", "scores"] if self.contract.batched else ["recommendations"]
-        self._threads = _Threads(slots)
+        self._threads = Threads(slots)
         self._active: set[onnxruntime.RunOptions] = set()
 
     def _open_unrestricted(self) -> onnxruntime.InferenceSession | None:
@@ -181,15 +177,23 @@ class OnnxEngine:
     async def run(self, queries: Sequence[Query]) -> Sequence[Ranking]:
         """Rank for every query, in their order, on the engine's own thread.
 
-        Holds up the event loop until a run of `_LARGE` rows or more has begun, for `_HANDOVER_SECONDS` at most.
+        Holds up the event loop until a run of `_LARGE` rows or more has begun, for a millisecond at most.
         Raises InvalidRequestError if the only query holds an id that the model does not have, and what ONNX
         Runtime raises if the run failed. A cancelled call does not end the run; `terminate` does.
         """
         return await self._threads.call(partial(self._rank, queries), at_once=len(queries) >= _LARGE)
 
-    def stage(self, queries: Sequence[Query]) -> Job[Sequence[Ranking]]:
-        """Have a run ready for the thread that is free next; it gives and raises what `run` does."""
-        return self._threads.put(partial(self._rank, queries))
+    def stage(self, queries: Sequence[Query]) -> Job[list[Ranking]] | PackedRun:
+        """Have a run ready for the thread that is free next; it gives and raises what `run` does.
+
+        The event loop packs and unpacks what takes next to no time: a thread that ends one run and begins another would
+        need the interpreter for it, which it gets when the loop lets go of it.
+        """
+        if not self.contract.light(queries):
+            return self._threads.put(partial(self._rank, queries))
+        feed, k = self.contract.pack(queries), max(query.k for query in queries)
+        job = self._threads.put(lambda _: self._attempt(queries, partial(self._run_feed, feed, k)))
+        return PackedRun(job, self.contract, queries)
 
     def terminate(self) -> None:
         """Ask every run under way to end at the next node of its graph; returns at once."""
@@ -236,17 +240,16 @@ class OnnxEngine:
         return ended
 
     def _rank(self, queries: Sequence[Query], begun: Callable[[], None]) -> list[Ranking]:
+        if self.contract.batched:
+            return self._attempt(queries, partial(self._rank_together, queries, begun))
+        begun()
+        return self._attempt(queries, partial(self._rank_one_by_one, queries))
+
+    def _attempt(self, queries: Sequence[Query], run: Callable[[onnxruntime.RunOptions], R]) -> R:
+        """What a run for these queries gives, by options under which it can be ended."""
         try:
             with self._options() as options:
-                if self.contract.batched:
-                    return self._rank_together(queries, options, begun)
-                begun()
-                return [
-                    self.contract.unpack_alone(
-                        self._session.run(self._outputs, self.contract.pack_alone(query), options), query
-                    )
-                    for query in queries
-                ]
+                return run(options)
         except runtime_errors.InvalidArgument as error:
             # Only the model knows its catalogue where no card tells it: there a Gather finds the stranger.
             if self.model.items is None and len(queries) == 1 and "out of data bounds" in str(error):
@@ -267,30 +270,55 @@ class OnnxEngine:
             self._active.discard(options)
 
     def _rank_together(
-        self, queries: Sequence[Query], options: onnxruntime.RunOptions, begun: Callable[[], None]
+        self, queries: Sequence[Query], begun: Callable[[], None], options: onnxruntime.RunOptions
     ) -> list[Ranking]:
-        runs = self.contract.runs(queries)
-        if len(runs) == 1:
-            return self._rank_in_one(queries, options, begun)
         rankings: dict[int, Ranking] = {}
-        for places in runs:
-            ranked = self._rank_in_one([queries[place] for place in places], options, begun)
-            rankings.update(zip(places, ranked, strict=True))
+        for places in self.contract.runs(queries):
+            sharing = [queries[place] for place in places]
+            feed = self.contract.pack(sharing)
+            begun()
+            outputs = self._run_feed(feed, max(query.k for query in sharing), options)
+            rankings.update(zip(places, self.contract.unpack(outputs, sharing), strict=True))
         return [rankings[place] for place in range(len(queries))]
 
-    def _rank_in_one(
-        self, queries: Sequence[Query], options: onnxruntime.RunOptions, begun: Callable[[], None]
-    ) -> list[Ranking]:
-        """Rank for queries that share a run."""
-        feed = self.contract.pack(queries)
-        begun()
+    def _rank_one_by_one(self, queries: Sequence[Query], options: onnxruntime.RunOptions) -> list[Ranking]:
+        return [
+            self.contract.unpack_alone(
+                self._session.run(self._outputs, self.contract.pack_alone(query), options), query
+            )
+            for query in queries
+        ]
+
+    def _run_feed(self, feed: Feed, k: int, options: onnxruntime.RunOptions) -> Outputs:
         if self._buckets is not None:
             if self._buckets.fits(feed):
-                outputs = self._buckets.run(feed, max(query.k for query in queries), options)
-                return self.contract.unpack(outputs, queries)
+                return self._buckets.run(feed, k, options)
             self._buckets.keep_out(options)
         session = self._quick if self._quick is not None and self.contract.unrestricted(feed) else self._session
-        return self.contract.unpack(session.run(self._outputs, feed, options), queries)
+        outputs: Outputs = session.run(self._outputs, feed, options)
+        return outputs
+
+
+@dataclass(frozen=True, slots=True)
+class PackedRun:
+    """A staged run whose feed is packed, and whose outputs are unpacked by who wants the result."""
+
+    job: Job[Outputs]
+    contract: Contract
+    queries: Sequence[Query]
+
+    @property
+    def began(self) -> float | None:
+        """When it began, as `time.monotonic` gives it; None before."""
+        return self.job.began
+
+    def take_back(self) -> bool:
+        """See to it that it never begins; False if it has begun."""
+        return self.job.take_back()
+
+    async def result(self) -> Sequence[Ranking]:
+        """The rankings; raises what `OnnxEngine.run` raises."""
+        return self.contract.unpack(await self.job.result(), self.queries)
 
 
 def _refuse_too_large(path: Path, anatomy: Anatomy, free: int | None) -> None:
@@ -309,102 +337,3 @@ def _megabytes(size: int) -> str:
 
 def _ports(nodes: Sequence[onnxruntime.NodeArg]) -> dict[str, Port]:
     return {node.name: Port(node.type, len(node.shape)) for node in nodes}
-
-
-class Job(Generic[R]):
-    """A call that one of a few threads does for an event loop, at most once.
-
-    `function` is told what to call as soon as it needs the interpreter no more for a while.
-    """
-
-    def __init__(self, function: Callable[[Callable[[], None]], R], begun: Callable[[], None] = lambda: None) -> None:
-        self.began: float | None = None
-        """When a thread began it, as `time.monotonic` gives it; None before."""
-        self._function = function
-        self._begun = begun
-        self._loop = asyncio.get_running_loop()
-        self._future: asyncio.Future[R] = self._loop.create_future()
-        self._ticket = [None]
-
-    async def result(self) -> R:
-        """What the function gave; raises what it raised."""
-        return await self._future
-
-    def take_back(self) -> bool:
-        """See to it that no thread begins it; False if one has."""
-        try:
-            self._ticket.pop()  # one of the two threads gets it, whatever they do meanwhile
-        except IndexError:
-            return False
-        return True
-
-    def work(self) -> None:
-        """Do it, on a thread, unless it was taken back or nobody waits any longer."""
-        if self._future.cancelled():
-            return
-        self.began = time.monotonic()  # first, so that who comes too late to take it back can read it
-        if not self.take_back():
-            self.began = None
-            return
-        result: R | None = None
-        error: Exception | None = None
-        try:
-            result = self._function(self._begun)
-        except Exception as raised:  # noqa: BLE001 (the caller gets whatever it was)
-            error = raised
-        except BaseException as raised:  # noqa: BLE001 (what ends a thread must not end the event loop)
-            error = EngineError(f"the engine's thread was told to end: {raised!r}")
-        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody is left to tell
-            self._loop.call_soon_threadsafe(self._settle, result, error)
-
-    def _settle(self, result: R | None, error: Exception | None) -> None:
-        if self._future.done():
-            return
-        if error is not None:
-            self._future.set_exception(error)
-        else:
-            self._future.set_result(result)  # type: ignore[arg-type]
-
-
-class _Threads:
-    """A few daemon threads that do jobs for an event loop: a stuck one keeps nobody from leaving."""
-
-    def __init__(self, count: int) -> None:
-        self._jobs: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
-        self._threads = [
-            threading.Thread(target=self._work, name=f"engine-{number}", daemon=True) for number in range(count)
-        ]
-        for thread in self._threads:
-            thread.start()
-
-    def put(self, function: Callable[[Callable[[], None]], R]) -> Job[R]:
-        """Have a thread do it as soon as one is free."""
-        job = Job(function)
-        self._jobs.put(job.work)
-        return job
-
-    async def call(self, function: Callable[[Callable[[], None]], R], *, at_once: bool = False) -> R:
-        """What `function` gives.
-
-        A loop with much to do would keep the interpreter to itself and hold up the function until it has done it. With
-        `at_once` it gives the interpreter away, until the function needs it no more or `_HANDOVER_SECONDS` are over.
-        """
-        if not at_once:
-            return await self.put(function).result()
-        begun = threading.Event()
-        job = Job(function, begun.set)
-        self._jobs.put(job.work)
-        begun.wait(_HANDOVER_SECONDS)
-        return await job.result()
-
-    def close(self) -> bool:
-        for _ in self._threads:
-            self._jobs.put(None)
-        deadline = time.monotonic() + _JOIN_SECONDS
-        for thread in self._threads:
-            thread.join(max(deadline - time.monotonic(), 0.0))
-        return not any(thread.is_alive() for thread in self._threads)
-
-    def _work(self) -> None:
-        while (work := self._jobs.get()) is not None:
-            work()

@@ -140,15 +140,53 @@ async def test_a_run_that_takes_too_long_can_be_ended(load: Load, tmp_path: Path
         run.result()
 
 
-async def test_a_staged_run_gives_what_a_run_gives_and_says_when_it_began(load: Load, model: Path) -> None:
+@pytest.mark.parametrize(
+    "queries",
+    [
+        pytest.param([Query((1, 2), 5), Query((3,), 5)], id="plain"),
+        pytest.param([Query((1, 2) * 2_000, 5), Query((3,), 5)], id="long"),
+        pytest.param([Query((1, 2), 5, (3, 4)), Query((3,), 5)], id="excluded"),
+        pytest.param([Query((1, 2), 5, (), (7, 8, 9)), Query((3,), 2)], id="candidates"),
+    ],
+)
+async def test_a_staged_run_gives_what_a_run_gives_and_says_when_it_began(
+    load: Load, model: Path, queries: list[Query]
+) -> None:
     engine = load(model)
-    queries = [Query((1, 2), 5), Query((3,), 5)]
     before = time.monotonic()
     staged = engine.stage(queries)
     assert await staged.result() == await engine.run(queries)
     assert staged.began is not None
     assert before <= staged.began <= time.monotonic()
     assert not staged.take_back()
+
+
+@pytest.mark.parametrize("step", ["pack", "unpack"])
+async def test_the_loop_packs_and_unpacks_what_is_staged_only_where_that_takes_no_time(
+    load: Load, model: Path, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    engine = load(model)
+    threads = []
+    original = getattr(type(engine.contract), step)
+
+    def noting(*arguments: object) -> object:
+        threads.append(threading.current_thread().name)
+        return original(*arguments)
+
+    monkeypatch.setattr(type(engine.contract), step, noting)
+    await engine.stage([Query((1,), 1)] * 64).result()
+    await engine.stage([Query((1,) * 100, 1)] * 64).result()
+    await engine.stage([Query((1,), 30)] * 200).result()
+    await engine.stage([Query((1,), 1, (2,))]).result()
+    assert threads == [threading.current_thread().name, "engine-0", "engine-0", "engine-0"]
+
+
+async def test_a_staged_run_that_meets_a_stranger_is_the_requests_fault(load: Load, tmp_path: Path) -> None:
+    path = models.batched(tmp_path / "5_model.onnx", TABLE)
+    path.with_suffix(".card.json").unlink(missing_ok=True)
+    engine = load(path)
+    with pytest.raises(InvalidRequestError, match="not in the catalogue"):
+        await engine.stage([Query((ITEMS,), 5)]).result()
 
 
 async def test_a_staged_run_begins_when_the_one_under_way_has_ended_unless_it_was_taken_back(

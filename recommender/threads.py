@@ -1,0 +1,118 @@
+"""Threads that do jobs for an event loop: what calls ONNX Runtime must not hold up the loop."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import queue
+import threading
+import time
+from collections.abc import Callable
+from typing import Generic, TypeVar
+
+from recommender.errors import EngineError
+
+_JOIN_SECONDS = 2.0
+_HANDOVER_SECONDS = 0.001
+
+R = TypeVar("R")
+
+
+class Job(Generic[R]):
+    """A call that one of a few threads does for an event loop, at most once.
+
+    `function` is told what to call as soon as it needs the interpreter no more for a while.
+    """
+
+    def __init__(self, function: Callable[[Callable[[], None]], R], begun: Callable[[], None] = lambda: None) -> None:
+        self.began: float | None = None
+        """When a thread began it, as `time.monotonic` gives it; None before."""
+        self._function = function
+        self._begun = begun
+        self._loop = asyncio.get_running_loop()
+        self._future: asyncio.Future[R] = self._loop.create_future()
+        self._ticket = [None]
+
+    async def result(self) -> R:
+        """What the function gave; raises what it raised."""
+        return await self._future
+
+    def take_back(self) -> bool:
+        """See to it that no thread begins it; False if one has."""
+        try:
+            self._ticket.pop()  # one of the two threads gets it, whatever they do meanwhile
+        except IndexError:
+            return False
+        return True
+
+    def work(self) -> None:
+        """Do it, on a thread, unless it was taken back or nobody waits any longer."""
+        if self._future.cancelled():
+            return
+        self.began = time.monotonic()  # first, so that who comes too late to take it back can read it
+        if not self.take_back():
+            self.began = None
+            return
+        result: R | None = None
+        error: Exception | None = None
+        try:
+            result = self._function(self._begun)
+        except Exception as raised:  # noqa: BLE001 (the caller gets whatever it was)
+            error = raised
+        except BaseException as raised:  # noqa: BLE001 (what ends a thread must not end the event loop)
+            error = EngineError(f"the engine's thread was told to end: {raised!r}")
+        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody is left to tell
+            self._loop.call_soon_threadsafe(self._settle, result, error)
+
+    def _settle(self, result: R | None, error: Exception | None) -> None:
+        if self._future.done():
+            return
+        if error is not None:
+            self._future.set_exception(error)
+        else:
+            self._future.set_result(result)  # type: ignore[arg-type]
+
+
+class Threads:
+    """A few daemon threads that do jobs for an event loop: a stuck one keeps nobody from leaving."""
+
+    def __init__(self, count: int) -> None:
+        self._jobs: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
+        self._threads = [
+            threading.Thread(target=self._work, name=f"engine-{number}", daemon=True) for number in range(count)
+        ]
+        for thread in self._threads:
+            thread.start()
+
+    def put(self, function: Callable[[Callable[[], None]], R]) -> Job[R]:
+        """Have a thread do it as soon as one is free."""
+        job = Job(function)
+        self._jobs.put(job.work)
+        return job
+
+    async def call(self, function: Callable[[Callable[[], None]], R], *, at_once: bool = False) -> R:
+        """What `function` gives.
+
+        A loop with much to do would keep the interpreter to itself and hold up the function until it has done it. With
+        `at_once` it gives the interpreter away, until the function needs it no more or `_HANDOVER_SECONDS` are over.
+        """
+        if not at_once:
+            return await self.put(function).result()
+        begun = threading.Event()
+        job = Job(function, begun.set)
+        self._jobs.put(job.work)
+        begun.wait(_HANDOVER_SECONDS)
+        return await job.result()
+
+    def close(self) -> bool:
+        """End the threads; False if one is stuck in a job."""
+        for _ in self._threads:
+            self._jobs.put(None)
+        deadline = time.monotonic() + _JOIN_SECONDS
+        for thread in self._threads:
+            thread.join(max(deadline - time.monotonic(), 0.0))
+        return not any(thread.is_alive() for thread in self._threads)
+
+    def _work(self) -> None:
+        while (work := self._jobs.get()) is not None:
+            work()
