@@ -38,7 +38,7 @@ class Job(Generic[R]):
         return await self._future
 
     def take_back(self) -> bool:
-        """See to it that no thread begins it; False if one has."""
+        """See to it that no thread begins it; False if one has, or if it was taken back already."""
         try:
             self._ticket.pop()  # one of the two threads gets it, whatever they do meanwhile
         except IndexError:

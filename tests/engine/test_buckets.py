@@ -88,6 +88,17 @@ async def test_answers_stay_when_their_bucket_is_used_again(load: Load, tmp_path
     assert second[0].item_ids == models.brute_force(TABLE, [3], 10)[0]
 
 
+async def test_staged_runs_keep_their_answers_when_their_bucket_is_used_again(load: Load, tmp_path: Path) -> None:
+    path = models.batched(tmp_path / "10_model.onnx", TABLE, k=10)
+    _, bucketed = engines(load, path)
+    histories = [(1, 2), (3,), (4, 5), (6,)]
+    staged = [bucketed.stage([Query(history, 10)]) for history in histories]
+    await staged[-1].result()  # by now every one has been in the bucket
+    for run, history in zip(staged, histories, strict=True):
+        (ranking,) = await run.result()
+        assert ranking.item_ids == models.brute_force(TABLE, list(history), 10)[0]
+
+
 async def test_slots_do_not_meet_in_one_bucket(load: Load, tmp_path: Path) -> None:
     path = models.batched(tmp_path / "10_model.onnx", TABLE, k=10)
     engine = load(path, bucketed=True, slots=4)
