@@ -1,8 +1,7 @@
 """The async shell around the backlog: callers submit, batches run, each caller is answered exactly once.
 
 `submit` puts a caller into the backlog and waits on a future of its own. Whenever a caller comes or
-a slot comes free, `_pump` starts what the backlog says is next, one task per batch. While all slots are taken, a full
-batch is staged with the engine, which goes on with it at once when a run has ended. A batch that
+a slot comes free, `_pump` starts what the backlog says is next, one task per batch. A batch that
 fails is halved and tried again, so that only the guilty row fails. A run that does not end
 within the engine timeout breaks the batcher: every caller is told, and `broken` tells the owner.
 """
@@ -14,7 +13,6 @@ import contextvars
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Protocol
 
 from recommender.backlog import Backlog, Batch, Waiter
@@ -30,6 +28,7 @@ from recommender.errors import (
 )
 from recommender.gathering import Gathering
 from recommender.halving import Halving
+from recommender.staging import StagedRun, Staging
 from recommender.statistics import BatchEnded, Counts, Statistics
 
 
@@ -47,20 +46,6 @@ class Engine(Protocol):
 
     def terminate(self) -> None:
         """Ask the runs under way to end early; returns at once."""
-
-
-class StagedRun(Protocol):
-    """A run that an engine begins when it comes to it, unless it is taken back before."""
-
-    @property
-    def began(self) -> float | None:
-        """When it began, on the batcher's clock; None before."""
-
-    def take_back(self) -> bool:
-        """See to it that it never begins; False if it has begun."""
-
-    async def result(self) -> Sequence[Ranking]:
-        """What `Engine.run` gives or raises for the queries."""
 
 
 class Tracer(Protocol):
@@ -110,9 +95,7 @@ class Batcher:
         self._counts = Counts()
         self._halving = Halving(self._run, clock, self._counts)
         self._runs: dict[asyncio.Task[None], Batch[Payload]] = {}
-        self._staged: _Staged | None = None
-        self._may_stage = True
-        self._isolating = 0
+        self._staging = Staging(self._backlog, engine.stage, self._start, clock)
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = math.inf
         self._observer = observer
@@ -247,7 +230,7 @@ class Batcher:
         if self._backlog.running < self._backlog.slots:
             self._pump_soon()
         else:
-            self._stage(now)
+            self._staging.look(now)
         if deadline < self._timer_at:
             self._set_timer(deadline, now)
 
@@ -272,43 +255,20 @@ class Batcher:
             self._expire(now)
             while (batch := self._backlog.next_batch(now)) is not None:
                 self._start(batch)
-            self._stage(now)
+            self._staging.look(now)
             self._note_idle()
         except Exception as error:  # noqa: BLE001 (a bug here must not leave callers waiting)
             self._break(_bug(error))
 
-    def _stage(self, now: float) -> None:
-        """Have the engine ready for the batch that is next whatever comes, if there is one."""
-        if not self._may_stage or len(self._backlog) < self._backlog.max_batch_size or self._isolating:
-            return
-        self._may_stage = False  # whoever comes now is not among the oldest
-        batch = self._backlog.full_batch(now)
-        run = self._engine.stage(batch.queries) if batch is not None else None
-        if batch is not None and run is not None:
-            self._staged = _Staged(batch, run)
-
-    def _unstage(self) -> None:
-        """Take the staged batch back; where the engine has begun it, a slot has come free and it is started."""
-        staged, self._staged = self._staged, None
-        self._may_stage = True
-        if staged is not None and not staged.run.take_back():
-            self._start_staged(staged)
-
-    def _start_staged(self, staged: _Staged) -> None:
-        began = staged.run.began
-        self._backlog.begin(staged.batch, self._clock() if began is None else began)
-        self._start(staged.batch, staged.run)
-
     def _start(self, batch: Batch[Payload], staged: StagedRun | None = None) -> None:
-        self._may_stage = True
+        self._staging.look_again()
         run = self._loop.create_task(self._serve(batch, staged))
         self._runs[run] = batch
         run.add_done_callback(self._reap)
 
     def _leave(self, waiters: Sequence[Waiter[Payload]]) -> None:
         """Take callers out who do not wait any longer."""
-        if self._staged is not None and not set(self._staged.batch.waiters).isdisjoint(waiters):
-            self._unstage()
+        self._staging.without(waiters)
         for waiter in waiters:
             self._backlog.leave(waiter)
 
@@ -323,7 +283,8 @@ class Batcher:
         except EngineHungError:
             raise  # to `_reap`, which breaks the batcher
         except Exception as error:  # noqa: BLE001 (whatever an engine raises is an engine failure)
-            await self._isolate(batch, error)
+            with self._staging.paused():  # until the guilty are found, nobody else's run comes between
+                await self._halving.isolate(batch, error)
             self._end(batch, failed=True)
             return
         # First, so that the engine has work while the loop has it: answering a batch takes about as long as running it.
@@ -331,15 +292,6 @@ class Batcher:
         for waiter, row in zip(batch.waiters, batch.rows, strict=True):
             if not waiter.payload.done():
                 waiter.payload.set_result(rankings[row])
-
-    async def _isolate(self, batch: Batch[Payload], error: Exception) -> None:
-        """Find the guilty rows of a batch; until then nobody else's run comes between."""
-        self._isolating += 1
-        self._unstage()
-        try:
-            await self._halving.isolate(batch, error)
-        finally:
-            self._isolating -= 1
 
     def _end(self, batch: Batch[Payload], *, failed: bool) -> None:
         """Free the slot of a batch that needs the engine no more, tell who wants to know, and start the next."""
@@ -361,9 +313,7 @@ class Batcher:
             # In a turn of its own: what an observer raises is the loop's to report and nobody's fate.
             self._loop.call_soon(self._observer, ended)
         self._expire(now)
-        staged, self._staged = self._staged, None
-        if staged is not None:
-            self._start_staged(staged)
+        self._staging.slot_freed()
         if len(self._backlog) and not self._pumping:
             self._begin_pumping(now)
             self._pump()
@@ -416,7 +366,7 @@ class Batcher:
     def _shut(self, error: UnavailableError) -> None:
         if self._closed is None:
             self._closed = error
-        self._unstage()
+        self._staging.take_back()
         for waiter in self._backlog.clear():
             if not waiter.payload.done():
                 waiter.payload.set_exception(self._closed)
@@ -432,8 +382,7 @@ class Batcher:
             self._idle.set()
 
     def _expire(self, now: float) -> None:
-        if self._staged is not None and self._staged.batch.earliest <= now:
-            self._unstage()
+        self._staging.expire(now)
         for waiter in self._backlog.expire(now):
             if not waiter.payload.done():
                 waiter.payload.set_exception(
@@ -457,12 +406,6 @@ class Batcher:
                 self._set_timer(self._backlog.next_deadline, now)
         except Exception as error:  # noqa: BLE001 (a bug here must not leave callers waiting)
             self._break(_bug(error))
-
-
-@dataclass(frozen=True, slots=True)
-class _Staged:
-    batch: Batch[Payload]
-    run: StagedRun
 
 
 def _bug(error: BaseException) -> EngineError:

@@ -33,6 +33,21 @@ async def test_the_engine_goes_on_with_a_full_batch_before_the_loop_knows_of_the
     assert [items(run) for run in engine.runs] == [[0], [1, 2, 3, 4], [5]]
 
 
+async def test_one_full_batch_after_the_other_is_staged_as_long_as_enough_wait() -> None:
+    engine = FakeEngine(held=True)
+    batcher = make_batcher(engine)
+    callers = await start(batcher, *range(13))
+    assert [items(run) for run in engine.runs] == [[0, 1, 2, 3]]
+    for ended in range(1, 3):
+        engine.waiting[0].release()
+        assert len(engine.runs) == ended + 1
+        await turns()
+    engine.held = False
+    engine.waiting[0].release()
+    assert await outcomes(callers) == [answer(query(item)) for item in range(13)]
+    assert engine.sizes == [4, 4, 4, 1]
+
+
 async def test_a_batch_that_others_may_join_waits_for_its_slot() -> None:
     engine = FakeEngine(held=True)
     batcher = make_batcher(engine)
