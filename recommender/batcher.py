@@ -262,6 +262,8 @@ class Batcher:
 
     def _start(self, batch: Batch[Payload], staged: StagedRun | None = None) -> None:
         self._staging.look_again()
+        if staged is None:
+            self._staging.pause()
         run = self._loop.create_task(self._serve(batch, staged))
         self._runs[run] = batch
         run.add_done_callback(self._reap)
@@ -276,6 +278,8 @@ class Batcher:
         """Run one batch, free its slot, start the next, and answer its callers."""
         counts = self._counts
         counts.start(batch)
+        if staged is None:
+            self._loop.call_soon(self._engine_has_it)
         if self._tracer is not None:
             self._tracer.started(batch)
         try:
@@ -283,8 +287,7 @@ class Batcher:
         except EngineHungError:
             raise  # to `_reap`, which breaks the batcher
         except Exception as error:  # noqa: BLE001 (whatever an engine raises is an engine failure)
-            with self._staging.paused():  # until the guilty are found, nobody else's run comes between
-                await self._halving.isolate(batch, error)
+            await self._isolate(batch, error)
             self._end(batch, failed=True)
             return
         # First, so that the engine has work while the loop has it: answering a batch takes about as long as running it.
@@ -292,6 +295,23 @@ class Batcher:
         for waiter, row in zip(batch.waiters, batch.rows, strict=True):
             if not waiter.payload.done():
                 waiter.payload.set_result(rankings[row])
+
+    def _engine_has_it(self) -> None:
+        """A batch that was started is with the engine, so that another one can be staged behind it."""
+        try:
+            self._staging.resume()
+            self._staging.look(self._clock())
+        except Exception as error:  # noqa: BLE001 (a bug here must not leave callers waiting)
+            self._break(_bug(error))
+
+    async def _isolate(self, batch: Batch[Payload], error: Exception) -> None:
+        """Find the guilty rows of a batch; until then nobody else's run comes between."""
+        self._staging.pause()
+        self._staging.take_back()
+        try:
+            await self._halving.isolate(batch, error)
+        finally:
+            self._staging.resume()
 
     def _end(self, batch: Batch[Payload], *, failed: bool) -> None:
         """Free the slot of a batch that needs the engine no more, tell who wants to know, and start the next."""

@@ -6,8 +6,7 @@ may leave until then, like anybody who waits.
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -58,11 +57,12 @@ class Staging:
         self._pauses = 0
 
     def look(self, now: float) -> None:
-        """Stage the batch that is next whatever comes, if there is one."""
-        if self._looked or self._pauses or len(self._backlog) < self._backlog.max_batch_size:
+        """Stage the batch that is next whatever comes, if there is one and no slot is free for it."""
+        backlog = self._backlog
+        if self._looked or self._pauses or len(backlog) < backlog.max_batch_size or backlog.running < backlog.slots:
             return
         self._looked = True  # whoever comes from now on is not among the oldest
-        batch = self._backlog.full_batch(now)
+        batch = backlog.full_batch(now)
         run = self._stage(batch.queries) if batch is not None else None
         if batch is not None and run is not None:
             self._staged = _Staged(batch, run)
@@ -94,15 +94,13 @@ class Staging:
         if self._staged is not None and self._staged.batch.earliest <= now:
             self.take_back()
 
-    @contextlib.contextmanager
-    def paused(self) -> Iterator[None]:
-        """Have nothing staged in here."""
+    def pause(self) -> None:
+        """Stage nothing, as what goes first is not with the engine yet, until there is a `resume` for every pause."""
         self._pauses += 1
-        self.take_back()
-        try:
-            yield
-        finally:
-            self._pauses -= 1
+
+    def resume(self) -> None:
+        """Go on staging."""
+        self._pauses -= 1
 
     def _begin(self, staged: _Staged) -> None:
         began = staged.run.began
