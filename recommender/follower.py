@@ -110,6 +110,8 @@ class Follower:
         except SourceError as error:
             self._note_failure(error)
             await self._start_with_another(error)
+        else:
+            await self._keep(wanted)
 
     @property
     def needs_following(self) -> bool:
@@ -148,7 +150,10 @@ class Follower:
         else:
             if outcome == "served":
                 self._refused = self._refusal = None
+            # In the turn in which the version began to serve: who looks sees both, or neither.
             self._report(wanted, outcome, time.monotonic() - started)
+            if outcome == "served":
+                await self._keep(wanted)
 
     def refuse(self, reason: str) -> None:
         """Take the version that serves for refused from now on: it is not brought in again."""
@@ -179,6 +184,7 @@ class Follower:
                 log.warning("this version cannot serve either", version=other.label, reason=str(also))
             else:
                 log.warning("what is wanted cannot serve: another version does", version=other.label, reason=str(error))
+                await self._keep(other)
                 return
         raise error
 
@@ -202,8 +208,14 @@ class Follower:
         finally:
             self._loading = None
         self._current, self._served = release, served
-        await in_background(self.source.keep, release)
         return "served"
+
+    async def _keep(self, release: Release) -> None:
+        """Have the source remember what serves; without that it serves all the same."""
+        try:
+            await in_background(self.source.keep, release)
+        except (OSError, RecommenderError) as error:
+            log.warning("what serves is not noted for the next start", version=release.label, reason=str(error))
 
     async def _wants_another(self, release: Release) -> bool:
         try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import shutil
+import threading
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -16,6 +17,7 @@ import pytest
 from recommender.card import CARD_NAME, MODEL_NAME
 from recommender.client import Client, Recommendations
 from recommender.errors import ModelError
+from recommender.repository import FolderSource
 from recommender.served import Following
 from recommender.server import Server
 from tests.conftest import ServeHere
@@ -263,6 +265,37 @@ async def test_two_promotions_in_a_row_end_with_the_last(models: Path, serve: Se
 
     assert seen.outcomes == {"served": 1, "refused": 0, "overtaken": 1, "rolled_back": 0}
     assert "shop@2" not in Counter(got.model_version for got in answers)
+
+
+async def test_a_version_is_counted_as_soon_as_it_serves_however_long_the_source_takes_to_note_it(
+    models: Path, serve: ServeHere, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    noted = threading.Event()
+    async with serve(model=models, **SETTINGS) as server:
+        monkeypatch.setattr(FolderSource, "keep", lambda *_: noted.wait(PATIENCE))
+        try:
+            write_version(models / "2", 2)
+            seen = await until(server, lambda seen: seen.serving == "shop@2")
+        finally:
+            noted.set()
+
+    assert seen.outcomes["served"] == 1
+
+
+async def test_a_version_that_the_source_cannot_note_serves_all_the_same(
+    models: Path, serve: ServeHere, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr(FolderSource, "keep", full)
+    async with serve(model=models, **SETTINGS) as server:
+        write_version(models / "2", 2)
+        await until(server, lambda seen: seen.serving == "shop@2")
+        write_version(models / "3", 3)
+        seen = await until(server, lambda seen: seen.serving == "shop@3")
+
+    assert (seen.outcomes["served"], seen.outcomes["refused"], seen.refused) == (2, 0, None)
 
 
 async def test_a_folder_that_goes_away_changes_nothing_and_is_told(models: Path, serve: ServeHere) -> None:
