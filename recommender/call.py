@@ -66,7 +66,7 @@ class Call:
             raise TypeError(f"{outcome!r} is no outcome of a query")
         outcomes = self._outcomes
         outcomes[place] = outcome
-        if len(outcomes) + len(self.waiting) < self._rows:
+        if len(outcomes) + len(self.waiting) < self._rows and not self.finished.done():
             self._let_in(self, 1)
         if not self.waiting:
             self._finish_when_complete()

@@ -214,8 +214,8 @@ class Follower:
         """Have the source remember what serves; without that it serves all the same."""
         try:
             await in_background(self.source.keep, release)
-        except (OSError, RecommenderError) as error:
-            log.warning("what serves is not noted for the next start", version=release.label, reason=str(error))
+        except Exception as error:  # noqa: BLE001 (whatever it was, the next version is to be followed)
+            log.warning("what serves is not noted for the next start", version=release.label, reason=repr(error))
 
     async def _wants_another(self, release: Release) -> bool:
         try:

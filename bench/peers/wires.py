@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import urllib.request
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -44,16 +45,16 @@ class Wire(Protocol):
         ...
 
 
-class _Grpc:
+class _Grpc(ABC):
     http1 = False
     content_type = "application/grpc"
     path: str
 
-    def message(self, history: Sequence[int]) -> bytes:
-        raise NotImplementedError
+    @abstractmethod
+    def message(self, history: Sequence[int]) -> bytes: ...
 
-    def ids(self, reply: bytes) -> list[int]:
-        raise NotImplementedError
+    @abstractmethod
+    def ids(self, reply: bytes) -> list[int]: ...
 
     def body(self, history: Sequence[int]) -> bytes:
         message = self.message(history)

@@ -282,13 +282,14 @@ async def test_a_version_is_counted_as_soon_as_it_serves_however_long_the_source
     assert seen.outcomes["served"] == 1
 
 
+@pytest.mark.parametrize("error", [OSError("no space left on device"), TypeError("a note that is no object")])
 async def test_a_version_that_the_source_cannot_note_serves_all_the_same(
-    models: Path, serve: ServeHere, monkeypatch: pytest.MonkeyPatch
+    models: Path, serve: ServeHere, monkeypatch: pytest.MonkeyPatch, error: Exception
 ) -> None:
-    def full(*_: object) -> None:
-        raise OSError("no space left on device")
+    def fail(*_: object) -> None:
+        raise error
 
-    monkeypatch.setattr(FolderSource, "keep", full)
+    monkeypatch.setattr(FolderSource, "keep", fail)
     async with serve(model=models, **SETTINGS) as server:
         write_version(models / "2", 2)
         await until(server, lambda seen: seen.serving == "shop@2")
