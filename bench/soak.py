@@ -27,10 +27,10 @@ import numpy as np
 import numpy.typing as npt
 from rich.console import Console
 
-from recommender.access import digest_of, new_token
 from recommender.card import MODEL_NAME
 from recommender.client import Client, Recommendations, Refusal, Request
 from recommender.domain import Ranking
+from recommender.security.access import digest_of, new_token
 from tests.network.certificates import Authority
 from tests.server.process import Process, running
 from tests.versions import K, embeddings_of, write_version

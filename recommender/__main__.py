@@ -381,7 +381,7 @@ def token(
     """Make a token: it goes to standard output, once; its table for the tokens file to standard error."""
     from datetime import UTC, datetime, timedelta  # noqa: PLC0415 (only who makes tokens pays)
 
-    from recommender.access import digest_of, new_token  # noqa: PLC0415
+    from recommender.security.access import digest_of, new_token  # noqa: PLC0415
 
     made = new_token()
     table = [f"[{json.dumps(name)}]", f'sha256 = ["{digest_of(made).hex()}"]']

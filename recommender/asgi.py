@@ -18,7 +18,6 @@ from google.rpc import code_pb2
 from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha import reflection_pb2
 
-from recommender.access import AUTHORIZATION_KEY, Access
 from recommender.errors import DeadlineError, QuotaError, RecommenderError, UnavailableError
 from recommender.frames import (
     FrameError,
@@ -46,6 +45,7 @@ from recommender.recommend_api.v1 import recommend_api_pb2 as api
 from recommender.reflection import METHODS as REFLECTION_METHODS
 from recommender.reflection import Reflection
 from recommender.rpc import Rpcs
+from recommender.security.access import AUTHORIZATION_KEY, Access
 from recommender.service import RecommenderService
 from recommender.stream import Stream
 from recommender.wire import SERVICE_NAME, decoded

@@ -13,10 +13,10 @@ from google.protobuf.message import Message
 from google.rpc import code_pb2
 
 from recommender import wire
-from recommender.access import Access, Visit, authorization_of
 from recommender.errors import QuotaError, RecommenderError, UnavailableError
 from recommender.recommend_api.v1 import recommend_api_pb2 as api
 from recommender.rpc import Rpc, Rpcs
+from recommender.security.access import Access, Visit, authorization_of
 from recommender.service import RecommenderService
 from recommender.stream import Stream
 from recommender.wire import REQUEST_ID_KEY, SERVICE_NAME, decoded

@@ -21,11 +21,9 @@ from typing import Any
 
 import structlog
 
-from recommender.access import Access
 from recommender.admin import Admin
 from recommender.asgi import Application
 from recommender.bootstrap import LISTENER, STAT_PREFIX
-from recommender.certificates import Certificates
 from recommender.errors import StartError
 from recommender.http_call import Receive, Scope, Send
 from recommender.log import set_up_logging
@@ -33,6 +31,8 @@ from recommender.metrics import Connections
 from recommender.process import ExitCode, spare_collections
 from recommender.rpc import Rpcs
 from recommender.sds import write_secrets
+from recommender.security.access import Access
+from recommender.security.certificates import Certificates
 from recommender.server import Server
 from recommender.service import RecommenderService
 from recommender.settings import Otlp, Settings

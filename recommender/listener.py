@@ -9,13 +9,13 @@ from typing import Any
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
-from recommender.access import Access
-from recommender.certificates import Certificates
 from recommender.edge import Edge, enter
 from recommender.errors import StartError
 from recommender.metrics import Connections
 from recommender.reflection import add_reflection
 from recommender.rpc import Rpcs
+from recommender.security.access import Access
+from recommender.security.certificates import Certificates
 from recommender.service import RecommenderService
 from recommender.wire import SERVICE_NAME
 

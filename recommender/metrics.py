@@ -17,8 +17,8 @@ import psutil
 from google.rpc import code_pb2
 
 from recommender import telemetry
-from recommender.access import Access
 from recommender.rpc import Durations, Rpcs
+from recommender.security.access import Access
 from recommender.served import Following
 from recommender.statistics import Statistics, bucket
 from recommender.telemetry import Instrument

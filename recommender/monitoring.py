@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import structlog
 
-from recommender.access import Access
 from recommender.metrics import AskEdge, Metrics, Source
 from recommender.rpc import Rpcs
+from recommender.security.access import Access
 from recommender.served import Following
 from recommender.statistics import Statistics
 

@@ -6,7 +6,7 @@ import json
 import os
 from pathlib import Path
 
-from recommender.certificates import Certificates
+from recommender.security.certificates import Certificates
 
 _SECRET = "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.Secret"  # noqa: S105 (a type's name)
 _CERTIFICATE, _AUTHORITIES = "certificate", "authorities"

@@ -18,12 +18,10 @@ from typing import Any, Protocol, TypeAlias
 
 import structlog
 
-from recommender.access import Access, read_grants
 from recommender.background import in_background
 from recommender.batcher import Batcher, Tracer
 from recommender.cache import Cache
 from recommender.candidate import Bounds, Split
-from recommender.certificates import Certificates, read_certificates
 from recommender.cost import Cost, Observation
 from recommender.domain import Model
 from recommender.engine import OnnxEngine
@@ -43,12 +41,14 @@ from recommender.registry import Registry
 from recommender.repository import FolderSource
 from recommender.router import Change, Lane, Router
 from recommender.rpc import Rpcs
+from recommender.security.access import Access, read_grants
+from recommender.security.certificates import Certificates, read_certificates
+from recommender.security.reloading import WatchedFiles
 from recommender.served import Following, Served
 from recommender.service import Limits, RecommenderService
 from recommender.settings import Otlp, Settings
 from recommender.statistics import BatchEnded, Statistics
 from recommender.store import Artifact, FileSource, Source, find_model
-from recommender.watched import WatchedFiles
 
 log = structlog.get_logger(__name__)
 

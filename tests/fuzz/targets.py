@@ -22,7 +22,6 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from recommender import wire
-from recommender.access import Access, read_grants
 from recommender.anatomy import read_anatomy
 from recommender.batcher import Batcher
 from recommender.cost import Cost
@@ -31,6 +30,7 @@ from recommender.errors import ModelError, SettingsError, StartError
 from recommender.fallback import read_fallback
 from recommender.recommend_api.v1 import recommend_api_pb2 as api
 from recommender.router import Router
+from recommender.security.access import Access, read_grants
 from recommender.served import Served
 from recommender.service import Limits, RecommenderService
 from recommender.settings import Settings

@@ -17,12 +17,12 @@ from typing import Any
 
 import pytest
 
-from recommender.access import digest_of, new_token
 from recommender.domain import Edge
 from recommender.envoy import EnvoyServer
 from recommender.errors import SettingsError
 from recommender.frames import Frames, framed
 from recommender.recommend_api.v1 import recommend_api_pb2 as api
+from recommender.security.access import digest_of, new_token
 from recommender.settings import Settings
 from recommender.wire import SERVICE_NAME
 from tests.conftest import ROOT, WEIGHTS, Serve

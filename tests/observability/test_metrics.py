@@ -16,11 +16,11 @@ from prometheus_client import Metric
 from prometheus_client.parser import text_string_to_metric_families
 
 from recommender import telemetry
-from recommender.access import digest_of, new_token
 from recommender.client import Client
 from recommender.client import Request as ClientRequest
 from recommender.domain import Edge
 from recommender.errors import StartError
+from recommender.security.access import digest_of, new_token
 from tests.catalogues import add_fallback, export_catalogue
 from tests.conftest import ROOT, AnyServer, Serve
 from tests.edges import edge  # noqa: F401 (pytest finds it here)

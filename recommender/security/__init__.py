@@ -1,0 +1,1 @@
+"""Who may call: tokens, certificates, and secrets taken up anew."""
