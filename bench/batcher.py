@@ -16,8 +16,8 @@ import uvloop
 from rich.console import Console
 from rich.table import Table
 
-from recommender.batcher import Batcher
-from recommender.cost import Cost
+from recommender.batching.batcher import Batcher
+from recommender.batching.cost import Cost
 from recommender.domain import Query, Ranking
 
 RANKING = Ranking(list(range(10)), [0.0] * 10)

@@ -20,8 +20,8 @@ import uvloop
 from rich.console import Console
 from rich.table import Table
 
-from recommender.batcher import Batcher
-from recommender.cost import Cost
+from recommender.batching.batcher import Batcher
+from recommender.batching.cost import Cost
 from recommender.domain import Query, Ranking
 from recommender.engine import OnnxEngine
 from recommender.log import set_up_logging

@@ -15,9 +15,9 @@ import onnxruntime
 from onnxruntime.capi import onnxruntime_pybind11_state as runtime_errors
 
 from recommender.anatomy import Anatomy, read_anatomy
+from recommender.batching.cost import Observation
 from recommender.buckets import Buckets
 from recommender.contract import Contract, Feed, Outputs, Port
-from recommender.cost import Observation
 from recommender.description import describe
 from recommender.domain import Device, Query, Ranking
 from recommender.errors import InvalidRequestError, ModelError, Violation

@@ -21,7 +21,7 @@ from typing import NoReturn, TypeVar
 import structlog
 
 from recommender.background import in_background
-from recommender.cost import Observation
+from recommender.batching.cost import Observation
 from recommender.errors import ModelError, RecommenderError, SourceError
 from recommender.served import Following, Outcome, Served
 from recommender.store import Artifact, Release, Source

@@ -9,8 +9,8 @@ from datetime import UTC, datetime
 import structlog
 
 from recommender.background import in_background
-from recommender.batcher import Batcher
-from recommender.cost import Cost, Observation
+from recommender.batching.batcher import Batcher
+from recommender.batching.cost import Cost, Observation
 from recommender.engine import Memory, OnnxEngine
 from recommender.errors import ModelError
 from recommender.fallback import read_fallback

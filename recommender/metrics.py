@@ -17,10 +17,10 @@ import psutil
 from google.rpc import code_pb2
 
 from recommender import telemetry
+from recommender.batching.statistics import Statistics, bucket
 from recommender.rpc import Durations, Rpcs
 from recommender.security.access import Access
 from recommender.served import Following
-from recommender.statistics import Statistics, bucket
 from recommender.telemetry import Instrument
 
 _LAG_INTERVAL = 0.1

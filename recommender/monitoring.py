@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 import structlog
 
+from recommender.batching.statistics import Statistics
 from recommender.metrics import AskEdge, Metrics, Source
 from recommender.rpc import Rpcs
 from recommender.security.access import Access
 from recommender.served import Following
-from recommender.statistics import Statistics
 
 if TYPE_CHECKING:
     from recommender.tracing import BatchTracing, Tracing

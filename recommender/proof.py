@@ -14,7 +14,7 @@ import os
 import signal
 from collections.abc import Mapping, Sequence
 
-from recommender.cost import Observation
+from recommender.batching.cost import Observation
 from recommender.errors import ModelError
 
 _BELOW = 10

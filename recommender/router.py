@@ -16,11 +16,11 @@ from typing import Literal
 import structlog
 
 from recommender.background import in_background
+from recommender.batching.statistics import Statistics, merged
 from recommender.candidate import Bounds, Candidate
 from recommender.domain import CandidateMode
 from recommender.errors import EngineError, UnavailableError, UnknownModelError
 from recommender.served import Following, Served
-from recommender.statistics import Statistics, merged
 
 log = structlog.get_logger(__name__)
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal, TypeAlias
 
-from recommender.batcher import Batcher
-from recommender.cost import Observation
+from recommender.batching.batcher import Batcher
+from recommender.batching.cost import Observation
 from recommender.domain import Model
 from recommender.vocabulary import Vocabulary
 

@@ -19,10 +19,11 @@ from typing import Any, Protocol, TypeAlias
 import structlog
 
 from recommender.background import in_background
-from recommender.batcher import Batcher, Tracer
+from recommender.batching.batcher import Batcher, Tracer
+from recommender.batching.cost import Cost, Observation
+from recommender.batching.statistics import BatchEnded, Statistics
 from recommender.cache import Cache
 from recommender.candidate import Bounds, Split
-from recommender.cost import Cost, Observation
 from recommender.domain import Model
 from recommender.engine import OnnxEngine
 from recommender.errors import EngineError, StartError
@@ -47,7 +48,6 @@ from recommender.security.reloading import WatchedFiles
 from recommender.served import Following, Served
 from recommender.service import Limits, RecommenderService
 from recommender.settings import Otlp, Settings
-from recommender.statistics import BatchEnded, Statistics
 from recommender.store import Artifact, FileSource, Source, find_model
 
 log = structlog.get_logger(__name__)

@@ -27,8 +27,8 @@ from opentelemetry.sdk.trace.sampling import ALWAYS_ON, Decision, TraceIdRatioBa
 from opentelemetry.trace import Link, Span, SpanContext, SpanKind, StatusCode, get_current_span, set_span_in_context
 
 from recommender import telemetry
-from recommender.backlog import Batch
-from recommender.call import Payload
+from recommender.batching.backlog import Batch
+from recommender.batching.many import Payload
 
 _MOST_BATCHES = 256
 """Of how many batches a call's trace tells: a stream may be in any number of them."""

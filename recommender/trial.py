@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import TypeAlias
 
-from recommender.cost import Observation
+from recommender.batching.cost import Observation
 from recommender.domain import Model, Query, Ranking
 from recommender.errors import ModelError
 from recommender.store import Artifact

@@ -13,13 +13,13 @@ from http.client import HTTPConnection
 from typing import Any
 
 from recommender import embedded
+from recommender.batching.statistics import Statistics
 from recommender.domain import Model
 from recommender.envoy import EnvoyServer
 from recommender.http_call import Receive, Scope, Send
 from recommender.process import ExitCode
 from recommender.server import Server
 from recommender.settings import Settings
-from recommender.statistics import Statistics
 
 _TIMEOUT = 60.0
 

@@ -7,8 +7,8 @@ import math
 from hypothesis import given
 from hypothesis import strategies as st
 
-from recommender.backlog import Backlog, Batch, CloseReason
-from recommender.cost import Cost, Estimator
+from recommender.batching.backlog import Backlog, Batch, CloseReason
+from recommender.batching.cost import Cost, Estimator
 from recommender.domain import Query
 
 COST = Cost(fixed=0.001, per_row=0.0001, per_cell=0.0001)

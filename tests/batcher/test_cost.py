@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from recommender.backlog import Backlog
-from recommender.cost import Cost, Estimator, Observation
+from recommender.batching.backlog import Backlog
+from recommender.batching.cost import Cost, Estimator, Observation
 from recommender.domain import Query
 from recommender.errors import DeadlineError
 

@@ -12,7 +12,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from recommender.backlog import CloseReason
+from recommender.batching.backlog import CloseReason
+from recommender.batching.halving import PROBE
+from recommender.batching.statistics import BatchEnded
 from recommender.domain import Query, Ranking
 from recommender.errors import (
     BacklogFullError,
@@ -23,8 +25,6 @@ from recommender.errors import (
     UnavailableError,
     Violation,
 )
-from recommender.halving import PROBE
-from recommender.statistics import BatchEnded
 from tests.batcher.fakes import FakeEngine, VirtualLoop, answer, make_batcher, outcomes, query, start, turns
 
 with_time = pytest.mark.asyncio(loop_factories=["debug"])

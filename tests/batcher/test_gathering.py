@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from recommender.batching.gathering import Gathering
 from recommender.domain import Ranking
-from recommender.gathering import Gathering
 from tests.batcher.fakes import FakeEngine, answer, make_batcher, query, turns
 
 with_time = pytest.mark.asyncio(loop_factories=["debug"])

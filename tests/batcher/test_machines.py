@@ -9,9 +9,9 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from recommender.backlog import Backlog, Batch, Waiter
-from recommender.batcher import Batcher
-from recommender.cost import Cost, Estimator
+from recommender.batching.backlog import Backlog, Batch, Waiter
+from recommender.batching.batcher import Batcher
+from recommender.batching.cost import Cost, Estimator
 from recommender.domain import Query, Ranking
 from recommender.errors import BacklogFullError, DeadlineError, RecommenderError
 from tests.batcher.fakes import FakeEngine, VirtualLoop, answer, make_batcher, query

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from recommender.batcher import Batcher
-from recommender.cost import Cost
+from recommender.batching.batcher import Batcher
+from recommender.batching.cost import Cost
 from recommender.domain import Query, Ranking
 from recommender.errors import BacklogFullError, DeadlineError
 from tests.batcher.fakes import answer, make_batcher, query

@@ -6,10 +6,10 @@ import asyncio
 
 import pytest
 
+from recommender.batching.halving import PROBE
+from recommender.batching.statistics import BatchEnded
 from recommender.domain import Ranking
 from recommender.errors import DeadlineError, EngineError, EngineHungError, UnavailableError
-from recommender.halving import PROBE
-from recommender.statistics import BatchEnded
 from tests.batcher.fakes import FakeEngine, Run, answer, make_batcher, outcomes, query, start, turns
 
 with_time = pytest.mark.asyncio(loop_factories=["debug"])

@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from recommender.batcher import Batcher
-from recommender.cost import Cost
+from recommender.batching.batcher import Batcher
+from recommender.batching.cost import Cost
 from recommender.domain import Query
 from recommender.engine import OnnxEngine
 from recommender.errors import InvalidRequestError

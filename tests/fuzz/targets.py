@@ -23,8 +23,8 @@ from hypothesis import strategies as st
 
 from recommender import wire
 from recommender.anatomy import read_anatomy
-from recommender.batcher import Batcher
-from recommender.cost import Cost
+from recommender.batching.batcher import Batcher
+from recommender.batching.cost import Cost
 from recommender.domain import Model, Query, Ranking
 from recommender.errors import ModelError, SettingsError, StartError
 from recommender.fallback import read_fallback

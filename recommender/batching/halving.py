@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 
-from recommender.backlog import Batch, Waiter
-from recommender.call import Payload
+from recommender.batching.backlog import Batch, Waiter
+from recommender.batching.many import Payload
+from recommender.batching.statistics import Counts
 from recommender.domain import Query, Ranking
 from recommender.errors import DeadlineError, EngineError, EngineHungError, InvalidRequestError
-from recommender.statistics import Counts
 
 PROBE = Query((0,), 1)
 """A row that every model can answer: item 0 exists in every catalogue."""

@@ -28,7 +28,7 @@ from enum import Enum
 from itertools import islice, pairwise
 from typing import Generic, TypeVar
 
-from recommender.cost import Estimator
+from recommender.batching.cost import Estimator
 from recommender.domain import Query
 from recommender.errors import BacklogFullError, DeadlineError
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, fields
 from types import MappingProxyType
 from typing import Any, TypeAlias, TypeVar
 
-from recommender.backlog import Batch, CloseReason
+from recommender.batching.backlog import Batch, CloseReason
 from recommender.domain import Ranking
 from recommender.errors import DeadlineError, InvalidRequestError, UnavailableError
 from recommender.telemetry import LATENCY_BOUNDS

@@ -15,9 +15,13 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
-from recommender.backlog import Backlog, Batch, Waiter
-from recommender.call import Call, Part, Payload
-from recommender.cost import Cost, Estimator
+from recommender.batching.backlog import Backlog, Batch, Waiter
+from recommender.batching.cost import Cost, Estimator
+from recommender.batching.gathering import Gathering
+from recommender.batching.halving import Halving
+from recommender.batching.many import Call, Part, Payload
+from recommender.batching.staging import StagedRun, Staging
+from recommender.batching.statistics import BatchEnded, Counts, Statistics
 from recommender.domain import Query, Ranking
 from recommender.errors import (
     DeadlineError,
@@ -26,10 +30,6 @@ from recommender.errors import (
     RecommenderError,
     UnavailableError,
 )
-from recommender.gathering import Gathering
-from recommender.halving import Halving
-from recommender.staging import StagedRun, Staging
-from recommender.statistics import BatchEnded, Counts, Statistics
 
 
 class Engine(Protocol):
