@@ -23,7 +23,7 @@ from recommender.models import app as models
 if TYPE_CHECKING:
     from recommender.client import Recommendations
     from recommender.envoy import EnvoyServer
-    from recommender.settings import Settings
+    from recommender.settings.settings import Settings
 
 app = typer.Typer(
     help="A gRPC service that turns a user's history of items into the top-K next items.",
@@ -88,7 +88,7 @@ def _serve(settings: Settings, worker: int | None) -> NoReturn:
     """One server until it is stopped; tied to its supervisor if it is a worker."""
     from recommender.process import ExitCode, spare_collections, stopping_on_signals  # noqa: PLC0415 (only who serves pays)
     from recommender.server import Server  # noqa: PLC0415
-    from recommender.settings import Otlp  # noqa: PLC0415
+    from recommender.settings.settings import Otlp  # noqa: PLC0415
     from recommender.worker import beat  # noqa: PLC0415
 
     otlp = _loaded(Otlp.load)
@@ -398,7 +398,7 @@ def config(
     markdown: Annotated[bool, typer.Option("--markdown", help="Print docs/settings.md instead.")] = False,
 ) -> None:
     """Print the effective settings, secrets masked."""
-    from recommender import settings  # noqa: PLC0415 (the module, beside the function of that name)
+    from recommender.settings.settings import settings  # noqa: PLC0415 (the module, beside the function of that name)
 
     if template:
         sys.stdout.write(settings.template())
@@ -419,7 +419,7 @@ def main() -> None:
 
 
 def _settings(**overrides: object) -> Settings:
-    from recommender.settings import Settings  # noqa: PLC0415 (`recommender client` needs none of it)
+    from recommender.settings.settings import Settings  # noqa: PLC0415 (`recommender client` needs none of it)
 
     return _loaded(lambda: Settings.load(overrides))
 

@@ -35,7 +35,7 @@ from recommender.security.access import Access
 from recommender.security.certificates import Certificates
 from recommender.server import Server
 from recommender.service import RecommenderService
-from recommender.settings import Otlp, Settings
+from recommender.settings.settings import Otlp, Settings
 
 log = structlog.get_logger(__name__)
 

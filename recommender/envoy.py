@@ -25,7 +25,7 @@ from recommender.listener import address_of, cannot_listen
 from recommender.process import ExitCode
 from recommender.sds import tls_context, write_secrets
 from recommender.security.certificates import Certificates, read_certificates
-from recommender.settings import Otlp, Settings
+from recommender.settings.settings import Otlp, Settings
 from recommender.web import pages_may_call, web_filters
 
 log = structlog.get_logger(__name__)

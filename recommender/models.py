@@ -19,7 +19,7 @@ from recommender.errors import StartError
 if TYPE_CHECKING:
     from recommender.registry import Registered, Registry
     from recommender.served import Served
-    from recommender.settings import Settings
+    from recommender.settings.settings import Settings
     from recommender.store import Artifact, Progress
 
 app = typer.Typer(help="List, show, verify, publish and promote the versions of models.", no_args_is_help=True)
@@ -251,7 +251,7 @@ def _registry(uri: str | None) -> Registry:
 
 
 def _settings(registry: str | None) -> Settings:
-    from recommender.settings import Settings  # noqa: PLC0415
+    from recommender.settings.settings import Settings  # noqa: PLC0415
 
     return Settings.load({"registry_uri": registry})
 

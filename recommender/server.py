@@ -47,7 +47,7 @@ from recommender.security.certificates import Certificates, read_certificates
 from recommender.security.reloading import WatchedFiles
 from recommender.served import Following, Served
 from recommender.service import Limits, RecommenderService
-from recommender.settings import Otlp, Settings
+from recommender.settings.settings import Otlp, Settings
 from recommender.store import Artifact, FileSource, Source, find_model
 
 log = structlog.get_logger(__name__)

@@ -23,7 +23,7 @@ from recommender.machine import available_cpus
 from recommender.merged import Merged
 from recommender.probes import Probes
 from recommender.process import ExitCode
-from recommender.settings import Settings
+from recommender.settings.settings import Settings
 from recommender.worker import Beat
 
 log = structlog.get_logger(__name__)

@@ -19,7 +19,7 @@ import structlog
 from recommender.client import Client
 from recommender.domain import Edge
 from recommender.server import Server
-from recommender.settings import Settings
+from recommender.settings.settings import Settings
 from tests.remote import RemoteServer
 
 ROOT = Path(__file__).parents[1]

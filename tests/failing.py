@@ -24,7 +24,7 @@ from recommender.recommend_api.v1 import recommend_api_pb2 as api
 from recommender.rpc import Rpcs
 from recommender.server import Listener, MakeListener
 from recommender.service import RecommenderService
-from recommender.settings import Settings
+from recommender.settings.settings import Settings
 
 ERRORS = (
     InvalidRequestError(Violation("limit", "is odd")),

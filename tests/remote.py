@@ -19,7 +19,7 @@ from recommender.envoy import EnvoyServer
 from recommender.http_call import Receive, Scope, Send
 from recommender.process import ExitCode
 from recommender.server import Server
-from recommender.settings import Settings
+from recommender.settings.settings import Settings
 
 _TIMEOUT = 60.0
 

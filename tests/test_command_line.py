@@ -14,7 +14,7 @@ import pytest
 
 from recommender.card import Card
 from recommender.server import Server
-from recommender.settings import Settings
+from recommender.settings.settings import Settings
 from recommender.store import open_artifact
 from tests.conftest import ROOT
 from tests.facts import FACTS

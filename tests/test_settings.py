@@ -8,7 +8,7 @@ import pytest
 from pydantic import ValidationError
 
 from recommender.errors import SettingsError
-from recommender.settings import Settings, described, key_of, markdown, template
+from recommender.settings.settings import Settings, described, key_of, markdown, template
 from tests.conftest import ROOT
 
 

@@ -14,7 +14,7 @@ import yaml
 
 from recommender.probes import LIVENESS, READINESS, STARTUP
 from recommender.recommend_api.v1 import recommend_api_pb2 as api
-from recommender.settings import Settings, key_of
+from recommender.settings.settings import Settings, key_of
 from recommender.telemetry import INSTRUMENTS
 from recommender.wire import SERVICE_NAME
 from tests.conftest import ROOT

@@ -33,7 +33,7 @@ from recommender.router import Router
 from recommender.security.access import Access, read_grants
 from recommender.served import Served
 from recommender.service import Limits, RecommenderService
-from recommender.settings import Settings
+from recommender.settings.settings import Settings
 from recommender.status import status_of
 from recommender.store import open_artifact
 from recommender.vocabulary import Vocabulary, write_vocabulary

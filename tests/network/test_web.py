@@ -23,7 +23,7 @@ from recommender.errors import SettingsError
 from recommender.frames import Frames, framed
 from recommender.recommend_api.v1 import recommend_api_pb2 as api
 from recommender.security.access import digest_of, new_token
-from recommender.settings import Settings
+from recommender.settings.settings import Settings
 from recommender.wire import SERVICE_NAME
 from tests.conftest import ROOT, WEIGHTS, Serve
 from tests.facts import FACTS

@@ -20,7 +20,7 @@ from recommender.client import Client
 from recommender.errors import StartError
 from recommender.probes import LIVENESS, READINESS, STARTUP, probe
 from recommender.process import ExitCode
-from recommender.settings import Settings
+from recommender.settings.settings import Settings
 from recommender.supervisor import Supervisor
 from tests.facts import FACTS
 from tests.server.process import Process, running

@@ -20,7 +20,7 @@ from recommender.domain import Edge
 from recommender.envoy import EnvoyServer
 from recommender.errors import SettingsError, StartError
 from recommender.process import ExitCode
-from recommender.settings import Settings
+from recommender.settings.settings import Settings
 from tests.conftest import WEIGHTS, Serve
 from tests.models import table, write_model
 from tests.server.process import PATIENCE, running

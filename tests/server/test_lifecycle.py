@@ -15,7 +15,7 @@ from recommender.domain import Edge
 from recommender.errors import StartError
 from recommender.process import ExitCode
 from recommender.server import Server
-from recommender.settings import Settings
+from recommender.settings.settings import Settings
 from recommender.wire import SERVICE_NAME
 from tests.conftest import WEIGHTS, AnyServer, Serve, server_of
 from tests.models import table, write_model

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Iterator
 import pytest
 
 from recommender.domain import Edge
-from recommender.settings import Settings
+from recommender.settings.settings import Settings
 from tests.conftest import WEIGHTS, AnyServer, Serve
 from tests.edges import edge  # noqa: F401 (pytest finds it here)
 from tests.remote import RemoteServer

@@ -17,7 +17,7 @@ from recommender.card import Card, card_path
 from recommender.domain import Edge, Ranking
 from recommender.recommend_api.v1 import recommend_api_pb2 as api
 from recommender.recommend_api.v1 import recommend_api_pb2_grpc as api_grpc
-from recommender.settings import Settings
+from recommender.settings.settings import Settings
 from tests.catalogues import add_fallback, export_catalogue, reference_embeddings
 from tests.conftest import server_of
 from tests.threads import in_a_thread

@@ -12,7 +12,7 @@ from recommender.domain import Edge
 from recommender.envoy import EnvoyServer
 from recommender.recommend_api.v1 import recommend_api_pb2 as api
 from recommender.recommend_api.v1 import recommend_api_pb2_grpc as api_grpc
-from recommender.settings import Settings
+from recommender.settings.settings import Settings
 from recommender.status import INTERNAL_MESSAGE
 from recommender.wire import PUSHBACK_KEY
 from tests.failing import ERRORS, FailingServer

@@ -38,7 +38,7 @@ _TEMPLATE_WIDTH = 100
 _PAGE = """\
 # Settings
 
-Written by `just docs` from `recommender/settings.py`; a check fails when it is out of date.
+Written by `just docs` from `recommender/settings/settings.py`; a check fails when it is out of date.
 
 Every setting is an environment variable, or a line in a `.env` file in the working directory. What
 comes first in this list wins:
