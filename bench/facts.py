@@ -13,7 +13,7 @@ from pathlib import Path
 
 import psutil
 
-from recommender.machine import available_cpus
+from recommender.engine.machine import available_cpus
 
 ROOT = Path(__file__).parents[1]
 _PACKAGES = ("recommender", "grpcio", "onnxruntime", "numpy", "uvloop")

@@ -23,7 +23,7 @@ from rich.console import Console
 from rich.table import Table
 
 from recommender.domain import Query
-from recommender.engine import OnnxEngine
+from recommender.engine.engine import OnnxEngine
 from recommender.store import open_artifact
 
 NETWORKS = ("reference", "sasrec", "gru4rec")

@@ -30,7 +30,7 @@ from rich.console import Console
 from rich.table import Table
 
 from recommender.domain import Query
-from recommender.engine import OnnxEngine
+from recommender.engine.engine import OnnxEngine
 from recommender.recommend_api.v1 import recommend_api_pb2 as api
 from recommender.recommend_api.v1 import recommend_api_pb2_grpc as api_grpc
 from recommender.store import open_artifact

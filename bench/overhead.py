@@ -39,7 +39,7 @@ from rich.console import Console
 from rich.table import Table
 
 from bench.serving import cpu_seconds, free_port
-from recommender.machine import available_cpus
+from recommender.engine.machine import available_cpus
 from recommender.recommend_api.v1 import recommend_api_pb2 as api
 from recommender.recommend_api.v1 import recommend_api_pb2_grpc as api_grpc
 

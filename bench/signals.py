@@ -20,7 +20,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from bench.serving import free_port
-from recommender.machine import available_cpus
+from recommender.engine.machine import available_cpus
 from recommender.recommend_api.v1 import recommend_api_pb2 as api
 
 METHOD = "/recommend_api.v1.RecommenderService/Recommend"

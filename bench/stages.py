@@ -23,7 +23,7 @@ from rich.table import Table
 from recommender.batching.batcher import Batcher
 from recommender.batching.cost import Cost
 from recommender.domain import Query, Ranking
-from recommender.engine import OnnxEngine
+from recommender.engine.engine import OnnxEngine
 from recommender.log import set_up_logging
 from recommender.recommend_api.v1 import recommend_api_pb2 as api
 from recommender.rpc import Rpcs

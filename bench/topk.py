@@ -23,7 +23,7 @@ from onnx import TensorProto, helper, numpy_helper
 from rich.console import Console
 from rich.table import Table
 
-from recommender.anatomy import read_anatomy
+from recommender.engine.onnx_file import read_anatomy
 from recommender.export.artifact import write_model
 from recommender.export.coarse import Codes
 from recommender.export.graph import build_graph

@@ -285,8 +285,8 @@ def profile(
     )
     from rich.progress import Progress  # noqa: PLC0415 (only who measures pays)
 
-    from recommender import profile as profiling  # noqa: PLC0415
-    from recommender.machine import available_cpus  # noqa: PLC0415
+    from recommender.engine.engine import profile as profiling  # noqa: PLC0415
+    from recommender.engine.machine import available_cpus  # noqa: PLC0415
     from recommender.server import open_engine  # noqa: PLC0415
     from recommender.store import find_model, open_artifact  # noqa: PLC0415
 

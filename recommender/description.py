@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from recommender.contract import Contract
 from recommender.domain import Model
+from recommender.engine.contract import Contract
 from recommender.errors import ModelError
 from recommender.store import Artifact
 

@@ -11,7 +11,7 @@ import structlog
 from recommender.background import in_background
 from recommender.batching.batcher import Batcher
 from recommender.batching.cost import Cost, Observation
-from recommender.engine import Memory, OnnxEngine
+from recommender.engine.engine import Memory, OnnxEngine
 from recommender.errors import ModelError
 from recommender.fallback import read_fallback
 from recommender.served import Served

@@ -25,7 +25,8 @@ from recommender.batching.statistics import BatchEnded, Statistics
 from recommender.cache import Cache
 from recommender.candidate import Bounds, Split
 from recommender.domain import Model
-from recommender.engine import OnnxEngine
+from recommender.engine.engine import OnnxEngine
+from recommender.engine.provider import CoreMLOptions, CudaOptions
 from recommender.errors import EngineError, StartError
 from recommender.follower import Follower
 from recommender.listener import ConnectionLimits, GrpcListener, address_of
@@ -36,7 +37,6 @@ from recommender.monitoring import Monitoring
 from recommender.probes import Probes
 from recommender.process import ExitCode
 from recommender.proof import prove
-from recommender.provider import CoreMLOptions, CudaOptions
 from recommender.registered import SCHEME, RegisteredSource
 from recommender.registry import Registry
 from recommender.repository import FolderSource

@@ -18,8 +18,8 @@ from dataclasses import dataclass
 import structlog
 
 from recommender.endpoint import Endpoint
+from recommender.engine.machine import available_cpus
 from recommender.errors import StartError
-from recommender.machine import available_cpus
 from recommender.merged import Merged
 from recommender.probes import Probes
 from recommender.process import ExitCode

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import onnxruntime as ort
 
-from recommender.anatomy import read_anatomy
+from recommender.engine.onnx_file import read_anatomy
 from recommender.export.errors import ExportError
 
 # Scores of torch and ONNX Runtime may differ by this share of the largest product of norms.

@@ -9,7 +9,7 @@ from typing import Any, TypeAlias
 import onnxruntime
 import pytest
 
-from recommender.engine import OnnxEngine
+from recommender.engine.engine import OnnxEngine
 from recommender.store import open_artifact
 
 Load: TypeAlias = Callable[..., OnnxEngine]

@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from recommender.buckets import Bucket, Buckets, bucket_for
 from recommender.domain import Model, Query
-from recommender.engine import OnnxEngine
+from recommender.engine.buckets import Bucket, Buckets, bucket_for
+from recommender.engine.engine import OnnxEngine
 from tests import models
 from tests.conftest import WEIGHTS
 from tests.engine.conftest import Load

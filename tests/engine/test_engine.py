@@ -15,9 +15,9 @@ import pytest
 from recommender.batching.batcher import Batcher
 from recommender.batching.cost import Cost
 from recommender.domain import Query
-from recommender.engine import OnnxEngine
+from recommender.engine.engine import OnnxEngine
+from recommender.engine.machine import available_cpus
 from recommender.errors import InvalidRequestError
-from recommender.machine import available_cpus
 from tests import models
 from tests.engine.conftest import Load
 

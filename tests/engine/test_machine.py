@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from recommender.machine import available_cpus, available_memory, resident_memory
+from recommender.engine.machine import available_cpus, available_memory, resident_memory
 
 KIB, MIB = 1 << 10, 1 << 20
 

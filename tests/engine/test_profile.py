@@ -9,9 +9,9 @@ from xml.etree import ElementTree as ET
 
 import pytest
 
-from recommender import profile
 from recommender.chart import Series, line_chart
-from recommender.profile import Point, advise
+from recommender.engine.engine import profile
+from recommender.engine.profile import Point, advise
 from tests import models
 
 SVG = "{http://www.w3.org/2000/svg}"

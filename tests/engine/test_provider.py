@@ -8,8 +8,7 @@ import onnxruntime
 import pytest
 
 from recommender.domain import Query
-from recommender.errors import ModelError, ProviderError
-from recommender.provider import (
+from recommender.engine.provider import (
     CPU,
     CUDA,
     CoreMLOptions,
@@ -19,6 +18,7 @@ from recommender.provider import (
     open_session,
     refuse_two_runtimes,
 )
+from recommender.errors import ModelError, ProviderError
 from tests import models
 from tests.engine.conftest import Load
 

@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from recommender.contract import Contract
 from recommender.domain import Query
-from recommender.engine import OnnxEngine
+from recommender.engine.contract import Contract
+from recommender.engine.engine import OnnxEngine
 from recommender.export.artifact import write_model
 from recommender.export.graph import build_graph
 from recommender.export.nodes import Nodes

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from recommender.contract import Contract, Port
+from recommender.engine.contract import Contract, Port
 from recommender.export import ExportOptions, export_model
 from recommender.export.check import ModelFile
 

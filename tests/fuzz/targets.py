@@ -22,10 +22,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from recommender import wire
-from recommender.anatomy import read_anatomy
 from recommender.batching.batcher import Batcher
 from recommender.batching.cost import Cost
 from recommender.domain import Model, Query, Ranking
+from recommender.engine.onnx_file import read_anatomy
 from recommender.errors import ModelError, SettingsError, StartError
 from recommender.fallback import read_fallback
 from recommender.recommend_api.v1 import recommend_api_pb2 as api

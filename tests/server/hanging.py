@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from recommender import embedded, envoy, server
 from recommender.__main__ import main
 from recommender.domain import Query, Ranking
-from recommender.engine import OnnxEngine
+from recommender.engine.engine import OnnxEngine
 
 
 class Hanging(OnnxEngine):

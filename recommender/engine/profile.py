@@ -18,8 +18,8 @@ from itertools import product
 
 from recommender.chart import Series, line_chart
 from recommender.domain import Query
-from recommender.engine import OnnxEngine
-from recommender.machine import available_cpus
+from recommender.engine.engine import OnnxEngine
+from recommender.engine.machine import available_cpus
 
 COLUMNS = ("threads", "history", "batch", "runs", "p50 ms", "p99 ms", "µs a row", "rows a second")
 _ROUNDS = 5

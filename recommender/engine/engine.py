@@ -14,15 +14,14 @@ from typing import TypeVar
 import onnxruntime
 from onnxruntime.capi import onnxruntime_pybind11_state as runtime_errors
 
-from recommender.anatomy import Anatomy, read_anatomy
 from recommender.batching.cost import Observation
-from recommender.buckets import Buckets
-from recommender.contract import Contract, Feed, Outputs, Port
 from recommender.description import describe
 from recommender.domain import Device, Query, Ranking
-from recommender.errors import InvalidRequestError, ModelError, Violation
-from recommender.machine import available_cpus, available_memory, memory_growth, resident_memory
-from recommender.provider import (
+from recommender.engine.buckets import Buckets
+from recommender.engine.contract import Contract, Feed, Outputs, Port
+from recommender.engine.machine import available_cpus, available_memory, memory_growth, resident_memory
+from recommender.engine.onnx_file import Anatomy, read_anatomy
+from recommender.engine.provider import (
     CONTROL_FLOW,
     CPU,
     CUDA,
@@ -32,6 +31,7 @@ from recommender.provider import (
     open_for_device,
     open_session,
 )
+from recommender.errors import InvalidRequestError, ModelError, Violation
 from recommender.store import Artifact
 from recommender.threads import Job, Threads
 from recommender.trial import hold_to_card, hold_to_limits, measure

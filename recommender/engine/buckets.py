@@ -15,8 +15,8 @@ from dataclasses import dataclass
 import numpy as np
 import onnxruntime
 
-from recommender.contract import Contract, Feed, Outputs
 from recommender.domain import Model
+from recommender.engine.contract import Contract, Feed, Outputs
 
 _LEAST_HISTORY = 8
 _HISTORY_STEP = 4

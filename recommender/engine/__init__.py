@@ -1,0 +1,1 @@
+"""Run one ONNX file: sessions, devices, tensors."""
