@@ -24,7 +24,7 @@ from bench import k6
 from bench.facts import ROOT
 from bench.plan import GOOD, LOST, Outcomes, Phase, Plan
 from recommender import telemetry
-from recommender.top import Change, NoMetricsError, Scrape, scrape
+from recommender.cli.top import Change, NoMetricsError, Scrape, scrape
 
 _SCRAPED_EVERY = 1.0
 _SLICE = 1.0

@@ -17,8 +17,8 @@ import typer
 from rich.console import Console, RenderableType
 from rich.table import Column, Table
 
+from recommender.cli.models import app as models
 from recommender.errors import StartError
-from recommender.models import app as models
 
 if TYPE_CHECKING:
     from recommender.client import Recommendations
@@ -329,7 +329,7 @@ def top(
     """Watch a running server: calls, latency, batches, load; from its metrics endpoint."""
     from rich.live import Live  # noqa: PLC0415 (only who watches pays)
 
-    from recommender.top import NoMetricsError, watch  # noqa: PLC0415
+    from recommender.cli.top import NoMetricsError, watch  # noqa: PLC0415
 
     url = url or f"http://localhost:{_settings().metrics_port or 9464}/metrics"
     console = Console()

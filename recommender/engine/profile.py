@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from html import escape
 from itertools import product
 
-from recommender.chart import Series, line_chart
+from recommender.cli.chart import Series, line_chart
 from recommender.domain import Query
 from recommender.engine.engine import OnnxEngine
 from recommender.engine.machine import available_cpus

@@ -15,8 +15,8 @@ import pytest
 from rich.console import Console, RenderableType
 
 from recommender import telemetry
+from recommender.cli.top import Change, Labels, NoMetricsError, Scrape, Screen, parse, scrape
 from recommender.client import Client
-from recommender.top import Change, Labels, NoMetricsError, Scrape, Screen, parse, scrape
 from tests.conftest import Serve
 
 TIMEOUT = 30.0
