@@ -24,7 +24,7 @@ from rich.table import Table
 
 from recommender.domain import Query
 from recommender.engine.engine import OnnxEngine
-from recommender.store import open_artifact
+from recommender.models.artifact import open_artifact
 
 NETWORKS = ("reference", "sasrec", "gru4rec")
 

@@ -31,9 +31,9 @@ from rich.table import Table
 
 from recommender.domain import Query
 from recommender.engine.engine import OnnxEngine
+from recommender.models.artifact import open_artifact
 from recommender.recommend_api.v1 import recommend_api_pb2 as api
 from recommender.recommend_api.v1 import recommend_api_pb2_grpc as api_grpc
-from recommender.store import open_artifact
 
 ROWS = 64
 STREAMED = 512

@@ -27,9 +27,9 @@ import numpy as np
 import numpy.typing as npt
 from rich.console import Console
 
-from recommender.card import MODEL_NAME
 from recommender.client import Client, Recommendations, Refusal, Request
 from recommender.domain import Ranking
+from recommender.models.card import MODEL_NAME
 from recommender.security.access import digest_of, new_token
 from tests.network.certificates import Authority
 from tests.server.process import Process, running

@@ -25,9 +25,9 @@ from recommender.batching.cost import Cost
 from recommender.domain import Query, Ranking
 from recommender.engine.engine import OnnxEngine
 from recommender.log import set_up_logging
+from recommender.models.artifact import open_artifact
 from recommender.recommend_api.v1 import recommend_api_pb2 as api
 from recommender.rpc import Rpcs
-from recommender.store import open_artifact
 from recommender.wire import decoded
 
 ROOT = Path(__file__).resolve().parent.parent

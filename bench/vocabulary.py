@@ -11,7 +11,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from recommender.vocabulary import Vocabulary, write_vocabulary
+from recommender.models.vocabulary import Vocabulary, write_vocabulary
 
 LOOK_UPS = 10_000
 

@@ -287,8 +287,8 @@ def profile(
 
     from recommender.engine.engine import profile as profiling  # noqa: PLC0415
     from recommender.engine.machine import available_cpus  # noqa: PLC0415
+    from recommender.models.artifact import find_model, open_artifact  # noqa: PLC0415
     from recommender.server import open_engine  # noqa: PLC0415
-    from recommender.store import find_model, open_artifact  # noqa: PLC0415
 
     counts = counts or list(profiling.thread_counts(available_cpus()))
     out = Console()

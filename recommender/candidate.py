@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from recommender.domain import CandidateMode
-from recommender.served import Served
+from recommender.models.version import Served
 
 _WINDOW = 2000
 """Requests of each side that are compared: the last ones."""

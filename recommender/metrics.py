@@ -18,9 +18,9 @@ from google.rpc import code_pb2
 
 from recommender import telemetry
 from recommender.batching.statistics import Statistics, bucket
+from recommender.models.version import Following
 from recommender.rpc import Durations, Rpcs
 from recommender.security.access import Access
-from recommender.served import Following
 from recommender.telemetry import Instrument
 
 _LAG_INTERVAL = 0.1

@@ -11,9 +11,9 @@ import structlog
 
 from recommender.batching.statistics import Statistics
 from recommender.metrics import AskEdge, Metrics, Source
+from recommender.models.version import Following
 from recommender.rpc import Rpcs
 from recommender.security.access import Access
-from recommender.served import Following
 
 if TYPE_CHECKING:
     from recommender.tracing import BatchTracing, Tracing

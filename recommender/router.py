@@ -20,7 +20,7 @@ from recommender.batching.statistics import Statistics, merged
 from recommender.candidate import Bounds, Candidate
 from recommender.domain import CandidateMode
 from recommender.errors import EngineError, UnavailableError, UnknownModelError
-from recommender.served import Following, Served
+from recommender.models.version import Following, Served
 
 log = structlog.get_logger(__name__)
 

@@ -22,33 +22,33 @@ from recommender.background import in_background
 from recommender.batching.batcher import Batcher, Tracer
 from recommender.batching.cost import Cost, Observation
 from recommender.batching.statistics import BatchEnded, Statistics
-from recommender.cache import Cache
 from recommender.candidate import Bounds, Split
 from recommender.domain import Model
 from recommender.engine.engine import OnnxEngine
 from recommender.engine.provider import CoreMLOptions, CudaOptions
 from recommender.errors import EngineError, StartError
-from recommender.follower import Follower
 from recommender.listener import ConnectionLimits, GrpcListener, address_of
-from recommender.loader import Loader
 from recommender.metrics import Connections
 from recommender.metrics import Source as Reading
+from recommender.models.artifact import Artifact, FileSource, Source, find_model
+from recommender.models.follower import Follower
+from recommender.models.loader import Loader
+from recommender.models.proof import prove
+from recommender.models.sources.cache import Cache
+from recommender.models.sources.folder import FolderSource
+from recommender.models.sources.mlflow import Registry
+from recommender.models.sources.registry import SCHEME, RegisteredSource
+from recommender.models.version import Following, Served
 from recommender.monitoring import Monitoring
 from recommender.probes import Probes
 from recommender.process import ExitCode
-from recommender.proof import prove
-from recommender.registered import SCHEME, RegisteredSource
-from recommender.registry import Registry
-from recommender.repository import FolderSource
 from recommender.router import Change, Lane, Router
 from recommender.rpc import Rpcs
 from recommender.security.access import Access, read_grants
 from recommender.security.certificates import Certificates, read_certificates
 from recommender.security.reloading import WatchedFiles
-from recommender.served import Following, Served
 from recommender.service import Limits, RecommenderService
 from recommender.settings.settings import Otlp, Settings
-from recommender.store import Artifact, FileSource, Source, find_model
 
 log = structlog.get_logger(__name__)
 

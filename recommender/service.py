@@ -28,10 +28,10 @@ from recommender.errors import (
     UnavailableError,
     Violation,
 )
+from recommender.models.version import Served
 from recommender.recommend_api.v1 import recommend_api_pb2 as api
 from recommender.router import Router
 from recommender.security.access import charge
-from recommender.served import Served
 from recommender.status import status_of
 from recommender.validation import ceiling, validate
 

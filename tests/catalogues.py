@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from recommender.card import CardFile, FileRole, card_path, file_sha256
 from recommender.export import ExportOptions, export_model
-from recommender.fallback import write_fallback
-from recommender.vocabulary import write_vocabulary
+from recommender.models.card import CardFile, FileRole, card_path, file_sha256
+from recommender.models.fallback import write_fallback
+from recommender.models.vocabulary import write_vocabulary
 
 
 def export_catalogue(folder: Path, items: int, dim: int = 8, seed: int = 0) -> Path:

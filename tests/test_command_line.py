@@ -12,10 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from recommender.card import Card
+from recommender.models.artifact import open_artifact
+from recommender.models.card import Card
 from recommender.server import Server
 from recommender.settings.settings import Settings
-from recommender.store import open_artifact
 from tests.conftest import ROOT
 from tests.facts import FACTS
 

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from recommender.card import card_path
 from recommender.errors import ModelError
-from recommender.store import find_model, open_artifact
+from recommender.models.artifact import find_model, open_artifact
+from recommender.models.card import card_path
 from tests.conftest import WEIGHTS
 
 

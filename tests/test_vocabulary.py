@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from recommender.errors import ModelError
-from recommender.fallback import read_fallback, write_fallback
-from recommender.vocabulary import Vocabulary, write_vocabulary
+from recommender.models.fallback import read_fallback, write_fallback
+from recommender.models.vocabulary import Vocabulary, write_vocabulary
 
 
 @given(

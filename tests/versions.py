@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from recommender.card import CARD_NAME, MODEL_NAME, Card, CardFile, FileRole, Golden, file_sha256
-from recommender.fallback import write_fallback
-from recommender.vocabulary import write_vocabulary
+from recommender.models.card import CARD_NAME, MODEL_NAME, Card, CardFile, FileRole, Golden, file_sha256
+from recommender.models.fallback import write_fallback
+from recommender.models.vocabulary import write_vocabulary
 from tests.models import brute_force, table, write_model
 
 K = 5

@@ -13,14 +13,14 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from recommender.card import CARD_NAME
 from recommender.errors import StartError
+from recommender.models.card import CARD_NAME
 
 if TYPE_CHECKING:
-    from recommender.registry import Registered, Registry
-    from recommender.served import Served
+    from recommender.models.artifact import Artifact, Progress
+    from recommender.models.sources.mlflow import Registered, Registry
+    from recommender.models.version import Served
     from recommender.settings.settings import Settings
-    from recommender.store import Artifact, Progress
 
 app = typer.Typer(help="List, show, verify, publish and promote the versions of models.", no_args_is_help=True)
 
@@ -130,7 +130,7 @@ def verify(
 @app.command()
 def schema() -> None:
     """Print the JSON schema of cards."""
-    from recommender.card import Card  # noqa: PLC0415
+    from recommender.models.card import Card  # noqa: PLC0415
 
     facts = {"$schema": "https://json-schema.org/draft/2020-12/schema", **Card.model_json_schema()}
     typer.echo(json.dumps(facts, indent=2))
@@ -155,7 +155,7 @@ def push(
         settings = _settings(registry)
         artifact = _artifact(settings, model)
         served = _try(settings, artifact)
-        from recommender.published import files_of, write_mlmodel  # noqa: PLC0415 (MLflow is optional)
+        from recommender.models.sources.publishing import files_of, write_mlmodel  # noqa: PLC0415 (MLflow is optional)
 
         opened = _registry(registry)
         with files_of(artifact) as files, _bar("uploading") as progress:
@@ -233,8 +233,8 @@ def _try(settings: Settings, artifact: Artifact) -> Served:
 
 def _artifact(settings: Settings, model: str) -> Artifact:
     """What a word on the command line means: a folder with a card in it, else a reference."""
+    from recommender.models.artifact import Release, open_version  # noqa: PLC0415
     from recommender.server import open_source  # noqa: PLC0415
-    from recommender.store import Release, open_version  # noqa: PLC0415
 
     path = Path(model)
     if (path / CARD_NAME).is_file():

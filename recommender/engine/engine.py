@@ -15,7 +15,6 @@ import onnxruntime
 from onnxruntime.capi import onnxruntime_pybind11_state as runtime_errors
 
 from recommender.batching.cost import Observation
-from recommender.description import describe
 from recommender.domain import Device, Query, Ranking
 from recommender.engine.buckets import Buckets
 from recommender.engine.contract import Contract, Feed, Outputs, Port
@@ -32,9 +31,10 @@ from recommender.engine.provider import (
     open_session,
 )
 from recommender.errors import InvalidRequestError, ModelError, Violation
-from recommender.store import Artifact
+from recommender.models.artifact import Artifact
+from recommender.models.checks import hold_to_card, hold_to_limits, measure
+from recommender.models.description import describe
 from recommender.threads import Job, Threads
-from recommender.trial import hold_to_card, hold_to_limits, measure
 
 _QUIETEST = 4  # ONNX Runtime's own log says nothing that the errors it raises do not say.
 _COPIES_WHILE_LOADING = 2

@@ -14,9 +14,9 @@ import onnx
 from google.protobuf.message import EncodeError
 from onnx import TensorProto, numpy_helper
 
-from recommender.card import Card, CardFile, FileRole, card_path, file_sha256
 from recommender.export.errors import ExportError
 from recommender.export.table import TABLE
+from recommender.models.card import Card, CardFile, FileRole, card_path, file_sha256
 
 Files: TypeAlias = dict[Path, FileRole]
 """Files of one artifact with what they are in it, the model first."""

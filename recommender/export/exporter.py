@@ -9,7 +9,6 @@ from pathlib import Path
 
 import numpy as np
 
-from recommender.card import Card, Golden
 from recommender.export.artifact import card_files, drafts, publish, write_model
 from recommender.export.check import History, ModelFile, Scores, check_model
 from recommender.export.coarse import Codes
@@ -23,6 +22,7 @@ from recommender.export.options import MAX_K, ExportOptions
 from recommender.export.subject import Subject
 from recommender.export.table import Layout, pack
 from recommender.export.ties import check_ties
+from recommender.models.card import Card, Golden
 
 Progress = Callable[[str, float], None]
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from recommender.export.artifact import Files
 from recommender.export.errors import ExportError
-from recommender.fallback import write_fallback
-from recommender.vocabulary import write_vocabulary
+from recommender.models.fallback import write_fallback
+from recommender.models.vocabulary import write_vocabulary
 
 
 @dataclass(frozen=True, slots=True)

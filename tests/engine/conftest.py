@@ -10,7 +10,7 @@ import onnxruntime
 import pytest
 
 from recommender.engine.engine import OnnxEngine
-from recommender.store import open_artifact
+from recommender.models.artifact import open_artifact
 
 Load: TypeAlias = Callable[..., OnnxEngine]
 

@@ -12,7 +12,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from recommender.errors import ModelError
-from recommender.store import open_artifact
+from recommender.models.artifact import open_artifact
 from tests import models
 from tests.engine.conftest import Load
 

@@ -17,7 +17,7 @@ from recommender.export.artifact import write_model
 from recommender.export.graph import build_graph
 from recommender.export.nodes import Nodes
 from recommender.export.table import TABLE, Layout, pack
-from recommender.store import open_artifact
+from recommender.models.artifact import open_artifact
 
 SIZE, MAX_K = 4, 60
 _LOOKED_UP = 1 << 18

@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from recommender.card import Card, card_path, file_sha256
 from recommender.export import ExportOptions, export_model
 from recommender.export.check import ModelFile
+from recommender.models.card import Card, card_path, file_sha256
 
 
 def test_a_table_over_the_limit_stands_in_its_own_file_and_answers_the_same(tmp_path: Path) -> None:

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from recommender.card import Card, card_path, file_sha256
 from recommender.export import ExportError, ExportOptions, export_model
 from recommender.export.lists import Lists
-from recommender.fallback import read_fallback
-from recommender.vocabulary import Vocabulary
+from recommender.models.card import Card, card_path, file_sha256
+from recommender.models.fallback import read_fallback
+from recommender.models.vocabulary import Vocabulary
 
 KEYS = ["tea", "Straße 7", "café", "x\u2028y", "0"]
 

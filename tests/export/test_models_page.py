@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from recommender.card import Card
+from recommender.models.card import Card
 from tests.conftest import ROOT
 
 PAGE = (ROOT / "docs" / "models-export.md").read_text(encoding="utf-8")

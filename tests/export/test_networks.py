@@ -11,12 +11,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from recommender.card import Card, card_path
 from recommender.export import ExportError, ExportOptions, export_model
 from recommender.export.check import ModelFile, difference, masked
 from recommender.export.load import load_network
 from recommender.export.network import real_items
 from recommender.export.subject import Subject
+from recommender.models.card import Card, card_path
 
 ITEMS, LONGEST = 700, 24
 TOLERANCE = 1e-4

@@ -11,9 +11,9 @@ import onnx
 import pytest
 import torch
 
-from recommender.card import Card, card_path
 from recommender.export import ExportError, ExportOptions, export_model
 from recommender.export.check import ModelFile, brute_force, difference, masked
+from recommender.models.card import Card, card_path
 
 FACTS = {
     (1, 2, 3, 4): (5510, 1021, 9640, 1682, 2544, 3281, 874, 8599, 3572, 2766),

@@ -27,16 +27,16 @@ from recommender.batching.cost import Cost
 from recommender.domain import Model, Query, Ranking
 from recommender.engine.onnx_file import read_anatomy
 from recommender.errors import ModelError, SettingsError, StartError
-from recommender.fallback import read_fallback
+from recommender.models.artifact import open_artifact
+from recommender.models.fallback import read_fallback
+from recommender.models.version import Served
+from recommender.models.vocabulary import Vocabulary, write_vocabulary
 from recommender.recommend_api.v1 import recommend_api_pb2 as api
 from recommender.router import Router
 from recommender.security.access import Access, read_grants
-from recommender.served import Served
 from recommender.service import Limits, RecommenderService
 from recommender.settings.settings import Settings
 from recommender.status import status_of
-from recommender.store import open_artifact
-from recommender.vocabulary import Vocabulary, write_vocabulary
 
 Target: TypeAlias = Callable[[bytes], object]
 

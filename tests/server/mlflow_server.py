@@ -18,8 +18,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Literal
 
-from recommender.card import CARD_NAME, Card
-from recommender.registry import Registered, Registry
+from recommender.models.card import CARD_NAME, Card
+from recommender.models.sources.mlflow import Registered, Registry
 from tests.versions import write_version
 
 PATIENCE = 110.0

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 
-from recommender.proof import prove
+from recommender.models.proof import prove
 
 PROGRAM = """
 import json, os, time

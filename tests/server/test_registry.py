@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 from recommender.__main__ import app
 from recommender.client import Client
 from recommender.errors import ModelError, StartError
-from recommender.registry import Registry
+from recommender.models.sources.mlflow import Registry
 from tests.conftest import ServeHere
 from tests.server.mlflow_server import Way, push, running_mlflow
 from tests.server.process import running
@@ -255,8 +255,8 @@ def test_what_is_pushed_is_a_model_to_mlflow_too(
 
 
 def test_only_one_of_several_downloads_a_version(mlflow_uri: str, name: str, tmp_path: Path) -> None:
-    from recommender.cache import Cache  # noqa: PLC0415
-    from recommender.registered import RegisteredSource  # noqa: PLC0415
+    from recommender.models.sources.cache import Cache  # noqa: PLC0415
+    from recommender.models.sources.registry import RegisteredSource  # noqa: PLC0415
 
     source = RegisteredSource(f"models:/{name}@champion", Registry(mlflow_uri), Cache(tmp_path / "cache"))
     release = source.wanted()

@@ -14,11 +14,11 @@ from pathlib import Path
 import grpc
 import pytest
 
-from recommender.card import CARD_NAME, MODEL_NAME
 from recommender.client import Client, Recommendations
 from recommender.errors import ModelError
-from recommender.repository import FolderSource
-from recommender.served import Following
+from recommender.models.card import CARD_NAME, MODEL_NAME
+from recommender.models.sources.folder import FolderSource
+from recommender.models.version import Following
 from recommender.server import Server
 from tests.conftest import ServeHere
 from tests.models import write_older_model
@@ -146,7 +146,7 @@ def with_a_misfit_input(folder: Path) -> None:
 
 
 def _list_again(folder: Path, **changes: object) -> None:
-    from recommender.card import file_sha256  # noqa: PLC0415
+    from recommender.models.card import file_sha256  # noqa: PLC0415
 
     card = json.loads((folder / CARD_NAME).read_text())
     for file in card["files"]:

@@ -10,8 +10,8 @@ import pytest
 
 from recommender.client import Client, Refusal, Request, SyncClient
 from recommender.domain import Edge
+from recommender.models.artifact import open_artifact
 from recommender.recommend_api.v1 import recommend_api_pb2 as api
-from recommender.store import open_artifact
 from tests.catalogues import add_fallback, add_vocabulary, export_catalogue
 from tests.conftest import WEIGHTS, AnyServer, Serve
 from tests.facts import FACTS

@@ -9,9 +9,9 @@ from pathlib import Path
 import grpc
 import pytest
 
-from recommender.card import Card
 from recommender.client import Client, Recommendations
 from recommender.domain import Ranking
+from recommender.models.card import Card
 from recommender.recommend_api.v1 import recommend_api_pb2 as api
 from recommender.recommend_api.v1 import recommend_api_pb2_grpc as api_grpc
 from tests.conftest import WEIGHTS, AnyServer, Serve

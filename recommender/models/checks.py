@@ -12,7 +12,7 @@ from typing import TypeAlias
 from recommender.batching.cost import Observation
 from recommender.domain import Model, Query, Ranking
 from recommender.errors import ModelError
-from recommender.store import Artifact
+from recommender.models.artifact import Artifact
 
 Run: TypeAlias = Callable[[Sequence[Query]], Awaitable[Sequence[Ranking]]]
 """Rank for every query, in their order."""

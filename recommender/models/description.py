@@ -8,7 +8,7 @@ from pathlib import Path
 from recommender.domain import Model
 from recommender.engine.contract import Contract
 from recommender.errors import ModelError
-from recommender.store import Artifact
+from recommender.models.artifact import Artifact
 
 _KEYS = ("items", "default_k", "max_k", "longest_history")
 

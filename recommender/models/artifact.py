@@ -9,8 +9,8 @@ from typing import Protocol, TypeAlias
 
 from pydantic import ValidationError
 
-from recommender.card import CARD_NAME, SCHEMA_VERSION, Card, FileRole, card_path, file_sha256
 from recommender.errors import ModelError
+from recommender.models.card import CARD_NAME, SCHEMA_VERSION, Card, FileRole, card_path, file_sha256
 
 _NAMED_FILES = 20
 """How many files a message lists before it says how many more there are."""

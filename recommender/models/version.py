@@ -10,7 +10,7 @@ from typing import Literal, TypeAlias
 from recommender.batching.batcher import Batcher
 from recommender.batching.cost import Observation
 from recommender.domain import Model
-from recommender.vocabulary import Vocabulary
+from recommender.models.vocabulary import Vocabulary
 
 Outcome: TypeAlias = Literal["served", "refused", "overtaken", "rolled_back"]
 """How an attempt to bring a version in has ended."""

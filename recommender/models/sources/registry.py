@@ -6,11 +6,11 @@ import hashlib
 import re
 from collections.abc import Sequence
 
-from recommender.cache import Cache
-from recommender.card import CARD_NAME, file_sha256
 from recommender.errors import ModelError
-from recommender.registry import CARD_TAG, Registered, Registry
-from recommender.store import Artifact, Progress, Release, open_version
+from recommender.models.artifact import Artifact, Progress, Release, open_version
+from recommender.models.card import CARD_NAME, file_sha256
+from recommender.models.sources.cache import Cache
+from recommender.models.sources.mlflow import CARD_TAG, Registered, Registry
 
 SCHEME = "models:/"
 _REFERENCE = re.compile(r"models:/(?P<name>[^/@]+)(?:@(?P<alias>[^/@]+)|/(?P<version>\d+))")

@@ -11,9 +11,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from recommender.card import CARD_NAME, Card, file_sha256
 from recommender.errors import ModelError, SourceError
-from recommender.store import Progress
+from recommender.models.artifact import Progress
+from recommender.models.card import CARD_NAME, Card, file_sha256
 
 if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion

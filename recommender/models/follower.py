@@ -23,8 +23,8 @@ import structlog
 from recommender.background import in_background
 from recommender.batching.cost import Observation
 from recommender.errors import ModelError, RecommenderError, SourceError
-from recommender.served import Following, Outcome, Served
-from recommender.store import Artifact, Release, Source
+from recommender.models.artifact import Artifact, Release, Source
+from recommender.models.version import Following, Outcome, Served
 
 log = structlog.get_logger(__name__)
 

@@ -18,7 +18,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from recommender.errors import SourceError
-from recommender.store import Release
+from recommender.models.artifact import Release
 
 _PARTIAL = ".partial"
 

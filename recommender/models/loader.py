@@ -13,10 +13,10 @@ from recommender.batching.batcher import Batcher
 from recommender.batching.cost import Cost, Observation
 from recommender.engine.engine import Memory, OnnxEngine
 from recommender.errors import ModelError
-from recommender.fallback import read_fallback
-from recommender.served import Served
-from recommender.store import Artifact
-from recommender.vocabulary import Vocabulary
+from recommender.models.artifact import Artifact
+from recommender.models.fallback import read_fallback
+from recommender.models.version import Served
+from recommender.models.vocabulary import Vocabulary
 
 log = structlog.get_logger(__name__)
 

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from recommender.card import CARD_NAME
 from recommender.errors import ModelError
-from recommender.store import Artifact, Progress, Release, open_version
+from recommender.models.artifact import Artifact, Progress, Release, open_version
+from recommender.models.card import CARD_NAME
 
 _VERSION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _NUMBERS = re.compile(r"(\d+)")

@@ -8,9 +8,9 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from recommender.card import CARD_NAME, card_path
 from recommender.errors import ModelError
-from recommender.store import Artifact
+from recommender.models.artifact import Artifact
+from recommender.models.card import CARD_NAME, card_path
 
 _RANKS = {"user_history": 2, "excluded": 2, "candidates": 2, "recommendations": 2, "scores": 2}
 _OUTPUTS = ("recommendations", "scores")

@@ -1,0 +1,1 @@
+"""Where versions come from: a file, a folder, a registry."""
