@@ -22,7 +22,6 @@ from recommender.background import in_background
 from recommender.batching.batcher import Batcher, Tracer
 from recommender.batching.cost import Cost, Observation
 from recommender.batching.statistics import BatchEnded, Statistics
-from recommender.candidate import Bounds, Split
 from recommender.domain import Model
 from recommender.engine.engine import OnnxEngine
 from recommender.engine.provider import CoreMLOptions, CudaOptions
@@ -42,7 +41,8 @@ from recommender.models.version import Following, Served
 from recommender.monitoring import Monitoring
 from recommender.probes import Probes
 from recommender.process import ExitCode
-from recommender.router import Change, Lane, Router
+from recommender.routing.candidate import Bounds, Split
+from recommender.routing.router import Change, Lane, Router
 from recommender.rpc import Rpcs
 from recommender.security.access import Access, read_grants
 from recommender.security.certificates import Certificates, read_certificates

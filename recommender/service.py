@@ -17,7 +17,6 @@ from google.protobuf.message import Message
 from google.rpc import code_pb2, status_pb2
 from protovalidate import Validator
 
-from recommender.candidate import Candidate
 from recommender.domain import Query, Ranking
 from recommender.errors import (
     BacklogFullError,
@@ -30,7 +29,8 @@ from recommender.errors import (
 )
 from recommender.models.version import Served
 from recommender.recommend_api.v1 import recommend_api_pb2 as api
-from recommender.router import Router
+from recommender.routing.candidate import Candidate
+from recommender.routing.router import Router
 from recommender.security.access import charge
 from recommender.status import status_of
 from recommender.validation import ceiling, validate

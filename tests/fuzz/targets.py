@@ -32,7 +32,7 @@ from recommender.models.fallback import read_fallback
 from recommender.models.version import Served
 from recommender.models.vocabulary import Vocabulary, write_vocabulary
 from recommender.recommend_api.v1 import recommend_api_pb2 as api
-from recommender.router import Router
+from recommender.routing.router import Router
 from recommender.security.access import Access, read_grants
 from recommender.service import Limits, RecommenderService
 from recommender.settings.settings import Settings

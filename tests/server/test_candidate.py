@@ -9,9 +9,9 @@ from pathlib import Path
 import grpc
 import pytest
 
-from recommender.candidate import Bounds, Side, Split, place_of, verdict
 from recommender.client import Client, Recommendations, Refusal
 from recommender.recommend_api.v1 import recommend_api_pb2 as api
+from recommender.routing.candidate import Bounds, Side, Split, place_of, verdict
 from recommender.server import Server
 from tests.conftest import ServeHere
 from tests.server.test_reload import PATIENCE, SETTINGS, TIMEOUT, answer

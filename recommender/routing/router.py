@@ -17,10 +17,10 @@ import structlog
 
 from recommender.background import in_background
 from recommender.batching.statistics import Statistics, merged
-from recommender.candidate import Bounds, Candidate
 from recommender.domain import CandidateMode
 from recommender.errors import EngineError, UnavailableError, UnknownModelError
 from recommender.models.version import Following, Served
+from recommender.routing.candidate import Bounds, Candidate
 
 log = structlog.get_logger(__name__)
 

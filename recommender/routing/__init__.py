@@ -1,0 +1,1 @@
+"""Which version answers, also beside a canary or a shadow."""
