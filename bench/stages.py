@@ -20,6 +20,7 @@ import uvloop
 from rich.console import Console
 from rich.table import Table
 
+from recommender.api.metadata import decoded
 from recommender.batching.batcher import Batcher
 from recommender.batching.cost import Cost
 from recommender.domain import Query, Ranking
@@ -28,7 +29,6 @@ from recommender.log import set_up_logging
 from recommender.models.artifact import open_artifact
 from recommender.recommend_api.v1 import recommend_api_pb2 as api
 from recommender.rpc import Rpcs
-from recommender.wire import decoded
 
 ROOT = Path(__file__).resolve().parent.parent
 HISTORY = tuple(range(100, 2100, 100))

@@ -18,6 +18,8 @@ from google.rpc import code_pb2
 from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha import reflection_pb2
 
+from recommender.api.metadata import SERVICE_NAME, decoded
+from recommender.api.service import RecommenderService
 from recommender.errors import DeadlineError, QuotaError, RecommenderError, UnavailableError
 from recommender.frames import (
     FrameError,
@@ -46,9 +48,7 @@ from recommender.reflection import METHODS as REFLECTION_METHODS
 from recommender.reflection import Reflection
 from recommender.rpc import Rpcs
 from recommender.security.access import AUTHORIZATION_KEY, Access
-from recommender.service import RecommenderService
 from recommender.stream import Stream
-from recommender.wire import SERVICE_NAME, decoded
 
 _LONGEST_LOOK_SECONDS = 1.0
 """At most this long after its caller has left, a call ends."""

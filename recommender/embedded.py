@@ -22,6 +22,7 @@ from typing import Any
 import structlog
 
 from recommender.admin import Admin
+from recommender.api.service import RecommenderService
 from recommender.asgi import Application
 from recommender.bootstrap import LISTENER, STAT_PREFIX
 from recommender.errors import StartError
@@ -34,7 +35,6 @@ from recommender.sds import write_secrets
 from recommender.security.access import Access
 from recommender.security.certificates import Certificates
 from recommender.server import Server
-from recommender.service import RecommenderService
 from recommender.settings.settings import Otlp, Settings
 
 log = structlog.get_logger(__name__)

@@ -10,7 +10,8 @@ from typing import TypeAlias, TypedDict
 from google.protobuf.message import Message
 from google.rpc import code_pb2
 
-from recommender import wire
+from recommender.api import metadata as wire
+from recommender.api.metadata import REQUEST_ID_KEY
 from recommender.frames import (
     ACCEPTED_ENCODINGS,
     FrameError,
@@ -22,7 +23,6 @@ from recommender.frames import (
     status_message,
 )
 from recommender.rpc import Rpc
-from recommender.wire import REQUEST_ID_KEY
 
 
 class Scope(TypedDict):

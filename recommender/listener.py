@@ -9,6 +9,8 @@ from typing import Any
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
+from recommender.api.metadata import SERVICE_NAME
+from recommender.api.service import RecommenderService
 from recommender.edge import Edge, enter
 from recommender.errors import StartError
 from recommender.metrics import Connections
@@ -16,8 +18,6 @@ from recommender.reflection import add_reflection
 from recommender.rpc import Rpcs
 from recommender.security.access import Access
 from recommender.security.certificates import Certificates
-from recommender.service import RecommenderService
-from recommender.wire import SERVICE_NAME
 
 _STREAM_WINDOW = 262_144
 """Bytes that a caller may send ahead of the server's reading: a thousand histories of a hundred items in one go."""

@@ -14,8 +14,8 @@ import structlog
 from google.rpc import code_pb2
 from structlog.contextvars import bind_contextvars, unbind_contextvars
 
+from recommender.api.metadata import REQUEST_ID_KEY, request_id_of
 from recommender.batching.statistics import BUCKETS, bucket
-from recommender.wire import REQUEST_ID_KEY, request_id_of
 
 _NAMES = {number: name for name, number in code_pb2.Code.items()}
 

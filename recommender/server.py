@@ -18,6 +18,7 @@ from typing import Any, Protocol, TypeAlias
 
 import structlog
 
+from recommender.api.service import Limits, RecommenderService
 from recommender.background import in_background
 from recommender.batching.batcher import Batcher, Tracer
 from recommender.batching.cost import Cost, Observation
@@ -47,7 +48,6 @@ from recommender.rpc import Rpcs
 from recommender.security.access import Access, read_grants
 from recommender.security.certificates import Certificates, read_certificates
 from recommender.security.reloading import WatchedFiles
-from recommender.service import Limits, RecommenderService
 from recommender.settings.settings import Otlp, Settings
 
 log = structlog.get_logger(__name__)

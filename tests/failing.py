@@ -6,6 +6,7 @@ import asyncio
 from typing import Any, cast
 
 from recommender import embedded
+from recommender.api.service import RecommenderService
 from recommender.errors import (
     BacklogFullError,
     DeadlineError,
@@ -23,7 +24,6 @@ from recommender.process import ExitCode
 from recommender.recommend_api.v1 import recommend_api_pb2 as api
 from recommender.rpc import Rpcs
 from recommender.server import Listener, MakeListener
-from recommender.service import RecommenderService
 from recommender.settings.settings import Settings
 
 ERRORS = (

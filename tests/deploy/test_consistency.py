@@ -12,11 +12,11 @@ from urllib.parse import urlsplit
 import pytest
 import yaml
 
+from recommender.api.metadata import SERVICE_NAME
 from recommender.probes import LIVENESS, READINESS, STARTUP
 from recommender.recommend_api.v1 import recommend_api_pb2 as api
 from recommender.settings.settings import Settings, key_of
 from recommender.telemetry import INSTRUMENTS
-from recommender.wire import SERVICE_NAME
 from tests.conftest import ROOT
 from tests.deploy.declared import (
     DEPLOY,

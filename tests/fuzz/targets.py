@@ -21,7 +21,9 @@ from google.rpc import code_pb2
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from recommender import wire
+from recommender.api import metadata as wire
+from recommender.api.service import Limits, RecommenderService
+from recommender.api.status import status_of
 from recommender.batching.batcher import Batcher
 from recommender.batching.cost import Cost
 from recommender.domain import Model, Query, Ranking
@@ -34,9 +36,7 @@ from recommender.models.vocabulary import Vocabulary, write_vocabulary
 from recommender.recommend_api.v1 import recommend_api_pb2 as api
 from recommender.routing.router import Router
 from recommender.security.access import Access, read_grants
-from recommender.service import Limits, RecommenderService
 from recommender.settings.settings import Settings
-from recommender.status import status_of
 
 Target: TypeAlias = Callable[[bytes], object]
 

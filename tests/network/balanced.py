@@ -20,8 +20,8 @@ from typing import Any
 import grpc
 import yaml
 
+from recommender.api.metadata import SERVICE_NAME
 from recommender.recommend_api.v1 import recommend_api_pb2 as api
-from recommender.wire import SERVICE_NAME
 from tests.conftest import ROOT
 from tests.facts import FACTS
 from tests.server.process import PATIENCE, Process, running

@@ -11,9 +11,9 @@ from pathlib import Path
 import grpc
 import pytest
 
+from recommender.api.metadata import PUSHBACK_KEY, SERVICE_NAME
 from recommender.client import Client
 from recommender.recommend_api.v1 import recommend_api_pb2 as api
-from recommender.wire import PUSHBACK_KEY, SERVICE_NAME
 from tests.conftest import Serve
 from tests.facts import FACTS
 from tests.models import table, write_model

@@ -10,9 +10,9 @@ import h2.errors
 import h2.events
 import pytest
 
+from recommender.api.metadata import PUSHBACK_KEY, SERVICE_NAME
 from recommender.client import Client, Request
 from recommender.recommend_api.v1 import recommend_api_pb2 as api
-from recommender.wire import PUSHBACK_KEY, SERVICE_NAME
 from tests.conftest import Serve
 from tests.facts import FACTS
 from tests.network.raw import HEADERS, raw

@@ -14,11 +14,11 @@ from google.rpc import error_details_pb2
 from typer.testing import CliRunner
 
 from recommender.__main__ import app
+from recommender.api.metadata import PUSHBACK_KEY, SERVICE_NAME
 from recommender.client import Client, Recommendations, Refusal, Request
 from recommender.errors import QuotaError, StartError, UnauthenticatedError
 from recommender.recommend_api.v1 import recommend_api_pb2 as api
 from recommender.security.access import Access, Grant, digest_of, new_token, read_grants
-from recommender.wire import PUSHBACK_KEY, SERVICE_NAME
 from tests.conftest import AnyServer, Serve
 from tests.edges import edge  # noqa: F401 (pytest finds it here)
 from tests.facts import FACTS

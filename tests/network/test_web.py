@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 
+from recommender.api.metadata import SERVICE_NAME
 from recommender.domain import Edge
 from recommender.envoy import EnvoyServer
 from recommender.errors import SettingsError
@@ -24,7 +25,6 @@ from recommender.frames import Frames, framed
 from recommender.recommend_api.v1 import recommend_api_pb2 as api
 from recommender.security.access import digest_of, new_token
 from recommender.settings.settings import Settings
-from recommender.wire import SERVICE_NAME
 from tests.conftest import ROOT, WEIGHTS, Serve
 from tests.facts import FACTS
 from tests.threads import in_a_thread

@@ -10,13 +10,13 @@ import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from recommender.api.metadata import SERVICE_NAME
 from recommender.client import Client, Recommendations
 from recommender.domain import Edge
 from recommender.errors import StartError
 from recommender.process import ExitCode
 from recommender.server import Server
 from recommender.settings.settings import Settings
-from recommender.wire import SERVICE_NAME
 from tests.conftest import WEIGHTS, AnyServer, Serve, server_of
 from tests.models import table, write_model
 from tests.server.process import running

@@ -5,7 +5,7 @@ from __future__ import annotations
 import grpc
 from google.rpc import error_details_pb2, status_pb2
 
-from recommender.wire import DETAILS_KEY
+from recommender.api.metadata import DETAILS_KEY
 
 
 def status_of_call(error: grpc.aio.AioRpcError) -> status_pb2.Status:

@@ -8,13 +8,13 @@ from contextlib import asynccontextmanager
 import grpc
 import pytest
 
+from recommender.api.metadata import PUSHBACK_KEY
+from recommender.api.status import INTERNAL_MESSAGE
 from recommender.domain import Edge
 from recommender.envoy import EnvoyServer
 from recommender.recommend_api.v1 import recommend_api_pb2 as api
 from recommender.recommend_api.v1 import recommend_api_pb2_grpc as api_grpc
 from recommender.settings.settings import Settings
-from recommender.status import INTERNAL_MESSAGE
-from recommender.wire import PUSHBACK_KEY
 from tests.failing import ERRORS, FailingServer
 
 HOST, LOADING_HOST = "127.0.0.1", "127.0.0.2"

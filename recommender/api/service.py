@@ -17,6 +17,8 @@ from google.protobuf.message import Message
 from google.rpc import code_pb2, status_pb2
 from protovalidate import Validator
 
+from recommender.api.messages import ceiling, validate
+from recommender.api.status import status_of
 from recommender.domain import Query, Ranking
 from recommender.errors import (
     BacklogFullError,
@@ -32,8 +34,6 @@ from recommender.recommend_api.v1 import recommend_api_pb2 as api
 from recommender.routing.candidate import Candidate
 from recommender.routing.router import Router
 from recommender.security.access import charge
-from recommender.status import status_of
-from recommender.validation import ceiling, validate
 
 T = TypeVar("T", int, str)
 

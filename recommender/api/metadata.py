@@ -11,9 +11,9 @@ import structlog
 from google.protobuf.message import DecodeError, Message
 from google.rpc import code_pb2
 
+from recommender.api.status import status_of
 from recommender.errors import BusyError, DeadlineError, InvalidRequestError, UnavailableError, Violation
 from recommender.recommend_api.v1 import recommend_api_pb2 as api
-from recommender.status import status_of
 
 PUSHBACK_KEY = "grpc-retry-pushback-ms"
 REQUEST_ID_KEY = "x-request-id"
