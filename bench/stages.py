@@ -24,11 +24,11 @@ from recommender.api.metadata import decoded
 from recommender.batching.batcher import Batcher
 from recommender.batching.cost import Cost
 from recommender.domain import Query, Ranking
+from recommender.edges.calls import Rpcs
 from recommender.engine.engine import OnnxEngine
 from recommender.log import set_up_logging
 from recommender.models.artifact import open_artifact
 from recommender.recommend_api.v1 import recommend_api_pb2 as api
-from recommender.rpc import Rpcs
 
 ROOT = Path(__file__).resolve().parent.parent
 HISTORY = tuple(range(100, 2100, 100))

@@ -21,17 +21,17 @@ from typing import Any
 
 import structlog
 
-from recommender.admin import Admin
 from recommender.api.service import RecommenderService
-from recommender.asgi import Application
-from recommender.bootstrap import LISTENER, STAT_PREFIX
+from recommender.edges.calls import Rpcs
+from recommender.edges.envoy.admin import Admin
+from recommender.edges.envoy.application import Application
+from recommender.edges.envoy.call import Receive, Scope, Send
+from recommender.edges.envoy.config import LISTENER, STAT_PREFIX
+from recommender.edges.envoy.tls import write_secrets
 from recommender.errors import StartError
-from recommender.http_call import Receive, Scope, Send
 from recommender.log import set_up_logging
 from recommender.metrics import Connections
 from recommender.process import ExitCode, spare_collections
-from recommender.rpc import Rpcs
-from recommender.sds import write_secrets
 from recommender.security.access import Access
 from recommender.security.certificates import Certificates
 from recommender.server import Server

@@ -18,15 +18,15 @@ from typing import Any
 
 import structlog
 
-from recommender.bootstrap import Limits, bootstrap
+from recommender.edges.envoy.config import Limits, bootstrap
+from recommender.edges.envoy.tls import tls_context, write_secrets
+from recommender.edges.envoy.web import pages_may_call, web_filters
+from recommender.edges.grpc_aio.listener import address_of, cannot_listen
 from recommender.embedded import ADMIN, Order
 from recommender.errors import StartError
-from recommender.listener import address_of, cannot_listen
 from recommender.process import ExitCode
-from recommender.sds import tls_context, write_secrets
 from recommender.security.certificates import Certificates, read_certificates
 from recommender.settings.settings import Otlp, Settings
-from recommender.web import pages_may_call, web_filters
 
 log = structlog.get_logger(__name__)
 

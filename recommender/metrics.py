@@ -18,8 +18,8 @@ from google.rpc import code_pb2
 
 from recommender import telemetry
 from recommender.batching.statistics import Statistics, bucket
+from recommender.edges.calls import Durations, Rpcs
 from recommender.models.version import Following
-from recommender.rpc import Durations, Rpcs
 from recommender.security.access import Access
 from recommender.telemetry import Instrument
 

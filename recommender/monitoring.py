@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 import structlog
 
 from recommender.batching.statistics import Statistics
+from recommender.edges.calls import Rpcs
 from recommender.metrics import AskEdge, Metrics, Source
 from recommender.models.version import Following
-from recommender.rpc import Rpcs
 from recommender.security.access import Access
 
 if TYPE_CHECKING:

@@ -24,10 +24,11 @@ from recommender.batching.batcher import Batcher, Tracer
 from recommender.batching.cost import Cost, Observation
 from recommender.batching.statistics import BatchEnded, Statistics
 from recommender.domain import Model
+from recommender.edges.calls import Rpcs
+from recommender.edges.grpc_aio.listener import ConnectionLimits, GrpcListener, address_of
 from recommender.engine.engine import OnnxEngine
 from recommender.engine.provider import CoreMLOptions, CudaOptions
 from recommender.errors import EngineError, StartError
-from recommender.listener import ConnectionLimits, GrpcListener, address_of
 from recommender.metrics import Connections
 from recommender.metrics import Source as Reading
 from recommender.models.artifact import Artifact, FileSource, Source, find_model
@@ -44,7 +45,6 @@ from recommender.probes import Probes
 from recommender.process import ExitCode
 from recommender.routing.candidate import Bounds, Split
 from recommender.routing.router import Change, Lane, Router
-from recommender.rpc import Rpcs
 from recommender.security.access import Access, read_grants
 from recommender.security.certificates import Certificates, read_certificates
 from recommender.security.reloading import WatchedFiles

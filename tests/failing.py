@@ -7,6 +7,8 @@ from typing import Any, cast
 
 from recommender import embedded
 from recommender.api.service import RecommenderService
+from recommender.edges.calls import Rpcs
+from recommender.edges.grpc_aio.listener import GrpcListener
 from recommender.errors import (
     BacklogFullError,
     DeadlineError,
@@ -19,10 +21,8 @@ from recommender.errors import (
     UnknownModelError,
     Violation,
 )
-from recommender.listener import GrpcListener
 from recommender.process import ExitCode
 from recommender.recommend_api.v1 import recommend_api_pb2 as api
-from recommender.rpc import Rpcs
 from recommender.server import Listener, MakeListener
 from recommender.settings.settings import Settings
 

@@ -15,8 +15,8 @@ from typing import Any
 from recommender import embedded
 from recommender.batching.statistics import Statistics
 from recommender.domain import Model
+from recommender.edges.envoy.call import Receive, Scope, Send
 from recommender.envoy import EnvoyServer
-from recommender.http_call import Receive, Scope, Send
 from recommender.process import ExitCode
 from recommender.server import Server
 from recommender.settings.settings import Settings

@@ -19,9 +19,9 @@ import pytest
 
 from recommender.api.metadata import SERVICE_NAME
 from recommender.domain import Edge
+from recommender.edges.envoy.framing import Frames, framed
 from recommender.envoy import EnvoyServer
 from recommender.errors import SettingsError
-from recommender.frames import Frames, framed
 from recommender.recommend_api.v1 import recommend_api_pb2 as api
 from recommender.security.access import digest_of, new_token
 from recommender.settings.settings import Settings

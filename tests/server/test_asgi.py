@@ -6,8 +6,8 @@ import asyncio
 
 import pytest
 
-from recommender.asgi import Application
-from recommender.rpc import Rpcs
+from recommender.edges.calls import Rpcs
+from recommender.edges.envoy.application import Application
 
 TIMEOUT = 30.0
 SCOPE = {

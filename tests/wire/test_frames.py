@@ -12,7 +12,7 @@ from google.rpc import code_pb2
 from hypothesis import given
 from hypothesis import strategies as st
 
-from recommender.frames import FrameError, Frames, framed, message_of, status_message, timeout_of
+from recommender.edges.envoy.framing import FrameError, Frames, framed, message_of, status_message, timeout_of
 
 MOST = 1000
 

@@ -11,7 +11,7 @@ import grpc
 import pytest
 
 from recommender.client import Client, SyncClient
-from recommender.edge import Edge
+from recommender.edges.grpc_aio.edge import Edge
 from recommender.errors import BacklogFullError
 from recommender.recommend_api.v1 import recommend_api_pb2 as api
 

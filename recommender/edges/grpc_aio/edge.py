@@ -15,11 +15,11 @@ from google.rpc import code_pb2
 from recommender.api import metadata as wire
 from recommender.api.metadata import REQUEST_ID_KEY, SERVICE_NAME, decoded
 from recommender.api.service import RecommenderService
+from recommender.edges.calls import Rpc, Rpcs
+from recommender.edges.streams import Stream
 from recommender.errors import QuotaError, RecommenderError, UnavailableError
 from recommender.recommend_api.v1 import recommend_api_pb2 as api
-from recommender.rpc import Rpc, Rpcs
 from recommender.security.access import Access, Visit, authorization_of
-from recommender.stream import Stream
 
 _RECOMMEND, _BATCH_RECOMMEND, _STREAM_RECOMMEND, _GET_MODEL, _LIST_MODELS = (
     f"{SERVICE_NAME}/{name}" for name in ("Recommend", "BatchRecommend", "StreamRecommend", "GetModel", "ListModels")

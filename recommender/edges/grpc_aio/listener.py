@@ -11,11 +11,11 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 from recommender.api.metadata import SERVICE_NAME
 from recommender.api.service import RecommenderService
-from recommender.edge import Edge, enter
+from recommender.edges.calls import Rpcs
+from recommender.edges.grpc_aio.edge import Edge, enter
+from recommender.edges.reflection import add_reflection
 from recommender.errors import StartError
 from recommender.metrics import Connections
-from recommender.reflection import add_reflection
-from recommender.rpc import Rpcs
 from recommender.security.access import Access
 from recommender.security.certificates import Certificates
 

@@ -20,15 +20,8 @@ from grpc_reflection.v1alpha import reflection_pb2
 
 from recommender.api.metadata import SERVICE_NAME, decoded
 from recommender.api.service import RecommenderService
-from recommender.errors import DeadlineError, QuotaError, RecommenderError, UnavailableError
-from recommender.frames import (
-    FrameError,
-    framed,
-    timeout_of,
-)
-from recommender.health import SERVICE_NAME as HEALTH_NAME
-from recommender.health import Health
-from recommender.http_call import (
+from recommender.edges.calls import Rpcs
+from recommender.edges.envoy.call import (
     GRPC,
     OK,
     REQUEST_ID,
@@ -43,12 +36,19 @@ from recommender.http_call import (
     look_at_end,
     text_of,
 )
+from recommender.edges.envoy.framing import (
+    FrameError,
+    framed,
+    timeout_of,
+)
+from recommender.edges.health import SERVICE_NAME as HEALTH_NAME
+from recommender.edges.health import Health
+from recommender.edges.reflection import METHODS as REFLECTION_METHODS
+from recommender.edges.reflection import Reflection
+from recommender.edges.streams import Stream
+from recommender.errors import DeadlineError, QuotaError, RecommenderError, UnavailableError
 from recommender.recommend_api.v1 import recommend_api_pb2 as api
-from recommender.reflection import METHODS as REFLECTION_METHODS
-from recommender.reflection import Reflection
-from recommender.rpc import Rpcs
 from recommender.security.access import AUTHORIZATION_KEY, Access
-from recommender.stream import Stream
 
 _LONGEST_LOOK_SECONDS = 1.0
 """At most this long after its caller has left, a call ends."""

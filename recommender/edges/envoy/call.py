@@ -12,7 +12,8 @@ from google.rpc import code_pb2
 
 from recommender.api import metadata as wire
 from recommender.api.metadata import REQUEST_ID_KEY
-from recommender.frames import (
+from recommender.edges.calls import Rpc
+from recommender.edges.envoy.framing import (
     ACCEPTED_ENCODINGS,
     FrameError,
     Frames,
@@ -22,7 +23,6 @@ from recommender.frames import (
     message_of,
     status_message,
 )
-from recommender.rpc import Rpc
 
 
 class Scope(TypedDict):

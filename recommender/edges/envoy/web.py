@@ -9,7 +9,7 @@ from pathlib import Path
 from google.protobuf.descriptor_pb2 import FileDescriptorSet
 from google.rpc import error_details_pb2
 
-from recommender.bootstrap import Config
+from recommender.edges.envoy.config import Config
 
 _PACKAGE = "recommender.recommend_api.v1"
 _DESCRIPTORS = "recommend_api.binpb"

@@ -18,7 +18,7 @@ from google.rpc import error_details_pb2
 from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha import reflection, reflection_pb2
 
-from recommender.edge import enter
+from recommender.edges.grpc_aio.edge import enter
 from recommender.security.access import Access
 
 _V1ALPHA = "grpc.reflection.v1alpha"
