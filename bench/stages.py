@@ -26,8 +26,8 @@ from recommender.batching.cost import Cost
 from recommender.domain import Query, Ranking
 from recommender.edges.calls import Rpcs
 from recommender.engine.engine import OnnxEngine
-from recommender.log import set_up_logging
 from recommender.models.artifact import open_artifact
+from recommender.observability.log import set_up_logging
 from recommender.recommend_api.v1 import recommend_api_pb2 as api
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -31,9 +31,9 @@ from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, Spa
 from bench.overhead import HISTORY, WARM_UP_CALLS, Target, running, spread
 from bench.serving import free_port
 from recommender.edges.calls import Rpcs
-from recommender.log import set_up_logging
+from recommender.observability.log import set_up_logging
+from recommender.observability.tracing import Tracing
 from recommender.recommend_api.v1 import recommend_api_pb2 as api
-from recommender.tracing import Tracing
 
 
 class Forgetful(grpc.GenericRpcHandler):

@@ -433,7 +433,7 @@ def _loaded(load: Callable[[], R]) -> R:
 
 async def _logged(settings: Settings, coroutine: Coroutine[Any, Any, R], worker: int | None = None) -> R:
     """Run with a log on standard error, all of which is written at the end if anybody reads it."""
-    from recommender.log import set_up_logging  # noqa: PLC0415 (only who serves pays)
+    from recommender.observability.log import set_up_logging  # noqa: PLC0415 (only who serves pays)
 
     writer = set_up_logging(settings.log_level, settings.log_format, worker=worker)
     try:

@@ -29,8 +29,8 @@ from recommender.edges.envoy.call import Receive, Scope, Send
 from recommender.edges.envoy.config import LISTENER, STAT_PREFIX
 from recommender.edges.envoy.tls import write_secrets
 from recommender.errors import StartError
-from recommender.log import set_up_logging
-from recommender.metrics import Connections
+from recommender.observability.log import set_up_logging
+from recommender.observability.metrics import Connections
 from recommender.process import ExitCode, spare_collections
 from recommender.security.access import Access
 from recommender.security.certificates import Certificates

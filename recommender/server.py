@@ -29,8 +29,6 @@ from recommender.edges.grpc_aio.listener import ConnectionLimits, GrpcListener, 
 from recommender.engine.engine import OnnxEngine
 from recommender.engine.provider import CoreMLOptions, CudaOptions
 from recommender.errors import EngineError, StartError
-from recommender.metrics import Connections
-from recommender.metrics import Source as Reading
 from recommender.models.artifact import Artifact, FileSource, Source, find_model
 from recommender.models.follower import Follower
 from recommender.models.loader import Loader
@@ -40,7 +38,9 @@ from recommender.models.sources.folder import FolderSource
 from recommender.models.sources.mlflow import Registry
 from recommender.models.sources.registry import SCHEME, RegisteredSource
 from recommender.models.version import Following, Served
-from recommender.monitoring import Monitoring
+from recommender.observability.metrics import Connections
+from recommender.observability.metrics import Source as Reading
+from recommender.observability.monitoring import Monitoring
 from recommender.probes import Probes
 from recommender.process import ExitCode
 from recommender.routing.candidate import Bounds, Split

@@ -17,10 +17,10 @@ from dataclasses import dataclass
 
 import structlog
 
-from recommender.endpoint import Endpoint
 from recommender.engine.machine import available_cpus
 from recommender.errors import StartError
-from recommender.merged import Merged
+from recommender.observability.endpoint import Endpoint
+from recommender.observability.workers import Merged
 from recommender.probes import Probes
 from recommender.process import ExitCode
 from recommender.settings.settings import Settings

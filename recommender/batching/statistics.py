@@ -13,7 +13,7 @@ from typing import Any, TypeAlias, TypeVar
 from recommender.batching.backlog import Batch, CloseReason
 from recommender.domain import Ranking
 from recommender.errors import DeadlineError, InvalidRequestError, UnavailableError
-from recommender.telemetry import LATENCY_BOUNDS
+from recommender.observability.instruments import LATENCY_BOUNDS
 
 T = TypeVar("T")
 BUCKETS = len(LATENCY_BOUNDS) + 1

@@ -217,7 +217,7 @@ def rollback(
 
 def _try(settings: Settings, artifact: Artifact) -> Served:
     """Load a version as the server would, and end it again. Raises StartError if it may not serve."""
-    from recommender.log import set_up_logging  # noqa: PLC0415
+    from recommender.observability.log import set_up_logging  # noqa: PLC0415
     from recommender.server import loader  # noqa: PLC0415 (slow, and not every command needs it)
 
     set_up_logging("warning", settings.log_format)

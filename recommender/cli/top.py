@@ -20,8 +20,8 @@ from rich.panel import Panel
 from rich.table import Column, Table
 from rich.text import Text
 
-from recommender import telemetry
-from recommender.telemetry import Instrument
+from recommender.observability import instruments as telemetry
+from recommender.observability.instruments import Instrument
 
 _PATIENCE = 5.0
 _BAR = 24

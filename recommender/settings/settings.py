@@ -18,7 +18,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, V
 
 from recommender.domain import ArenaStrategy, CandidateMode, CoreMLFormat, CoreMLUnits, Device, Edge, UnknownItems
 from recommender.errors import SettingsError
-from recommender.log import LogFormat, LogLevel
+from recommender.observability.log import LogFormat, LogLevel
 
 PREFIX = "RECOMMENDER_"
 ENV_FILES = (".env.dev", ".env")

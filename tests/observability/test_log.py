@@ -14,7 +14,7 @@ import pytest
 import structlog
 
 from recommender.client import Client
-from recommender.log import Limiter, Writer
+from recommender.observability.log import Limiter, Writer
 from tests.models import table, write_model
 from tests.server.process import running
 

@@ -15,11 +15,11 @@ from h2.connection import H2Connection
 from prometheus_client import Metric
 from prometheus_client.parser import text_string_to_metric_families
 
-from recommender import telemetry
 from recommender.client import Client
 from recommender.client import Request as ClientRequest
 from recommender.domain import Edge
 from recommender.errors import StartError
+from recommender.observability import instruments as telemetry
 from recommender.security.access import digest_of, new_token
 from tests.catalogues import add_fallback, export_catalogue
 from tests.conftest import ROOT, AnyServer, Serve

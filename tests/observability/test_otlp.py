@@ -12,10 +12,10 @@ import grpc
 import pytest
 from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
 
-from recommender import telemetry
 from recommender.client import Client
 from recommender.client import Request as ClientRequest
 from recommender.errors import SettingsError
+from recommender.observability import instruments as telemetry
 from recommender.recommend_api.v1 import recommend_api_pb2 as api
 from recommender.server import Server
 from recommender.settings.settings import Otlp, Settings

@@ -14,9 +14,9 @@ from pathlib import Path
 import pytest
 from rich.console import Console, RenderableType
 
-from recommender import telemetry
 from recommender.cli.top import Change, Labels, NoMetricsError, Scrape, Screen, parse, scrape
 from recommender.client import Client
+from recommender.observability import instruments as telemetry
 from tests.conftest import Serve
 
 TIMEOUT = 30.0

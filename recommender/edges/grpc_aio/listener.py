@@ -15,7 +15,7 @@ from recommender.edges.calls import Rpcs
 from recommender.edges.grpc_aio.edge import Edge, enter
 from recommender.edges.reflection import add_reflection
 from recommender.errors import StartError
-from recommender.metrics import Connections
+from recommender.observability.metrics import Connections
 from recommender.security.access import Access
 from recommender.security.certificates import Certificates
 

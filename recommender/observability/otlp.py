@@ -36,8 +36,8 @@ from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, SpanExportResult
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 
-from recommender.metrics import Distribution, Metrics, Point, Reading
-from recommender.telemetry import Instrument
+from recommender.observability.instruments import Instrument
+from recommender.observability.metrics import Distribution, Metrics, Point, Reading
 
 _LAST_SECONDS = 2.0
 """How long what is left may take to be delivered when the server stops."""

@@ -16,12 +16,12 @@ from typing import TypeAlias
 import psutil
 from google.rpc import code_pb2
 
-from recommender import telemetry
 from recommender.batching.statistics import Statistics, bucket
 from recommender.edges.calls import Durations, Rpcs
 from recommender.models.version import Following
+from recommender.observability import instruments as telemetry
+from recommender.observability.instruments import Instrument
 from recommender.security.access import Access
-from recommender.telemetry import Instrument
 
 _LAG_INTERVAL = 0.1
 _EDGE_SECONDS = 1.0

@@ -9,8 +9,8 @@ from collections.abc import Iterable
 from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from recommender.metrics import Distribution, Metrics, Point, Reading
-from recommender.telemetry import Instrument
+from recommender.observability.instruments import Instrument
+from recommender.observability.metrics import Distribution, Metrics, Point, Reading
 
 _READ_SECONDS = 5.0
 """How long a scrape waits for the event loop; a loop that is later than that is the news, and the scrape fails."""

@@ -11,12 +11,12 @@ import structlog
 
 from recommender.batching.statistics import Statistics
 from recommender.edges.calls import Rpcs
-from recommender.metrics import AskEdge, Metrics, Source
 from recommender.models.version import Following
+from recommender.observability.metrics import AskEdge, Metrics, Source
 from recommender.security.access import Access
 
 if TYPE_CHECKING:
-    from recommender.tracing import BatchTracing, Tracing
+    from recommender.observability.tracing import BatchTracing, Tracing
 
 log = structlog.get_logger(__name__)
 
@@ -45,14 +45,14 @@ class Monitoring:
         self._ending = contextlib.AsyncExitStack()
         self._tracing: Tracing | None = None
         if traces or metrics:
-            from recommender import otlp  # noqa: PLC0415 (only who sends pays)
+            from recommender.observability import otlp  # noqa: PLC0415 (only who sends pays)
 
             otlp.pass_on_warnings()
             self._delivery = otlp.Delivery()
             self._resource = otlp.make_resource()
         if traces:
-            from recommender.otlp import SpanSender  # noqa: PLC0415
-            from recommender.tracing import Tracing  # noqa: PLC0415
+            from recommender.observability.otlp import SpanSender  # noqa: PLC0415
+            from recommender.observability.tracing import Tracing  # noqa: PLC0415
 
             sender = SpanSender(self._delivery)
             self._ending.push_async_callback(sender.close)
@@ -63,15 +63,15 @@ class Monitoring:
     async def start(self, host: str) -> None:
         """Let everybody look from now on. Raises StartError if the endpoint cannot listen at `host`."""
         if self._wanted_port is not None:
-            from recommender.endpoint import Endpoint  # noqa: PLC0415 (only who is scraped pays)
-            from recommender.scrape import Readings  # noqa: PLC0415
+            from recommender.observability.endpoint import Endpoint  # noqa: PLC0415 (only who is scraped pays)
+            from recommender.observability.prometheus import Readings  # noqa: PLC0415
 
             endpoint = Endpoint(Readings(self._metrics), host, self._wanted_port)
             self._ending.push_async_callback(asyncio.to_thread, endpoint.close)
             self.metrics_port = endpoint.port
             log.info("metrics", address=f"http://{host}:{endpoint.port}/metrics")
         if self._interval is not None:
-            from recommender.otlp import MetricSender  # noqa: PLC0415
+            from recommender.observability.otlp import MetricSender  # noqa: PLC0415
 
             sender = MetricSender(self._metrics, self._resource, self._delivery, interval=self._interval)
             self._ending.push_async_callback(sender.close)

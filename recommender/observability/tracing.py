@@ -26,9 +26,9 @@ from opentelemetry.sdk.trace.id_generator import RandomIdGenerator
 from opentelemetry.sdk.trace.sampling import ALWAYS_ON, Decision, TraceIdRatioBased
 from opentelemetry.trace import Link, Span, SpanContext, SpanKind, StatusCode, get_current_span, set_span_in_context
 
-from recommender import telemetry
 from recommender.batching.backlog import Batch
 from recommender.batching.many import Payload
+from recommender.observability import instruments as telemetry
 
 _MOST_BATCHES = 256
 """Of how many batches a call's trace tells: a stream may be in any number of them."""

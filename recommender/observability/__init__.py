@@ -1,0 +1,1 @@
+"""Name every metric once, read what was counted, send it."""
