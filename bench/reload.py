@@ -28,9 +28,9 @@ from rich.console import Console
 from rich.table import Table
 
 from recommender.models.sources.mlflow import Registry
-from recommender.process import spare_collections
 from recommender.recommend_api.v1 import recommend_api_pb2 as api
 from recommender.recommend_api.v1 import recommend_api_pb2_grpc as api_grpc
+from recommender.server.process import spare_collections
 from tests.server.mlflow_server import running_mlflow
 
 _BEFORE = 3.0

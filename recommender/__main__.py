@@ -22,7 +22,7 @@ from recommender.errors import StartError
 
 if TYPE_CHECKING:
     from recommender.client import Recommendations
-    from recommender.envoy import EnvoyServer
+    from recommender.server.envoy import EnvoyServer
     from recommender.settings.settings import Settings
 
 app = typer.Typer(
@@ -66,8 +66,8 @@ def serve(
     )
     if settings.workers == 1:
         _serve(settings, None)
-    from recommender.process import stopping_on_signals  # noqa: PLC0415
-    from recommender.supervisor import Supervisor  # noqa: PLC0415
+    from recommender.server.process import stopping_on_signals  # noqa: PLC0415
+    from recommender.server.supervisor import Supervisor  # noqa: PLC0415
 
     async def main() -> int:
         supervisor = Supervisor(settings)
@@ -86,17 +86,17 @@ def worker(number: Annotated[int, typer.Argument(help="Which of the supervisor's
 
 def _serve(settings: Settings, worker: int | None) -> NoReturn:
     """One server until it is stopped; tied to its supervisor if it is a worker."""
-    from recommender.process import ExitCode, spare_collections, stopping_on_signals  # noqa: PLC0415 (only who serves pays)
-    from recommender.server import Server  # noqa: PLC0415
+    from recommender.server.heartbeat import beat  # noqa: PLC0415
+    from recommender.server.process import ExitCode, spare_collections, stopping_on_signals  # noqa: PLC0415 (only who serves pays)
+    from recommender.server.server import Server  # noqa: PLC0415
     from recommender.settings.settings import Otlp  # noqa: PLC0415
-    from recommender.worker import beat  # noqa: PLC0415
 
     otlp = _loaded(Otlp.load)
 
     async def main() -> tuple[ExitCode, bool]:
         server: Server | EnvoyServer
         if settings.edge == "envoy":
-            from recommender.envoy import EnvoyServer  # noqa: PLC0415 (only who serves with it pays)
+            from recommender.server.envoy import EnvoyServer  # noqa: PLC0415 (only who serves with it pays)
 
             server = EnvoyServer(settings, otlp=otlp)
         else:
@@ -162,7 +162,7 @@ def demo() -> None:
     """Start a server on a free port, send it concurrent requests, show what came of it (by grpc.aio)."""
     settings = _settings(port=0, host="127.0.0.1", log_level="warning", edge="grpc")
     from recommender.client import Client  # noqa: PLC0415 (only who serves pays)
-    from recommender.server import Server  # noqa: PLC0415
+    from recommender.server.server import Server  # noqa: PLC0415
 
     out = Console()
 
@@ -288,7 +288,7 @@ def profile(
     from recommender.engine.engine import profile as profiling  # noqa: PLC0415
     from recommender.engine.machine import available_cpus  # noqa: PLC0415
     from recommender.models.artifact import find_model, open_artifact  # noqa: PLC0415
-    from recommender.server import open_engine  # noqa: PLC0415
+    from recommender.server.server import open_engine  # noqa: PLC0415
 
     counts = counts or list(profiling.thread_counts(available_cpus()))
     out = Console()
@@ -363,7 +363,7 @@ def health(
         address = f"[{host}]:{settings.health_port}" if ":" in host else f"{host}:{settings.health_port}"
     import grpc  # noqa: PLC0415 (`recommender config` needs none of it)
 
-    from recommender.probes import probe  # noqa: PLC0415
+    from recommender.server.probes import probe  # noqa: PLC0415
 
     try:
         status = _run(probe(address, name, timeout))

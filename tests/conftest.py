@@ -18,7 +18,7 @@ import structlog
 
 from recommender.client import Client
 from recommender.domain import Edge
-from recommender.server import Server
+from recommender.server.server import Server
 from recommender.settings.settings import Settings
 from tests.remote import RemoteServer
 

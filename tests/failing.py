@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from typing import Any, cast
 
-from recommender import embedded
 from recommender.api.service import RecommenderService
 from recommender.edges.calls import Rpcs
 from recommender.edges.grpc_aio.listener import GrpcListener
@@ -21,9 +20,9 @@ from recommender.errors import (
     UnknownModelError,
     Violation,
 )
-from recommender.process import ExitCode
 from recommender.recommend_api.v1 import recommend_api_pb2 as api
-from recommender.server import Listener, MakeListener
+from recommender.server.process import ExitCode
+from recommender.server.server import Listener, MakeListener, embedded
 from recommender.settings.settings import Settings
 
 ERRORS = (

@@ -12,13 +12,12 @@ from dataclasses import fields
 from http.client import HTTPConnection
 from typing import Any
 
-from recommender import embedded
 from recommender.batching.statistics import Statistics
 from recommender.domain import Model
 from recommender.edges.envoy.call import Receive, Scope, Send
-from recommender.envoy import EnvoyServer
-from recommender.process import ExitCode
-from recommender.server import Server
+from recommender.server.envoy import EnvoyServer
+from recommender.server.process import ExitCode
+from recommender.server.server import Server, embedded
 from recommender.settings.settings import Settings
 
 _TIMEOUT = 60.0

@@ -14,7 +14,7 @@ import pytest
 
 from recommender.models.artifact import open_artifact
 from recommender.models.card import Card
-from recommender.server import Server
+from recommender.server.server import Server
 from recommender.settings.settings import Settings
 from tests.conftest import ROOT
 from tests.facts import FACTS

@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TypeVar
 
-from recommender.envoy import EnvoyServer
-from recommender.server import Server
+from recommender.server.envoy import EnvoyServer
+from recommender.server.server import Server
 from tests.remote import RemoteServer
 
 PATIENCE = 60.0

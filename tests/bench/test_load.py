@@ -15,7 +15,7 @@ from bench import report
 from bench.generator import arrivals
 from bench.plan import GOOD, HURRIED, LEAVING, SLOW, Method, Phase, Plan
 from bench.run import Run, run
-from recommender.server import Server
+from recommender.server.server import Server
 from tests.conftest import ROOT, ServeHere
 
 STEADY = (Phase(1.0, 200.0, 200.0),)

@@ -14,8 +14,8 @@ import yaml
 
 from recommender.api.metadata import SERVICE_NAME
 from recommender.observability.instruments import INSTRUMENTS
-from recommender.probes import LIVENESS, READINESS, STARTUP
 from recommender.recommend_api.v1 import recommend_api_pb2 as api
+from recommender.server.probes import LIVENESS, READINESS, STARTUP
 from recommender.settings.settings import Settings, key_of
 from tests.conftest import ROOT
 from tests.deploy.declared import (

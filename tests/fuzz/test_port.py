@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from recommender.server import Server
+from recommender.server.server import Server
 from tests.fuzz.port import fuzz_port
 
 

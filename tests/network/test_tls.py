@@ -12,7 +12,7 @@ import trustme
 
 from recommender.client import Client, Recommendations
 from recommender.errors import SettingsError, StartError
-from recommender.server import Server
+from recommender.server.server import Server
 from recommender.settings.settings import Settings
 from tests.conftest import AnyServer, Serve
 from tests.edges import edge  # noqa: F401 (pytest finds it here)

@@ -20,10 +20,10 @@ import pytest
 from recommender.api.metadata import SERVICE_NAME
 from recommender.domain import Edge
 from recommender.edges.envoy.framing import Frames, framed
-from recommender.envoy import EnvoyServer
 from recommender.errors import SettingsError
 from recommender.recommend_api.v1 import recommend_api_pb2 as api
 from recommender.security.access import digest_of, new_token
+from recommender.server.envoy import EnvoyServer
 from recommender.settings.settings import Settings
 from tests.conftest import ROOT, WEIGHTS, Serve
 from tests.facts import FACTS

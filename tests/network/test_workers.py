@@ -18,10 +18,10 @@ import structlog
 
 from recommender.client import Client
 from recommender.errors import StartError
-from recommender.probes import LIVENESS, READINESS, STARTUP, probe
-from recommender.process import ExitCode
+from recommender.server.probes import LIVENESS, READINESS, STARTUP, probe
+from recommender.server.process import ExitCode
+from recommender.server.supervisor import Supervisor
 from recommender.settings.settings import Settings
-from recommender.supervisor import Supervisor
 from tests.facts import FACTS
 from tests.server.process import Process, running
 from tests.versions import K, answer_of, write_version

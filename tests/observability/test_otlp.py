@@ -17,7 +17,7 @@ from recommender.client import Request as ClientRequest
 from recommender.errors import SettingsError
 from recommender.observability import instruments as telemetry
 from recommender.recommend_api.v1 import recommend_api_pb2 as api
-from recommender.server import Server
+from recommender.server.server import Server
 from recommender.settings.settings import Otlp, Settings
 from tests.conftest import WEIGHTS
 from tests.observability.collector import Collector, attributes, collecting

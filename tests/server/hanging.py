@@ -7,10 +7,10 @@ import functools
 import threading
 from collections.abc import Callable, Sequence
 
-from recommender import embedded, envoy, server
 from recommender.__main__ import main
 from recommender.domain import Query, Ranking
 from recommender.engine.engine import OnnxEngine
+from recommender.server.server import embedded, envoy, server
 
 
 class Hanging(OnnxEngine):

@@ -12,7 +12,7 @@ import pytest
 from recommender.client import Client, Recommendations, Refusal
 from recommender.recommend_api.v1 import recommend_api_pb2 as api
 from recommender.routing.candidate import Bounds, Side, Split, place_of, verdict
-from recommender.server import Server
+from recommender.server.server import Server
 from tests.conftest import ServeHere
 from tests.server.test_reload import PATIENCE, SETTINGS, TIMEOUT, answer
 from tests.versions import answer_of, write_version

@@ -17,9 +17,9 @@ import pytest
 
 from recommender.client import Client
 from recommender.domain import Edge
-from recommender.envoy import EnvoyServer
 from recommender.errors import SettingsError, StartError
-from recommender.process import ExitCode
+from recommender.server.envoy import EnvoyServer
+from recommender.server.process import ExitCode
 from recommender.settings.settings import Settings
 from tests.conftest import WEIGHTS, Serve
 from tests.models import table, write_model

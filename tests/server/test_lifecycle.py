@@ -14,8 +14,8 @@ from recommender.api.metadata import SERVICE_NAME
 from recommender.client import Client, Recommendations
 from recommender.domain import Edge
 from recommender.errors import StartError
-from recommender.process import ExitCode
-from recommender.server import Server
+from recommender.server.process import ExitCode
+from recommender.server.server import Server
 from recommender.settings.settings import Settings
 from tests.conftest import WEIGHTS, AnyServer, Serve, server_of
 from tests.models import table, write_model

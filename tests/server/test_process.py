@@ -9,7 +9,7 @@ import sys
 CYCLES = """
 import gc
 import weakref
-from recommender.process import spare_collections
+from recommender.server.process import spare_collections
 
 
 class Cycle:

@@ -19,7 +19,7 @@ from recommender.errors import ModelError
 from recommender.models.card import CARD_NAME, MODEL_NAME
 from recommender.models.sources.folder import FolderSource
 from recommender.models.version import Following
-from recommender.server import Server
+from recommender.server.server import Server
 from tests.conftest import ServeHere
 from tests.models import write_older_model
 from tests.versions import K, answer_of, embeddings_of, write_version

@@ -11,9 +11,9 @@ import grpc
 import pytest
 
 from recommender.client import Client, Recommendations, Refusal, Request
-from recommender.process import ExitCode
 from recommender.recommend_api.v1 import recommend_api_pb2 as api
 from recommender.recommend_api.v1 import recommend_api_pb2_grpc as api_grpc
+from recommender.server.process import ExitCode
 from tests.conftest import AnyServer, Serve
 from tests.facts import FACTS
 from tests.models import table, write_model

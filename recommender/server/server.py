@@ -41,13 +41,13 @@ from recommender.models.version import Following, Served
 from recommender.observability.metrics import Connections
 from recommender.observability.metrics import Source as Reading
 from recommender.observability.monitoring import Monitoring
-from recommender.probes import Probes
-from recommender.process import ExitCode
 from recommender.routing.candidate import Bounds, Split
 from recommender.routing.router import Change, Lane, Router
 from recommender.security.access import Access, read_grants
 from recommender.security.certificates import Certificates, read_certificates
 from recommender.security.reloading import WatchedFiles
+from recommender.server.probes import Probes
+from recommender.server.process import ExitCode
 from recommender.settings.settings import Otlp, Settings
 
 log = structlog.get_logger(__name__)

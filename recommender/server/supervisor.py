@@ -21,10 +21,10 @@ from recommender.engine.machine import available_cpus
 from recommender.errors import StartError
 from recommender.observability.endpoint import Endpoint
 from recommender.observability.workers import Merged
-from recommender.probes import Probes
-from recommender.process import ExitCode
+from recommender.server.heartbeat import Beat
+from recommender.server.probes import Probes
+from recommender.server.process import ExitCode
 from recommender.settings.settings import Settings
-from recommender.worker import Beat
 
 log = structlog.get_logger(__name__)
 

@@ -22,10 +22,10 @@ from recommender.edges.envoy.config import Limits, bootstrap
 from recommender.edges.envoy.tls import tls_context, write_secrets
 from recommender.edges.envoy.web import pages_may_call, web_filters
 from recommender.edges.grpc_aio.listener import address_of, cannot_listen
-from recommender.embedded import ADMIN, Order
 from recommender.errors import StartError
-from recommender.process import ExitCode
 from recommender.security.certificates import Certificates, read_certificates
+from recommender.server.embedded import ADMIN, Order
+from recommender.server.process import ExitCode
 from recommender.settings.settings import Otlp, Settings
 
 log = structlog.get_logger(__name__)

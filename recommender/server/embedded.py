@@ -31,10 +31,10 @@ from recommender.edges.envoy.tls import write_secrets
 from recommender.errors import StartError
 from recommender.observability.log import set_up_logging
 from recommender.observability.metrics import Connections
-from recommender.process import ExitCode, spare_collections
 from recommender.security.access import Access
 from recommender.security.certificates import Certificates
-from recommender.server import Server
+from recommender.server.process import ExitCode, spare_collections
+from recommender.server.server import Server
 from recommender.settings.settings import Otlp, Settings
 
 log = structlog.get_logger(__name__)

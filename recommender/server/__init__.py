@@ -1,0 +1,1 @@
+"""The life of processes: listen, load, ready, drain, exit code; several processes."""
