@@ -200,17 +200,17 @@ test-rules:
 # What the batcher alone costs a request
 [group('bench')]
 bench-batcher *options:
-    {{ run }} python bench/batcher.py "$@"
+    {{ run }} python bench/questions/batcher.py "$@"
 
 # What the server keeps of an empty gRPC servicer's calls/s (apt-get install nghttp2-client)
 [group('bench')]
 bench-overhead *options:
-    {{ run }} python bench/overhead.py "$@"
+    {{ run }} python bench/questions/overhead.py "$@"
 
 # What metrics and traces cost in calls/s (apt-get install nghttp2-client)
 [group('bench')]
 bench-telemetry *options:
-    {{ run }} python -m bench.telemetry "$@"
+    {{ run }} python -m bench.questions.telemetry "$@"
 
 # Fuzz every target for so many seconds each, or one: `just fuzz 600 message`
 [group('test')]
@@ -220,7 +220,7 @@ fuzz seconds="60" *targets:
 # Half an hour of mixed load with kills, replaced secrets, cancels and nonsense; every answer held to brute force
 [group('test')]
 soak minutes="30" *options:
-    PYTHONPATH=. {{ run }} python bench/soak.py {{ minutes }} {{ options }}
+    PYTHONPATH=. {{ run }} python bench/load/soak.py {{ minutes }} {{ options }}
 
 # What takes minutes or gigabytes
 [group('test')]
@@ -249,47 +249,47 @@ bench-peers *options:
 # What must hold when load is not kind: steady, ramp, overload, cancel-storm, deadline-storm, slow-readers; all or some
 [group('bench')]
 bench-scenarios *names:
-    {{ run }} python -m bench.scenarios "$@"
+    {{ run }} python -m bench.load.scenarios "$@"
 
 # Five times what the engine can do: 1,000,000 x 64 on one thread, so that the engine and not gRPC is the limit
 [group('bench')]
 bench-overload *options:
-    {{ run }} python -m bench.scenarios overload --items 1000000 --dim 64 --setting RECOMMENDER_THREADS=1 "$@"
+    {{ run }} python -m bench.load.scenarios overload --items 1000000 --dim 64 --setting RECOMMENDER_THREADS=1 "$@"
 
 # ETUDE's published scenarios on this machine, and what the larger ones would need
 [group('bench')]
 bench-etude *options:
-    {{ run }} python -m bench.etude "$@"
+    {{ run }} python -m bench.load.etude "$@"
 
 # Is the code as it is slower than a revision, by interleaved runs: `just bench-check main`
 [group('bench')]
 bench-check *options:
-    {{ run }} python -m bench.check "$@"
+    {{ run }} python -m bench.load.check "$@"
 
 # How many histories a second batch calls and streams bring
 [group('bench')]
 bench-many *options:
-    {{ run }} python bench/many.py {{ options }}
+    {{ run }} python bench/questions/many.py {{ options }}
 
 # What a vocabulary costs, by its number of keys
 [group('bench')]
 bench-vocabulary *options:
-    {{ run }} python bench/vocabulary.py {{ options }}
+    {{ run }} python bench/questions/vocabulary.py {{ options }}
 
 # What callers notice of promotions and rollbacks under load, and whether memory comes back
 [group('bench')]
 bench-reload *options:
-    {{ run }} python -m bench.reload {{ options }}
+    {{ run }} python -m bench.questions.reload {{ options }}
 
 # How long the exact top-K takes, against the plain graph and faiss
 [group('bench')]
 bench-topk *options:
-    {{ uv }} run --group dev --group model --with faiss-cpu python -m bench.topk "$@"
+    {{ uv }} run --group dev --group model --with faiss-cpu python -m bench.questions.topk "$@"
 
 # What a batch with long exclusion lists takes
 [group('bench')]
 bench-exclusions *options:
-    {{ run }} python -m bench.exclusions "$@"
+    {{ run }} python -m bench.questions.exclusions "$@"
 
 # The proto's style, and that no old client breaks
 [group('proto')]

@@ -27,10 +27,10 @@ from rich.progress import Progress
 from rich.table import Table
 
 from bench import facts
+from bench.load.scenarios import model
 from bench.peers.hosted import HISTORY, Hosted, Unavailable, hosted
 from bench.peers.load import Seen, ask
 from bench.peers.rows import PEERS, Row, interpreter, rows
-from bench.scenarios import model
 from bench.serving import free_port
 
 SHARES = (0.25, 0.5, 0.8)

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bench import histories
+from bench.load.__main__ import histories
 
 
 def test_lengths_follow_the_power_law() -> None:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from bench.etude import SHOPS
-from bench.plan import LOST, Outcomes, Phase, Plan
-from bench.run import Run
-from bench.scenarios import SCENARIOS, within
+from bench.load.etude import SHOPS
+from bench.load.plan import LOST, Outcomes, Phase, Plan
+from bench.load.run import Run
+from bench.load.scenarios import SCENARIOS, within
 
 
 def ramp(latency: float, slow_from: float) -> Run:

@@ -1,6 +1,6 @@
 """The load generator: sends the requests of a plan when they are due, and notes when and how each ended.
 
-A process of its own (`python -m bench.generator PLAN OUTCOMES`) with one thread and no event loop: it sends what is
+A process of its own (`python -m bench.load.generator PLAN OUTCOMES`) with one thread and no event loop: it sends what is
 due, then waits for replies until the next is. In the open loop a request's time runs from when it was to be sent, so a
 server that stalls is charged for all who would have come meanwhile, and so is a generator that falls behind. Twice a
 second it writes a line of JSON on what it has done so far.
@@ -23,8 +23,8 @@ import grpc
 import numpy as np
 import numpy.typing as npt
 
-from bench.http2 import UNAVAILABLE, Connection, Ended, Headers, framed, request_headers, unframed
-from bench.plan import GOOD, HURRIED, LEAVING, LOST, SLOW, Outcomes, Plan
+from bench.load.http2 import UNAVAILABLE, Connection, Ended, Headers, framed, request_headers, unframed
+from bench.load.plan import GOOD, HURRIED, LEAVING, LOST, SLOW, Outcomes, Plan
 from recommender.recommend_api.v1 import recommend_api_pb2 as api
 
 CANCELLED: int = grpc.StatusCode.CANCELLED.value[0]

@@ -21,9 +21,9 @@ from rich.console import Console
 from rich.table import Table
 
 from bench import facts
-from bench.plan import Phase, Plan
-from bench.run import run, warm_up
-from bench.scenarios import model
+from bench.load.plan import Phase, Plan
+from bench.load.run import run, warm_up
+from bench.load.scenarios import model
 from bench.serving import Server, serving
 from recommender.domain import Edge
 

@@ -1,7 +1,7 @@
 """Measures how often the item table stands in memory, with and without ONNX Runtime's packing.
 
 Each case is a process of its own, which loads the model and runs a batch of one; its resident memory is compared with
-what it holds before it loads. Run: `uv run --group dev --group model python -m bench.copies`.
+what it holds before it loads. Run: `uv run --group dev --group model python -m bench.questions.copies`.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from bench.topk import ours, plain, session
+from bench.questions.topk import ours, plain, session
 
 
 def resident() -> int:
@@ -63,7 +63,15 @@ def main() -> None:
         }
         for name, path in files.items():
             for prepack in (1, 0):
-                command = [sys.executable, "-m", "bench.copies", "--load", str(path), "--prepack", str(prepack)]
+                command = [
+                    sys.executable,
+                    "-m",
+                    "bench.questions.copies",
+                    "--load",
+                    str(path),
+                    "--prepack",
+                    str(prepack),
+                ]
                 taken = int(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
                 share = f"{taken / embeddings.nbytes:.2f}"
                 result.add_row(name, "yes" if prepack else "no", str(taken >> 20), share)

@@ -1,7 +1,7 @@
 """Measures whether a long exclusion list slows its batch-mates: what a batch takes, by who excludes how many items.
 
 A batch is one run, so its rows wait for each other; exclusions should cost no more than their own length.
-Interleaved. Run: `python -m bench.exclusions`.
+Interleaved. Run: `python -m bench.questions.exclusions`.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import onnxruntime as ort
 from rich.console import Console
 from rich.table import Table
 
-from bench.topk import ours, session
+from bench.questions.topk import ours, session
 
 K = 10
 

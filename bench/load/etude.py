@@ -18,10 +18,11 @@ from typing import get_args
 from rich.console import Console
 from rich.table import Table
 
-from bench import facts, report
-from bench.plan import Phase, Plan
-from bench.run import Part, run, warm_up
-from bench.scenarios import model, within
+from bench import facts
+from bench.load.__main__ import report
+from bench.load.plan import Phase, Plan
+from bench.load.run import Part, run, warm_up
+from bench.load.scenarios import model, within
 from bench.serving import serving
 from recommender.domain import Edge
 

@@ -16,9 +16,10 @@ from pathlib import Path
 import grpc
 from rich.console import Console
 
-from bench import facts, histories, report
-from bench.plan import Phase, Plan
-from bench.run import Run, run, warm_up
+from bench import facts
+from bench.load.__main__ import histories, report
+from bench.load.plan import Phase, Plan
+from bench.load.run import Run, run, warm_up
 from bench.serving import Server, serving
 from recommender.client import SyncClient
 

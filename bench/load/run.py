@@ -20,9 +20,9 @@ import numpy.typing as npt
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-from bench import k6
 from bench.facts import ROOT
-from bench.plan import GOOD, LOST, Outcomes, Phase, Plan
+from bench.load.__main__ import k6
+from bench.load.plan import GOOD, LOST, Outcomes, Phase, Plan
 from recommender.cli.top import Change, NoMetricsError, Scrape, scrape
 from recommender.observability import instruments as telemetry
 
@@ -190,7 +190,7 @@ def warm_up(plan: Plan, seconds: float = 2.0) -> None:
 
 def _own(plan: Plan, folder: Path, told: Callable[[dict[str, float]], None]) -> Outcomes:
     plan.write(folder / "plan.json")
-    command = [sys.executable, "-m", "bench.generator", str(folder / "plan.json"), str(folder / "outcomes.npz")]
+    command = [sys.executable, "-m", "bench.load.generator", str(folder / "plan.json"), str(folder / "outcomes.npz")]
     with (folder / "errors").open("w+") as errors:
         with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=errors, text=True) as process:
             try:

@@ -28,7 +28,7 @@ from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, SpanExportResult
 
-from bench.overhead import HISTORY, WARM_UP_CALLS, Target, running, spread
+from bench.questions.overhead import HISTORY, WARM_UP_CALLS, Target, running, spread
 from bench.serving import free_port
 from recommender.edges.calls import Rpcs
 from recommender.observability.log import set_up_logging
@@ -100,7 +100,7 @@ def main() -> None:
         body = Path(folder, "body")
         body.write_bytes(b"\0" + len(request).to_bytes(4, "big") + request)
         collector, metrics_port = free_port(), free_port()
-        process = Popen([sys.executable, "-m", "bench.telemetry", "collect", str(collector)])
+        process = Popen([sys.executable, "-m", "bench.questions.telemetry", "collect", str(collector)])
         servers.callback(process.wait)
         servers.callback(process.terminate)
         targets: dict[str, Target] = {}

@@ -2,7 +2,7 @@
 
 Compares, in turn and never side by side: the head of our exports, the plain MatMul + TopK graph, the product alone
 (MatMul whose scores stay where they are), and faiss `IndexFlatIP` where it is installed. Every answer is compared with
-the plain graph's. Run: `uv run --group dev --group model --with faiss-cpu python -m bench.topk`.
+the plain graph's. Run: `uv run --group dev --group model --with faiss-cpu python -m bench.questions.topk`.
 """
 
 from __future__ import annotations

@@ -19,9 +19,10 @@ from pathlib import Path
 
 from rich.console import Console
 
-from bench import facts, report
-from bench.plan import GOOD, HURRIED, LEAVING, SLOW, Phase, Plan
-from bench.run import Part, Run, run, warm_up
+from bench import facts
+from bench.load.__main__ import report
+from bench.load.plan import GOOD, HURRIED, LEAVING, SLOW, Phase, Plan
+from bench.load.run import Part, Run, run, warm_up
 from bench.serving import Server, serving
 
 MORE = 5.0

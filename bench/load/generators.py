@@ -19,9 +19,9 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from bench.http2 import framed
-from bench.plan import Phase, Plan
-from bench.run import run, warm_up
+from bench.load.http2 import framed
+from bench.load.plan import Phase, Plan
+from bench.load.run import run, warm_up
 from bench.serving import serving
 from recommender.recommend_api.v1 import recommend_api_pb2 as api
 

@@ -13,8 +13,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from rich.table import Table
 
-from bench.plan import GOOD, HURRIED, LEAVING, SLOW
-from bench.run import Part, Run
+from bench.load.plan import GOOD, HURRIED, LEAVING, SLOW
+from bench.load.run import Part, Run
 
 KINDS = {GOOD: "as most", LEAVING: "cancelling", HURRIED: "with a short deadline", SLOW: "reading nothing"}
 _HEADS = (

@@ -21,8 +21,8 @@ from pathlib import Path
 import numpy as np
 
 from bench.facts import ROOT
-from bench.generator import arrivals
-from bench.plan import GOOD, LOST, Outcomes, Plan
+from bench.load.generator import arrivals
+from bench.load.plan import GOOD, LOST, Outcomes, Plan
 
 SCRIPT = Path(__file__).with_name("k6.js")
 PROTOSET = ROOT / "recommender/recommend_api/v1/recommend_api.binpb"
