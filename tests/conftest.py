@@ -20,7 +20,7 @@ from recommender.client import Client
 from recommender.domain import Edge
 from recommender.server.server import Server
 from recommender.settings.settings import Settings
-from tests.remote import RemoteServer
+from tests.support.remote import RemoteServer
 
 ROOT = Path(__file__).parents[1]
 WEIGHTS = ROOT / "weights"

@@ -17,7 +17,7 @@ from recommender.models.card import Card
 from recommender.server.server import Server
 from recommender.settings.settings import Settings
 from tests.conftest import ROOT
-from tests.facts import FACTS
+from tests.support.facts import FACTS
 
 
 async def recommender(*words: str, settings: Mapping[str, str] | None = None, cwd: Path = ROOT) -> tuple[int, str, str]:

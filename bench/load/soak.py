@@ -31,9 +31,9 @@ from recommender.client import Client, Recommendations, Refusal, Request
 from recommender.domain import Ranking
 from recommender.models.card import MODEL_NAME
 from recommender.security.access import digest_of, new_token
-from tests.network.certificates import Authority
-from tests.server.process import Process, running
-from tests.versions import K, embeddings_of, write_version
+from tests.support.certificates import Authority
+from tests.support.process import Process, running
+from tests.support.versions import K, embeddings_of, write_version
 
 ITEMS = 2000
 MODEL = "soaked"

@@ -31,7 +31,7 @@ from recommender.models.sources.mlflow import Registry
 from recommender.recommend_api.v1 import recommend_api_pb2 as api
 from recommender.recommend_api.v1 import recommend_api_pb2_grpc as api_grpc
 from recommender.server.process import spare_collections
-from tests.server.mlflow_server import running_mlflow
+from tests.support.mlflow_server import running_mlflow
 
 _BEFORE = 3.0
 _AFTER = 0.5

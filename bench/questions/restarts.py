@@ -16,7 +16,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from tests.network.balanced import Envoy, Fleet, Load, envoy, fleet, load
+from tests.support.balanced import Envoy, Fleet, Load, envoy, fleet, load
 
 
 async def restart(servers: Fleet, proxy: Envoy, port: int, number: signal.Signals) -> tuple[float, float]:

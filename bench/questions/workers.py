@@ -24,8 +24,8 @@ from rich.console import Console
 from rich.table import Table
 
 from recommender.recommend_api.v1 import recommend_api_pb2 as api
-from tests.models import table, write_model
-from tests.server.process import Process, running
+from tests.support.models import table, write_model
+from tests.support.process import Process, running
 
 METHOD = "recommend_api.v1.RecommenderService/Recommend"
 

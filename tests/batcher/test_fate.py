@@ -25,7 +25,7 @@ from recommender.errors import (
     UnavailableError,
     Violation,
 )
-from tests.batcher.fakes import FakeEngine, VirtualLoop, answer, make_batcher, outcomes, query, start, turns
+from tests.support.fakes import FakeEngine, VirtualLoop, answer, make_batcher, outcomes, query, start, turns
 
 with_time = pytest.mark.asyncio(loop_factories=["debug"])
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from recommender.batching.gathering import Gathering
 from recommender.domain import Ranking
-from tests.batcher.fakes import FakeEngine, answer, make_batcher, query, turns
+from tests.support.fakes import FakeEngine, answer, make_batcher, query, turns
 
 with_time = pytest.mark.asyncio(loop_factories=["debug"])
 

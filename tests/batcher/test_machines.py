@@ -14,7 +14,7 @@ from recommender.batching.batcher import Batcher
 from recommender.batching.cost import Cost, Estimator
 from recommender.domain import Query, Ranking
 from recommender.errors import BacklogFullError, DeadlineError, RecommenderError
-from tests.batcher.fakes import FakeEngine, VirtualLoop, answer, make_batcher, query
+from tests.support.fakes import FakeEngine, VirtualLoop, answer, make_batcher, query
 
 ITEMS = st.integers(0, 5)
 SECONDS = st.floats(0.001, 3.0)

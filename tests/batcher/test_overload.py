@@ -12,7 +12,7 @@ from recommender.batching.batcher import Batcher
 from recommender.batching.cost import Cost
 from recommender.domain import Query, Ranking
 from recommender.errors import BacklogFullError, DeadlineError
-from tests.batcher.fakes import answer, make_batcher, query
+from tests.support.fakes import answer, make_batcher, query
 
 pytestmark = pytest.mark.asyncio(loop_factories=["debug"])
 

@@ -10,7 +10,7 @@ from recommender.batching.halving import PROBE
 from recommender.batching.statistics import BatchEnded
 from recommender.domain import Ranking
 from recommender.errors import DeadlineError, EngineError, EngineHungError, UnavailableError
-from tests.batcher.fakes import FakeEngine, Run, answer, make_batcher, outcomes, query, start, turns
+from tests.support.fakes import FakeEngine, Run, answer, make_batcher, outcomes, query, start, turns
 
 with_time = pytest.mark.asyncio(loop_factories=["debug"])
 

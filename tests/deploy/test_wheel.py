@@ -15,7 +15,7 @@ import pytest
 from packaging.requirements import Requirement
 
 from tests.conftest import ROOT
-from tests.facts import FACTS
+from tests.support.facts import FACTS
 
 
 def test_the_wheel_alone_serves_a_model_from_a_folder(tmp_path: Path) -> None:

@@ -12,9 +12,9 @@ import pytest
 from recommender.domain import Model, Query
 from recommender.engine.buckets import Bucket, Buckets, bucket_for
 from recommender.engine.engine import OnnxEngine
-from tests import models
 from tests.conftest import WEIGHTS
 from tests.engine.conftest import Load
+from tests.support import models
 
 TABLE = models.table(60)
 

@@ -12,7 +12,7 @@ import pytest
 from recommender.cli.chart import Series, line_chart
 from recommender.engine.engine import profile
 from recommender.engine.profile import Point, advise
-from tests import models
+from tests.support import models
 
 SVG = "{http://www.w3.org/2000/svg}"
 

@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 from packaging.requirements import Requirement
 
-from tests import models
+from tests.support import models
 
 ROOT = Path(__file__).parents[2]
 LOCKED = re.search(r'name = "onnxruntime-gpu"\nversion = "([^"]+)"', (ROOT / "uv.lock").read_text(encoding="utf-8"))

@@ -39,7 +39,7 @@ def fuzz(name: str, seconds: int) -> None:
 async def send_to_port(seconds: int) -> None:
     """Send broken sessions to a server in a process of its own; raises if it harms anybody, or takes more memory."""
     from tests.fuzz.port import fuzz_port  # noqa: PLC0415
-    from tests.server.process import running  # noqa: PLC0415
+    from tests.support.process import running  # noqa: PLC0415
 
     seed, end = random.SystemRandom().randrange(2**32), time.monotonic() + seconds
     async with running() as server:

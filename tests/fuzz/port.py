@@ -30,7 +30,7 @@ from hyperframe.frame import (
 
 from recommender.client import Client
 from recommender.recommend_api.v1 import recommend_api_pb2 as api
-from tests.facts import FACTS
+from tests.support.facts import FACTS
 
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 METHODS = ("Recommend", "BatchRecommend", "StreamRecommend", "GetModel", "ListModels", "Nothing")

@@ -15,10 +15,10 @@ from recommender.api.metadata import PUSHBACK_KEY, SERVICE_NAME
 from recommender.client import Client
 from recommender.recommend_api.v1 import recommend_api_pb2 as api
 from tests.conftest import Serve
-from tests.facts import FACTS
-from tests.models import table, write_model
-from tests.network.balanced import CONFIG, TIMEOUT, envoy, fleet, load
 from tests.server.test_storm import nearly_all_leave
+from tests.support.balanced import CONFIG, TIMEOUT, envoy, fleet, load
+from tests.support.facts import FACTS
+from tests.support.models import table, write_model
 
 
 async def test_the_committed_configuration_is_one_that_envoy_takes() -> None:

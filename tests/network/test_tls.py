@@ -15,10 +15,10 @@ from recommender.errors import SettingsError, StartError
 from recommender.server.server import Server
 from recommender.settings.settings import Settings
 from tests.conftest import AnyServer, Serve
-from tests.edges import edge  # noqa: F401 (pytest finds it here)
-from tests.facts import FACTS
-from tests.network.certificates import Authority
-from tests.server.process import running
+from tests.support.certificates import Authority
+from tests.support.edges import edge  # noqa: F401 (pytest finds it here)
+from tests.support.facts import FACTS
+from tests.support.process import running
 
 TIMEOUT = 30.0
 KNOWN = FACTS[0,]

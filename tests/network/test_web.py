@@ -26,8 +26,8 @@ from recommender.security.access import digest_of, new_token
 from recommender.server.envoy import EnvoyServer
 from recommender.settings.settings import Settings
 from tests.conftest import ROOT, WEIGHTS, Serve
-from tests.facts import FACTS
-from tests.threads import in_a_thread
+from tests.support.facts import FACTS
+from tests.support.threads import in_a_thread
 
 TIMEOUT = 30.0
 HISTORY, ANSWER = next(iter(FACTS.items()))

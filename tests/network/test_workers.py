@@ -22,9 +22,9 @@ from recommender.server.probes import LIVENESS, READINESS, STARTUP, probe
 from recommender.server.process import ExitCode
 from recommender.server.supervisor import Supervisor
 from recommender.settings.settings import Settings
-from tests.facts import FACTS
-from tests.server.process import Process, running
-from tests.versions import K, answer_of, write_version
+from tests.support.facts import FACTS
+from tests.support.process import Process, running
+from tests.support.versions import K, answer_of, write_version
 
 TIMEOUT = 30.0
 PATIENCE = 60.0
@@ -263,7 +263,7 @@ async def test_a_worker_that_falls_silent_is_killed_and_started_again() -> None:
 
 
 async def test_a_single_server_answers_probes_beside_its_own_tls_port(tmp_path: Path) -> None:
-    from tests.network.certificates import Authority  # noqa: PLC0415
+    from tests.support.certificates import Authority  # noqa: PLC0415
 
     files = Authority().write_server(tmp_path)
     settings = {f"RECOMMENDER_{name.upper()}": str(path) for name, path in files.items()}

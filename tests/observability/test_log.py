@@ -15,8 +15,8 @@ import structlog
 
 from recommender.client import Client
 from recommender.observability.log import Limiter, Writer
-from tests.models import table, write_model
-from tests.server.process import running
+from tests.support.models import table, write_model
+from tests.support.process import running
 
 TIMEOUT = 30.0
 

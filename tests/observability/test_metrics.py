@@ -21,11 +21,11 @@ from recommender.domain import Edge
 from recommender.errors import StartError
 from recommender.observability import instruments as telemetry
 from recommender.security.access import digest_of, new_token
-from tests.catalogues import add_fallback, export_catalogue
 from tests.conftest import ROOT, AnyServer, Serve
-from tests.edges import edge  # noqa: F401 (pytest finds it here)
-from tests.models import table, write_model
-from tests.server.process import running
+from tests.support.catalogues import add_fallback, export_catalogue
+from tests.support.edges import edge  # noqa: F401 (pytest finds it here)
+from tests.support.models import table, write_model
+from tests.support.process import running
 
 TIMEOUT = 30.0
 METHOD = "recommend_api.v1.RecommenderService/"

@@ -20,8 +20,8 @@ from recommender.recommend_api.v1 import recommend_api_pb2 as api
 from recommender.server.server import Server
 from recommender.settings.settings import Otlp, Settings
 from tests.conftest import WEIGHTS
-from tests.observability.collector import Collector, attributes, collecting
-from tests.server.process import Process, running
+from tests.support.collector import Collector, attributes, collecting
+from tests.support.process import Process, running
 
 TIMEOUT = 30.0
 METHOD = "recommend_api.v1.RecommenderService/Recommend"

@@ -24,9 +24,9 @@ import pytest
 
 from recommender.client import Client
 from tests.conftest import ROOT, WEIGHTS, Serve
-from tests.models import table, write_model
-from tests.server.process import Process, running
-from tests.versions import K, write_version
+from tests.support.models import table, write_model
+from tests.support.process import Process, running
+from tests.support.versions import K, write_version
 
 FOLDER = ROOT / "deploy/observability"
 TIMEOUT = 30.0

@@ -22,10 +22,10 @@ from recommender.server.envoy import EnvoyServer
 from recommender.server.process import ExitCode
 from recommender.settings.settings import Settings
 from tests.conftest import WEIGHTS, Serve
-from tests.models import table, write_model
-from tests.server.process import PATIENCE, running
-from tests.threads import in_a_thread
-from tests.versions import K, answer_of, write_version
+from tests.support.models import table, write_model
+from tests.support.process import PATIENCE, running
+from tests.support.threads import in_a_thread
+from tests.support.versions import K, answer_of, write_version
 
 TIMEOUT = 30.0
 BEHIND_ENVOY = {"RECOMMENDER_EDGE": "envoy"}

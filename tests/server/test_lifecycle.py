@@ -18,8 +18,8 @@ from recommender.server.process import ExitCode
 from recommender.server.server import Server
 from recommender.settings.settings import Settings
 from tests.conftest import WEIGHTS, AnyServer, Serve, server_of
-from tests.models import table, write_model
-from tests.server.process import running
+from tests.support.models import table, write_model
+from tests.support.process import running
 
 pytestmark = pytest.mark.both_edges
 

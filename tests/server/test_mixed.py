@@ -15,8 +15,8 @@ from recommender.client import Client
 from recommender.domain import Edge
 from recommender.recommend_api.v1 import recommend_api_pb2 as api
 from recommender.recommend_api.v1 import recommend_api_pb2_grpc as api_grpc
-from tests.facts import FACTS
-from tests.server.process import running
+from tests.support.facts import FACTS
+from tests.support.process import running
 
 pytestmark = pytest.mark.both_edges
 

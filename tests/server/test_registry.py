@@ -18,10 +18,10 @@ from recommender.client import Client
 from recommender.errors import ModelError, StartError
 from recommender.models.sources.mlflow import Registry
 from tests.conftest import ServeHere
-from tests.server.mlflow_server import Way, push, running_mlflow
-from tests.server.process import running
 from tests.server.test_reload import SETTINGS, alter, answer, load, until
-from tests.versions import K, answer_of, write_version
+from tests.support.mlflow_server import Way, push, running_mlflow
+from tests.support.process import running
+from tests.support.versions import K, answer_of, write_version
 
 TIMEOUT = 30.0
 _numbers = itertools.count()

@@ -21,8 +21,8 @@ from recommender.models.sources.folder import FolderSource
 from recommender.models.version import Following
 from recommender.server.server import Server
 from tests.conftest import ServeHere
-from tests.models import write_older_model
-from tests.versions import K, answer_of, embeddings_of, write_version
+from tests.support.models import write_older_model
+from tests.support.versions import K, answer_of, embeddings_of, write_version
 
 TIMEOUT = 60.0
 PATIENCE = 100.0

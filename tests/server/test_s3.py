@@ -14,10 +14,10 @@ import pytest
 
 from recommender.client import Client
 from tests.conftest import ServeHere
-from tests.server.mlflow_server import push, running_mlflow, running_s3
 from tests.server.test_registry import promote
 from tests.server.test_reload import SETTINGS, answer, until
-from tests.versions import answer_of
+from tests.support.mlflow_server import push, running_mlflow, running_s3
+from tests.support.versions import answer_of
 
 pytestmark = [pytest.mark.filterwarnings("default"), pytest.mark.timeout(500)]
 

@@ -14,9 +14,9 @@ from recommender.domain import Edge
 from recommender.recommend_api.v1 import recommend_api_pb2 as api
 from recommender.recommend_api.v1 import recommend_api_pb2_grpc as api_grpc
 from tests.conftest import AnyServer, Serve
-from tests.facts import FACTS
-from tests.remote import RemoteServer
-from tests.server.process import running
+from tests.support.facts import FACTS
+from tests.support.process import running
+from tests.support.remote import RemoteServer
 
 pytestmark = pytest.mark.both_edges
 

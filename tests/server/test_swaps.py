@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.server.process import running
-from tests.versions import K, write_version
+from tests.support.process import running
+from tests.support.versions import K, write_version
 
 SWAPS = 20
 ITEMS = 200_000

@@ -9,9 +9,9 @@ import pytest
 from recommender.domain import Edge
 from recommender.settings.settings import Settings
 from tests.conftest import WEIGHTS, AnyServer, Serve
-from tests.edges import edge  # noqa: F401 (pytest finds it here)
-from tests.remote import RemoteServer
-from tests.threads import in_a_thread
+from tests.support.edges import edge  # noqa: F401 (pytest finds it here)
+from tests.support.remote import RemoteServer
+from tests.support.threads import in_a_thread
 
 
 @pytest.fixture(scope="session")

@@ -12,11 +12,11 @@ from recommender.client import Client, Refusal, Request, SyncClient
 from recommender.domain import Edge
 from recommender.models.artifact import open_artifact
 from recommender.recommend_api.v1 import recommend_api_pb2 as api
-from tests.catalogues import add_fallback, add_vocabulary, export_catalogue
 from tests.conftest import WEIGHTS, AnyServer, Serve
-from tests.facts import FACTS
-from tests.models import table, write_model, write_older_model
-from tests.wire.statuses import status_of_call, violations_of
+from tests.support.catalogues import add_fallback, add_vocabulary, export_catalogue
+from tests.support.facts import FACTS
+from tests.support.models import table, write_model, write_older_model
+from tests.support.statuses import status_of_call, violations_of
 
 TIMEOUT = 30.0
 ITEMS = 40

@@ -18,9 +18,9 @@ from recommender.models.card import Card, card_path
 from recommender.recommend_api.v1 import recommend_api_pb2 as api
 from recommender.recommend_api.v1 import recommend_api_pb2_grpc as api_grpc
 from recommender.settings.settings import Settings
-from tests.catalogues import add_fallback, export_catalogue, reference_embeddings
 from tests.conftest import server_of
-from tests.threads import in_a_thread
+from tests.support.catalogues import add_fallback, export_catalogue, reference_embeddings
+from tests.support.threads import in_a_thread
 
 SIZES = (5, 130, 3000)
 

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from recommender.domain import Edge
 from recommender.recommend_api.v1 import recommend_api_pb2 as api
 from tests.conftest import WEIGHTS, AnyServer
-from tests.facts import FACTS
-from tests.server.process import running
+from tests.support.facts import FACTS
+from tests.support.process import running
 from tests.wire.test_exact import served
 
 TIMEOUT = 60.0

@@ -15,9 +15,9 @@ from recommender.recommend_api.v1 import recommend_api_pb2 as api
 from recommender.recommend_api.v1 import recommend_api_pb2_grpc as api_grpc
 from recommender.server.process import ExitCode
 from tests.conftest import AnyServer, Serve
-from tests.facts import FACTS
-from tests.models import table, write_model
-from tests.wire.statuses import status_of_call, violations_of
+from tests.support.facts import FACTS
+from tests.support.models import table, write_model
+from tests.support.statuses import status_of_call, violations_of
 
 TIMEOUT = 30.0
 

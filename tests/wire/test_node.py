@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import ROOT, AnyServer
-from tests.facts import FACTS
+from tests.support.facts import FACTS
 
 PACKAGES = ("@grpc/grpc-js@1.14", "@grpc/proto-loader@0.8")
 CLIENT = """

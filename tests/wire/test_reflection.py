@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import AnyServer
-from tests.facts import FACTS
+from tests.support.facts import FACTS
 
 METHOD = "recommend_api.v1.RecommenderService/Recommend"
 

@@ -15,7 +15,7 @@ from recommender.recommend_api.v1 import recommend_api_pb2 as api
 from recommender.recommend_api.v1 import recommend_api_pb2_grpc as api_grpc
 from recommender.server.envoy import EnvoyServer
 from recommender.settings.settings import Settings
-from tests.failing import ERRORS, FailingServer
+from tests.support.failing import ERRORS, FailingServer
 
 HOST, LOADING_HOST = "127.0.0.1", "127.0.0.2"
 

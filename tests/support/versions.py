@@ -14,7 +14,7 @@ import numpy.typing as npt
 from recommender.models.card import CARD_NAME, MODEL_NAME, Card, CardFile, FileRole, Golden, file_sha256
 from recommender.models.fallback import write_fallback
 from recommender.models.vocabulary import write_vocabulary
-from tests.models import brute_force, table, write_model
+from tests.support.models import brute_force, table, write_model
 
 K = 5
 HISTORIES = ((1, 2, 3), (0,), (49, 7))

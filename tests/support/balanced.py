@@ -23,8 +23,8 @@ import yaml
 from recommender.api.metadata import SERVICE_NAME
 from recommender.recommend_api.v1 import recommend_api_pb2 as api
 from tests.conftest import ROOT
-from tests.facts import FACTS
-from tests.server.process import PATIENCE, Process, running
+from tests.support.facts import FACTS
+from tests.support.process import PATIENCE, Process, running
 
 CONFIG = ROOT / "deploy/envoy/envoy.yaml"
 GOOD = api.RecommendRequest(item_ids=[0]).SerializeToString()

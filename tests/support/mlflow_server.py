@@ -20,7 +20,7 @@ from typing import Literal
 
 from recommender.models.card import CARD_NAME, Card
 from recommender.models.sources.mlflow import Registered, Registry
-from tests.versions import write_version
+from tests.support.versions import write_version
 
 PATIENCE = 110.0
 

@@ -10,7 +10,7 @@ from typing import TypeVar
 
 from recommender.server.envoy import EnvoyServer
 from recommender.server.server import Server
-from tests.remote import RemoteServer
+from tests.support.remote import RemoteServer
 
 PATIENCE = 60.0
 
