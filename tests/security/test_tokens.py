@@ -20,12 +20,12 @@ from recommender.errors import QuotaError, StartError, UnauthenticatedError
 from recommender.recommend_api.v1 import recommend_api_pb2 as api
 from recommender.security.access import Access, Grant, digest_of, new_token, read_grants
 from tests.conftest import AnyServer, Serve
-from tests.network.test_workers import read
+from tests.edges.test_reflection import run
+from tests.edges.test_workers import read
 from tests.support.edges import edge  # noqa: F401 (pytest finds it here)
 from tests.support.facts import FACTS
 from tests.support.process import running
 from tests.support.statuses import status_of_call
-from tests.wire.test_reflection import run
 
 TIMEOUT = 30.0
 TOKEN = new_token()

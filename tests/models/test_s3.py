@@ -14,8 +14,8 @@ import pytest
 
 from recommender.client import Client
 from tests.conftest import ServeHere
-from tests.server.test_registry import promote
-from tests.server.test_reload import SETTINGS, answer, until
+from tests.models.test_registry import promote
+from tests.models.test_reload import SETTINGS, answer, until
 from tests.support.mlflow_server import push, running_mlflow, running_s3
 from tests.support.versions import answer_of
 

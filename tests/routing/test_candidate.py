@@ -14,7 +14,7 @@ from recommender.recommend_api.v1 import recommend_api_pb2 as api
 from recommender.routing.candidate import Bounds, Side, Split, place_of, verdict
 from recommender.server.server import Server
 from tests.conftest import ServeHere
-from tests.server.test_reload import PATIENCE, SETTINGS, TIMEOUT, answer
+from tests.models.test_reload import PATIENCE, SETTINGS, TIMEOUT, answer
 from tests.support.versions import answer_of, write_version
 
 USERS = [f"user-{number}" for number in range(200)]

@@ -18,7 +18,7 @@ from recommender.client import Client
 from recommender.errors import ModelError, StartError
 from recommender.models.sources.mlflow import Registry
 from tests.conftest import ServeHere
-from tests.server.test_reload import SETTINGS, alter, answer, load, until
+from tests.models.test_reload import SETTINGS, alter, answer, load, until
 from tests.support.mlflow_server import Way, push, running_mlflow
 from tests.support.process import running
 from tests.support.versions import K, answer_of, write_version

@@ -230,7 +230,7 @@ async def test_a_call_has_an_id_in_its_reply_and_its_metadata(server: AnyServer,
 
 
 def test_the_synchronous_client_does_the_same(catalogue: Path, edge: Edge) -> None:
-    from tests.wire.test_exact import served  # noqa: PLC0415 (a server on a loop of its own)
+    from tests.api.test_exact import served  # noqa: PLC0415 (a server on a loop of its own)
 
     with served(catalogue, 10, edge) as port, SyncClient(f"127.0.0.1:{port}") as client:
         answer = client.recommend([1, 2], limit=4, exclude_history=True, timeout=TIMEOUT)
