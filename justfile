@@ -200,12 +200,12 @@ test-rules:
 # What the batcher alone costs a request
 [group('bench')]
 bench-batcher *options:
-    {{ run }} python bench/questions/batcher.py "$@"
+    {{ run }} python -m bench.questions.batcher "$@"
 
 # What the server keeps of an empty gRPC servicer's calls/s (apt-get install nghttp2-client)
 [group('bench')]
 bench-overhead *options:
-    {{ run }} python bench/questions/overhead.py "$@"
+    {{ run }} python -m bench.questions.overhead "$@"
 
 # What metrics and traces cost in calls/s (apt-get install nghttp2-client)
 [group('bench')]
@@ -220,20 +220,23 @@ fuzz seconds="60" *targets:
 # Half an hour of mixed load with kills, replaced secrets, cancels and nonsense; every answer held to brute force
 [group('test')]
 soak minutes="30" *options:
-    PYTHONPATH=. {{ run }} python bench/load/soak.py {{ minutes }} {{ options }}
+    {{ run }} python -m bench.load.soak {{ minutes }} {{ options }}
 
 # What takes minutes or gigabytes
 [group('test')]
 test-long *options:
     {{ run }} pytest -m "long" --timeout 3600 "$@"
 
-# Load a server and see what it does: `just bench --help`; or one question of bench/: `just bench many`, `just bench signals` …
+# Load a server and see what it does: `just bench --help`; or a module of bench/: `just bench many`, `just bench signals` …
 [group('bench')]
 bench *options:
     #!/usr/bin/env bash
     set -euo pipefail
     name=load
-    if [[ "${1:-}" =~ ^[a-z][a-z0-9_]*$ ]]; then name=$1; shift; fi
+    if [[ "${1:-}" =~ ^[a-z][a-z0-9_]*$ ]]; then
+        if [ -f "bench/questions/$1.py" ]; then name=questions.$1; else name=load.$1; fi
+        shift
+    fi
     exec {{ run }} python -m "bench.$name" "$@"
 
 # Both edges of ours against each other and mosec (apt-get install nghttp2-client)
@@ -269,12 +272,12 @@ bench-check *options:
 # How many histories a second batch calls and streams bring
 [group('bench')]
 bench-many *options:
-    {{ run }} python bench/questions/many.py {{ options }}
+    {{ run }} python -m bench.questions.many {{ options }}
 
 # What a vocabulary costs, by its number of keys
 [group('bench')]
 bench-vocabulary *options:
-    {{ run }} python bench/questions/vocabulary.py {{ options }}
+    {{ run }} python -m bench.questions.vocabulary {{ options }}
 
 # What callers notice of promotions and rollbacks under load, and whether memory comes back
 [group('bench')]

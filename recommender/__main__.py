@@ -285,7 +285,7 @@ def profile(
     )
     from rich.progress import Progress  # noqa: PLC0415 (only who measures pays)
 
-    from recommender.engine.engine import profile as profiling  # noqa: PLC0415
+    from recommender.engine import profile as profiling  # noqa: PLC0415
     from recommender.engine.machine import available_cpus  # noqa: PLC0415
     from recommender.models.artifact import find_model, open_artifact  # noqa: PLC0415
     from recommender.server.server import open_engine  # noqa: PLC0415
@@ -398,7 +398,7 @@ def config(
     markdown: Annotated[bool, typer.Option("--markdown", help="Print docs/settings.md instead.")] = False,
 ) -> None:
     """Print the effective settings, secrets masked."""
-    from recommender.settings.settings import settings  # noqa: PLC0415 (the module, beside the function of that name)
+    from recommender.settings import settings  # noqa: PLC0415 (the module, beside the function of that name)
 
     if template:
         sys.stdout.write(settings.template())

@@ -17,7 +17,7 @@ import grpc
 from rich.console import Console
 
 from bench import facts
-from bench.load.__main__ import histories, report
+from bench.load import histories, report
 from bench.load.plan import Phase, Plan
 from bench.load.run import Run, run, warm_up
 from bench.serving import Server, serving

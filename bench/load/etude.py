@@ -19,7 +19,7 @@ from rich.console import Console
 from rich.table import Table
 
 from bench import facts
-from bench.load.__main__ import report
+from bench.load import report
 from bench.load.plan import Phase, Plan
 from bench.load.run import Part, run, warm_up
 from bench.load.scenarios import model, within

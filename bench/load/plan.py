@@ -11,7 +11,7 @@ from typing import Literal, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from bench.load.__main__ import histories
+from bench.load import histories
 
 Method: TypeAlias = Literal["unary", "batch", "stream"]
 

@@ -21,7 +21,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from bench.facts import ROOT
-from bench.load.__main__ import k6
+from bench.load import k6
 from bench.load.plan import GOOD, LOST, Outcomes, Phase, Plan
 from recommender.cli.top import Change, NoMetricsError, Scrape, scrape
 from recommender.observability import instruments as telemetry

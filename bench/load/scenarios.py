@@ -20,7 +20,7 @@ from pathlib import Path
 from rich.console import Console
 
 from bench import facts
-from bench.load.__main__ import report
+from bench.load import report
 from bench.load.plan import GOOD, HURRIED, LEAVING, SLOW, Phase, Plan
 from bench.load.run import Part, Run, run, warm_up
 from bench.serving import Server, serving

@@ -38,12 +38,12 @@ import uvloop
 from rich.console import Console
 from rich.table import Table
 
+from bench.facts import ROOT
 from bench.serving import cpu_seconds, free_port
 from recommender.engine.machine import available_cpus
 from recommender.recommend_api.v1 import recommend_api_pb2 as api
 from recommender.recommend_api.v1 import recommend_api_pb2_grpc as api_grpc
 
-ROOT = Path(__file__).resolve().parent.parent
 IDS, SCORES = list(range(10)), [1.5] * 10
 SERVICE = "recommend_api.v1.RecommenderService"
 METHOD = f"/{SERVICE}/Recommend"
@@ -320,7 +320,7 @@ def main() -> None:
             reply.write_bytes(ask(port).SerializeToString())
             for kind in (*arguments.beside, arguments.empty):
                 port = free_port()
-                command = [sys.executable, __file__, "serve-empty", kind, str(port), str(reply)]
+                command = [sys.executable, "-m", "bench.questions.overhead", "serve-empty", kind, str(port), str(reply)]
                 name = "empty" if kind == arguments.empty else kind
                 targets.append(stack.enter_context(running(name, command, port, Path(folder, f"log-{kind}"))))
             for target in targets:

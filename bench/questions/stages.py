@@ -13,13 +13,13 @@ import asyncio
 import statistics
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from pathlib import Path
 
 import numpy as np
 import uvloop
 from rich.console import Console
 from rich.table import Table
 
+from bench.facts import ROOT
 from recommender.api.metadata import decoded
 from recommender.batching.batcher import Batcher
 from recommender.batching.cost import Cost
@@ -30,7 +30,6 @@ from recommender.models.artifact import open_artifact
 from recommender.observability.log import set_up_logging
 from recommender.recommend_api.v1 import recommend_api_pb2 as api
 
-ROOT = Path(__file__).resolve().parent.parent
 HISTORY = tuple(range(100, 2100, 100))
 RANKING = Ranking(list(range(10)), [1.5] * 10)
 METADATA = (("user-agent", "h2load"), ("te", "trailers"))

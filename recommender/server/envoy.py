@@ -30,7 +30,7 @@ from recommender.settings.settings import Otlp, Settings
 
 log = structlog.get_logger(__name__)
 
-APPLICATION = "recommender.embedded:app"
+APPLICATION = "recommender.server.embedded:app"
 
 _MARGIN_SECONDS = 10.0
 """What a stop may take beyond its grace before it is forced."""

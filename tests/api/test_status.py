@@ -43,7 +43,7 @@ TABLE = {
 async def failing(edge: Edge, host: str = HOST) -> AsyncIterator[api_grpc.RecommenderServiceAsyncStub]:
     """A client of a server behind which every request fails."""
     settings = Settings(host=host, port=0, edge=edge)
-    server = EnvoyServer(settings, "tests.failing:app") if edge == "envoy" else FailingServer(settings)
+    server = EnvoyServer(settings, "tests.support.failing:app") if edge == "envoy" else FailingServer(settings)
     await server.start()
     try:
         async with grpc.aio.insecure_channel(f"{host}:{server.port}") as channel:

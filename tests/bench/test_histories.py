@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bench.load.__main__ import histories
+from bench.load import histories
 
 
 def test_lengths_follow_the_power_law() -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bench.load.__main__ import report
+from bench.load import report
 from bench.load.generator import arrivals
 from bench.load.plan import GOOD, HURRIED, LEAVING, SLOW, Method, Phase, Plan
 from bench.load.run import Run, run
@@ -150,7 +150,7 @@ async def test_thresholds_set_the_exit_code(
     server: Server, tmp_path: Path, options: list[str], code: int, said: str
 ) -> None:
     process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "bench.load.__main__", "--target", target(server), "--rate", "50", "--seconds", "1",
+        sys.executable, "-m", "bench.load", "--target", target(server), "--rate", "50", "--seconds", "1",
         "--report", str(tmp_path / "report.html"), *options,
         cwd=ROOT, stdout=asyncio.subprocess.PIPE,
     )  # fmt: skip

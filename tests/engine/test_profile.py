@@ -10,7 +10,7 @@ from xml.etree import ElementTree as ET
 import pytest
 
 from recommender.cli.chart import Series, line_chart
-from recommender.engine.engine import profile
+from recommender.engine import profile
 from recommender.engine.profile import Point, advise
 from tests.support import models
 

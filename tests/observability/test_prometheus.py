@@ -197,8 +197,8 @@ async def test_every_panel_has_data_and_every_alert_fires_when_it_should(serve: 
         serve(metrics_port=0, model=WEIGHTS / "5_model.onnx", num_recommendations=5) as other_model,
         serve(metrics_port=0, **overloaded) as full,
         serve(metrics_port=0) as forgotten,
-        running(settings=hanging, module="tests.server.hanging") as stuck,
-        running(settings=hanging, module="tests.server.hanging") as stalled,
+        running(settings=hanging, module="tests.support.hanging") as stuck,
+        running(settings=hanging, module="tests.support.hanging") as stalled,
         contextlib.AsyncExitStack() as clients,
         prometheus(
             tmp_path,

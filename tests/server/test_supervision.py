@@ -27,7 +27,7 @@ async def test_an_engine_that_hangs_fails_its_callers_turns_health_and_ends_the_
     settings = {"RECOMMENDER_ENGINE_TIMEOUT_MS": "500", "RECOMMENDER_DEFAULT_TIMEOUT_MS": "60000"}
     settings["RECOMMENDER_EDGE"] = edge
     async with (
-        running(settings=settings, module="tests.server.hanging") as server,
+        running(settings=settings, module="tests.support.hanging") as server,
         grpc.aio.insecure_channel(f"127.0.0.1:{server.port}") as channel,
         Client(f"127.0.0.1:{server.port}") as client,
     ):
@@ -55,7 +55,7 @@ async def test_an_engine_that_hangs_fails_its_callers_turns_health_and_ends_the_
 
 async def test_what_would_end_an_engines_thread_fails_one_caller_and_the_thread_goes_on() -> None:
     async with (
-        running(module="tests.server.hanging") as server,
+        running(module="tests.support.hanging") as server,
         Client(f"127.0.0.1:{server.port}") as client,
     ):
         with pytest.raises(grpc.aio.AioRpcError) as refused:
@@ -68,7 +68,7 @@ async def test_what_would_end_an_engines_thread_fails_one_caller_and_the_thread_
 async def test_a_log_that_nobody_reads_holds_up_neither_answers_nor_the_end() -> None:
     settings = {"RECOMMENDER_ENGINE_TIMEOUT_MS": "500", "RECOMMENDER_LOG_LEVEL": "debug"}
     async with (
-        running(settings=settings, module="tests.server.hanging") as server,
+        running(settings=settings, module="tests.support.hanging") as server,
         Client(f"127.0.0.1:{server.port}") as client,
     ):
         # A line a call: far more than the pipe and its reader's buffer hold.

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from recommender.__main__ import main
 from recommender.domain import Query, Ranking
 from recommender.engine.engine import OnnxEngine
-from recommender.server.server import embedded, envoy, server
+from recommender.server import embedded, envoy, server
 
 
 class Hanging(OnnxEngine):
@@ -30,6 +30,6 @@ server.OnnxEngine = Hanging  # type: ignore[attr-defined]
 app = embedded.app
 
 if __name__ == "__main__":
-    # Envoy's process loads this module instead of recommender.embedded.
-    envoy.EnvoyServer = functools.partial(envoy.EnvoyServer, application="tests.server.hanging:app")  # type: ignore[misc, assignment]
+    # Envoy's process loads this module instead of recommender.server.embedded.
+    envoy.EnvoyServer = functools.partial(envoy.EnvoyServer, application="tests.support.hanging:app")  # type: ignore[misc, assignment]
     main()

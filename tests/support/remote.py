@@ -1,6 +1,6 @@
 """A server in Envoy's process as tests see it: the same questions as of one in this process, answered over its port.
 
-Envoy loads this module instead of `recommender.embedded`; what tests ask has paths of its own.
+Envoy loads this module instead of `recommender.server.embedded`; what tests ask has paths of its own.
 """
 
 from __future__ import annotations
@@ -15,9 +15,10 @@ from typing import Any
 from recommender.batching.statistics import Statistics
 from recommender.domain import Model
 from recommender.edges.envoy.call import Receive, Scope, Send
+from recommender.server import embedded
 from recommender.server.envoy import EnvoyServer
 from recommender.server.process import ExitCode
-from recommender.server.server import Server, embedded
+from recommender.server.server import Server
 from recommender.settings.settings import Settings
 
 _TIMEOUT = 60.0
@@ -85,7 +86,7 @@ class RemoteServer:
     """An EnvoyServer that answers as a Server does."""
 
     def __init__(self, settings: Settings) -> None:
-        self._envoy = EnvoyServer(settings, "tests.remote:app")
+        self._envoy = EnvoyServer(settings, "tests.support.remote:app")
         self._plaintext = settings.tls_certificate is None
         self._connection = HTTPConnection(settings.host, timeout=_TIMEOUT)
 
