@@ -21,8 +21,9 @@ from recommender.errors import (
     Violation,
 )
 from recommender.recommend_api.v1 import recommend_api_pb2 as api
+from recommender.server import embedded
 from recommender.server.process import ExitCode
-from recommender.server.server import Listener, MakeListener, embedded
+from recommender.server.server import Listener, MakeListener
 from recommender.settings.settings import Settings
 
 ERRORS = (
