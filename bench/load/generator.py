@@ -1,9 +1,9 @@
 """The load generator: sends the requests of a plan when they are due, and notes when and how each ended.
 
-A process of its own (`python -m bench.load.generator PLAN OUTCOMES`) with one thread and no event loop: it sends what is
-due, then waits for replies until the next is. In the open loop a request's time runs from when it was to be sent, so a
-server that stalls is charged for all who would have come meanwhile, and so is a generator that falls behind. Twice a
-second it writes a line of JSON on what it has done so far.
+A process of its own (`python -m bench.load.generator PLAN OUTCOMES`) with one thread and no event loop: it sends what
+is due, then waits for replies until the next is. In the open loop a request's time runs from when it was to be sent,
+so a server that stalls is charged for all who would have come meanwhile, and so is a generator that falls behind. Twice
+a second it writes a line of JSON on what it has done so far.
 """
 
 from __future__ import annotations

@@ -3,7 +3,8 @@
 A row that fails is ranked in float32: the answer stays right, its batch takes longer. Tables: uniform, normal, normal
 with norms that follow popularity, clustered, and trained: sessions that stay with one of 2,000 topics, popular items
 first, teach the table which item comes next. Users: the mean of eight items, as the reference network makes them, drawn
-evenly, and for the trained table eight of a session. Run: `uv run --group dev --group model python -m bench.questions.fallbacks`.
+evenly, and for the trained table eight of a session. Run:
+`uv run --group dev --group model python -m bench.questions.fallbacks`.
 """
 
 from __future__ import annotations

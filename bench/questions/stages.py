@@ -24,7 +24,7 @@ from recommender.api.metadata import decoded
 from recommender.batching.batcher import Batcher
 from recommender.batching.cost import Cost
 from recommender.domain import Query, Ranking
-from recommender.edges.calls import Rpcs
+from recommender.edges.calls import Calls
 from recommender.engine.engine import OnnxEngine
 from recommender.models.artifact import open_artifact
 from recommender.observability.log import set_up_logging
@@ -79,7 +79,7 @@ async def main() -> None:  # noqa: C901 (seven stages, side by side)
     )
     message = api.RecommendRequest(item_ids=HISTORY).SerializeToString()
     batcher = Batcher(Instant(), max_batch_size=rows, max_backlog=1024, engine_timeout=30, cost=Cost(1e-4, 1e-5))
-    rpcs = Rpcs()
+    rpcs = Calls()
 
     async def note() -> None:
         for _ in queries:

@@ -30,7 +30,7 @@ from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, Spa
 
 from bench.questions.overhead import HISTORY, WARM_UP_CALLS, Target, running, spread
 from bench.serving import free_port
-from recommender.edges.calls import Rpcs
+from recommender.edges.calls import Calls
 from recommender.observability.log import set_up_logging
 from recommender.observability.tracing import Tracing
 from recommender.recommend_api.v1 import recommend_api_pb2 as api
@@ -140,7 +140,7 @@ def recording() -> None:
         if ratio is not None:
             os.environ["OTEL_TRACES_SAMPLER_ARG"] = str(ratio)
             tracing = Tracing(BatchSpanProcessor(Nowhere()), Resource({}), ratio=ratio)
-        rpcs = Rpcs(tracing)
+        rpcs = Calls(tracing)
         took = timeit.repeat(
             "rpcs.begin('S/Recommend', sent).end(0)", globals={"rpcs": rpcs, "sent": sent}, number=2000, repeat=20
         )

@@ -23,7 +23,7 @@ from onnx import TensorProto, helper, numpy_helper
 from rich.console import Console
 from rich.table import Table
 
-from recommender.engine.onnx_file import read_anatomy
+from recommender.engine.onnx_file import read_onnx_file
 from recommender.export.artifact import write_model
 from recommender.export.coarse import Codes
 from recommender.export.graph import build_graph
@@ -46,7 +46,7 @@ def session(
 ) -> ort.InferenceSession:
     options = ort.SessionOptions()
     # As the engine does, in a session for runs that restrict nothing.
-    for restricting in ("nnz", "c") if not restricted and read_anatomy(path).small else ():
+    for restricting in ("nnz", "c") if not restricted and read_onnx_file(path).small else ():
         options.add_free_dimension_override_by_name(restricting, 0)
     options.log_severity_level = 3
     options.intra_op_num_threads = threads

@@ -191,7 +191,7 @@ ENGINE = {
     ),
     "Models": (
         Panel(
-            "Served", "Which server serves what, on which execution provider.",
+            "Version", "Which server serves what, on which execution provider.",
             [(
                 f"recommender_model_info{{{HERE}}}",
                 "{{instance}}: {{recommender_model}} {{recommender_execution_provider}}",

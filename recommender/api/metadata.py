@@ -28,7 +28,7 @@ log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class Refusal:
+class FailedCall:
     """How a call that failed ends: a gRPC status code, its message, and the trailing metadata beside them."""
 
     code: int
@@ -36,7 +36,7 @@ class Refusal:
     metadata: tuple[tuple[str, str | bytes], ...]
 
 
-def refusal(error: Exception, request_id: str) -> Refusal:
+def refusal(error: Exception, request_id: str) -> FailedCall:
     """What a caller is told of an error, with details a client can act on; what is our fault is logged."""
     status = status_of(error)
     metadata: list[tuple[str, str | bytes]] = [(REQUEST_ID_KEY, request_id)]
@@ -50,7 +50,7 @@ def refusal(error: Exception, request_id: str) -> Refusal:
         metadata.append((PUSHBACK_KEY, str(math.ceil(error.retry_after * 1e3))))
     if status.details:
         metadata.append((DETAILS_KEY, status.SerializeToString()))
-    return Refusal(status.code, status.message, tuple(metadata))
+    return FailedCall(status.code, status.message, tuple(metadata))
 
 
 def decoded(kind: type[M], message: bytes) -> M:

@@ -29,7 +29,7 @@ from recommender.errors import (
     UnavailableError,
     Violation,
 )
-from recommender.models.version import Served
+from recommender.models.version import Version
 from recommender.recommend_api.v1 import recommend_api_pb2 as api
 from recommender.routing.candidate import Candidate
 from recommender.routing.router import Router
@@ -100,7 +100,7 @@ class RecommenderService:
             )
         charge(len(request.requests))
         response = api.BatchRecommendResponse()
-        asked: dict[Served, list[tuple[api.RecommendResult, api.RecommendRequest, Query]]] = {}
+        asked: dict[Version, list[tuple[api.RecommendResult, api.RecommendRequest, Query]]] = {}
         add_result = response.results.add
         for each in request.requests:
             result = add_result()
@@ -124,7 +124,7 @@ class RecommenderService:
 
     def _settle(
         self,
-        asked: Mapping[Served, Sequence[tuple[api.RecommendResult, api.RecommendRequest, Query]]],
+        asked: Mapping[Version, Sequence[tuple[api.RecommendResult, api.RecommendRequest, Query]]],
         outcomes: Sequence[Sequence[Ranking | RecommenderError]],
         seconds: float,
     ) -> list[tuple[api.RecommendResult, api.RecommendRequest]]:
@@ -163,7 +163,7 @@ class RecommenderService:
             else:
                 result.error.CopyFrom(_outcome(outcome))
 
-    def _may_answer_instead(self, served: Served, error: Exception, request: api.RecommendRequest) -> bool:
+    def _may_answer_instead(self, served: Version, error: Exception, request: api.RecommendRequest) -> bool:
         """Whether the live version is to answer what another one failed at: not what a caller has pinned to it."""
         live = self._router.live
         pinned = request.model not in ("", live.model.name)
@@ -198,7 +198,7 @@ class RecommenderService:
         """Describe every model that is served."""
         return api.ListModelsResponse(models=[self._description(served) for served in self._router.serving()])
 
-    def _description(self, served: Served) -> api.Model:
+    def _description(self, served: Version) -> api.Model:
         model = _description(served)
         lane, candidate = self._router.lane_of(served), self._router.candidate
         model.role = api.MODEL_ROLE_LIVE
@@ -217,7 +217,7 @@ class RecommenderService:
         request: api.RecommendRequest,
         reply: api.RecommendResponse,
         frame: api.StreamRecommendRequest | None = None,
-    ) -> tuple[Served, Query | None]:
+    ) -> tuple[Version, Query | None]:
         """Check a request and turn it into a query for a version; None if the reply is complete.
 
         `frame` is the message that the request came in, whose own rules are to be held to as well. Most requests
@@ -242,7 +242,7 @@ class RecommenderService:
         self._check(request, frame)
         return self._routed(request, reply)
 
-    def _routed(self, request: api.RecommendRequest, reply: api.RecommendResponse) -> tuple[Served, Query | None]:
+    def _routed(self, request: api.RecommendRequest, reply: api.RecommendResponse) -> tuple[Version, Query | None]:
         """The version that answers a request, and the query for it. What a canary cannot answer, the live one does."""
         router = self._router
         served = router.route(request.model)
@@ -262,12 +262,12 @@ class RecommenderService:
 
     async def _compared(
         self,
-        served: Served,
+        served: Version,
         query: Query,
         deadline: float,
         request: api.RecommendRequest,
         reply: api.RecommendResponse,
-    ) -> tuple[Served, Ranking]:
+    ) -> tuple[Version, Ranking]:
         """Rank with a version while there is a candidate: count how it went, and mirror it if that is a shadow.
 
         Where a canary fails, the live version answers.
@@ -320,7 +320,7 @@ class RecommenderService:
             self._check_sizes(request)
         validate(self._validator, request if frame is None else frame)
 
-    def _query(self, served: Served, request: api.RecommendRequest, reply: api.RecommendResponse) -> Query | None:
+    def _query(self, served: Version, request: api.RecommendRequest, reply: api.RecommendResponse) -> Query | None:
         """Turn a request into a query and begin its reply; None if the reply is complete, with nothing to rank."""
         model = served.model
         k = request.limit or served.limit
@@ -375,7 +375,7 @@ class RecommenderService:
                 )
 
     def _known(
-        self, served: Served, ids: Sequence[int], keys: Sequence[str], field: str, reply: api.RecommendResponse
+        self, served: Version, ids: Sequence[int], keys: Sequence[str], field: str, reply: api.RecommendResponse
     ) -> tuple[int, ...]:
         """The items of a list that the catalogue has; the others are reported in the reply, or refused."""
         if keys:
@@ -391,7 +391,7 @@ class RecommenderService:
         return tuple(item for item in known if item < items)
 
     def _known_keys(
-        self, served: Served, keys: Sequence[str], field: str, reply: api.RecommendResponse
+        self, served: Version, keys: Sequence[str], field: str, reply: api.RecommendResponse
     ) -> tuple[int, ...]:
         vocabulary = served.vocabulary
         if vocabulary is None:
@@ -408,7 +408,7 @@ class RecommenderService:
 
     def _check_abilities(
         self,
-        served: Served,
+        served: Version,
         request: api.RecommendRequest,
         excluded: frozenset[int],
         candidates: frozenset[int] | None,
@@ -427,7 +427,7 @@ class RecommenderService:
 
     def _fall_back(
         self,
-        served: Served,
+        served: Version,
         reply: api.RecommendResponse,
         k: int,
         excluded: frozenset[int],
@@ -451,7 +451,7 @@ class RecommenderService:
         _add_keys(served, reply)
 
     def _fill(
-        self, served: Served, reply: api.RecommendResponse, ranking: Ranking, request: api.RecommendRequest
+        self, served: Version, reply: api.RecommendResponse, ranking: Ranking, request: api.RecommendRequest
     ) -> None:
         """Put a ranking into its reply."""
         item_ids, scores = ranking.item_ids, ranking.scores
@@ -463,7 +463,7 @@ class RecommenderService:
         _add_keys(served, reply)
 
 
-def _description(served: Served) -> api.Model:
+def _description(served: Version) -> api.Model:
     model = served.model
     loaded_at = timestamp_pb2.Timestamp()
     loaded_at.FromDatetime(served.loaded_at)
@@ -484,7 +484,7 @@ def _description(served: Served) -> api.Model:
     )
 
 
-def _add_keys(served: Served, reply: api.RecommendResponse) -> None:
+def _add_keys(served: Version, reply: api.RecommendResponse) -> None:
     if served.vocabulary is not None:
         reply.item_keys.extend(served.vocabulary.keys(reply.item_ids))
 

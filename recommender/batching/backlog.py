@@ -169,7 +169,7 @@ class Backlog(Generic[T]):
         return _earliest((self._earliest, *(batch.earliest for batch in self._running)))
 
     def next_batch(self, now: float) -> Batch[T] | None:
-        """The next batch to run, or None: no slot is free, or nobody waits. Call `expire` first."""
+        """The next batch to run, or None: no slot is free, or nobody waits. Many `expire` first."""
         if not self._waiting or len(self._running) >= self.slots:
             return None
         batch = self._shared_rows(now) if self.deduplicate else self._own_rows(now)

@@ -19,7 +19,7 @@ from recommender.batching.backlog import Backlog, Batch, Waiter
 from recommender.batching.cost import Cost, Estimator
 from recommender.batching.gathering import Gathering
 from recommender.batching.halving import Halving
-from recommender.batching.many import Call, Part, Payload
+from recommender.batching.many import Many, Part, Payload
 from recommender.batching.staging import StagedRun, Staging
 from recommender.batching.statistics import BatchEnded, Counts, Statistics
 from recommender.domain import Query, Ranking
@@ -143,10 +143,10 @@ class Batcher:
         """
         trace = self._tracer.caller(self._clock()) if self._tracer is not None else None
 
-        def let_in(call: Call, most: int) -> None:
+        def let_in(call: Many, most: int) -> None:
             self._let_in(call, most, deadline, trace)
 
-        call = Call(queries, let_in, self._counts.end, self._loop.create_future())
+        call = Many(queries, let_in, self._counts.end, self._loop.create_future())
         call.start(self._backlog.max_batch_size)
         try:
             return await call.finished
@@ -205,7 +205,7 @@ class Batcher:
             raise UnavailableError(str(self._closed))  # its own: an error raised twice keeps both tracebacks
         return self._backlog.admit(query, deadline, payload, now)
 
-    def _let_in(self, call: Call, most: int, deadline: float, trace: object | None) -> None:
+    def _let_in(self, call: Many, most: int, deadline: float, trace: object | None) -> None:
         """Admit the next queries of a call that are not refused at the door, `most` at most."""
         now = self._clock()
         room = most

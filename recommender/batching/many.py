@@ -25,7 +25,7 @@ class Payload(Protocol):
 _OUTCOMES = (Ranking, RecommenderError)
 
 
-class Call:
+class Many:
     """Has its queries let in, as many at a time as `start` says, and is finished when each has an outcome.
 
     `let_in(call, most)` takes up to `most` of those who are `coming` and tells the call of each: `waits` if it was
@@ -35,7 +35,7 @@ class Call:
     def __init__(
         self,
         queries: Sequence[Query],
-        let_in: Callable[[Call, int], None],
+        let_in: Callable[[Many, int], None],
         count: Callable[[Ranking | Exception], None],
         finished: asyncio.Future[list[Ranking | RecommenderError]],
     ) -> None:
@@ -86,7 +86,7 @@ class Call:
 class Part:
     """One query of a call of many, as what its waiter is answered by."""
 
-    call: Call
+    call: Many
     place: int
 
     def done(self) -> bool:

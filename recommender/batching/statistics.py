@@ -3,23 +3,18 @@
 from __future__ import annotations
 
 import math
-from bisect import bisect_left
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from types import MappingProxyType
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, TypeVar
 
 from recommender.batching.backlog import Batch, CloseReason
 from recommender.domain import Ranking
 from recommender.errors import DeadlineError, InvalidRequestError, UnavailableError
-from recommender.observability.instruments import LATENCY_BOUNDS
+from recommender.histogram import BUCKETS, Histogram, bucket
 
 T = TypeVar("T")
-BUCKETS = len(LATENCY_BOUNDS) + 1
-Histogram: TypeAlias = tuple[int, ...]
-"""How often something took how long: place i counts times up to LATENCY_BOUNDS[i] that are in no place before it, the
-last one all that are longer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,8 +174,3 @@ class Counts:
             wait_times=tuple(self.wait_times),
             run_times=tuple(self.run_times),
         )
-
-
-def bucket(seconds: float) -> int:
-    """The place of a time in a Histogram."""
-    return bisect_left(LATENCY_BOUNDS, seconds)

@@ -19,7 +19,7 @@ from recommender.models.card import CARD_NAME
 if TYPE_CHECKING:
     from recommender.models.artifact import Artifact, Progress
     from recommender.models.sources.mlflow import Registered, Registry
-    from recommender.models.version import Served
+    from recommender.models.version import Version
     from recommender.settings.settings import Settings
 
 app = typer.Typer(help="List, show, verify, publish and promote the versions of models.", no_args_is_help=True)
@@ -215,14 +215,14 @@ def rollback(
         _say_promoted(name, alias, before, version)
 
 
-def _try(settings: Settings, artifact: Artifact) -> Served:
+def _try(settings: Settings, artifact: Artifact) -> Version:
     """Load a version as the server would, and end it again. Raises StartError if it may not serve."""
     from recommender.observability.log import set_up_logging  # noqa: PLC0415
     from recommender.server.server import loader  # noqa: PLC0415 (slow, and not every command needs it)
 
     set_up_logging("warning", settings.log_format)
 
-    async def main() -> Served:
+    async def main() -> Version:
         served = await loader(settings).load(artifact)
         await served.batcher.close()
         served.close_engine()

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Protocol
 
 import structlog
@@ -15,17 +15,9 @@ from google.rpc import code_pb2
 from structlog.contextvars import bind_contextvars, unbind_contextvars
 
 from recommender.api.metadata import REQUEST_ID_KEY, request_id_of
-from recommender.batching.statistics import BUCKETS, bucket
+from recommender.histogram import Durations, bucket
 
 _NAMES = {number: name for name, number in code_pb2.Code.items()}
-
-
-@dataclass(slots=True)
-class Durations:
-    """The calls of one method that ended with one status: a Histogram, and their seconds together."""
-
-    counts: list[int] = field(default_factory=lambda: [0] * BUCKETS)
-    seconds: float = 0.0
 
 
 class CallTrace(Protocol):
@@ -48,7 +40,7 @@ class CallTracer(Protocol):
         """Begin the trace of a call; None if it is not sampled."""
 
 
-class Rpcs:
+class Calls:
     """The calls of one server. `durations` has those that have ended, by method and google.rpc code."""
 
     def __init__(self, tracer: CallTracer | None = None) -> None:
@@ -62,7 +54,7 @@ class Rpcs:
         """The keys of metadata that `begin` reads: an edge need not hand it others."""
         return frozenset({REQUEST_ID_KEY}) | (frozenset() if self._tracer is None else self._tracer.context_keys)
 
-    def begin(self, method: str, metadata: Collection[tuple[str, str | bytes]]) -> Rpc:
+    def begin(self, method: str, metadata: Collection[tuple[str, str | bytes]]) -> Call:
         """Take up a call: `method` is its full name, `metadata` what the caller sent with it."""
         started = time.monotonic()
         tracer = self._tracer
@@ -83,7 +75,7 @@ class Rpcs:
             trace = tracer.begin(method, request_id, carrier)
         if trace is not None:
             bind_contextvars(trace_id=trace.trace_id, span_id=trace.span_id)
-        return Rpc(self, method, request_id, started, trace)
+        return Call(self, method, request_id, started, trace)
 
     def count(self, method: str, code: int, seconds: float) -> None:
         """Count a call that has ended."""
@@ -96,10 +88,10 @@ class Rpcs:
 
 
 @dataclass(slots=True)
-class Rpc:
+class Call:
     """One call under way."""
 
-    calls: Rpcs
+    calls: Calls
     method: str
     request_id: str
     started: float

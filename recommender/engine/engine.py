@@ -19,7 +19,7 @@ from recommender.domain import Device, Query, Ranking
 from recommender.engine.buckets import Buckets
 from recommender.engine.contract import Contract, Feed, Outputs, Port
 from recommender.engine.machine import available_cpus, available_memory, memory_growth, resident_memory
-from recommender.engine.onnx_file import Anatomy, read_anatomy
+from recommender.engine.onnx_file import OnnxFile, read_onnx_file
 from recommender.engine.provider import (
     CONTROL_FLOW,
     CPU,
@@ -99,15 +99,15 @@ class OnnxEngine:
         free_memory: Callable[[], int | None] = available_memory,
     ) -> None:
         self._artifact = artifact
-        anatomy = read_anatomy(artifact.path)
-        _refuse_too_large(artifact.path, anatomy, free_memory())
-        anatomy.check_tables()
+        onnx_file = read_onnx_file(artifact.path)
+        _refuse_too_large(artifact.path, onnx_file, free_memory())
+        onnx_file.check_tables()
         self.threads = threads or max(available_cpus() // slots, 1)
-        if anatomy.operators & CONTROL_FLOW:
+        if onnx_file.operators & CONTROL_FLOW:
             cuda = replace(cuda, graph=False)
-        plan = SessionPlan(self.threads, spinning, cuda, coreml, anatomy.table_look_ups)
+        plan = SessionPlan(self.threads, spinning, cuda, coreml, onnx_file.table_look_ups)
         opened = open_for_device(artifact.path, device, plan)
-        self.memory = Memory(anatomy.constant_bytes, opened.loaded)
+        self.memory = Memory(onnx_file.constant_bytes, opened.loaded)
         self.provider = opened.provider
         self.fallback_reason = opened.fallback_reason
         self._session = opened.session
@@ -136,7 +136,7 @@ class OnnxEngine:
                 capture=self.captures,
             )
         self._plan = plan
-        self._small = self.provider == CPU and anatomy.small
+        self._small = self.provider == CPU and onnx_file.small
         self._may_stop_dividing = self._small and not threads and self.contract.batched and self._buckets is None
         self._quick: onnxruntime.InferenceSession | None = None
         self._outputs = ["recommendations", "scores"] if self.contract.batched else ["recommendations"]
@@ -321,12 +321,12 @@ class PackedRun:
         return self.contract.unpack(await self.job.result(), self.queries)
 
 
-def _refuse_too_large(path: Path, anatomy: Anatomy, free: int | None) -> None:
-    needed = _COPIES_WHILE_LOADING * anatomy.constant_bytes
+def _refuse_too_large(path: Path, onnx_file: OnnxFile, free: int | None) -> None:
+    needed = _COPIES_WHILE_LOADING * onnx_file.constant_bytes
     if free is not None and needed > free:
         raise ModelError(
-            f"{path} does not fit into memory: its constants take {_megabytes(anatomy.constant_bytes)}, loading takes "
-            f"about {_COPIES_WHILE_LOADING} times that, and {_megabytes(free)} are free here (cgroup limits "
+            f"{path} does not fit into memory: its constants take {_megabytes(onnx_file.constant_bytes)}, loading "
+            f"takes about {_COPIES_WHILE_LOADING} times that, and {_megabytes(free)} are free here (cgroup limits "
             "included); give the process more memory, or serve a smaller model"
         )
 

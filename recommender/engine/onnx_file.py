@@ -46,7 +46,7 @@ _SMALL_BYTES = 1 << 26
 
 
 @dataclass(frozen=True, slots=True)
-class Anatomy:
+class OnnxFile:
     """The constants of a model, and the names of the nodes that look rows up in one of them.
 
     `tables` are the constants of two or more dimensions, of other than whole numbers, that a product or a
@@ -84,7 +84,7 @@ class Anatomy:
                 )
 
 
-def read_anatomy(path: Path) -> Anatomy:
+def read_onnx_file(path: Path) -> OnnxFile:
     """Read what a model file is made of.
 
     Raises ModelError if the file is empty, cut short or no ONNX model, or if a file that it keeps its
@@ -113,7 +113,7 @@ def read_anatomy(path: Path) -> Anatomy:
     )
     names = {table.name for table in tables}
     look_ups = (node for node in nodes if node.operator in _GATHERS and names.intersection(node.inputs[:1]))
-    return Anatomy(
+    return OnnxFile(
         tuple(constants),
         tables,
         frozenset(node.name for node in look_ups),

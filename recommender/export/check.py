@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import onnxruntime as ort
 
-from recommender.engine.onnx_file import read_anatomy
+from recommender.engine.onnx_file import read_onnx_file
 from recommender.export.errors import ExportError
 
 # Scores of torch and ONNX Runtime may differ by this share of the largest product of norms.
@@ -37,7 +37,7 @@ class ModelFile:
 
     def __init__(self, path: Path) -> None:
         self._session = _session(path)
-        self._unrestricted = _session(path, nnz=0, c=0) if read_anatomy(path).small else None
+        self._unrestricted = _session(path, nnz=0, c=0) if read_onnx_file(path).small else None
 
     def rank(
         self,

@@ -51,7 +51,7 @@ class Source(Protocol):
         """What requests may call its model before any of it is loaded."""
 
     @property
-    def watched(self) -> bool:
+    def may_change(self) -> bool:
         """Whether what it wants may change while the server runs."""
 
     def wanted(self) -> Release:
@@ -113,7 +113,7 @@ class FileSource:
     """One model file, served as it is at the start."""
 
     path: Path
-    watched: bool = False
+    may_change: bool = False
     names: frozenset[str] = frozenset()
 
     @property

@@ -20,11 +20,11 @@ from typing import NoReturn, TypeVar
 
 import structlog
 
-from recommender.background import in_background
 from recommender.batching.cost import Observation
 from recommender.errors import ModelError, RecommenderError, SourceError
 from recommender.models.artifact import Artifact, Release, Source
-from recommender.models.version import Following, Outcome, Served
+from recommender.models.version import FollowerStatus, Outcome, Version
+from recommender.threads import in_background
 
 log = structlog.get_logger(__name__)
 
@@ -63,9 +63,9 @@ class Follower:
         source: Source,
         *,
         prove: Callable[[Artifact], Awaitable[Sequence[Observation]]],
-        load: Callable[[Artifact, Sequence[Observation]], Awaitable[Served]],
-        adopt: Callable[[Served], None],
-        discard: Callable[[Served], Awaitable[object]],
+        load: Callable[[Artifact, Sequence[Observation]], Awaitable[Version]],
+        adopt: Callable[[Version], None],
+        discard: Callable[[Version], Awaitable[object]],
         interval: float,
         patience: float,
         timeout: float,
@@ -81,7 +81,7 @@ class Follower:
         self._timeout = timeout
         self._observer = observer
         self._current: Release | None = None
-        self._served: Served | None = None
+        self._served: Version | None = None
         self._loading: Release | None = None
         self._refused: Release | None = None
         self._refusal: str | None = None
@@ -116,7 +116,7 @@ class Follower:
     @property
     def needs_following(self) -> bool:
         """Whether what serves may change, or is yet to come."""
-        return self.source.watched or self._current is None
+        return self.source.may_change or self._current is None
 
     async def follow(self) -> NoReturn:
         """Ask the source for ever, and bring in what it wants; at once if nothing of it serves yet."""
@@ -163,9 +163,9 @@ class Follower:
             self._outcomes["rolled_back"] += 1
             self._observer(Reload(self.source.reference, refused.version, "rolled_back", 0.0, reason))
 
-    def statistics(self) -> Following:
+    def statistics(self) -> FollowerStatus:
         """How the source is followed; the record does not change afterwards."""
-        return Following(
+        return FollowerStatus(
             reference=self.source.reference,
             serving=self._current.label if self._current else None,
             loading=self._loading.label if self._loading else None,

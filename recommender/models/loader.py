@@ -8,15 +8,15 @@ from datetime import UTC, datetime
 
 import structlog
 
-from recommender.background import in_background
 from recommender.batching.batcher import Batcher
 from recommender.batching.cost import Cost, Observation
 from recommender.engine.engine import Memory, OnnxEngine
 from recommender.errors import ModelError
 from recommender.models.artifact import Artifact
 from recommender.models.fallback import read_fallback
-from recommender.models.version import Served
+from recommender.models.version import Version
 from recommender.models.vocabulary import Vocabulary
+from recommender.threads import in_background
 
 log = structlog.get_logger(__name__)
 
@@ -46,7 +46,7 @@ class Loader:
         self._max_batch_size = max_batch_size
         self._longest_run = longest_run
 
-    async def load(self, artifact: Artifact, proven: Sequence[Observation] = ()) -> Served:
+    async def load(self, artifact: Artifact, proven: Sequence[Observation] = ()) -> Version:
         """Load, try and warm up a version. `proven` is what its proof in another process saw: less is tried then.
 
         Raises ModelError if it does not fit its card, its limits or this server's settings; nothing is left of it.
@@ -89,14 +89,14 @@ class Loader:
 
     def _served(
         self, engine: OnnxEngine, artifact: Artifact, batcher: Batcher, measured: tuple[Observation, ...]
-    ) -> Served:
+    ) -> Version:
         model, card = engine.model, artifact.card
         vocabulary = fallback = None
         if card is not None and artifact.vocabulary is not None:
             vocabulary = Vocabulary.open(artifact.vocabulary, card.items)
         if card is not None and artifact.fallback is not None:
             fallback = read_fallback(artifact.fallback, card.items)
-        return Served(
+        return Version(
             model=model,
             batcher=batcher,
             abilities=engine.contract.inputs | engine.contract.outputs,

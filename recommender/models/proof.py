@@ -22,7 +22,7 @@ _BELOW = 10
 _LOWEST = 19
 
 
-async def prove(command: Sequence[str], environment: Mapping[str, str], timeout: float) -> list[Observation]:
+async def check_elsewhere(command: Sequence[str], environment: Mapping[str, str], timeout: float) -> list[Observation]:
     """Run a command that proves a version, with this environment over our own, and return what it measured.
 
     The command is `recommender models verify … --json`. Raises ModelError with its reason if it refuses the version,

@@ -17,7 +17,7 @@ Outcome: TypeAlias = Literal["served", "refused", "overtaken", "rolled_back"]
 
 
 @dataclass(slots=True, eq=False)
-class Served:
+class Version:
     """One version of a model, loaded and warm. `limit` is how many recommendations a caller gets who sets none.
 
     A history of at most `plain_history` ids below `plain_items` is answered as it is: nothing of it is cut or unknown.
@@ -47,7 +47,7 @@ class Served:
 
 
 @dataclass(frozen=True, slots=True)
-class Following:
+class FollowerStatus:
     """How one source is followed, as of now.
 
     `loading` is the version on its way in. `refused` is the last one that was refused, with `refusal` as the

@@ -9,16 +9,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final, Literal, TypeAlias
 
+from recommender.histogram import LATENCY_BOUNDS
+
 Kind: TypeAlias = Literal["counter", "updowncounter", "gauge", "histogram"]
 
-LATENCY_BOUNDS: Final = (
-    *(0.0001, 0.0002, 0.0003, 0.0005, 0.00075),
-    *(0.001, 0.0015, 0.002, 0.003, 0.005, 0.0075),
-    *(0.01, 0.015, 0.02, 0.03, 0.05, 0.075),
-    *(0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0),
-)  # fmt: skip
-"""Upper bounds of the buckets of every latency, in seconds. A run on a small catalogue takes 0.1 ms, a full batch on a
-million items 0.1 s, and a latency promise lies between: so steps are fine from 0.1 to 100 ms."""
 SIZE_BOUNDS: Final = (1, 2, 4, 8, 16, 24, 32, 48, 64, 96, 128, 256, 512, 1024, 2048, 4096)
 """Upper bounds of the buckets of batch sizes, in rows."""
 

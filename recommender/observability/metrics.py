@@ -16,9 +16,10 @@ from typing import TypeAlias
 import psutil
 from google.rpc import code_pb2
 
-from recommender.batching.statistics import Statistics, bucket
-from recommender.edges.calls import Durations, Rpcs
-from recommender.models.version import Following
+from recommender.batching.statistics import Statistics
+from recommender.edges.calls import Calls
+from recommender.histogram import Durations, bucket
+from recommender.models.version import FollowerStatus
 from recommender.observability import instruments as telemetry
 from recommender.observability.instruments import Instrument
 from recommender.security.access import Access
@@ -49,7 +50,7 @@ Reading: TypeAlias = list[tuple[Instrument, list[Point]]]
 
 
 @dataclass(frozen=True, slots=True)
-class Source:
+class MeteredModel:
     """What a served model is read from."""
 
     name: str
@@ -79,17 +80,17 @@ AskEdge: TypeAlias = Callable[[], Awaitable[Connections | None]]
 class Metrics:
     """What there is to read: the calls, the event loop, the process, and every model that was added."""
 
-    def __init__(self, rpcs: Rpcs) -> None:
+    def __init__(self, rpcs: Calls) -> None:
         self._rpcs = rpcs
-        self._followings: Callable[[], Iterable[Following]] = tuple
+        self._followings: Callable[[], Iterable[FollowerStatus]] = tuple
         self._access: Access | None = None
         self._ask_edge: AskEdge | None = None
-        self._sources: list[Source] = []
+        self._sources: list[MeteredModel] = []
         self._lag = Durations()
         self._process = psutil.Process()
         self._started = time.monotonic()
 
-    def add(self, source: Source) -> None:
+    def add(self, source: MeteredModel) -> None:
         """Read this model too, and no longer another that is called the same: a series may come but once."""
         self._sources = [each for each in self._sources if (each.name, each.version) != (source.name, source.version)]
         self._sources.append(source)
@@ -106,7 +107,7 @@ class Metrics:
         """Read the model with these statistics no longer."""
         self._sources = [source for source in self._sources if source.statistics != statistics]
 
-    def follow(self, followings: Callable[[], Iterable[Following]]) -> None:
+    def follow(self, followings: Callable[[], Iterable[FollowerStatus]]) -> None:
         """Read how the sources of models are followed, too."""
         self._followings = followings
 
@@ -175,7 +176,7 @@ def _connection_points(connections: Connections) -> Iterable[tuple[Instrument, P
         yield telemetry.RESETS, Point((side,), count)
 
 
-def _model_points(source: Source) -> Iterable[tuple[Instrument, Point]]:
+def _model_points(source: MeteredModel) -> Iterable[tuple[Instrument, Point]]:
     seen = source.statistics()
     label = f"{source.name}@{source.version}"
     model = (label,)

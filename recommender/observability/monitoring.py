@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 import structlog
 
 from recommender.batching.statistics import Statistics
-from recommender.edges.calls import Rpcs
-from recommender.models.version import Following
-from recommender.observability.metrics import AskEdge, Metrics, Source
+from recommender.edges.calls import Calls
+from recommender.models.version import FollowerStatus
+from recommender.observability.metrics import AskEdge, MeteredModel, Metrics
 from recommender.security.access import Access
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ class Monitoring:
             sender = SpanSender(self._delivery)
             self._ending.push_async_callback(sender.close)
             self._tracing = Tracing(sender.processor, self._resource, ratio=ratio)
-        self.rpcs = Rpcs(self._tracing)
+        self.rpcs = Calls(self._tracing)
         self._metrics = Metrics(self.rpcs)
 
     async def start(self, host: str) -> None:
@@ -83,7 +83,7 @@ class Monitoring:
         """Who follows callers through the batches of that model; None if nothing is traced."""
         return None if self._tracing is None else self._tracing.of_model(name, version)
 
-    def watch(self, source: Source) -> None:
+    def watch(self, source: MeteredModel) -> None:
         """Tell of this model too."""
         self._metrics.add(source)
 
@@ -99,7 +99,7 @@ class Monitoring:
         """Tell no longer of the model with these statistics."""
         self._metrics.remove(statistics)
 
-    def follow(self, followings: Callable[[], Iterable[Following]]) -> None:
+    def follow(self, followings: Callable[[], Iterable[FollowerStatus]]) -> None:
         """Tell how the sources of models are followed."""
         self._metrics.follow(followings)
 

@@ -15,7 +15,7 @@ _READ_SECONDS = 5.0
 """How long a scrape waits for one worker; one that is later is left out, and `recommender_worker_up` says so."""
 
 
-class Merged(Collector):
+class WorkerMetrics(Collector):
     """The metrics of the workers; `ports` tells where they serve their own, by number."""
 
     def __init__(self, ports: Callable[[], Mapping[int, int]]) -> None:

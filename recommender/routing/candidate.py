@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from recommender.domain import CandidateMode
-from recommender.models.version import Served
+from recommender.models.version import Version
 
 _WINDOW = 2000
 """Requests of each side that are compared: the last ones."""
@@ -84,7 +84,7 @@ def place_of(key: str, salt: str) -> float:
 
 
 @dataclass(frozen=True, slots=True)
-class Split:
+class CandidateReport:
     """How a candidate does, as of now; latencies are seconds.
 
     `overlap` is the mean share of a mirrored request's items that both recommend, None where nothing was mirrored.
@@ -108,7 +108,7 @@ class Candidate:
     """A version on trial beside the live one; `give_up` is called once, with the reason, when it must go."""
 
     def __init__(
-        self, served: Served, *, mode: CandidateMode, share: float, bounds: Bounds, give_up: Callable[[str], None]
+        self, served: Version, *, mode: CandidateMode, share: float, bounds: Bounds, give_up: Callable[[str], None]
     ) -> None:
         self.served = served
         self.mode = mode
@@ -125,7 +125,7 @@ class Candidate:
         """Whether a request with this key is among the candidate's share."""
         return place_of(key, self.served.label) < self._share
 
-    def note(self, served: Served, seconds: float, *, failed: bool) -> None:
+    def note(self, served: Version, seconds: float, *, failed: bool) -> None:
         """Count a request that a version has ended, and judge."""
         if served is not self.served:
             self._live.note(seconds, failed=failed)
@@ -142,7 +142,7 @@ class Candidate:
             self._given_up = True
             self._give_up(reason)
 
-    def has_room(self, live: Served) -> bool:
+    def has_room(self, live: Version) -> bool:
         """Whether another copy may be sent: not while the live version has a batch's worth waiting."""
         if len(self._copies) < _MIRRORED_AT_ONCE and live.batcher.waiting < live.batcher.max_batch_size:
             return True
@@ -164,9 +164,9 @@ class Candidate:
         for copy in tuple(self._copies):
             copy.cancel()
 
-    def statistics(self) -> Split:
+    def statistics(self) -> CandidateReport:
         """How it does; the record does not change afterwards."""
-        return Split(
+        return CandidateReport(
             candidate=self.served.label,
             mode=self.mode,
             share=self._share,

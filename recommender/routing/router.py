@@ -15,21 +15,21 @@ from typing import Literal
 
 import structlog
 
-from recommender.background import in_background
 from recommender.batching.statistics import Statistics, merged
 from recommender.domain import CandidateMode
 from recommender.errors import EngineError, UnavailableError, UnknownModelError
-from recommender.models.version import Following, Served
+from recommender.models.version import FollowerStatus, Version
 from recommender.routing.candidate import Bounds, Candidate
+from recommender.threads import in_background
 
 log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class Change:
+class VersionEvent:
     """What an observer is told: a version begins to serve, or has answered its last request."""
 
-    served: Served
+    served: Version
     kind: Literal["serving", "retired"]
 
 
@@ -39,8 +39,8 @@ class Lane:
 
     reference: str
     names: frozenset[str]
-    served: Served | None = None
-    following: Callable[[], Following] | None = None
+    served: Version | None = None
+    following: Callable[[], FollowerStatus] | None = None
     """How its source is followed."""
 
 
@@ -50,15 +50,15 @@ class Router:
     `retire_grace` (seconds) is how long those who wait for a replaced version may take. `observer` is told of changes.
     """
 
-    live: Served
+    live: Version
 
-    def __init__(self, *, retire_grace: float, observer: Callable[[Change], None] = lambda _: None) -> None:
+    def __init__(self, *, retire_grace: float, observer: Callable[[VersionEvent], None] = lambda _: None) -> None:
         self.lanes: list[Lane] = []
         self.candidate: Candidate | None = None
         self._retire_grace = retire_grace
         self._observer = observer
-        self._watches: dict[Served, asyncio.Task[None]] = {}
-        self._retiring: dict[asyncio.Task[bool], Served] = {}
+        self._watches: dict[Version, asyncio.Task[None]] = {}
+        self._retiring: dict[asyncio.Task[bool], Version] = {}
         self._retired: list[Statistics] = []
         self._stuck = False
         self._lost: asyncio.Future[EngineError] = asyncio.get_running_loop().create_future()
@@ -72,7 +72,7 @@ class Router:
     def try_out(
         self,
         lane: Lane,
-        served: Served,
+        served: Version,
         *,
         mode: CandidateMode,
         share: float,
@@ -89,14 +89,14 @@ class Router:
         self.adopt(lane, served)
         self.candidate = Candidate(served, mode=mode, share=share, bounds=bounds, give_up=give_up)
 
-    def pick(self, key: str) -> Served:
+    def pick(self, key: str) -> Version:
         """Who answers a request that pins no version: the live one, or a canary whose share has the key."""
         candidate = self.candidate
         if candidate is not None and candidate.mode == "canary" and candidate.meets(key):
             return candidate.served
         return self.live
 
-    def adopt(self, lane: Lane, served: Served) -> None:
+    def adopt(self, lane: Lane, served: Version) -> None:
         """Let a version serve in a lane from now on; the one before it is retired.
 
         Requests that were already taken in keep the version that they were taken in by.
@@ -105,7 +105,7 @@ class Router:
         if lane is self.lanes[0]:
             self.live = served
         self._watches[served] = asyncio.create_task(self._watch(served))
-        self._observer(Change(served, "serving"))
+        self._observer(VersionEvent(served, "serving"))
         if before is not None:
             self._retire(before)
 
@@ -115,14 +115,14 @@ class Router:
         if before is not None:
             self._retire(before)
 
-    async def discard(self, served: Served) -> bool:
+    async def discard(self, served: Version) -> bool:
         """End a version that never served; False if its engine is stuck in a run."""
         await served.batcher.close()
         ended = await in_background(served.close_engine)
         self._stuck |= not ended
         return ended
 
-    def route(self, name: str) -> Served:
+    def route(self, name: str) -> Version:
         """The version that a request means by `name`, `name@version` or `name@alias`; empty means the first lane's.
 
         Raises UnknownModelError if there is none of that name, UnavailableError if it is yet to be loaded.
@@ -137,11 +137,11 @@ class Router:
         labels = ", ".join(served.label for served in self.serving())
         raise UnknownModelError(f"no model {name!r} is served; {labels} {'is' if ',' not in labels else 'are'}")
 
-    def lane_of(self, served: Served) -> Lane | None:
+    def lane_of(self, served: Version) -> Lane | None:
         """Where a version serves; None if it does no longer."""
         return next((lane for lane in self.lanes if lane.served is served), None)
 
-    def serving(self) -> Sequence[Served]:
+    def serving(self) -> Sequence[Version]:
         """Every version that serves, the first lane's first."""
         return [lane.served for lane in self.lanes if lane.served is not None]
 
@@ -168,7 +168,7 @@ class Router:
         await asyncio.gather(*self._retiring)
         return not self._stuck
 
-    def _retire(self, served: Served) -> None:
+    def _retire(self, served: Version) -> None:
         if self.candidate is not None and self.candidate.served is served:
             self.candidate.close()
             self.candidate = None
@@ -179,7 +179,7 @@ class Router:
         self._retiring[retirement] = served
         retirement.add_done_callback(self._retiring.pop)
 
-    async def _end(self, served: Served) -> bool:
+    async def _end(self, served: Version) -> bool:
         batcher = served.batcher
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(self._retire_grace):
@@ -191,10 +191,10 @@ class Router:
             self._stuck = True
             log.error("the engine of a replaced version is stuck in a run and keeps its memory", model=served.label)
         log.info("version retired", version=served.label)
-        self._observer(Change(served, "retired"))
+        self._observer(VersionEvent(served, "retired"))
         return ended
 
-    async def _watch(self, served: Served) -> None:
+    async def _watch(self, served: Version) -> None:
         error = await served.batcher.broken()
         if self.candidate is not None and self.candidate.served is served:
             self.candidate.abandon(str(error))
@@ -203,6 +203,6 @@ class Router:
             self._lost.set_result(error)
 
 
-def _is_called(served: Served, name: str) -> bool:
+def _is_called(served: Version, name: str) -> bool:
     model = served.model
     return name in (model.name, served.label) or any(name == f"{model.name}@{alias}" for alias in served.aliases)

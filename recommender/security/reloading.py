@@ -16,7 +16,7 @@ T = TypeVar("T")
 log = structlog.get_logger(__name__)
 
 
-class WatchedFiles(Generic[T]):
+class ReloadedFiles(Generic[T]):
     """Files that belong together. `parse` turns their contents into what `use` is given, on the event loop.
 
     `parse` gets a file's bytes for every path, runs in a thread, and raises StartError where they cannot be

@@ -22,9 +22,9 @@ from typing import Any
 import structlog
 
 from recommender.api.service import RecommenderService
-from recommender.edges.calls import Rpcs
-from recommender.edges.envoy.admin import Admin
-from recommender.edges.envoy.application import Application
+from recommender.edges.calls import Calls
+from recommender.edges.envoy.admin import EnvoyAdmin
+from recommender.edges.envoy.application import AsgiEdge
 from recommender.edges.envoy.call import Receive, Scope, Send
 from recommender.edges.envoy.config import LISTENER, STAT_PREFIX
 from recommender.edges.envoy.tls import write_secrets
@@ -71,11 +71,11 @@ class Order:
 class EnvoyListener:
     """Envoy's listener around an ASGI application."""
 
-    def __init__(self, application: Application, folder: Path) -> None:
+    def __init__(self, application: AsgiEdge, folder: Path) -> None:
         self._application = application
         self._folder = folder
-        self._admin = Admin(folder / ADMIN)
-        self._counts = Admin(folder / ADMIN, patience=_COUNT_SECONDS)
+        self._admin = EnvoyAdmin(folder / ADMIN)
+        self._counts = EnvoyAdmin(folder / ADMIN, patience=_COUNT_SECONDS)
 
     def use_certificates(self, certificates: Certificates) -> None:
         """Prove the server with these from the next connection on."""
@@ -145,7 +145,7 @@ class Embedded:
     _asgi_single_callable = True
 
     def __init__(self) -> None:
-        self._application: Application | None = None
+        self._application: AsgiEdge | None = None
 
     def __call__(self, scope: Scope, receive: Receive, send: Send) -> Coroutine[Any, Any, None]:
         """Answer a request; or live, which is what pyvoy asks for first."""
@@ -160,8 +160,8 @@ class Embedded:
         sys.executable = order.executable  # Envoy is no interpreter to start others with
         lines = set_up_logging(settings.log_level, settings.log_format)
 
-        def listener(rpcs: Rpcs, access: Access | None) -> EnvoyListener:
-            self._application = Application(
+        def listener(rpcs: Calls, access: Access | None) -> EnvoyListener:
+            self._application = AsgiEdge(
                 default_timeout=settings.default_timeout_ms / 1e3,
                 most_open=settings.max_stream_requests,
                 max_message_bytes=settings.max_message_bytes,

@@ -18,7 +18,7 @@ from typing import Any
 
 import structlog
 
-from recommender.edges.envoy.config import Limits, bootstrap
+from recommender.edges.envoy.config import Limits, envoy_config
 from recommender.edges.envoy.tls import tls_context, write_secrets
 from recommender.edges.envoy.web import pages_may_call, web_filters
 from recommender.edges.grpc_aio.listener import address_of, cannot_listen
@@ -125,7 +125,7 @@ class EnvoyServer:
             authorities = () if settings.tls_client_ca is None else (settings.tls_client_ca,)
             write_secrets(folder, _certificates(settings.tls_certificate, settings.tls_key, *authorities))
             tls = tls_context(folder, clients=bool(authorities))
-        config = bootstrap(
+        config = envoy_config(
             host=settings.host,
             port=settings.port,
             application=self._application,

@@ -19,12 +19,11 @@ from typing import Any, Protocol, TypeAlias
 import structlog
 
 from recommender.api.service import Limits, RecommenderService
-from recommender.background import in_background
 from recommender.batching.batcher import Batcher, Tracer
 from recommender.batching.cost import Cost, Observation
 from recommender.batching.statistics import BatchEnded, Statistics
 from recommender.domain import Model
-from recommender.edges.calls import Rpcs
+from recommender.edges.calls import Calls
 from recommender.edges.grpc_aio.listener import ConnectionLimits, GrpcListener, address_of
 from recommender.engine.engine import OnnxEngine
 from recommender.engine.provider import CoreMLOptions, CudaOptions
@@ -32,23 +31,23 @@ from recommender.errors import EngineError, StartError
 from recommender.models.artifact import Artifact, FileSource, Source, find_model
 from recommender.models.follower import Follower
 from recommender.models.loader import Loader
-from recommender.models.proof import prove
+from recommender.models.proof import check_elsewhere
 from recommender.models.sources.cache import Cache
 from recommender.models.sources.folder import FolderSource
 from recommender.models.sources.mlflow import Registry
 from recommender.models.sources.registry import SCHEME, RegisteredSource
-from recommender.models.version import Following, Served
-from recommender.observability.metrics import Connections
-from recommender.observability.metrics import Source as Reading
+from recommender.models.version import FollowerStatus, Version
+from recommender.observability.metrics import Connections, MeteredModel
 from recommender.observability.monitoring import Monitoring
-from recommender.routing.candidate import Bounds, Split
-from recommender.routing.router import Change, Lane, Router
+from recommender.routing.candidate import Bounds, CandidateReport
+from recommender.routing.router import Lane, Router, VersionEvent
 from recommender.security.access import Access, read_grants
 from recommender.security.certificates import Certificates, read_certificates
-from recommender.security.reloading import WatchedFiles
+from recommender.security.reloading import ReloadedFiles
 from recommender.server.probes import Probes
 from recommender.server.process import ExitCode
 from recommender.settings.settings import Otlp, Settings
+from recommender.threads import in_background
 
 log = structlog.get_logger(__name__)
 
@@ -89,7 +88,7 @@ class Listener(Protocol):
         """Take no more calls, and give those that are open `grace` seconds to finish."""
 
 
-MakeListener: TypeAlias = Callable[[Rpcs, Access | None], Listener]
+MakeListener: TypeAlias = Callable[[Calls, Access | None], Listener]
 
 
 class Server:
@@ -157,11 +156,11 @@ class Server:
         """What all versions together have done."""
         return self._router.statistics()
 
-    def split(self) -> Split | None:
+    def split(self) -> CandidateReport | None:
         """How the candidate does beside the live version; None if there is none."""
         return None if self._router.candidate is None else self._router.candidate.statistics()
 
-    def followings(self) -> Sequence[Following]:
+    def followings(self) -> Sequence[FollowerStatus]:
         """How the source of each model is followed."""
         return [follower.statistics() for follower in self._followers]
 
@@ -255,7 +254,7 @@ class Server:
         self._listener.open(RecommenderService(self._router, limits=_limits(settings)))
         log.info("ready", models=[served.label for served in self._router.serving()])
 
-    def _follower(self, source: Source, adopt: Callable[[Served], None]) -> Follower:
+    def _follower(self, source: Source, adopt: Callable[[Version], None]) -> Follower:
         settings = self._settings
         return Follower(
             source,
@@ -277,7 +276,7 @@ class Server:
             least=settings.candidate_least_requests,
         )
 
-        def adopt(served: Served) -> None:
+        def adopt(served: Version) -> None:
             self._router.try_out(
                 lane,
                 served,
@@ -290,14 +289,14 @@ class Server:
         follower = self._follower(source, adopt)
         return follower
 
-    def _note(self, change: Change) -> None:
+    def _note(self, change: VersionEvent) -> None:
         served, settings = change.served, self._settings
         if change.kind == "retired":
             if not self._closing:  # else what is sent last still has what it has done
                 self._monitoring.forget(served.batcher.statistics)
             return
         self._monitoring.watch(
-            Reading(
+            MeteredModel(
                 name=served.model.name,
                 version=served.model.version,
                 sha256=served.sha256,
@@ -314,7 +313,7 @@ class Server:
         settings = self._settings
         path = artifact.path if artifact.release is None else artifact.path.parent
         command = [sys.executable, "-m", "recommender", "models", "verify", str(path), "--json"]
-        return await prove(command, settings.environment(), settings.reload_timeout_ms / 1e3)
+        return await check_elsewhere(command, settings.environment(), settings.reload_timeout_ms / 1e3)
 
     async def _drain(self) -> ExitCode:
         await self._turn_unready(alive=True)
@@ -377,7 +376,7 @@ def open_engine(settings: Settings, artifact: Artifact, threads: int | None = No
     )
 
 
-def _grpc_listener(settings: Settings, access: Access | None, rpcs: Rpcs, *, shared_port: bool) -> GrpcListener:
+def _grpc_listener(settings: Settings, access: Access | None, rpcs: Calls, *, shared_port: bool) -> GrpcListener:
     return GrpcListener(
         default_timeout=settings.default_timeout_ms / 1e3,
         most_open=settings.max_stream_requests,
@@ -401,19 +400,19 @@ def _grpc_listener(settings: Settings, access: Access | None, rpcs: Rpcs, *, sha
     )
 
 
-def _secrets(settings: Settings, listener: Listener, access: Access | None) -> list[WatchedFiles[Any]]:
+def _secrets(settings: Settings, listener: Listener, access: Access | None) -> list[ReloadedFiles[Any]]:
     """The files of secrets that the settings name; each is read at the start and whenever it changes."""
     every = settings.secrets_reload_ms / 1e3
-    watched: list[WatchedFiles[Any]] = []
+    watched: list[ReloadedFiles[Any]] = []
     if settings.tls_certificate is not None and settings.tls_key is not None:
         paths = [settings.tls_certificate, settings.tls_key]
         paths += [settings.tls_client_ca] if settings.tls_client_ca is not None else []
         watched.append(
-            WatchedFiles("certificates", paths, parse=read_certificates, use=listener.use_certificates, every=every)
+            ReloadedFiles("certificates", paths, parse=read_certificates, use=listener.use_certificates, every=every)
         )
     if settings.tokens_file is not None and access is not None:
         watched.append(
-            WatchedFiles("tokens", [settings.tokens_file], parse=read_grants, use=access.replace, every=every)
+            ReloadedFiles("tokens", [settings.tokens_file], parse=read_grants, use=access.replace, every=every)
         )
     return watched
 

@@ -20,7 +20,7 @@ import structlog
 from recommender.engine.machine import available_cpus
 from recommender.errors import StartError
 from recommender.observability.endpoint import Endpoint
-from recommender.observability.workers import Merged
+from recommender.observability.workers import WorkerMetrics
 from recommender.server.heartbeat import Beat
 from recommender.server.probes import Probes
 from recommender.server.process import ExitCode
@@ -103,7 +103,7 @@ class Supervisor:
                 self.health_port = await self._probes.listen(settings.host, settings.health_port)
                 log.info("probes", port=self.health_port)
             if settings.metrics_port is not None:
-                self._metrics = Endpoint(Merged(self._metrics_ports), settings.host, settings.metrics_port)
+                self._metrics = Endpoint(WorkerMetrics(self._metrics_ports), settings.host, settings.metrics_port)
                 self.metrics_port = self._metrics.port
                 log.info("metrics", address=f"http://{settings.host}:{self.metrics_port}/metrics")
             # The first alone: what stops it would stop them all, and the others find the model in the page cache.

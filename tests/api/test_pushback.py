@@ -11,7 +11,7 @@ import grpc
 import pytest
 
 from recommender.client import Client, SyncClient
-from recommender.edges.grpc_aio.edge import Edge
+from recommender.edges.grpc_aio.edge import GrpcEdge
 from recommender.errors import BacklogFullError
 from recommender.recommend_api.v1 import recommend_api_pb2 as api
 
@@ -37,7 +37,7 @@ class Full:
 
 @asynccontextmanager
 async def serving(service: Full) -> AsyncIterator[str]:
-    edge = Edge()
+    edge = GrpcEdge()
     edge.open(service)  # type: ignore[arg-type]
     server = grpc.aio.server()
     edge.add_to(server)

@@ -6,8 +6,8 @@ import asyncio
 
 import pytest
 
-from recommender.edges.calls import Rpcs
-from recommender.edges.envoy.application import Application
+from recommender.edges.calls import Calls
+from recommender.edges.envoy.application import AsgiEdge
 
 TIMEOUT = 30.0
 SCOPE = {
@@ -19,8 +19,8 @@ SCOPE = {
 REQUEST = {"type": "http.request", "body": bytes(5), "more_body": False}
 
 
-def application() -> Application:
-    return Application(default_timeout=1.0, most_open=1, most_streams=1, max_message_bytes=100, rpcs=Rpcs(None))
+def application() -> AsgiEdge:
+    return AsgiEdge(default_timeout=1.0, most_open=1, most_streams=1, max_message_bytes=100, rpcs=Calls(None))
 
 
 async def test_a_call_that_was_ended_for_its_deadline_is_not_answered_when_its_request_comes_after_all() -> None:

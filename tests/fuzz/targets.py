@@ -27,11 +27,11 @@ from recommender.api.status import status_of
 from recommender.batching.batcher import Batcher
 from recommender.batching.cost import Cost
 from recommender.domain import Model, Query, Ranking
-from recommender.engine.onnx_file import read_anatomy
+from recommender.engine.onnx_file import read_onnx_file
 from recommender.errors import ModelError, SettingsError, StartError
 from recommender.models.artifact import open_artifact
 from recommender.models.fallback import read_fallback
-from recommender.models.version import Served
+from recommender.models.version import Version
 from recommender.models.vocabulary import Vocabulary, write_vocabulary
 from recommender.recommend_api.v1 import recommend_api_pb2 as api
 from recommender.routing.router import Router
@@ -94,7 +94,7 @@ def _service(*, keyed: bool) -> RecommenderService:
             path = _folder() / "keys"
             write_vocabulary(KEYS, path)
             vocabulary = Vocabulary.open(path, ITEMS)
-        served = Served(
+        served = Version(
             model=Model("fuzzed", "1", ITEMS, LIMIT, MAX_K, LONGEST_HISTORY, 0.0),
             batcher=batcher,
             abilities=frozenset({"k", "excluded", "candidates", "scores"}) if keyed else frozenset({"k"}),
@@ -273,7 +273,7 @@ def model(data: bytes) -> None:
     path = _folder() / "anatomy.onnx"
     path.write_bytes(data)
     try:
-        anatomy = read_anatomy(path)
+        anatomy = read_onnx_file(path)
         anatomy.check_tables()
     except ModelError as error:
         _worded(error)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 
-from recommender.models.proof import prove
+from recommender.models.proof import check_elsewhere
 
 PROGRAM = """
 import json, os, time
@@ -18,6 +18,6 @@ print(json.dumps({"observations": [[os.getpriority(os.PRIO_PROCESS, 0), 1, 1.0]]
 
 async def test_a_proof_runs_below_the_server_s_priority() -> None:
     ours = os.getpriority(os.PRIO_PROCESS, 0)
-    (seen,) = await prove([sys.executable, "-c", PROGRAM], {"OURS": str(ours)}, timeout=60)
+    (seen,) = await check_elsewhere([sys.executable, "-c", PROGRAM], {"OURS": str(ours)}, timeout=60)
 
     assert seen.rows == min(ours + 10, 19)

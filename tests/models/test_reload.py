@@ -18,7 +18,7 @@ from recommender.client import Client, Recommendations
 from recommender.errors import ModelError
 from recommender.models.card import CARD_NAME, MODEL_NAME
 from recommender.models.sources.folder import FolderSource
-from recommender.models.version import Following
+from recommender.models.version import FollowerStatus
 from recommender.server.server import Server
 from tests.conftest import ServeHere
 from tests.support.models import write_older_model
@@ -29,7 +29,7 @@ PATIENCE = 100.0
 SETTINGS = {"num_recommendations": K, "model_poll_ms": 20}
 
 
-async def until(server: Server, true: Callable[[Following], bool]) -> Following:
+async def until(server: Server, true: Callable[[FollowerStatus], bool]) -> FollowerStatus:
     """Wait until what a server tells of its first source fits."""
     async with asyncio.timeout(PATIENCE):
         while not true(seen := server.followings()[0]):  # noqa: ASYNC110 (it looks as an operator would)

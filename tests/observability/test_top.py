@@ -16,6 +16,7 @@ from rich.console import Console, RenderableType
 
 from recommender.cli.top import Change, Labels, NoMetricsError, Scrape, Screen, parse, scrape
 from recommender.client import Client
+from recommender.histogram import LATENCY_BOUNDS
 from recommender.observability import instruments as telemetry
 from tests.conftest import Serve
 
@@ -31,8 +32,8 @@ def shown(picture: RenderableType) -> str:
 def queue_times(at: float, *up_to: int) -> Scrape:
     """A scrape of nothing but queue times: how many up to 0.1 ms, 0.2 ms, 0.3 ms …"""
     name = telemetry.QUEUE_TIME.prometheus_name
-    counts: Sequence[int] = (*up_to, *[up_to[-1]] * (len(telemetry.LATENCY_BOUNDS) + 1 - len(up_to)))
-    ends = (*(str(bound) for bound in telemetry.LATENCY_BOUNDS), "+Inf")
+    counts: Sequence[int] = (*up_to, *[up_to[-1]] * (len(LATENCY_BOUNDS) + 1 - len(up_to)))
+    ends = (*(str(bound) for bound in LATENCY_BOUNDS), "+Inf")
     buckets: dict[Labels, float] = {(("le", end),): float(count) for end, count in zip(ends, counts, strict=True)}
     count: dict[Labels, float] = {(): float(up_to[-1])}
     return Scrape(at, {f"{name}_bucket": buckets, f"{name}_count": count})

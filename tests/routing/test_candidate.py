@@ -11,7 +11,7 @@ import pytest
 
 from recommender.client import Client, Recommendations, Refusal
 from recommender.recommend_api.v1 import recommend_api_pb2 as api
-from recommender.routing.candidate import Bounds, Side, Split, place_of, verdict
+from recommender.routing.candidate import Bounds, CandidateReport, Side, place_of, verdict
 from recommender.server.server import Server
 from tests.conftest import ServeHere
 from tests.models.test_reload import PATIENCE, SETTINGS, TIMEOUT, answer
@@ -32,7 +32,7 @@ def trial(models: Path, **changes: object) -> dict[str, object]:
     return {"model": f"{models}@1", "candidate": f"{models}@2", "candidate_share_percent": 30, **SETTINGS, **changes}
 
 
-async def until(server: Server, true: Callable[[Split | None], bool]) -> Split | None:
+async def until(server: Server, true: Callable[[CandidateReport | None], bool]) -> CandidateReport | None:
     async with asyncio.timeout(PATIENCE):
         while not true(seen := server.split()):  # noqa: ASYNC110 (it looks as an operator would)
             await asyncio.sleep(0.01)

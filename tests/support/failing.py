@@ -6,7 +6,7 @@ import asyncio
 from typing import Any, cast
 
 from recommender.api.service import RecommenderService
-from recommender.edges.calls import Rpcs
+from recommender.edges.calls import Calls
 from recommender.edges.grpc_aio.listener import GrpcListener
 from recommender.errors import (
     BacklogFullError,
@@ -53,7 +53,7 @@ class FailingServer:
     def __init__(self, settings: Settings, listener: MakeListener | None = None, _otlp: object = None) -> None:
         self._settings = settings
         self._listener: Listener = (
-            GrpcListener(default_timeout=5.0, most_open=1) if listener is None else listener(Rpcs(), None)
+            GrpcListener(default_timeout=5.0, most_open=1) if listener is None else listener(Calls(), None)
         )
         self._stop = asyncio.Event()
         self.port = self.metrics_port = 0

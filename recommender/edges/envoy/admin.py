@@ -14,7 +14,7 @@ from urllib.parse import quote
 _TIMEOUT_SECONDS = 10.0
 
 
-class Admin:
+class EnvoyAdmin:
     """Asks one Envoy; every method raises OSError where it does not answer, or is silent for `patience` seconds."""
 
     def __init__(self, path: Path, *, patience: float = _TIMEOUT_SECONDS) -> None:

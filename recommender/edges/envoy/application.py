@@ -20,7 +20,7 @@ from grpc_reflection.v1alpha import reflection_pb2
 
 from recommender.api.metadata import SERVICE_NAME, decoded
 from recommender.api.service import RecommenderService
-from recommender.edges.calls import Rpcs
+from recommender.edges.calls import Calls
 from recommender.edges.envoy.call import (
     GRPC,
     OK,
@@ -64,7 +64,7 @@ Unary: TypeAlias = Callable[[bytes, HttpCall], Awaitable[Message]]
 Streaming: TypeAlias = Callable[[HttpCall], Awaitable[None]]
 
 
-class Application:
+class AsgiEdge:
     """Answers gRPC calls over ASGI; RecommenderService's with UNAVAILABLE until `open` has given it one.
 
     `default_timeout` (seconds) stands in where the caller sets no deadline, `most_open` is how many requests of one
@@ -80,7 +80,7 @@ class Application:
         most_open: int,
         most_streams: int,
         max_message_bytes: int,
-        rpcs: Rpcs,
+        rpcs: Calls,
         access: Access | None = None,
         open_health: bool = True,
         reflection: bool = True,

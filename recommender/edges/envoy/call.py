@@ -12,7 +12,7 @@ from google.rpc import code_pb2
 
 from recommender.api import metadata as wire
 from recommender.api.metadata import REQUEST_ID_KEY
-from recommender.edges.calls import Rpc
+from recommender.edges.calls import Call
 from recommender.edges.envoy.framing import (
     ACCEPTED_ENCODINGS,
     FrameError,
@@ -67,7 +67,7 @@ class HttpCall:
         "send", "started", "task", "waits",
     )  # fmt: skip
 
-    def __init__(self, headers: Headers, receive: Receive, send: Send, now: float, rpc: Rpc | None) -> None:
+    def __init__(self, headers: Headers, receive: Receive, send: Send, now: float, rpc: Call | None) -> None:
         self.headers = headers
         self.rpc = rpc
         self.id = wire.request_id_of(text_of(headers.get(REQUEST_ID))) if rpc is None else rpc.request_id
@@ -126,7 +126,7 @@ class HttpCall:
     async def refuse(self, error: Exception) -> None:
         """End the call with the status of an error."""
         if isinstance(error, FrameError):
-            refused = wire.Refusal(error.code, str(error), ((REQUEST_ID_KEY, self.id),))
+            refused = wire.FailedCall(error.code, str(error), ((REQUEST_ID_KEY, self.id),))
         else:
             refused = wire.refusal(error, self.id)
         self.note(refused.code)

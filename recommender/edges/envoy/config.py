@@ -39,7 +39,7 @@ class Limits:
     handshake: int = 10_000
 
 
-def bootstrap(
+def envoy_config(
     *,
     host: str,
     port: int,

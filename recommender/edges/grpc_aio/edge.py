@@ -15,7 +15,7 @@ from google.rpc import code_pb2
 from recommender.api import metadata as wire
 from recommender.api.metadata import REQUEST_ID_KEY, SERVICE_NAME, decoded
 from recommender.api.service import RecommenderService
-from recommender.edges.calls import Rpc, Rpcs
+from recommender.edges.calls import Call, Calls
 from recommender.edges.streams import Stream
 from recommender.errors import QuotaError, RecommenderError, UnavailableError
 from recommender.recommend_api.v1 import recommend_api_pb2 as api
@@ -35,7 +35,7 @@ R = TypeVar("R")
 Handler: TypeAlias = Callable[[M, Context], Awaitable[R]]
 
 
-class Edge:
+class GrpcEdge:
     """The handlers around a RecommenderService; UNAVAILABLE until `open` has given it one.
 
     `default_timeout` (seconds) stands in where the caller sets no deadline, `most_open` is how many requests of one
@@ -50,10 +50,10 @@ class Edge:
         default_timeout: float = math.inf,
         most_open: int = 128,
         most_streams: int = 1024,
-        rpcs: Rpcs | None = None,
+        rpcs: Calls | None = None,
         access: Access | None = None,
     ) -> None:
-        self._rpcs = Rpcs() if rpcs is None else rpcs
+        self._rpcs = Calls() if rpcs is None else rpcs
         self._service: RecommenderService | None = None
         self._default_timeout = default_timeout
         self._most_open = most_open
@@ -179,7 +179,7 @@ class Edge:
 
         return after_a_look
 
-    def _begin(self, method: str, context: Context) -> Rpc:
+    def _begin(self, method: str, context: Context) -> Call:
         rpc = self._rpcs.begin(method, context.invocation_metadata() or ())
         context.set_trailing_metadata(((REQUEST_ID_KEY, rpc.request_id),))
         return rpc
@@ -207,7 +207,7 @@ async def enter(access: Access, context: Context) -> Visit:
         await context.abort(_GRPC_CODES[refused.code], refused.message, refused.metadata)
 
 
-async def refuse(context: Context, error: Exception, rpc: Rpc) -> NoReturn:
+async def refuse(context: Context, error: Exception, rpc: Call) -> NoReturn:
     """End the call with the status that the error stands for, with details a client can act on."""
     refused = wire.refusal(error, rpc.request_id)
     rpc.end(refused.code)

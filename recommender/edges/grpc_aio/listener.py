@@ -11,8 +11,8 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 from recommender.api.metadata import SERVICE_NAME
 from recommender.api.service import RecommenderService
-from recommender.edges.calls import Rpcs
-from recommender.edges.grpc_aio.edge import Edge, enter
+from recommender.edges.calls import Calls
+from recommender.edges.grpc_aio.edge import GrpcEdge, enter
 from recommender.edges.reflection import add_reflection
 from recommender.errors import StartError
 from recommender.observability.metrics import Connections
@@ -54,14 +54,14 @@ class GrpcListener:
         default_timeout: float,
         most_open: int,
         most_streams: int = 1024,
-        rpcs: Rpcs | None = None,
+        rpcs: Calls | None = None,
         limits: ConnectionLimits | None = None,
         access: Access | None = None,
         open_health: bool = True,
         reflection: bool = True,
         shared_port: bool = False,
     ) -> None:
-        self._edge = Edge(
+        self._edge = GrpcEdge(
             default_timeout=default_timeout, most_open=most_open, most_streams=most_streams, rpcs=rpcs, access=access
         )
         self._health = _Health(None if open_health else access)

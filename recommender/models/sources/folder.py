@@ -39,7 +39,7 @@ class FolderSource:
         return frozenset({name, f"{name}@{self.pinned}"} if self.pinned else {name})
 
     @property
-    def watched(self) -> bool:
+    def may_change(self) -> bool:
         """Whether another version may come to serve: not if one is pinned."""
         return self.pinned is None
 

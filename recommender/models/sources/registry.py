@@ -39,7 +39,7 @@ class RegisteredSource:
         return frozenset({self._name, f"{self._name}@{self._alias or self._version}"})
 
     @property
-    def watched(self) -> bool:
+    def may_change(self) -> bool:
         """Whether it is an alias, which may move."""
         return self._alias is not None
 
