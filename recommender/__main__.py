@@ -285,6 +285,7 @@ def profile(
     )
     from rich.progress import Progress  # noqa: PLC0415 (only who measures pays)
 
+    from recommender.cli.profile import COLUMNS, cells, page  # noqa: PLC0415
     from recommender.engine import profile as profiling  # noqa: PLC0415
     from recommender.engine.machine import available_cpus  # noqa: PLC0415
     from recommender.models.artifact import find_model, open_artifact  # noqa: PLC0415
@@ -308,12 +309,12 @@ def profile(
 
     points = _run(main())
     advice = profiling.advise(points, p99_ms / 1e3, lengths[-1])
-    table = Table(*(Column(name, justify="right") for name in profiling.COLUMNS), title=f"{model} on this machine")
+    table = Table(*(Column(name, justify="right") for name in COLUMNS), title=f"{model} on this machine")
     for point in points:
-        table.add_row(*profiling.cells(point), style="bold green" if point is advice.point else None)
+        table.add_row(*cells(point), style="bold green" if point is advice.point else None)
     out.print(table)
     out.print("\n".join(advice.lines), highlight=False, soft_wrap=True)
-    output.write_text(profiling.page(model.name, points, advice, p99_ms / 1e3), encoding="utf-8")
+    output.write_text(page(model.name, points, advice, p99_ms / 1e3), encoding="utf-8")
     out.print(f"\nPlots: {output}")
 
 
