@@ -351,6 +351,11 @@ docs:
     {{ uv }} run recommender config --markdown > docs/settings.md
     {{ uv }} run recommender models schema > docs/card.schema.json
 
+# Write the lists of what the outside relies on: commands, settings, metrics, log events, exit codes
+[group('docs')]
+public:
+    {{ run }} python -m tests.public
+
 # Write the Grafana dashboards from their code
 [group('docs')]
 dashboards:
