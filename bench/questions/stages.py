@@ -20,7 +20,7 @@ from rich.console import Console
 from rich.table import Table
 
 from bench.facts import ROOT
-from recommender.api.metadata import decoded
+from recommender.api.messages import decoded
 from recommender.batching.batcher import Batcher
 from recommender.batching.cost import Cost
 from recommender.domain import Query, Ranking

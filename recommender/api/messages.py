@@ -1,8 +1,10 @@
-"""What the proto demands of a message, and the sentences that say what it lacks."""
+"""Parsing a message, and holding it to the rules of its proto."""
 
 from __future__ import annotations
 
-from google.protobuf.message import Message
+from typing import TypeVar
+
+from google.protobuf.message import DecodeError, Message
 from protovalidate import Validator
 from protovalidate import Violation as ProtoViolation
 
@@ -12,6 +14,19 @@ from recommender.recommend_api.validate import validate_pb2
 _MOST_VIOLATIONS = 10
 """A caller's status stays small, whatever the caller sent."""
 _SHOWN = 40
+
+M = TypeVar("M", bound=Message)
+
+
+def decoded(kind: type[M], message: bytes) -> M:
+    """Parse a message. Raises InvalidRequestError if it is malformed."""
+    try:
+        return kind.FromString(message)
+    except DecodeError as error:
+        name = kind.DESCRIPTOR.full_name
+        raise InvalidRequestError(
+            Violation("", f"the message is not a {name}; generate the client from the proto")
+        ) from error
 
 
 def validate(validator: Validator, message: Message) -> None:

@@ -1,10 +1,15 @@
-"""The one table from errors to statuses, and the google.rpc.Status that a client can act on."""
+"""From errors to statuses: the one table of codes, the google.rpc.Status, and how a failed call ends."""
 
 from __future__ import annotations
 
+import math
+from dataclasses import dataclass
+
+import structlog
 from google.protobuf import any_pb2, duration_pb2
 from google.rpc import code_pb2, error_details_pb2, status_pb2
 
+from recommender.api.metadata import DETAILS_KEY, PUSHBACK_KEY, REQUEST_ID_KEY
 from recommender.errors import (
     BacklogFullError,
     BusyError,
@@ -31,6 +36,8 @@ CODES: dict[type[RecommenderError], int] = {
 }
 """The code of each error that a caller can act on; every other error is INTERNAL."""
 
+log = structlog.get_logger(__name__)
+
 
 def status_of(error: Exception) -> status_pb2.Status:
     """The status that an error ends a request with.
@@ -53,6 +60,32 @@ def status_of(error: Exception) -> status_pb2.Status:
         delay.FromNanoseconds(int(error.retry_after * 1e9))
         status.details.append(_packed(error_details_pb2.RetryInfo(retry_delay=delay)))
     return status
+
+
+@dataclass(frozen=True, slots=True)
+class FailedCall:
+    """How a call that failed ends: a gRPC status code, its message, and the trailing metadata beside them."""
+
+    code: int
+    message: str
+    metadata: tuple[tuple[str, str | bytes], ...]
+
+
+def refusal(error: Exception, request_id: str) -> FailedCall:
+    """What a caller is told of an error, with details a client can act on; what is our fault is logged."""
+    status = status_of(error)
+    metadata: list[tuple[str, str | bytes]] = [(REQUEST_ID_KEY, request_id)]
+    if status.code == code_pb2.INTERNAL:
+        log.error("request failed", request_id=request_id, exc_info=error)
+    elif isinstance(error, BusyError | DeadlineError | UnavailableError):
+        log.info("refused", request_id=request_id, status=code_pb2.Code.Name(status.code), reason=status.message)
+    else:  # what is wrong with a request may name what its user has seen
+        log.debug("refused", request_id=request_id, status=code_pb2.Code.Name(status.code), reason=status.message)
+    if isinstance(error, BusyError):
+        metadata.append((PUSHBACK_KEY, str(math.ceil(error.retry_after * 1e3))))
+    if status.details:
+        metadata.append((DETAILS_KEY, status.SerializeToString()))
+    return FailedCall(status.code, status.message, tuple(metadata))
 
 
 def _packed(detail: error_details_pb2.BadRequest | error_details_pb2.RetryInfo) -> any_pb2.Any:

@@ -21,9 +21,9 @@ from google.rpc import code_pb2
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from recommender.api import metadata as wire
+from recommender.api.messages import decoded
 from recommender.api.service import Limits, RecommenderService
-from recommender.api.status import status_of
+from recommender.api.status import refusal, status_of
 from recommender.batching.batcher import Batcher
 from recommender.batching.cost import Cost
 from recommender.domain import Model, Query, Ranking
@@ -137,8 +137,8 @@ def _refused(error: Exception) -> None:
     if status.code == code_pb2.INTERNAL:
         raise error
     _told(status.code, status.message)
-    refusal = wire.refusal(error, "id")
-    assert sum(len(key) + len(value) for key, value in refusal.metadata) < 16_384
+    refused = refusal(error, "id")
+    assert sum(len(key) + len(value) for key, value in refused.metadata) < 16_384
 
 
 def _replied(reply: api.RecommendResponse) -> None:
@@ -184,7 +184,7 @@ def message(data: bytes) -> None:
     if not data:
         return
     try:
-        request = wire.decoded(_MESSAGES[data[0] % len(_MESSAGES)], data[1:])
+        request = decoded(_MESSAGES[data[0] % len(_MESSAGES)], data[1:])
     except Exception as error:  # noqa: BLE001 (told apart there)
         _refused(error)
         return

@@ -18,7 +18,8 @@ from google.rpc import code_pb2
 from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha import reflection_pb2
 
-from recommender.api.metadata import SERVICE_NAME, decoded
+from recommender.api.messages import decoded
+from recommender.api.metadata import SERVICE_NAME
 from recommender.api.service import RecommenderService
 from recommender.edges.calls import Calls
 from recommender.edges.envoy.call import (

@@ -10,8 +10,8 @@ from typing import TypeAlias, TypedDict
 from google.protobuf.message import Message
 from google.rpc import code_pb2
 
-from recommender.api import metadata as wire
-from recommender.api.metadata import REQUEST_ID_KEY
+from recommender.api.metadata import REQUEST_ID_KEY, request_id_of
+from recommender.api.status import FailedCall, refusal
 from recommender.edges.calls import Call
 from recommender.edges.envoy.framing import (
     ACCEPTED_ENCODINGS,
@@ -70,7 +70,7 @@ class HttpCall:
     def __init__(self, headers: Headers, receive: Receive, send: Send, now: float, rpc: Call | None) -> None:
         self.headers = headers
         self.rpc = rpc
-        self.id = wire.request_id_of(text_of(headers.get(REQUEST_ID))) if rpc is None else rpc.request_id
+        self.id = request_id_of(text_of(headers.get(REQUEST_ID))) if rpc is None else rpc.request_id
         self.receive = receive
         self.send = send
         self.started = now
@@ -126,9 +126,9 @@ class HttpCall:
     async def refuse(self, error: Exception) -> None:
         """End the call with the status of an error."""
         if isinstance(error, FrameError):
-            refused = wire.FailedCall(error.code, str(error), ((REQUEST_ID_KEY, self.id),))
+            refused = FailedCall(error.code, str(error), ((REQUEST_ID_KEY, self.id),))
         else:
-            refused = wire.refusal(error, self.id)
+            refused = refusal(error, self.id)
         self.note(refused.code)
         await self._end(
             [

@@ -12,9 +12,10 @@ import grpc
 from google.protobuf.message import Message
 from google.rpc import code_pb2
 
-from recommender.api import metadata as wire
-from recommender.api.metadata import REQUEST_ID_KEY, SERVICE_NAME, decoded
+from recommender.api.messages import decoded
+from recommender.api.metadata import REQUEST_ID_KEY, SERVICE_NAME, request_id_of
 from recommender.api.service import RecommenderService
+from recommender.api.status import refusal
 from recommender.edges.calls import Call, Calls
 from recommender.edges.streams import Stream
 from recommender.errors import QuotaError, RecommenderError, UnavailableError
@@ -203,13 +204,13 @@ async def enter(access: Access, context: Context) -> Visit:
     try:
         return access.enter(authorization_of(context.invocation_metadata() or ()))
     except RecommenderError as error:
-        refused = wire.refusal(error, wire.request_id_of(None))
+        refused = refusal(error, request_id_of(None))
         await context.abort(_GRPC_CODES[refused.code], refused.message, refused.metadata)
 
 
 async def refuse(context: Context, error: Exception, rpc: Call) -> NoReturn:
     """End the call with the status that the error stands for, with details a client can act on."""
-    refused = wire.refusal(error, rpc.request_id)
+    refused = refusal(error, rpc.request_id)
     rpc.end(refused.code)
     await context.abort(_GRPC_CODES[refused.code], refused.message, refused.metadata)
 
