@@ -33,6 +33,13 @@ PLANTED = [
         "untrusted",
     ),
     ("workflows", ".github/workflows/deploy.yml", '"::error::digest', '"${{ inputs.digest }}', "template-injection"),
+    (
+        "workflows",
+        ".github/workflows/release.yml",
+        "actions/setup-python@5fda3b95a4ea91299a34e894583c3862153e4b97",
+        "actions/setup-python@v7",
+        "unpinned-uses",
+    ),
     ("update-bot", ".github/renovate.json", '"prConcurrentLimit": 5', '"prConcurrentLimit": "five"', "five"),
     ("compose", "deploy/compose/compose.yaml", "read_only: true", "readonly: true", "readonly"),
     ("prometheus", "deploy/compose/prometheus.yaml", "scrape_interval: 5s", "scrape_interval: 5", "duration"),
