@@ -41,11 +41,15 @@ def test_the_workflow_runs_what_ci_runs() -> None:
     assert "bash .ci/run" in (ROOT / ".github/workflows/check.yml").read_text(encoding="utf-8")
 
 
-def test_every_module_is_on_the_page_of_a_requests_life() -> None:
-    page = (ROOT / "docs/request-life.md").read_text(encoding="utf-8")
-    for module in (ROOT / "recommender").glob("*.py"):
-        if not module.stem.startswith("__") and module.stem not in {"domain", "errors"}:
-            assert f"`{module.name}`" in page
+def test_every_package_is_on_the_page_of_the_architecture() -> None:
+    page = (ROOT / "docs/architecture.md").read_text(encoding="utf-8")
+    picture = (ROOT / "docs/pictures/architecture.svg").read_text(encoding="utf-8")
+    packages = {path.parent.name for path in (ROOT / "recommender").glob("*/__init__.py")}
+    assert len(packages) > 10
+    for package in packages - {"recommend_api"}:
+        assert f"`{package}`" in page, package
+    for name in packages | {"client", "domain", "errors", "histogram", "threads"}:
+        assert re.search(rf">[^<]*\b{name}\b", picture), name
 
 
 def test_decisions_are_numbered_once_and_say_their_number() -> None:
