@@ -287,9 +287,10 @@ def profile(
 
     from recommender.cli.profile import COLUMNS, cells, page  # noqa: PLC0415
     from recommender.engine import profile as profiling  # noqa: PLC0415
+    from recommender.engine.engine import open_engine  # noqa: PLC0415
     from recommender.engine.machine import available_cpus  # noqa: PLC0415
-    from recommender.models.artifact import find_model, open_artifact  # noqa: PLC0415
-    from recommender.server.server import open_engine  # noqa: PLC0415
+    from recommender.models.artifact import open_artifact  # noqa: PLC0415
+    from recommender.models.sources.file import find_model  # noqa: PLC0415
 
     counts = counts or list(profiling.thread_counts(available_cpus()))
     out = Console()

@@ -17,8 +17,9 @@ from recommender.errors import StartError
 from recommender.models.card import CARD_NAME
 
 if TYPE_CHECKING:
-    from recommender.models.artifact import Artifact, Progress
+    from recommender.models.artifact import Artifact
     from recommender.models.sources.mlflow import Registered, Registry
+    from recommender.models.sources.source import Progress
     from recommender.models.version import Version
     from recommender.settings.settings import Settings
 
@@ -217,8 +218,8 @@ def rollback(
 
 def _try(settings: Settings, artifact: Artifact) -> Version:
     """Load a version as the server would, and end it again. Raises StartError if it may not serve."""
+    from recommender.models.loader import loader  # noqa: PLC0415 (slow, and not every command needs it)
     from recommender.observability.log import set_up_logging  # noqa: PLC0415
-    from recommender.server.server import loader  # noqa: PLC0415 (slow, and not every command needs it)
 
     set_up_logging("warning", settings.log_format)
 
@@ -234,7 +235,7 @@ def _try(settings: Settings, artifact: Artifact) -> Version:
 def _artifact(settings: Settings, model: str) -> Artifact:
     """What a word on the command line means: a folder with a card in it, else a reference."""
     from recommender.models.artifact import Release, open_version  # noqa: PLC0415
-    from recommender.server.server import open_source  # noqa: PLC0415
+    from recommender.models.sources.opening import open_source  # noqa: PLC0415
 
     path = Path(model)
     if (path / CARD_NAME).is_file():
@@ -245,7 +246,7 @@ def _artifact(settings: Settings, model: str) -> Artifact:
 
 
 def _registry(uri: str | None) -> Registry:
-    from recommender.server.server import open_registry  # noqa: PLC0415
+    from recommender.models.sources.opening import open_registry  # noqa: PLC0415
 
     return open_registry(_settings(uri))
 

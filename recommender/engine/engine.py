@@ -34,6 +34,7 @@ from recommender.errors import InvalidRequestError, ModelError, Violation
 from recommender.models.artifact import Artifact
 from recommender.models.checks import hold_to_card, hold_to_limits, measure
 from recommender.models.description import describe
+from recommender.settings.settings import Settings
 from recommender.threads import Job, Threads
 
 _QUIETEST = 4  # ONNX Runtime's own log says nothing that the errors it raises do not say.
@@ -319,6 +320,25 @@ class PackedRun:
     async def result(self) -> Sequence[Ranking]:
         """The rankings; raises what `OnnxEngine.run` raises."""
         return self.contract.unpack(await self.job.result(), self.queries)
+
+
+def open_engine(settings: Settings, artifact: Artifact, threads: int | None = None) -> OnnxEngine:
+    """The engine for a model as the settings want it, `threads` instead of their number where it is given."""
+    return OnnxEngine(
+        artifact,
+        device=settings.device,
+        threads=settings.threads if threads is None else threads,
+        spinning=settings.thread_spinning,
+        slots=settings.engine_slots,
+        cuda=CudaOptions(
+            device_id=settings.cuda_device_id,
+            memory_limit_mb=settings.cuda_memory_limit_mb,
+            arena=settings.cuda_arena,
+            graph=settings.cuda_graph,
+            tf32=settings.cuda_tf32,
+        ),
+        coreml=CoreMLOptions(settings.coreml_compute_units, settings.coreml_model_format),
+    )
 
 
 def _refuse_too_large(path: Path, onnx_file: OnnxFile, free: int | None) -> None:

@@ -1,23 +1,14 @@
-"""Where models come from: a source names a release, and its files and card become a verified Artifact."""
+"""A verified model: its files and its card, held to their sizes and digests."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol, TypeAlias
 
 from pydantic import ValidationError
 
 from recommender.errors import ModelError
 from recommender.models.card import CARD_NAME, SCHEMA_VERSION, Card, FileRole, card_path, file_sha256
-
-_NAMED_FILES = 20
-"""How many files a message lists before it says how many more there are."""
-
-
-Progress: TypeAlias = Callable[[int, int], None]
-"""Told of a download: bytes that are there, and bytes in all."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,34 +28,6 @@ class Release:
     def label(self) -> str:
         """`name@version`, as replies and logs name it."""
         return f"{self.name}@{self.version}"
-
-
-class Source(Protocol):
-    """Where the versions of one model come from. Every method may block, and is called on a thread of its own."""
-
-    @property
-    def reference(self) -> str:
-        """What the operator called it."""
-
-    @property
-    def names(self) -> frozenset[str]:
-        """What requests may call its model before any of it is loaded."""
-
-    @property
-    def may_change(self) -> bool:
-        """Whether what it wants may change while the server runs."""
-
-    def wanted(self) -> Release:
-        """The release to serve now. Raises ModelError if there is none, SourceError if the source cannot be asked."""
-
-    def others(self) -> Sequence[Release]:
-        """What a start may serve instead where the wanted one is not to be had, best first."""
-
-    def fetch(self, release: Release, progress: Progress) -> Artifact:
-        """The files of a release, verified. Raises ModelError if they are at fault, SourceError as `wanted` does."""
-
-    def keep(self, release: Release) -> None:
-        """Take note that a release serves: a later start may fall back on it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,61 +69,6 @@ class Artifact:
         if self.release is not None:
             return self.release.version
         return self.card.version if self.card else self.sha256[:12]
-
-
-@dataclass(frozen=True, slots=True)
-class FileSource:
-    """One model file, served as it is at the start."""
-
-    path: Path
-    may_change: bool = False
-    names: frozenset[str] = frozenset()
-
-    @property
-    def reference(self) -> str:
-        """The file's path."""
-        return str(self.path)
-
-    def wanted(self) -> Release:
-        """The file, by its own name until it is opened."""
-        return Release(self.path.stem, "")
-
-    def others(self) -> Sequence[Release]:
-        """Nothing: a file has no versions."""
-        return ()
-
-    def fetch(self, release: Release, progress: Progress) -> Artifact:  # noqa: ARG002 (there is but one)
-        """The file, held to its card. Raises ModelError."""
-        return open_artifact(self.path)
-
-    def keep(self, release: Release) -> None:
-        """Nothing to note."""
-
-
-def find_model(weights_dir: Path, num_recommendations: int, model: Path | None) -> Path:
-    """The model file to serve: `model` where it is given, else `{num_recommendations}_model.onnx`.
-
-    Raises ModelError if there is no such file, with the files that there are.
-    """
-    path = model or weights_dir / f"{num_recommendations}_model.onnx"
-    if path.is_file():
-        return path
-    folder = path.parent
-    if not folder.is_dir():
-        found = f"and there is no folder {folder}"
-    else:
-        others = sorted(file.name for file in folder.glob("*.onnx"))
-        named = ", ".join(others[:_NAMED_FILES]) or "no .onnx file"
-        more = f" and {len(others) - _NAMED_FILES} more" if len(others) > _NAMED_FILES else ""
-        found = f"that folder has {named}{more}"
-    if model:
-        remedy = "set RECOMMENDER_MODEL to a file that exists, or leave it empty to serve from RECOMMENDER_WEIGHTS_DIR"
-    else:
-        remedy = (
-            f"make it with `recommender export --num-recommendations {num_recommendations} --output {path}`, "
-            "or set RECOMMENDER_NUM_RECOMMENDATIONS, RECOMMENDER_WEIGHTS_DIR or RECOMMENDER_MODEL to what exists"
-        )
-    raise ModelError(f"there is no model file {path} ({found}); {remedy}")
 
 
 def open_version(folder: Path, release: Release) -> Artifact:

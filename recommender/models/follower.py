@@ -22,7 +22,8 @@ import structlog
 
 from recommender.batching.cost import Observation
 from recommender.errors import ModelError, RecommenderError, SourceError
-from recommender.models.artifact import Artifact, Release, Source
+from recommender.models.artifact import Artifact, Release
+from recommender.models.sources.source import Source
 from recommender.models.version import FollowerStatus, Outcome, Version
 from recommender.threads import in_background
 

@@ -8,14 +8,17 @@ from datetime import UTC, datetime
 
 import structlog
 
-from recommender.batching.batcher import Batcher
+from recommender.batching.batcher import Batcher, Tracer
 from recommender.batching.cost import Cost, Observation
-from recommender.engine.engine import Memory, OnnxEngine
+from recommender.batching.statistics import BatchEnded
+from recommender.domain import Model
+from recommender.engine.engine import Memory, OnnxEngine, open_engine
 from recommender.errors import ModelError
 from recommender.models.artifact import Artifact
 from recommender.models.fallback import read_fallback
 from recommender.models.version import Version
 from recommender.models.vocabulary import Vocabulary
+from recommender.settings.settings import Settings
 from recommender.threads import in_background
 
 log = structlog.get_logger(__name__)
@@ -145,3 +148,50 @@ def _memory(memory: Memory) -> dict[str, float | None]:
 
 def _mb(size: int | None) -> float | None:
     return None if size is None else round(size / 1e6, 1)
+
+
+def loader(settings: Settings, tracer: Callable[[Model], Tracer | None] = lambda _: None) -> Loader:
+    """What loads versions as the settings want it; `tracer` gives who follows the callers of a model."""
+
+    def batcher(engine: OnnxEngine, cost: Cost) -> Batcher:
+        return Batcher(
+            engine,
+            max_batch_size=settings.max_batch_size,
+            max_backlog=settings.max_backlog,
+            engine_timeout=settings.engine_timeout_ms / 1e3,
+            cost=cost,
+            slots=settings.engine_slots,
+            deduplicate=settings.deduplicate,
+            max_wait=settings.max_wait_ms / 1e3,
+            tracer=tracer(engine.model),
+            observer=_log_batch if settings.log_level == "debug" else None,
+        )
+
+    def opened(artifact: Artifact) -> OnnxEngine:
+        engine = open_engine(settings, artifact)
+        if settings.cuda_graph and not engine.captures:
+            log.warning("runs are not captured as CUDA graphs: the model has branches or loops, or is not on CUDA")
+        return engine
+
+    return Loader(
+        opened,
+        batcher,
+        limit=settings.num_recommendations,
+        max_history=settings.max_history,
+        max_batch_size=settings.max_batch_size,
+        longest_run=min(settings.longest_run_ms or math.inf, settings.engine_timeout_ms) / 1e3,
+    )
+
+
+def _log_batch(ended: BatchEnded) -> None:
+    log.debug(
+        "batch",
+        number=ended.number,
+        rows=ended.rows,
+        callers=ended.callers,
+        cells=ended.cells,
+        closed=ended.closed.value,
+        longest_wait=round(ended.longest_wait, 6),
+        run=round(ended.run, 6),
+        failed=ended.failed,
+    )

@@ -9,33 +9,27 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
-import math
 import sys
 import time
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any, Protocol, TypeAlias
 
 import structlog
 
 from recommender.api.service import Limits, RecommenderService
-from recommender.batching.batcher import Batcher, Tracer
-from recommender.batching.cost import Cost, Observation
-from recommender.batching.statistics import BatchEnded, Statistics
+from recommender.batching.batcher import Batcher
+from recommender.batching.cost import Observation
+from recommender.batching.statistics import Statistics
 from recommender.domain import Model
 from recommender.edges.calls import Calls
 from recommender.edges.grpc_aio.listener import ConnectionLimits, GrpcListener, address_of
-from recommender.engine.engine import OnnxEngine
-from recommender.engine.provider import CoreMLOptions, CudaOptions
-from recommender.errors import EngineError, StartError
-from recommender.models.artifact import Artifact, FileSource, Source, find_model
+from recommender.errors import EngineError
+from recommender.models.artifact import Artifact
 from recommender.models.follower import Follower
-from recommender.models.loader import Loader
+from recommender.models.loader import loader
 from recommender.models.proof import check_elsewhere
-from recommender.models.sources.cache import Cache
-from recommender.models.sources.folder import FolderSource
-from recommender.models.sources.mlflow import Registry
-from recommender.models.sources.registry import SCHEME, RegisteredSource
+from recommender.models.sources.opening import open_source, open_sources
+from recommender.models.sources.source import Source
 from recommender.models.version import FollowerStatus, Version
 from recommender.observability.metrics import Connections, MeteredModel
 from recommender.observability.monitoring import Monitoring
@@ -240,7 +234,7 @@ class Server:
 
     async def _load(self) -> None:
         settings = self._settings
-        for source in await in_background(_sources, settings):
+        for source in await in_background(open_sources, settings):
             lane = self._router.add_lane(source.reference, source.names)
             follower = self._follower(source, functools.partial(self._router.adopt, lane))
             self._followers.append(follower)
@@ -357,25 +351,6 @@ class Server:
         return ExitCode.ENGINE_LOST
 
 
-def open_engine(settings: Settings, artifact: Artifact, threads: int | None = None) -> OnnxEngine:
-    """The engine for a model as the settings want it, `threads` instead of their number where it is given."""
-    return OnnxEngine(
-        artifact,
-        device=settings.device,
-        threads=settings.threads if threads is None else threads,
-        spinning=settings.thread_spinning,
-        slots=settings.engine_slots,
-        cuda=CudaOptions(
-            device_id=settings.cuda_device_id,
-            memory_limit_mb=settings.cuda_memory_limit_mb,
-            arena=settings.cuda_arena,
-            graph=settings.cuda_graph,
-            tf32=settings.cuda_tf32,
-        ),
-        coreml=CoreMLOptions(settings.coreml_compute_units, settings.coreml_model_format),
-    )
-
-
 def _grpc_listener(settings: Settings, access: Access | None, rpcs: Calls, *, shared_port: bool) -> GrpcListener:
     return GrpcListener(
         default_timeout=settings.default_timeout_ms / 1e3,
@@ -430,82 +405,4 @@ def _limits(settings: Settings) -> Limits:
         candidates=settings.max_candidates,
         batch_requests=settings.max_batch_requests,
         reject_unknown=settings.unknown_items == "reject",
-    )
-
-
-def loader(settings: Settings, tracer: Callable[[Model], Tracer | None] = lambda _: None) -> Loader:
-    """What loads versions as the settings want it; `tracer` gives who follows the callers of a model."""
-
-    def batcher(engine: OnnxEngine, cost: Cost) -> Batcher:
-        return Batcher(
-            engine,
-            max_batch_size=settings.max_batch_size,
-            max_backlog=settings.max_backlog,
-            engine_timeout=settings.engine_timeout_ms / 1e3,
-            cost=cost,
-            slots=settings.engine_slots,
-            deduplicate=settings.deduplicate,
-            max_wait=settings.max_wait_ms / 1e3,
-            tracer=tracer(engine.model),
-            observer=_log_batch if settings.log_level == "debug" else None,
-        )
-
-    def opened(artifact: Artifact) -> OnnxEngine:
-        engine = open_engine(settings, artifact)
-        if settings.cuda_graph and not engine.captures:
-            log.warning("runs are not captured as CUDA graphs: the model has branches or loops, or is not on CUDA")
-        return engine
-
-    return Loader(
-        opened,
-        batcher,
-        limit=settings.num_recommendations,
-        max_history=settings.max_history,
-        max_batch_size=settings.max_batch_size,
-        longest_run=min(settings.longest_run_ms or math.inf, settings.engine_timeout_ms) / 1e3,
-    )
-
-
-def _sources(settings: Settings) -> list[Source]:
-    """Where each model comes from that the settings name, in their order."""
-    references = [each.strip() for each in (settings.model or "").split(",") if each.strip()]
-    if not references:
-        return [FileSource(find_model(settings.weights_dir, settings.num_recommendations, None))]
-    return [open_source(settings, reference) for reference in references]
-
-
-def open_source(settings: Settings, reference: str) -> Source:
-    """What a reference means: a model in the registry, a model file, or a folder of versions, pinned after an `@`.
-
-    May block. Raises StartError if it means nothing.
-    """
-    if reference.startswith(SCHEME):
-        return RegisteredSource(reference, open_registry(settings), Cache(settings.model_cache_dir.expanduser()))
-    path = Path(reference)
-    if path.suffix == ".onnx" or path.is_file():
-        return FileSource(find_model(settings.weights_dir, settings.num_recommendations, path))
-    folder, _, pinned = reference.rpartition("@")
-    return FolderSource(Path(folder), pinned) if folder else FolderSource(path)
-
-
-def open_registry(settings: Settings) -> Registry:
-    """The registry that the settings name. Blocks. Raises StartError if they name none."""
-    if not settings.registry_uri:
-        raise StartError(
-            f"a model of a registry ({SCHEME}…) needs RECOMMENDER_REGISTRY_URI, such as http://localhost:5000"
-        )
-    return Registry(settings.registry_uri)
-
-
-def _log_batch(ended: BatchEnded) -> None:
-    log.debug(
-        "batch",
-        number=ended.number,
-        rows=ended.rows,
-        callers=ended.callers,
-        cells=ended.cells,
-        closed=ended.closed.value,
-        longest_wait=round(ended.longest_wait, 6),
-        run=round(ended.run, 6),
-        failed=ended.failed,
     )

@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 
 from recommender.errors import ModelError
-from recommender.models.artifact import find_model, open_artifact
+from recommender.models.artifact import open_artifact
 from recommender.models.card import card_path
+from recommender.models.sources.file import find_model
 from tests.conftest import WEIGHTS
 
 

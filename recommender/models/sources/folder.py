@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from recommender.errors import ModelError
-from recommender.models.artifact import Artifact, Progress, Release, open_version
+from recommender.models.artifact import Artifact, Release, open_version
 from recommender.models.card import CARD_NAME
+from recommender.models.sources.source import Progress
 
 _VERSION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _NUMBERS = re.compile(r"(\d+)")

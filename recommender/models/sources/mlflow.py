@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from recommender.errors import ModelError, SourceError
-from recommender.models.artifact import Progress
 from recommender.models.card import CARD_NAME, Card, file_sha256
+from recommender.models.sources.source import Progress
 
 if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion

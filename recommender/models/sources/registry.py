@@ -7,10 +7,11 @@ import re
 from collections.abc import Sequence
 
 from recommender.errors import ModelError
-from recommender.models.artifact import Artifact, Progress, Release, open_version
+from recommender.models.artifact import Artifact, Release, open_version
 from recommender.models.card import CARD_NAME, file_sha256
 from recommender.models.sources.cache import Cache
 from recommender.models.sources.mlflow import CARD_TAG, Registered, Registry
+from recommender.models.sources.source import Progress
 
 SCHEME = "models:/"
 _REFERENCE = re.compile(r"models:/(?P<name>[^/@]+)(?:@(?P<alias>[^/@]+)|/(?P<version>\d+))")

@@ -1,0 +1,45 @@
+"""What a reference to a model means: a file, a folder of versions, or a model in a registry."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from recommender.errors import StartError
+from recommender.models.sources.cache import Cache
+from recommender.models.sources.file import FileSource, find_model
+from recommender.models.sources.folder import FolderSource
+from recommender.models.sources.mlflow import Registry
+from recommender.models.sources.registry import SCHEME, RegisteredSource
+from recommender.models.sources.source import Source
+from recommender.settings.settings import Settings
+
+
+def open_sources(settings: Settings) -> list[Source]:
+    """Where each model comes from that the settings name, in their order."""
+    references = [each.strip() for each in (settings.model or "").split(",") if each.strip()]
+    if not references:
+        return [FileSource(find_model(settings.weights_dir, settings.num_recommendations, None))]
+    return [open_source(settings, reference) for reference in references]
+
+
+def open_source(settings: Settings, reference: str) -> Source:
+    """What a reference means: a model in the registry, a model file, or a folder of versions, pinned after an `@`.
+
+    May block. Raises StartError if it means nothing.
+    """
+    if reference.startswith(SCHEME):
+        return RegisteredSource(reference, open_registry(settings), Cache(settings.model_cache_dir.expanduser()))
+    path = Path(reference)
+    if path.suffix == ".onnx" or path.is_file():
+        return FileSource(find_model(settings.weights_dir, settings.num_recommendations, path))
+    folder, _, pinned = reference.rpartition("@")
+    return FolderSource(Path(folder), pinned) if folder else FolderSource(path)
+
+
+def open_registry(settings: Settings) -> Registry:
+    """The registry that the settings name. Blocks. Raises StartError if they name none."""
+    if not settings.registry_uri:
+        raise StartError(
+            f"a model of a registry ({SCHEME}…) needs RECOMMENDER_REGISTRY_URI, such as http://localhost:5000"
+        )
+    return Registry(settings.registry_uri)

@@ -1,0 +1,39 @@
+"""What a source of models is: it names releases, and fetches the files of one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Protocol, TypeAlias
+
+from recommender.models.artifact import Artifact, Release
+
+Progress: TypeAlias = Callable[[int, int], None]
+"""Told of a download: bytes that are there, and bytes in all."""
+
+
+class Source(Protocol):
+    """Where the versions of one model come from. Every method may block, and is called on a thread of its own."""
+
+    @property
+    def reference(self) -> str:
+        """What the operator called it."""
+
+    @property
+    def names(self) -> frozenset[str]:
+        """What requests may call its model before any of it is loaded."""
+
+    @property
+    def may_change(self) -> bool:
+        """Whether what it wants may change while the server runs."""
+
+    def wanted(self) -> Release:
+        """The release to serve now. Raises ModelError if there is none, SourceError if the source cannot be asked."""
+
+    def others(self) -> Sequence[Release]:
+        """What a start may serve instead where the wanted one is not to be had, best first."""
+
+    def fetch(self, release: Release, progress: Progress) -> Artifact:
+        """The files of a release, verified. Raises ModelError if they are at fault, SourceError as `wanted` does."""
+
+    def keep(self, release: Release) -> None:
+        """Take note that a release serves: a later start may fall back on it."""
