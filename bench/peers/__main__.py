@@ -27,6 +27,7 @@ from rich.progress import Progress
 from rich.table import Table
 
 from bench import facts
+from bench.figures import spread
 from bench.load.scenarios import model
 from bench.peers.hosted import HISTORY, Hosted, Unavailable, hosted
 from bench.peers.load import Seen, ask
@@ -125,19 +126,6 @@ def idle(server: Hosted) -> float:
     return (server.cpu_seconds() - before) / (time.monotonic() - began)
 
 
-def spread(values: Sequence[float]) -> str:
-    return _told(values, ",.3g")
-
-
-def whole(values: Sequence[float]) -> str:
-    return _told(values, ",.0f")
-
-
-def _told(values: Sequence[float], form: str) -> str:
-    middle = format(statistics.median(values), form)
-    return f"{middle} [{min(values):{form}} … {max(values):{form}}]" if len(values) > 1 else middle
-
-
 Cells = list[list[str]]
 
 
@@ -148,9 +136,9 @@ def at_saturation(rows: Sequence[Measured]) -> Cells:
         of = each.saturated
         shares = [one.rate / first.rate for one, first in zip(of, rows[0].saturated, strict=True)]
         cells.append([
-            each.row.title, whole([one.rate for one in of]), spread(shares),
+            each.row.title, spread([one.rate for one in of], ",.0f"), spread(shares),
             *(spread([one.quantile(q) for one in of]) for q in (0.5, 0.99)),
-            whole([one.cpu * 1e6 for one in of]), f"{each.idle:.2f}",
+            spread([one.cpu * 1e6 for one in of], ",.0f"), f"{each.idle:.2f}",
             f"{statistics.median(each.memory) / 2**20:,.0f}", f"{each.failed:,}",
         ])  # fmt: skip
     return cells

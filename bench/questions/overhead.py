@@ -39,6 +39,7 @@ from rich.console import Console
 from rich.table import Table
 
 from bench.facts import ROOT
+from bench.figures import spread
 from bench.serving import cpu_seconds, free_port
 from recommender.engine.machine import available_cpus
 from recommender.recommend_api.v1 import recommend_api_pb2 as api
@@ -241,10 +242,6 @@ def running(name: str, command: Sequence[str], port: int, log: Path) -> Iterator
     finally:
         process.send_signal(signal.SIGTERM)
         process.wait(30)
-
-
-def spread(values: Sequence[float]) -> str:
-    return f"{statistics.median(values):.3g} [{min(values):.3g} … {max(values):.3g}]"
 
 
 def ask(port: int) -> api.RecommendResponse:

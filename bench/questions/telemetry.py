@@ -28,7 +28,8 @@ from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, SpanExportResult
 
-from bench.questions.overhead import HISTORY, WARM_UP_CALLS, Target, running, spread
+from bench.figures import spread
+from bench.questions.overhead import HISTORY, WARM_UP_CALLS, Target, running
 from bench.serving import free_port
 from recommender.edges.calls import Calls
 from recommender.observability.log import set_up_logging
