@@ -357,12 +357,14 @@ def health(
     timeout: Annotated[float, typer.Option(help="Seconds to wait for the answer.")] = 2.0,
 ) -> None:
     """Ask a server's health port, for probes that run a command; exit code 0 if it is SERVING, else 1."""
+    from recommender.edges.address import address_of  # noqa: PLC0415
+
     if address is None:
         settings = _settings()
         if not settings.health_port:
             _fail("there is no RECOMMENDER_HEALTH_PORT to ask: set it, or give --address", 2)
         host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(settings.host, settings.host)  # noqa: S104 (not listened on)
-        address = f"[{host}]:{settings.health_port}" if ":" in host else f"{host}:{settings.health_port}"
+        address = address_of(host, settings.health_port)
     import grpc  # noqa: PLC0415 (`recommender config` needs none of it)
 
     from recommender.server.probes import probe  # noqa: PLC0415

@@ -18,6 +18,7 @@ from google.rpc import code_pb2
 
 from recommender.batching.statistics import Statistics
 from recommender.edges.calls import Calls
+from recommender.edges.listener import Connections
 from recommender.histogram import Durations, bucket
 from recommender.models.version import FollowerStatus
 from recommender.observability import instruments as telemetry
@@ -61,16 +62,6 @@ class MeteredModel:
     slots: int
     statistics: Callable[[], Statistics]
     fallbacks: Callable[[], int]
-
-
-@dataclass(frozen=True, slots=True)
-class Connections:
-    """What an edge knows of its connections: how many are open, and what was lost with them, by who ended it."""
-
-    open: int
-    opened: int
-    cut: Mapping[str, int]
-    resets: Mapping[str, int]
 
 
 AskEdge: TypeAlias = Callable[[], Awaitable[Connections | None]]

@@ -18,13 +18,14 @@ from typing import Any
 
 import structlog
 
+from recommender.edges.address import address_of, cannot_listen
 from recommender.edges.envoy.config import Limits, envoy_config
+from recommender.edges.envoy.listener import ADMIN
 from recommender.edges.envoy.tls import tls_context, write_secrets
 from recommender.edges.envoy.web import pages_may_call, web_filters
-from recommender.edges.grpc_aio.listener import address_of, cannot_listen
 from recommender.errors import StartError
 from recommender.security.certificates import Certificates, read_certificates
-from recommender.server.embedded import ADMIN, Order
+from recommender.server.embedded import Order
 from recommender.server.process import ExitCode
 from recommender.settings.settings import Otlp, Settings
 

@@ -11,6 +11,7 @@ from typing import Final
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
+from recommender.edges.address import address_of
 from recommender.errors import StartError
 
 STARTUP: Final = "startup"
@@ -41,7 +42,7 @@ class Probes:
     async def listen(self, host: str, port: int) -> int:
         """Answer from now on: alive, not started, not ready. The port, new if it was 0. Raises StartError."""
         try:
-            bound = self._server.add_insecure_port(f"[{host}]:{port}" if ":" in host else f"{host}:{port}")
+            bound = self._server.add_insecure_port(address_of(host, port))
         except RuntimeError as error:
             raise StartError(
                 f"cannot answer probes on port {port} of {host}: it is in use, or the address is not this machine's; "

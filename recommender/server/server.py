@@ -12,7 +12,7 @@ import functools
 import sys
 import time
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol, TypeAlias
+from typing import Any
 
 import structlog
 
@@ -21,8 +21,9 @@ from recommender.batching.batcher import Batcher
 from recommender.batching.cost import Observation
 from recommender.batching.statistics import Statistics
 from recommender.domain import Model
-from recommender.edges.calls import Calls
-from recommender.edges.grpc_aio.listener import ConnectionLimits, GrpcListener, address_of
+from recommender.edges.address import address_of
+from recommender.edges.grpc_aio.listener import grpc_listener
+from recommender.edges.listener import Listener, MakeListener
 from recommender.errors import EngineError
 from recommender.models.artifact import Artifact
 from recommender.models.follower import Follower
@@ -31,12 +32,12 @@ from recommender.models.proof import check_elsewhere
 from recommender.models.sources.opening import open_source, open_sources
 from recommender.models.sources.source import Source
 from recommender.models.version import FollowerStatus, Version
-from recommender.observability.metrics import Connections, MeteredModel
+from recommender.observability.metrics import MeteredModel
 from recommender.observability.monitoring import Monitoring
 from recommender.routing.candidate import Bounds, CandidateReport
 from recommender.routing.router import Lane, Router, VersionEvent
 from recommender.security.access import Access, read_grants
-from recommender.security.certificates import Certificates, read_certificates
+from recommender.security.certificates import read_certificates
 from recommender.security.reloading import ReloadedFiles
 from recommender.server.probes import Probes
 from recommender.server.process import ExitCode
@@ -49,40 +50,6 @@ _LAST_ANSWERS_SECONDS = 1.0
 """How long the last answers may take to leave."""
 _LAST_STATUS_SECONDS = 0.1
 """How long the last change of health may take to leave."""
-
-
-class Listener(Protocol):
-    """What the server needs of an edge: where calls come in."""
-
-    def use_certificates(self, certificates: Certificates) -> None:
-        """Speak TLS with these from the next connection on; called before `listen` or never."""
-
-    async def listen(self, host: str, port: int) -> int:
-        """Take calls from now on, health NOT_SERVING; the port, which is new if it was 0. Raises StartError."""
-
-    def open(self, service: RecommenderService) -> None:
-        """Answer calls with this service from now on; until then they get UNAVAILABLE."""
-
-    async def turn_serving(self) -> None:
-        """Tell who asks for health, or watches it, that requests are answered."""
-
-    async def turn_unready(self) -> None:
-        """Tell who asks for health, or watches it, that this server leaves; final."""
-
-    def drain(self) -> None:
-        """Read no more from open streams; each ends when what it has read is answered."""
-
-    def end_watches(self) -> None:
-        """End the calls that watch health: they would hold up a stop."""
-
-    async def connections(self) -> Connections | None:
-        """What is known of the connections, None where nothing is. Raises OSError if it is not to be had now."""
-
-    async def stop(self, grace: float) -> None:
-        """Take no more calls, and give those that are open `grace` seconds to finish."""
-
-
-MakeListener: TypeAlias = Callable[[Calls, Access | None], Listener]
 
 
 class Server:
@@ -114,7 +81,7 @@ class Server:
         )
         access = Access() if settings.tokens_file is not None else None
         self._listener: Listener = (
-            _grpc_listener(settings, access, self._monitoring.rpcs, shared_port=shared_port)
+            grpc_listener(settings, self._monitoring.rpcs, access, shared_port=shared_port)
             if listener is None
             else listener(self._monitoring.rpcs, access)
         )
@@ -349,30 +316,6 @@ class Server:
         await asyncio.sleep(_LAST_STATUS_SECONDS)
         await self.close()
         return ExitCode.ENGINE_LOST
-
-
-def _grpc_listener(settings: Settings, access: Access | None, rpcs: Calls, *, shared_port: bool) -> GrpcListener:
-    return GrpcListener(
-        default_timeout=settings.default_timeout_ms / 1e3,
-        most_open=settings.max_stream_requests,
-        most_streams=settings.max_streams,
-        rpcs=rpcs,
-        limits=ConnectionLimits(
-            message_bytes=settings.max_message_bytes,
-            metadata_bytes=settings.max_metadata_bytes,
-            streams=settings.max_connection_calls,
-            age=settings.max_connection_age_ms,
-            age_grace=settings.max_connection_age_grace_ms,
-            idle=settings.max_connection_idle_ms,
-            keepalive=settings.keepalive_ms,
-            least_ping_interval=settings.min_ping_interval_ms,
-            handshake=settings.handshake_timeout_ms,
-        ),
-        access=access,
-        open_health=not settings.health_needs_token,
-        reflection=settings.reflection,
-        shared_port=shared_port,
-    )
 
 
 def _secrets(settings: Settings, listener: Listener, access: Access | None) -> list[ReloadedFiles[Any]]:

@@ -8,6 +8,7 @@ from typing import Any, cast
 from recommender.api.service import RecommenderService
 from recommender.edges.calls import Calls
 from recommender.edges.grpc_aio.listener import GrpcListener
+from recommender.edges.listener import Listener, MakeListener
 from recommender.errors import (
     BacklogFullError,
     DeadlineError,
@@ -23,7 +24,6 @@ from recommender.errors import (
 from recommender.recommend_api.v1 import recommend_api_pb2 as api
 from recommender.server import embedded
 from recommender.server.process import ExitCode
-from recommender.server.server import Listener, MakeListener
 from recommender.settings.settings import Settings
 
 ERRORS = (

@@ -11,13 +11,14 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 from recommender.api.metadata import SERVICE_NAME
 from recommender.api.service import RecommenderService
+from recommender.edges.address import address_of, cannot_listen
 from recommender.edges.calls import Calls
 from recommender.edges.grpc_aio.edge import GrpcEdge, enter
+from recommender.edges.listener import Connections
 from recommender.edges.reflection import add_reflection
-from recommender.errors import StartError
-from recommender.observability.metrics import Connections
 from recommender.security.access import Access
 from recommender.security.certificates import Certificates
+from recommender.settings.settings import Settings
 
 _STREAM_WINDOW = 262_144
 """Bytes that a caller may send ahead of the server's reading: a thousand histories of a hundred items in one go."""
@@ -182,16 +183,28 @@ class _Health(health.aio.HealthServicer):
             watch.cancel()
 
 
-def address_of(host: str, port: int) -> str:
-    """Host and port as one writes them together."""
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-
-
-def cannot_listen(address: str) -> StartError:
-    """What is said where a port cannot be had."""
-    return StartError(
-        f"cannot listen on {address}: the port is in use or the address is not this machine's; stop the other "
-        "server, or set RECOMMENDER_PORT (0 takes a free one) or RECOMMENDER_HOST"
+def grpc_listener(settings: Settings, rpcs: Calls, access: Access | None, *, shared_port: bool = False) -> GrpcListener:
+    """Build the listener that these settings describe."""
+    return GrpcListener(
+        default_timeout=settings.default_timeout_ms / 1e3,
+        most_open=settings.max_stream_requests,
+        most_streams=settings.max_streams,
+        rpcs=rpcs,
+        limits=ConnectionLimits(
+            message_bytes=settings.max_message_bytes,
+            metadata_bytes=settings.max_metadata_bytes,
+            streams=settings.max_connection_calls,
+            age=settings.max_connection_age_ms,
+            age_grace=settings.max_connection_age_grace_ms,
+            idle=settings.max_connection_idle_ms,
+            keepalive=settings.keepalive_ms,
+            least_ping_interval=settings.min_ping_interval_ms,
+            handshake=settings.handshake_timeout_ms,
+        ),
+        access=access,
+        open_health=not settings.health_needs_token,
+        reflection=settings.reflection,
+        shared_port=shared_port,
     )
 
 
