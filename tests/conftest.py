@@ -7,10 +7,9 @@ import os
 import shutil
 import sys
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from pathlib import Path
-from typing import Any, TypeAlias, get_args
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager
+from typing import Any, get_args
 
 import onnxruntime
 import pytest
@@ -18,17 +17,11 @@ import structlog
 
 from recommender.client import Client
 from recommender.domain import Edge
-from recommender.server.server import Server
 from recommender.settings.settings import Settings
+from tests.support.engines import Load, engines
+from tests.support.paths import WEIGHTS
 from tests.support.remote import RemoteServer
-
-ROOT = Path(__file__).parents[1]
-WEIGHTS = ROOT / "weights"
-
-AnyServer: TypeAlias = Server | RemoteServer
-ServeHere: TypeAlias = Callable[..., AbstractAsyncContextManager[Server]]
-"""What `serve` is where the edge is grpc, for tests that look into the server."""
-Serve: TypeAlias = Callable[..., AbstractAsyncContextManager[AnyServer]]
+from tests.support.serving import AnyServer, Serve, in_a_thread, server_of
 
 _RECIPES = {"system": "just test-system", "long": "just test-long"}
 _DEBIAN = {"chromium": "chromium", "h2load": "nghttp2-client", "prometheus": "prometheus", "promtool": "prometheus"}
@@ -38,7 +31,9 @@ _deselected: Counter[str] = Counter()
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    if "edge" in metafunc.fixturenames and metafunc.definition.get_closest_marker("both_edges"):
+    both = "edge" in metafunc.fixturenames and metafunc.definition.get_closest_marker("both_edges")
+    chosen = any(mark.args[0] == "edge" for mark in metafunc.definition.iter_markers("parametrize"))
+    if both and not chosen:
         metafunc.parametrize("edge", get_args(Edge), scope="session")
 
 
@@ -79,7 +74,7 @@ def _no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="session")
 def edge() -> Edge:
-    """The edge of the servers under test; tests of the wire take both."""
+    """The edge of the servers under test; tests marked `both_edges` run on each."""
     return "grpc"
 
 
@@ -99,14 +94,19 @@ def serve(edge: Edge) -> Serve:
     return started
 
 
-def server_of(settings: Settings) -> AnyServer:
-    """The server that these settings want."""
-    return RemoteServer(settings) if settings.edge == "envoy" else Server(settings)
+@pytest.fixture(scope="session")
+def behind_envoy() -> Iterator[RemoteServer]:
+    """A server behind Envoy at the default settings, shared: a process takes its time to start."""
+    with in_a_thread(lambda: RemoteServer(Settings(port=0, weights_dir=WEIGHTS, edge="envoy"))) as server:
+        yield server
 
 
 @pytest.fixture
-async def server(serve: Serve) -> AsyncIterator[AnyServer]:
+async def server(edge: Edge, serve: Serve, request: pytest.FixtureRequest) -> AsyncIterator[AnyServer]:
     """A server of the reference model at the default settings."""
+    if edge == "envoy":
+        yield request.getfixturevalue("behind_envoy")
+        return
     async with serve() as started:
         yield started
 
@@ -116,3 +116,10 @@ async def client(server: AnyServer) -> AsyncIterator[Client]:
     """A client of that server."""
     async with Client(f"127.0.0.1:{server.port}") as connected:
         yield connected
+
+
+@pytest.fixture
+def load() -> Iterator[Load]:
+    """Load engines that are closed when the test is over."""
+    with engines() as loading:
+        yield loading

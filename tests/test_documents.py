@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import ROOT
+from tests.support.paths import ROOT
+from tests.support.programs import program
 
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
 TEST_COMMAND = (
@@ -25,9 +26,8 @@ def test_links_lead_somewhere(page: Path) -> None:
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_recipes_that_pages_name_exist(page: Path) -> None:
-    recipes = set(
-        subprocess.run(["just", "--summary"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()
-    )
+    listed = subprocess.run([program("just"), "--summary"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    recipes = set(listed.split())
     for recipe in re.findall(r"`just ([a-z][a-z-]*)", page.read_text(encoding="utf-8")):
         assert recipe in recipes
 

@@ -12,11 +12,14 @@ from recommender.client import Client, Refusal, Request, SyncClient
 from recommender.domain import Edge
 from recommender.models.artifact import open_artifact
 from recommender.recommend_api.v1 import recommend_api_pb2 as api
-from tests.conftest import WEIGHTS, AnyServer, Serve
 from tests.support.catalogues import add_fallback, add_vocabulary, export_catalogue
 from tests.support.facts import FACTS
 from tests.support.models import table, write_model, write_older_model
+from tests.support.paths import WEIGHTS
+from tests.support.serving import AnyServer, Serve, served
 from tests.support.statuses import status_of_call, violations_of
+
+pytestmark = pytest.mark.both_edges
 
 TIMEOUT = 30.0
 ITEMS = 40
@@ -230,8 +233,6 @@ async def test_a_call_has_an_id_in_its_reply_and_its_metadata(server: AnyServer,
 
 
 def test_the_synchronous_client_does_the_same(catalogue: Path, edge: Edge) -> None:
-    from tests.api.test_exact import served  # noqa: PLC0415 (a server on a loop of its own)
-
     with served(catalogue, 10, edge) as port, SyncClient(f"127.0.0.1:{port}") as client:
         answer = client.recommend([1, 2], limit=4, exclude_history=True, timeout=TIMEOUT)
         one, lost = client.recommend_many(

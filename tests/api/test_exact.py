@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
 
 import grpc
 import numpy as np
@@ -17,20 +15,13 @@ from recommender.domain import Edge, Ranking
 from recommender.models.card import Card, card_path
 from recommender.recommend_api.v1 import recommend_api_pb2 as api
 from recommender.recommend_api.v1 import recommend_api_pb2_grpc as api_grpc
-from recommender.settings.settings import Settings
-from tests.conftest import server_of
 from tests.support.catalogues import add_fallback, export_catalogue, reference_embeddings
-from tests.support.threads import in_a_thread
+from tests.support.requests import requests
+from tests.support.serving import served
+
+pytestmark = pytest.mark.both_edges
 
 SIZES = (5, 130, 3000)
-
-
-@contextmanager
-def served(model: Path, limit: int, edge: Edge) -> Iterator[int]:
-    """A server that a synchronous test can call; gives the port."""
-    settings = Settings(port=0, model=model, num_recommendations=limit, default_timeout_ms=60_000, edge=edge)
-    with in_a_thread(lambda: server_of(settings)) as server:
-        yield server.port
 
 
 @pytest.fixture(scope="module", params=SIZES)
@@ -44,21 +35,6 @@ def catalogue(
     tolerance = Card.model_validate_json(card_path(model).read_bytes()).score_tolerance
     with served(model, min(items, 10), edge) as port, grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
         yield api_grpc.RecommenderServiceStub(channel), reference_embeddings(items), tolerance, fallback
-
-
-def requests(items: int) -> st.SearchStrategy[api.RecommendRequest]:
-    """Any request about a catalogue of that size, strangers and duplicates included."""
-    known = st.integers(0, items - 1)
-    anything = st.one_of(known, known, known, st.integers(items, 2**31 - 1))
-    return st.builds(
-        api.RecommendRequest,
-        item_ids=st.lists(anything, max_size=20),
-        limit=st.one_of(st.just(0), st.integers(1, min(items, 1000))),
-        excluded_item_ids=st.one_of(st.just([]), st.lists(anything, max_size=30), st.just(list(range(items)))),
-        exclude_history=st.booleans(),
-        candidate_item_ids=st.one_of(st.just([]), st.just([]), st.lists(anything, max_size=40)),
-        min_score=st.one_of(st.none(), st.floats(0, 8, width=32)),
-    )
 
 
 def expected(

@@ -14,10 +14,12 @@ from recommender.client import Client, Recommendations, Refusal, Request
 from recommender.recommend_api.v1 import recommend_api_pb2 as api
 from recommender.recommend_api.v1 import recommend_api_pb2_grpc as api_grpc
 from recommender.server.process import ExitCode
-from tests.conftest import AnyServer, Serve
 from tests.support.facts import FACTS
 from tests.support.models import table, write_model
+from tests.support.serving import AnyServer, Serve
 from tests.support.statuses import status_of_call, violations_of
+
+pytestmark = pytest.mark.both_edges
 
 TIMEOUT = 30.0
 

@@ -14,10 +14,13 @@ from recommender.domain import Ranking
 from recommender.models.card import Card
 from recommender.recommend_api.v1 import recommend_api_pb2 as api
 from recommender.recommend_api.v1 import recommend_api_pb2_grpc as api_grpc
-from tests.conftest import WEIGHTS, AnyServer, Serve
 from tests.support.facts import FACTS
 from tests.support.models import table, write_model, write_older_model
+from tests.support.paths import WEIGHTS
+from tests.support.serving import AnyServer, Serve
 from tests.support.statuses import status_of_call, violations_of
+
+pytestmark = pytest.mark.both_edges
 
 TIMEOUT = 30.0
 

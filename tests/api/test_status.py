@@ -17,6 +17,8 @@ from recommender.server.envoy import EnvoyServer
 from recommender.settings.settings import Settings
 from tests.support.failing import ERRORS, FailingServer
 
+pytestmark = pytest.mark.both_edges
+
 HOST, LOADING_HOST = "127.0.0.1", "127.0.0.2"
 
 TABLE = {

@@ -16,7 +16,8 @@ from bench.load.generator import arrivals
 from bench.load.plan import GOOD, HURRIED, LEAVING, SLOW, Method, Phase, Plan
 from bench.load.run import Run, run
 from recommender.server.server import Server
-from tests.conftest import ROOT, ServeHere
+from tests.support.paths import ROOT
+from tests.support.serving import ServeHere
 
 STEADY = (Phase(1.0, 200.0, 200.0),)
 

@@ -16,8 +16,8 @@ from recommender.models.artifact import open_artifact
 from recommender.models.card import Card
 from recommender.server.server import Server
 from recommender.settings.settings import Settings
-from tests.conftest import ROOT
 from tests.support.facts import FACTS
+from tests.support.paths import ROOT
 
 
 async def recommender(*words: str, settings: Mapping[str, str] | None = None, cwd: Path = ROOT) -> tuple[int, str, str]:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import subprocess
 import sys
 
-from tests.conftest import ROOT
-from tests.deploy.declared import manifest
+from tests.support.declared import manifest
+from tests.support.paths import ROOT
 
 
 def capacity(*options: str) -> str:

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import ROOT
+from tests.support.paths import ROOT
+from tests.support.programs import program
 
 pytestmark = pytest.mark.system
 
@@ -75,7 +76,7 @@ PLANTED = [
 def check(*words: str, environment: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
     project = ROOT / "deploy" / "checkers"
     return subprocess.run(
-        ["uv", "run", "--quiet", "--project", project, "--locked", "python", project / "check.py", *words],
+        [program("uv"), "run", "--quiet", "--project", project, "--locked", "python", project / "check.py", *words],
         env={**os.environ, "COLUMNS": "200", **(environment or {})},
         cwd=ROOT,
         capture_output=True,

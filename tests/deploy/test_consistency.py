@@ -17,8 +17,7 @@ from recommender.observability.instruments import INSTRUMENTS
 from recommender.recommend_api.v1 import recommend_api_pb2 as api
 from recommender.server.probes import LIVENESS, READINESS, STARTUP
 from recommender.settings.settings import Settings, key_of
-from tests.conftest import ROOT
-from tests.deploy.declared import (
+from tests.support.declared import (
     DEPLOY,
     documents,
     image_environment,
@@ -29,6 +28,7 @@ from tests.deploy.declared import (
     seconds,
     service,
 )
+from tests.support.paths import ROOT
 
 DEFAULT = Settings()
 LEAVING_SECONDS = 5.0

@@ -13,8 +13,9 @@ from recommender.domain import Ranking
 from recommender.models.card import Card
 from recommender.recommend_api.v1 import recommend_api_pb2 as api
 from recommender.recommend_api.v1 import recommend_api_pb2_grpc as api_grpc
-from tests.api.test_exact import requests, served
-from tests.conftest import WEIGHTS
+from tests.support.paths import WEIGHTS
+from tests.support.requests import requests
+from tests.support.serving import served
 
 TIMEOUT = 60.0
 MODEL = WEIGHTS / "10_model.onnx"

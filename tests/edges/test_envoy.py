@@ -14,16 +14,17 @@ import pytest
 from recommender.api.metadata import PUSHBACK_KEY, SERVICE_NAME
 from recommender.client import Client
 from recommender.recommend_api.v1 import recommend_api_pb2 as api
-from tests.conftest import Serve
-from tests.server.test_storm import nearly_all_leave
 from tests.support.balanced import CONFIG, TIMEOUT, envoy, fleet, load
 from tests.support.facts import FACTS
 from tests.support.models import table, write_model
+from tests.support.programs import program
+from tests.support.serving import Serve
+from tests.support.storms import nearly_all_leave
 
 
 async def test_the_committed_configuration_is_one_that_envoy_takes() -> None:
     process = await asyncio.create_subprocess_exec(
-        "envoy", "--mode", "validate", "-c", str(CONFIG), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
+        program("envoy"), "--mode", "validate", "-c", str(CONFIG), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
     )
     _, err = await asyncio.wait_for(process.communicate(), TIMEOUT)
 

@@ -11,7 +11,9 @@ from pathlib import Path
 import pytest
 
 from recommender.recommend_api.v1 import recommend_api_pb2 as api
-from tests.conftest import AnyServer
+from tests.support.serving import AnyServer
+
+pytestmark = pytest.mark.both_edges
 
 
 @pytest.mark.system("h2load")

@@ -13,10 +13,12 @@ from hypothesis import strategies as st
 
 from recommender.domain import Edge
 from recommender.recommend_api.v1 import recommend_api_pb2 as api
-from tests.api.test_exact import served
-from tests.conftest import WEIGHTS, AnyServer
 from tests.support.facts import FACTS
+from tests.support.paths import WEIGHTS
 from tests.support.process import running
+from tests.support.serving import AnyServer, served
+
+pytestmark = pytest.mark.both_edges
 
 TIMEOUT = 60.0
 METHOD = "/recommend_api.v1.RecommenderService/Recommend"

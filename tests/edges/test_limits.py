@@ -13,10 +13,10 @@ import pytest
 from recommender.api.metadata import PUSHBACK_KEY, SERVICE_NAME
 from recommender.client import Client, Request
 from recommender.recommend_api.v1 import recommend_api_pb2 as api
-from tests.conftest import Serve
 from tests.support.facts import FACTS
 from tests.support.process import running
 from tests.support.raw import HEADERS, raw
+from tests.support.serving import Serve
 
 TIMEOUT = 30.0
 GOOD = api.RecommendRequest(item_ids=[0]).SerializeToString()

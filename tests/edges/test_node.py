@@ -10,8 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import ROOT, AnyServer
 from tests.support.facts import FACTS
+from tests.support.paths import ROOT
+from tests.support.serving import AnyServer
+
+pytestmark = pytest.mark.both_edges
 
 PACKAGES = ("@grpc/grpc-js@1.14", "@grpc/proto-loader@0.8")
 CLIENT = """

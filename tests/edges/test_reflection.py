@@ -10,22 +10,18 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import AnyServer
 from tests.support.facts import FACTS
+from tests.support.programs import program, run
+from tests.support.serving import AnyServer
+
+pytestmark = pytest.mark.both_edges
 
 METHOD = "recommend_api.v1.RecommenderService/Recommend"
 
 
-async def run(*command: str, cwd: Path | None = None) -> tuple[int, str, str]:
-    process = await asyncio.create_subprocess_exec(*command, cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-    out, err = await asyncio.wait_for(process.communicate(), 60)
-    assert process.returncode is not None
-    return process.returncode, out.decode(), err.decode()
-
-
 async def grpcurl(server: AnyServer, *words: str) -> str:
     *options, last = words
-    code, out, err = await run("grpcurl", "-plaintext", *options, f"localhost:{server.port}", *last.split())
+    code, out, err = await run(program("grpcurl"), "-plaintext", *options, f"localhost:{server.port}", *last.split())
     assert code == 0, err
     return out
 
@@ -64,7 +60,9 @@ async def test_grpcurl_gets_the_known_answers(server: AnyServer, history: tuple[
 
 
 async def test_grpcurl_shows_which_field_was_wrong(server: AnyServer) -> None:
-    code, _, err = await run("grpcurl", "-plaintext", "-d", '{"item_ids": [1, -2]}', f"localhost:{server.port}", METHOD)
+    code, _, err = await run(
+        program("grpcurl"), "-plaintext", "-d", '{"item_ids": [1, -2]}', f"localhost:{server.port}", METHOD
+    )
 
     assert code != 0
     assert "InvalidArgument" in err
@@ -73,7 +71,7 @@ async def test_grpcurl_shows_which_field_was_wrong(server: AnyServer) -> None:
 
 async def test_a_client_that_speaks_reflection_v1_gets_the_known_answer(server: AnyServer) -> None:
     code, out, err = await run(
-        "buf", "curl", "--protocol", "grpc", "--http2-prior-knowledge", "--reflect-protocol", "grpc-v1",
+        program("buf"), "curl", "--protocol", "grpc", "--http2-prior-knowledge", "--reflect-protocol", "grpc-v1",
         "--data", '{"item_ids": [0]}', f"http://localhost:{server.port}/{METHOD}",
     )  # fmt: skip
 

@@ -25,9 +25,9 @@ from recommender.recommend_api.v1 import recommend_api_pb2 as api
 from recommender.security.access import digest_of, new_token
 from recommender.server.envoy import EnvoyServer
 from recommender.settings.settings import Settings
-from tests.conftest import ROOT, WEIGHTS, Serve
 from tests.support.facts import FACTS
-from tests.support.threads import in_a_thread
+from tests.support.paths import ROOT, WEIGHTS
+from tests.support.serving import Serve, in_a_thread
 
 TIMEOUT = 30.0
 HISTORY, ANSWER = next(iter(FACTS.items()))

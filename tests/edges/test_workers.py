@@ -7,7 +7,6 @@ import os
 import re
 import signal
 import sys
-import urllib.request
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
@@ -23,6 +22,7 @@ from recommender.server.process import ExitCode
 from recommender.server.supervisor import Supervisor
 from recommender.settings.settings import Settings
 from tests.support.facts import FACTS
+from tests.support.pages import read
 from tests.support.process import Process, running
 from tests.support.versions import K, answer_of, write_version
 
@@ -66,11 +66,6 @@ async def answers_on(server: Process, connections: int) -> list[list[int]]:
     async with AsyncExitStack() as stack:
         clients = [await stack.enter_async_context(Client(target(server))) for _ in range(connections)]
         return [list((await client.recommend([0], timeout=TIMEOUT)).item_ids) for client in clients]
-
-
-def read(address: str) -> str:
-    with urllib.request.urlopen(address, timeout=TIMEOUT) as answer:  # noqa: S310 (what the server says of itself)
-        return str(answer.read().decode())
 
 
 async def answered_by(server: Process) -> dict[str, float]:

@@ -1,18 +1,9 @@
-"""Engines of one's own: real files, real ONNX Runtime, closed when the test is over."""
+"""Tests of a device run where ONNX Runtime finds one."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from pathlib import Path
-from typing import Any, TypeAlias
-
 import onnxruntime
 import pytest
-
-from recommender.engine.engine import OnnxEngine
-from recommender.models.artifact import open_artifact
-
-Load: TypeAlias = Callable[..., OnnxEngine]
 
 _DEVICES = {"cuda": "CUDAExecutionProvider", "coreml": "CoreMLExecutionProvider"}
 
@@ -30,18 +21,3 @@ def _works(provider: str) -> bool:
         return False
     path = f"{onnxruntime.__path__[0]}/datasets/sigmoid.onnx"
     return provider in onnxruntime.InferenceSession(path, providers=[provider]).get_providers()
-
-
-@pytest.fixture
-def load() -> Iterator[Load]:
-    """Open an artifact and load it as the server does."""
-    engines = []
-
-    def loaded(path: Path, **arguments: Any) -> OnnxEngine:
-        engine = OnnxEngine(open_artifact(path), **{"device": "cpu", **arguments})
-        engines.append(engine)
-        return engine
-
-    yield loaded
-    for engine in engines:
-        engine.close()

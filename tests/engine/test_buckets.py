@@ -12,9 +12,9 @@ import pytest
 from recommender.domain import Model, Query
 from recommender.engine.buckets import Bucket, Buckets, bucket_for
 from recommender.engine.engine import OnnxEngine
-from tests.conftest import WEIGHTS
-from tests.engine.conftest import Load
 from tests.support import models
+from tests.support.engines import Load
+from tests.support.paths import WEIGHTS
 
 TABLE = models.table(60)
 

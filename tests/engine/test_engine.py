@@ -18,8 +18,8 @@ from recommender.domain import Query
 from recommender.engine.engine import OnnxEngine
 from recommender.engine.machine import available_cpus
 from recommender.errors import InvalidRequestError
-from tests.engine.conftest import Load
 from tests.support import models
+from tests.support.engines import Load
 
 ITEMS = 50
 TABLE = models.table(ITEMS)

@@ -19,8 +19,8 @@ from recommender.engine.provider import (
     refuse_two_runtimes,
 )
 from recommender.errors import ModelError, ProviderError
-from tests.engine.conftest import Load
 from tests.support import models
+from tests.support.engines import Load
 
 PLAN = SessionPlan(threads=1)
 AZURE = "AzureExecutionProvider"  # In the CPU wheel, real, and takes no node of ours: a provider that falls back.

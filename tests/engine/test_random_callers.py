@@ -15,8 +15,8 @@ from recommender.batching.batcher import Batcher
 from recommender.batching.cost import Cost
 from recommender.domain import Query, Ranking
 from recommender.errors import BacklogFullError, DeadlineError, RecommenderError
-from tests.engine.conftest import Load
 from tests.support import models
+from tests.support.engines import Load
 
 ITEMS = 2_000
 CALLERS, CALLS = 14, 120

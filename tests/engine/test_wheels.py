@@ -19,6 +19,7 @@ import pytest
 from packaging.requirements import Requirement
 
 from tests.support import models
+from tests.support.programs import program
 
 ROOT = Path(__file__).parents[2]
 LOCKED = re.search(r'name = "onnxruntime-gpu"\nversion = "([^"]+)"', (ROOT / "uv.lock").read_text(encoding="utf-8"))
@@ -37,9 +38,9 @@ pytestmark = [
 
 def environment(folder: Path, *wheels: str) -> Path:
     """The Python of a new environment that has this program and those builds of ONNX Runtime."""
-    subprocess.run(["uv", "venv", "--quiet", "--python", sys.executable, str(folder)], check=True)
+    subprocess.run([program("uv"), "venv", "--quiet", "--python", sys.executable, str(folder)], check=True)
     python = folder / "bin" / "python"
-    install = ["uv", "pip", "install", "--quiet", "--python", str(python)]
+    install = [program("uv"), "pip", "install", "--quiet", "--python", str(python)]
     subprocess.run([*install, *(f"{name}=={version(name)}" for name in NEEDED)], check=True)
     subprocess.run([*install, "--no-deps", "flatbuffers", "packaging", str(ROOT)], check=True)
     for wheel in wheels:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from recommender.models.card import Card
-from tests.conftest import ROOT
+from tests.support.paths import ROOT
 
 PAGE = (ROOT / "docs" / "models-export.md").read_text(encoding="utf-8")
 

@@ -13,7 +13,7 @@ from recommender.errors import ModelError
 from recommender.models.artifact import open_artifact
 from recommender.models.card import card_path
 from recommender.models.sources.file import find_model
-from tests.conftest import WEIGHTS
+from tests.support.paths import WEIGHTS
 
 
 @pytest.fixture

@@ -13,8 +13,8 @@ from onnx import TensorProto, helper, numpy_helper
 
 from recommender.errors import ModelError
 from recommender.models.artifact import open_artifact
-from tests.engine.conftest import Load
 from tests.support import models
+from tests.support.engines import Load
 
 ITEMS = 50
 

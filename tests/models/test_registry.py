@@ -17,11 +17,11 @@ from recommender.__main__ import app
 from recommender.client import Client
 from recommender.errors import ModelError, StartError
 from recommender.models.sources.mlflow import Registry
-from tests.conftest import ServeHere
-from tests.models.test_reload import SETTINGS, alter, answer, load, until
-from tests.support.mlflow_server import Way, push, running_mlflow
+from tests.support.following import FOLLOWING, answer, load, until
+from tests.support.mlflow_server import Way, promote, push, running_mlflow
 from tests.support.process import running
-from tests.support.versions import K, answer_of, write_version
+from tests.support.serving import ServeHere
+from tests.support.versions import K, alter, answer_of, write_version
 
 TIMEOUT = 30.0
 _numbers = itertools.count()
@@ -58,12 +58,8 @@ def settings(way: Way, name: str, tmp_path: Path) -> dict[str, object]:
         "model": f"models:/{name}@champion",
         "registry_uri": way.uri,
         "model_cache_dir": tmp_path / "cache",
-        **SETTINGS,
+        **FOLLOWING,
     }
-
-
-async def promote(uri: str, name: str, version: str) -> None:
-    await asyncio.to_thread(Registry(uri).promote, name, version, "champion")
 
 
 async def test_a_promotion_and_a_rollback_are_served_and_no_request_notices(

@@ -2,63 +2,23 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import shutil
 import threading
 from collections import Counter
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
 from pathlib import Path
 
 import grpc
 import pytest
 
-from recommender.client import Client, Recommendations
+from recommender.client import Client
 from recommender.errors import ModelError
 from recommender.models.card import CARD_NAME, MODEL_NAME
 from recommender.models.sources.folder import FolderSource
-from recommender.models.version import FollowerStatus
-from recommender.server.server import Server
-from tests.conftest import ServeHere
+from tests.support.following import FOLLOWING, PATIENCE, TIMEOUT, answer, load, until
 from tests.support.models import write_older_model
-from tests.support.versions import K, answer_of, embeddings_of, write_version
-
-TIMEOUT = 60.0
-PATIENCE = 100.0
-SETTINGS = {"num_recommendations": K, "model_poll_ms": 20}
-
-
-async def until(server: Server, true: Callable[[FollowerStatus], bool]) -> FollowerStatus:
-    """Wait until what a server tells of its first source fits."""
-    async with asyncio.timeout(PATIENCE):
-        while not true(seen := server.followings()[0]):  # noqa: ASYNC110 (it looks as an operator would)
-            await asyncio.sleep(0.01)
-    return seen
-
-
-async def answer(client: Client, **options: str) -> tuple[str, tuple[int, ...]]:
-    got = await client.recommend([1, 2, 3], timeout=TIMEOUT, model=options.get("model", ""))
-    return got.model_version, got.item_ids
-
-
-@asynccontextmanager
-async def load(client: Client, callers: int = 2) -> AsyncIterator[list[Recommendations]]:
-    """A steady load while the block runs; every answer, and no error."""
-    answers: list[Recommendations] = []
-    stop = asyncio.Event()
-
-    async def call() -> None:
-        while not stop.is_set():
-            answers.append(await client.recommend([1, 2, 3], timeout=TIMEOUT))
-
-    async with asyncio.TaskGroup() as tasks:
-        for _ in range(callers):
-            tasks.create_task(call())
-        try:
-            yield answers
-        finally:
-            stop.set()
+from tests.support.serving import ServeHere
+from tests.support.versions import alter, answer_of, embeddings_of, write_version
 
 
 @pytest.fixture
@@ -69,7 +29,7 @@ def models(tmp_path: Path) -> Path:
 
 
 async def test_a_new_version_serves_and_no_request_notices(models: Path, serve: ServeHere) -> None:
-    async with serve(model=models, **SETTINGS) as server, Client(f"127.0.0.1:{server.port}") as client:
+    async with serve(model=models, **FOLLOWING) as server, Client(f"127.0.0.1:{server.port}") as client:
         async with load(client) as answers:
             for version in (2, 3):
                 write_version(models / str(version), version)
@@ -85,7 +45,7 @@ async def test_a_new_version_serves_and_no_request_notices(models: Path, serve: 
 
 async def test_removing_the_largest_version_rolls_back(models: Path, serve: ServeHere) -> None:
     write_version(models / "2", 2)
-    async with serve(model=models, **SETTINGS) as server, Client(f"127.0.0.1:{server.port}") as client:
+    async with serve(model=models, **FOLLOWING) as server, Client(f"127.0.0.1:{server.port}") as client:
         assert await answer(client) == ("shop@2", answer_of(2))
         shutil.rmtree(models / "2")
         await until(server, lambda seen: seen.serving == "shop@1")
@@ -96,20 +56,20 @@ async def test_removing_the_largest_version_rolls_back(models: Path, serve: Serv
 async def test_versions_are_compared_by_number(models: Path, serve: ServeHere) -> None:
     for version in (2, 9, 10):
         write_version(models / str(version), version)
-    async with serve(model=models, **SETTINGS) as server:
+    async with serve(model=models, **FOLLOWING) as server:
         assert server.model.label == "shop@10"
 
 
 async def test_a_pinned_version_stays(models: Path, serve: ServeHere) -> None:
     write_version(models / "2", 2)
-    async with serve(model=f"{models}@1", **SETTINGS) as server, Client(f"127.0.0.1:{server.port}") as client:
+    async with serve(model=f"{models}@1", **FOLLOWING) as server, Client(f"127.0.0.1:{server.port}") as client:
         assert await answer(client, model="shop@1") == ("shop@1", answer_of(1))
 
 
 async def test_several_models_answer_by_name(models: Path, tmp_path: Path, serve: ServeHere) -> None:
     write_version(tmp_path / "news" / "7", 7)
     both = f"{models},{tmp_path / 'news'}"
-    async with serve(model=both, **SETTINGS) as server, Client(f"127.0.0.1:{server.port}") as client:
+    async with serve(model=both, **FOLLOWING) as server, Client(f"127.0.0.1:{server.port}") as client:
         assert await answer(client) == ("shop@1", answer_of(1))
         assert await answer(client, model="news") == ("news@7", answer_of(7))
         assert await answer(client, model="news@7") == ("news@7", answer_of(7))
@@ -117,12 +77,6 @@ async def test_several_models_answer_by_name(models: Path, tmp_path: Path, serve
             await answer(client, model="news@6")
         assert refused.value.code() is grpc.StatusCode.NOT_FOUND
         assert "shop@1, news@7 are" in (refused.value.details() or "")
-
-
-def alter(folder: Path) -> None:
-    content = bytearray((folder / MODEL_NAME).read_bytes())
-    content[len(content) // 2] ^= 1
-    (folder / MODEL_NAME).write_bytes(content)
 
 
 def cut(folder: Path) -> None:
@@ -170,7 +124,7 @@ REFUSED = {
 @pytest.mark.parametrize("fault", REFUSED)
 async def test_a_bad_version_is_refused_and_the_old_one_serves(models: Path, serve: ServeHere, fault: str) -> None:
     spoilt, reason = REFUSED[fault]
-    async with serve(model=models, **SETTINGS) as server, Client(f"127.0.0.1:{server.port}") as client:
+    async with serve(model=models, **FOLLOWING) as server, Client(f"127.0.0.1:{server.port}") as client:
         write_version(models / "2", 2, **spoilt)  # type: ignore[arg-type]
         seen = await until(server, lambda seen: seen.refused is not None)
 
@@ -182,7 +136,7 @@ async def test_a_bad_version_is_refused_and_the_old_one_serves(models: Path, ser
 
 
 async def test_a_refused_version_that_was_mended_serves(models: Path, serve: ServeHere) -> None:
-    async with serve(model=models, **SETTINGS) as server:
+    async with serve(model=models, **FOLLOWING) as server:
         write_version(models / "2", 2, spoil=cut)
         await until(server, lambda seen: seen.refused == "shop@2")
         write_version(models / "2", 2)
@@ -192,7 +146,7 @@ async def test_a_refused_version_that_was_mended_serves(models: Path, serve: Ser
 
 
 async def test_a_version_that_is_too_slow_is_refused(models: Path, serve: ServeHere) -> None:
-    async with serve(model=models, longest_run_ms=1, max_batch_size=4, **SETTINGS) as server:
+    async with serve(model=models, longest_run_ms=1, max_batch_size=4, **FOLLOWING) as server:
         write_version(models / "2", 2, burn=20)
         seen = await until(server, lambda seen: seen.refused is not None)
 
@@ -200,7 +154,7 @@ async def test_a_version_that_is_too_slow_is_refused(models: Path, serve: ServeH
 
 
 async def test_a_refused_version_is_not_tried_again_and_the_next_one_is(models: Path, serve: ServeHere) -> None:
-    async with serve(model=models, **SETTINGS) as server:
+    async with serve(model=models, **FOLLOWING) as server:
         write_version(models / "2", 2, spoil=alter)
         await until(server, lambda seen: seen.refused == "shop@2")
         write_version(models / "3", 3)
@@ -212,7 +166,7 @@ async def test_a_refused_version_is_not_tried_again_and_the_next_one_is(models: 
 
 async def test_a_start_with_a_bad_newest_version_serves_the_one_before(models: Path, serve: ServeHere) -> None:
     write_version(models / "2", 2, spoil=alter)
-    async with serve(model=models, **SETTINGS) as server:
+    async with serve(model=models, **FOLLOWING) as server:
         assert server.model.label == "shop@1"
         assert server.followings()[0].refused == "shop@2"
 
@@ -220,17 +174,17 @@ async def test_a_start_with_a_bad_newest_version_serves_the_one_before(models: P
 async def test_a_start_without_any_good_version_is_refused(tmp_path: Path, serve: ServeHere) -> None:
     write_version(tmp_path / "shop" / "1", 1, spoil=alter)
     with pytest.raises(ModelError, match="SHA-256"):
-        async with serve(model=tmp_path / "shop", **SETTINGS):
+        async with serve(model=tmp_path / "shop", **FOLLOWING):
             pass
     (tmp_path / "empty").mkdir()
     with pytest.raises(ModelError, match="has no version of a model"):
-        async with serve(model=tmp_path / "empty", **SETTINGS):
+        async with serve(model=tmp_path / "empty", **FOLLOWING):
             pass
 
 
 async def test_half_a_copy_is_no_version(models: Path, serve: ServeHere) -> None:
     whole = write_version(models.parent / "elsewhere", 2)
-    async with serve(model=models, **SETTINGS) as server:
+    async with serve(model=models, **FOLLOWING) as server:
         (models / "2").mkdir()
         shutil.copy(whole / MODEL_NAME, models / "2")
         write_version(models / "1", 3)
@@ -243,7 +197,7 @@ async def test_half_a_copy_is_no_version(models: Path, serve: ServeHere) -> None
 async def test_a_version_that_goes_while_it_is_proven_is_refused_and_the_next_wish_counts(
     models: Path, serve: ServeHere
 ) -> None:
-    async with serve(model=models, **SETTINGS) as server:
+    async with serve(model=models, **FOLLOWING) as server:
         write_version(models / "2", 2)
         await until(server, lambda seen: seen.loading == "shop@2")
         shutil.rmtree(models / "2")
@@ -254,7 +208,7 @@ async def test_a_version_that_goes_while_it_is_proven_is_refused_and_the_next_wi
 
 async def test_two_promotions_in_a_row_end_with_the_last(models: Path, serve: ServeHere) -> None:
     async with (
-        serve(model=models, **SETTINGS) as server,
+        serve(model=models, **FOLLOWING) as server,
         Client(f"127.0.0.1:{server.port}") as client,
         load(client) as answers,
     ):
@@ -271,7 +225,7 @@ async def test_a_version_is_counted_as_soon_as_it_serves_however_long_the_source
     models: Path, serve: ServeHere, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     noted = threading.Event()
-    async with serve(model=models, **SETTINGS) as server:
+    async with serve(model=models, **FOLLOWING) as server:
         monkeypatch.setattr(FolderSource, "keep", lambda *_: noted.wait(PATIENCE))
         try:
             write_version(models / "2", 2)
@@ -290,7 +244,7 @@ async def test_a_version_that_the_source_cannot_note_serves_all_the_same(
         raise error
 
     monkeypatch.setattr(FolderSource, "keep", fail)
-    async with serve(model=models, **SETTINGS) as server:
+    async with serve(model=models, **FOLLOWING) as server:
         write_version(models / "2", 2)
         await until(server, lambda seen: seen.serving == "shop@2")
         write_version(models / "3", 3)
@@ -300,7 +254,7 @@ async def test_a_version_that_the_source_cannot_note_serves_all_the_same(
 
 
 async def test_a_folder_that_goes_away_changes_nothing_and_is_told(models: Path, serve: ServeHere) -> None:
-    async with serve(model=models, **SETTINGS) as server, Client(f"127.0.0.1:{server.port}") as client:
+    async with serve(model=models, **FOLLOWING) as server, Client(f"127.0.0.1:{server.port}") as client:
         hidden = models.rename(models.with_name("hidden"))  # noqa: ASYNC240 (one call)
         seen = await until(server, lambda seen: seen.failing is not None)
         assert "cannot be read" in (seen.failing or "")

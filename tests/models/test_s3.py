@@ -13,10 +13,9 @@ import boto3
 import pytest
 
 from recommender.client import Client
-from tests.conftest import ServeHere
-from tests.models.test_registry import promote
-from tests.models.test_reload import SETTINGS, answer, until
-from tests.support.mlflow_server import push, running_mlflow, running_s3
+from tests.support.following import FOLLOWING, answer, until
+from tests.support.mlflow_server import promote, push, running_mlflow, running_s3
+from tests.support.serving import ServeHere
 from tests.support.versions import answer_of
 
 pytestmark = [pytest.mark.filterwarnings("default"), pytest.mark.timeout(500)]
@@ -57,7 +56,7 @@ async def test_a_version_is_pushed_served_and_followed(
         push(mlflow_uri, "shop", version, tmp_path)
     await promote(mlflow_uri, "shop", "1")
     source = {"model": "models:/shop@champion", "registry_uri": mlflow_uri, "model_cache_dir": tmp_path / "cache"}
-    async with serve(**source, **SETTINGS) as server, Client(f"127.0.0.1:{server.port}") as client:
+    async with serve(**source, **FOLLOWING) as server, Client(f"127.0.0.1:{server.port}") as client:
         assert await answer(client) == ("shop@1", answer_of(1))
         await promote(mlflow_uri, "shop", "2")
         await until(server, lambda seen: seen.serving == "shop@2")

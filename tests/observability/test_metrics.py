@@ -21,11 +21,13 @@ from recommender.domain import Edge
 from recommender.errors import StartError
 from recommender.observability import instruments as telemetry
 from recommender.security.access import digest_of, new_token
-from tests.conftest import ROOT, AnyServer, Serve
 from tests.support.catalogues import add_fallback, export_catalogue
-from tests.support.edges import edge  # noqa: F401 (pytest finds it here)
 from tests.support.models import table, write_model
+from tests.support.paths import ROOT
 from tests.support.process import running
+from tests.support.serving import AnyServer, Serve
+
+pytestmark = pytest.mark.both_edges
 
 TIMEOUT = 30.0
 METHOD = "recommend_api.v1.RecommenderService/"
@@ -204,7 +206,7 @@ async def test_an_envoy_that_does_not_tell_leaves_its_own_metrics_out_and_no_oth
 async def test_the_page_of_operations_lists_every_instrument_as_it_is_served(
     serve: Serve,
     tmp_path: Path,
-    edge: Edge,  # noqa: F811 (it is that fixture)
+    edge: Edge,
 ) -> None:
     page = (ROOT / "docs/operations.md").read_text(encoding="utf-8").splitlines()
     token, tokens = new_token(), tmp_path / "tokens.toml"

@@ -19,8 +19,8 @@ from recommender.observability import instruments as telemetry
 from recommender.recommend_api.v1 import recommend_api_pb2 as api
 from recommender.server.server import Server
 from recommender.settings.settings import Otlp, Settings
-from tests.conftest import WEIGHTS
 from tests.support.collector import Collector, attributes, collecting
+from tests.support.paths import WEIGHTS
 from tests.support.process import Process, running
 
 TIMEOUT = 30.0

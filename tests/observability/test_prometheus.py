@@ -23,9 +23,10 @@ import grpc
 import pytest
 
 from recommender.client import Client
-from tests.conftest import ROOT, WEIGHTS, Serve
 from tests.support.models import table, write_model
+from tests.support.paths import ROOT, WEIGHTS
 from tests.support.process import Process, running
+from tests.support.serving import Serve
 from tests.support.versions import K, write_version
 
 FOLDER = ROOT / "deploy/observability"

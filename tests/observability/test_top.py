@@ -18,7 +18,7 @@ from recommender.cli.top import Change, Labels, NoMetricsError, Scrape, Screen, 
 from recommender.client import Client
 from recommender.histogram import LATENCY_BOUNDS
 from recommender.observability import instruments as telemetry
-from tests.conftest import Serve
+from tests.support.serving import Serve
 
 TIMEOUT = 30.0
 

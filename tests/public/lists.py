@@ -16,7 +16,7 @@ from recommender.__main__ import app
 from recommender.observability.instruments import INSTRUMENTS
 from recommender.server.process import ExitCode
 from recommender.settings.settings import Settings
-from tests.conftest import ROOT
+from tests.support.paths import ROOT
 
 FOLDER = Path(__file__).parent
 _LEVELS = frozenset({"debug", "info", "warning", "error", "exception", "critical"})

@@ -13,8 +13,8 @@ from recommender.client import Client, Recommendations, Refusal
 from recommender.recommend_api.v1 import recommend_api_pb2 as api
 from recommender.routing.candidate import Bounds, CandidateReport, Side, place_of, verdict
 from recommender.server.server import Server
-from tests.conftest import ServeHere
-from tests.models.test_reload import PATIENCE, SETTINGS, TIMEOUT, answer
+from tests.support.following import FOLLOWING, PATIENCE, TIMEOUT, answer
+from tests.support.serving import ServeHere
 from tests.support.versions import answer_of, write_version
 
 USERS = [f"user-{number}" for number in range(200)]
@@ -29,7 +29,7 @@ def models(tmp_path: Path) -> Path:
 
 
 def trial(models: Path, **changes: object) -> dict[str, object]:
-    return {"model": f"{models}@1", "candidate": f"{models}@2", "candidate_share_percent": 30, **SETTINGS, **changes}
+    return {"model": f"{models}@1", "candidate": f"{models}@2", "candidate_share_percent": 30, **FOLLOWING, **changes}
 
 
 async def until(server: Server, true: Callable[[CandidateReport | None], bool]) -> CandidateReport | None:

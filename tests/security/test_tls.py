@@ -14,11 +14,12 @@ from recommender.client import Client, Recommendations
 from recommender.errors import SettingsError, StartError
 from recommender.server.server import Server
 from recommender.settings.settings import Settings
-from tests.conftest import AnyServer, Serve
 from tests.support.certificates import Authority
-from tests.support.edges import edge  # noqa: F401 (pytest finds it here)
 from tests.support.facts import FACTS
 from tests.support.process import running
+from tests.support.serving import AnyServer, Serve
+
+pytestmark = pytest.mark.both_edges
 
 TIMEOUT = 30.0
 KNOWN = FACTS[0,]

@@ -19,13 +19,14 @@ from recommender.client import Client, Recommendations, Refusal, Request
 from recommender.errors import QuotaError, StartError, UnauthenticatedError
 from recommender.recommend_api.v1 import recommend_api_pb2 as api
 from recommender.security.access import Access, Grant, digest_of, new_token, read_grants
-from tests.conftest import AnyServer, Serve
-from tests.edges.test_reflection import run
-from tests.edges.test_workers import read
-from tests.support.edges import edge  # noqa: F401 (pytest finds it here)
 from tests.support.facts import FACTS
+from tests.support.pages import read
 from tests.support.process import running
+from tests.support.programs import program, run
+from tests.support.serving import AnyServer, Serve
 from tests.support.statuses import status_of_call
+
+pytestmark = pytest.mark.both_edges
 
 TIMEOUT = 30.0
 TOKEN = new_token()
@@ -159,16 +160,18 @@ async def test_health_is_open_unless_it_is_told_to_need_a_token(serve: Serve, tm
 async def test_reflection_needs_a_token_where_others_do(serve: Serve, tmp_path: Path) -> None:
     async with guarded(serve, tmp_path, table("web", TOKEN)) as (server, _):
         target = f"localhost:{server.port}"
-        code, _, err = await run("grpcurl", "-plaintext", target, "list")
+        code, _, err = await run(program("grpcurl"), "-plaintext", target, "list")
         assert (code != 0, "Unauthenticated" in err) == (True, True)
-        code, out, err = await run("grpcurl", "-plaintext", "-H", f"authorization: Bearer {TOKEN}", target, "list")
+        code, out, err = await run(
+            program("grpcurl"), "-plaintext", "-H", f"authorization: Bearer {TOKEN}", target, "list"
+        )
         assert code == 0, err
         assert SERVICE_NAME in out
 
 
 async def test_reflection_that_is_off_is_not_there(serve: Serve) -> None:
     async with serve(reflection=False) as server:
-        code, out, err = await run("grpcurl", "-plaintext", f"localhost:{server.port}", "list")
+        code, out, err = await run(program("grpcurl"), "-plaintext", f"localhost:{server.port}", "list")
 
     assert (code != 0, out) == (True, "")
     assert "does not support the reflection API" in err

@@ -21,10 +21,10 @@ from recommender.errors import SettingsError, StartError
 from recommender.server.envoy import EnvoyServer
 from recommender.server.process import ExitCode
 from recommender.settings.settings import Settings
-from tests.conftest import WEIGHTS, Serve
 from tests.support.models import table, write_model
+from tests.support.paths import WEIGHTS
 from tests.support.process import PATIENCE, running
-from tests.support.threads import in_a_thread
+from tests.support.serving import Serve, in_a_thread
 from tests.support.versions import K, answer_of, write_version
 
 TIMEOUT = 30.0

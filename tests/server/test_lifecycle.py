@@ -17,9 +17,10 @@ from recommender.errors import StartError
 from recommender.server.process import ExitCode
 from recommender.server.server import Server
 from recommender.settings.settings import Settings
-from tests.conftest import WEIGHTS, AnyServer, Serve, server_of
 from tests.support.models import table, write_model
+from tests.support.paths import WEIGHTS
 from tests.support.process import running
+from tests.support.serving import AnyServer, Serve, server_of
 
 pytestmark = pytest.mark.both_edges
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import random
 import sys
-from collections import Counter
 
 import grpc
 import pytest
@@ -13,10 +12,11 @@ import pytest
 from recommender.domain import Edge
 from recommender.recommend_api.v1 import recommend_api_pb2 as api
 from recommender.recommend_api.v1 import recommend_api_pb2_grpc as api_grpc
-from tests.conftest import AnyServer, Serve
 from tests.support.facts import FACTS
 from tests.support.process import running
 from tests.support.remote import RemoteServer
+from tests.support.serving import AnyServer, Serve
+from tests.support.storms import nearly_all_leave
 
 pytestmark = pytest.mark.both_edges
 
@@ -81,29 +81,6 @@ async def test_who_stays_in_a_storm_is_answered_right_and_nothing_is_left_behind
     assert seen.cancelled + seen.expired + seen.refused_deadline > 0
     assert ended <= calls  # a call that left before it was taken up never was the batcher's
     assert after <= before
-
-
-async def nearly_all_leave(port: int) -> tuple[int, Counter[grpc.StatusCode]]:
-    """One connection, two thousand callers who leave within 2.5 ms, forty who stay: how many of these were answered
-    right, and how the calls of the others ended.
-    """
-    loop = asyncio.get_running_loop()
-    codes: Counter[grpc.StatusCode] = Counter()
-    right = 0
-    async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
-        stub: api_grpc.RecommenderServiceAsyncStub = api_grpc.RecommenderServiceStub(channel)
-
-        async def leave(moment: float) -> None:
-            call = stub.Recommend(api.RecommendRequest(item_ids=[0]), timeout=PATIENT)
-            loop.call_later(moment, call.cancel)
-            codes[await call.code()] += 1
-
-        for _ in range(40):
-            leaving = [asyncio.create_task(leave(number / 20_000)) for number in range(50)]
-            answer = await stub.Recommend(api.RecommendRequest(item_ids=[0]), timeout=PATIENT)
-            right += list(answer.item_ids) == FACTS[0,]
-            await asyncio.gather(*leaving)
-    return right, codes
 
 
 async def test_a_connection_whose_callers_nearly_all_leave_serves_those_who_stay(serve: Serve) -> None:

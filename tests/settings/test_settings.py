@@ -9,7 +9,7 @@ from pydantic import ValidationError
 
 from recommender.errors import SettingsError
 from recommender.settings.settings import Settings, described, key_of, markdown, template
-from tests.conftest import ROOT
+from tests.support.paths import ROOT
 
 
 def test_env_template_is_what_the_settings_class_says() -> None:

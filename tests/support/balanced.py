@@ -22,9 +22,10 @@ import yaml
 
 from recommender.api.metadata import SERVICE_NAME
 from recommender.recommend_api.v1 import recommend_api_pb2 as api
-from tests.conftest import ROOT
 from tests.support.facts import FACTS
+from tests.support.paths import ROOT
 from tests.support.process import PATIENCE, Process, running
+from tests.support.programs import program
 
 CONFIG = ROOT / "deploy/envoy/envoy.yaml"
 GOOD = api.RecommendRequest(item_ids=[0]).SerializeToString()
@@ -127,7 +128,7 @@ async def envoy(ports: list[int], folder: Path) -> AsyncIterator[Envoy]:
     path = folder / "envoy.yaml"
     path.write_text(yaml.safe_dump(config), encoding="utf-8")
     process = await asyncio.create_subprocess_exec(
-        "envoy", "-c", str(path), "--concurrency", "1", "--use-dynamic-base-id", "--log-level", "error",
+        program("envoy"), "-c", str(path), "--concurrency", "1", "--use-dynamic-base-id", "--log-level", "error",
         stdout=subprocess.DEVNULL,
     )  # fmt: skip
     try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import http.client
 import os
@@ -178,3 +179,8 @@ def push(uri: str, name: str, version: int, folder: Path, **changes: object) -> 
         description="",
         progress=lambda _done, _total: None,
     )
+
+
+async def promote(uri: str, name: str, version: str) -> None:
+    """Make a registered version the champion."""
+    await asyncio.to_thread(Registry(uri).promote, name, version, "champion")

@@ -90,3 +90,10 @@ def write_version(
     shutil.rmtree(folder, ignore_errors=True)
     draft.replace(folder)
     return folder
+
+
+def alter(folder: Path) -> None:
+    """Flip one bit of a version's model file."""
+    content = bytearray((folder / MODEL_NAME).read_bytes())
+    content[len(content) // 2] ^= 1
+    (folder / MODEL_NAME).write_bytes(content)

@@ -1,0 +1,23 @@
+"""Programs that this project's environment installs, found beside its interpreter and not on PATH."""
+
+from __future__ import annotations
+
+import asyncio
+import subprocess
+import sysconfig
+from pathlib import Path
+
+
+def program(name: str) -> str:
+    """The path of a program of the environment that runs the tests."""
+    found = Path(sysconfig.get_path("scripts"), name)
+    assert found.exists(), f"{name} is not installed: `just setup` installs it"
+    return str(found)
+
+
+async def run(*command: str, cwd: Path | None = None) -> tuple[int, str, str]:
+    """Run a program to its end; its exit code, stdout and stderr."""
+    process = await asyncio.create_subprocess_exec(*command, cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    out, err = await asyncio.wait_for(process.communicate(), 60)
+    assert process.returncode is not None
+    return process.returncode, out.decode(), err.decode()
