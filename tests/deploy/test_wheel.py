@@ -14,20 +14,33 @@ from pathlib import Path
 import pytest
 from packaging.requirements import Requirement
 
-from tests.conftest import ROOT
 from tests.support.facts import FACTS
+from tests.support.paths import ROOT
+from tests.support.programs import program
 
 
-def test_the_wheel_alone_serves_a_model_from_a_folder(tmp_path: Path) -> None:
-    wheels, folder, python = tmp_path / "dist", tmp_path / "models", tmp_path / "venv" / "bin" / "python"
-    subprocess.run(["uv", "build", "--quiet", "--wheel", "--out-dir", wheels, ROOT], check=True)
-    (wheel,) = wheels.glob("*.whl")
-    locked = tmp_path / "requirements.txt"
-    subprocess.run(
-        ["uv", "export", "--quiet", "--locked", "--no-emit-project", "--output-file", locked], cwd=ROOT, check=True
-    )
-    subprocess.run(["uv", "venv", "--quiet", "--python", sys.executable, tmp_path / "venv"], check=True)
-    install = ["uv", "pip", "install", "--quiet", "--python", str(python)]
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The wheel of this checkout."""
+    folder = tmp_path_factory.mktemp("dist")
+    subprocess.run([program("uv"), "build", "--quiet", "--wheel", "--out-dir", folder, ROOT], check=True)
+    (built,) = folder.glob("*.whl")
+    return built
+
+
+@pytest.fixture(scope="module")
+def locked(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What serving installs, as the lock names it."""
+    path = tmp_path_factory.mktemp("locked") / "requirements.txt"
+    export = [program("uv"), "export", "--quiet", "--locked", "--no-emit-project", "--output-file", str(path)]
+    subprocess.run(export, cwd=ROOT, check=True)
+    return path
+
+
+def test_the_wheel_alone_serves_a_model_from_a_folder(wheel: Path, locked: Path, tmp_path: Path) -> None:
+    folder, python = tmp_path / "models", tmp_path / "venv" / "bin" / "python"
+    subprocess.run([program("uv"), "venv", "--quiet", "--python", sys.executable, tmp_path / "venv"], check=True)
+    install = [program("uv"), "pip", "install", "--quiet", "--python", str(python)]
     subprocess.run([*install, "--requirement", str(locked)], check=True)
     subprocess.run([*install, "--no-deps", str(wheel)], check=True)
     folder.mkdir()
@@ -64,9 +77,7 @@ def test_the_wheel_alone_serves_a_model_from_a_folder(tmp_path: Path) -> None:
     assert not (tmp_path / ".cache").exists()
 
 
-def test_the_wheel_carries_its_licence_and_its_types_and_nothing_beside(tmp_path: Path) -> None:
-    subprocess.run(["uv", "build", "--quiet", "--wheel", "--out-dir", tmp_path, ROOT], check=True)
-    (wheel,) = tmp_path.glob("*.whl")
+def test_the_wheel_carries_its_licence_and_its_types_and_nothing_beside(wheel: Path) -> None:
     listed = subprocess.run(
         [sys.executable, "-m", "zipfile", "--list", wheel], capture_output=True, text=True, check=True
     ).stdout
@@ -78,13 +89,8 @@ def test_the_wheel_carries_its_licence_and_its_types_and_nothing_beside(tmp_path
 
 
 @pytest.mark.parametrize("name", ["torch", "onnx", "onnxscript"])
-def test_serving_installs_none_of_what_only_export_needs(name: str) -> None:
-    locked = subprocess.run(
-        ["uv", "export", "--quiet", "--locked", "--no-emit-project", "--no-hashes"],
-        cwd=ROOT, capture_output=True, text=True, check=True,
-    ).stdout  # fmt: skip
-
-    assert not re.search(rf"^{name}==", locked, re.MULTILINE)
+def test_serving_installs_none_of_what_only_export_needs(locked: Path, name: str) -> None:
+    assert not re.search(rf"^{name}==", locked.read_text(encoding="utf-8"), re.MULTILINE)
 
 
 def test_every_dependency_has_an_upper_bound() -> None:
