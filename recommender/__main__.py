@@ -64,7 +64,7 @@ def serve(
         device=device,
         log_level=log_level,
     )
-    if settings.workers == 1:
+    if settings.operations.workers == 1:
         _serve(settings, None)
     from recommender.server.process import stopping_on_signals  # noqa: PLC0415
     from recommender.server.supervisor import Supervisor  # noqa: PLC0415
@@ -89,13 +89,13 @@ def _serve(settings: Settings, worker: int | None) -> NoReturn:
     from recommender.server.heartbeat import beat  # noqa: PLC0415
     from recommender.server.process import ExitCode, spare_collections, stopping_on_signals  # noqa: PLC0415 (only who serves pays)
     from recommender.server.server import Server  # noqa: PLC0415
-    from recommender.settings.settings import Otlp  # noqa: PLC0415
+    from recommender.settings.otlp import Otlp  # noqa: PLC0415
 
     otlp = _loaded(Otlp.load)
 
     async def main() -> tuple[ExitCode, bool]:
         server: Server | EnvoyServer
-        if settings.edge == "envoy":
+        if settings.network.edge == "envoy":
             from recommender.server.envoy import EnvoyServer  # noqa: PLC0415 (only who serves with it pays)
 
             server = EnvoyServer(settings, otlp=otlp)
@@ -236,7 +236,7 @@ def export(
         )
     from rich.progress import Progress  # noqa: PLC0415 (only who exports pays)
 
-    k = settings.num_recommendations
+    k = settings.models.num_recommendations
     try:
         options = ExportOptions(
             network=network,
@@ -248,7 +248,7 @@ def export(
             longest_history=longest_history,
             num_recommendations=k,
             max_k=max_k,
-            output=output or settings.weights_dir / f"{k}_model.onnx",
+            output=output or settings.models.weights_dir / f"{k}_model.onnx",
             checkpoint=checkpoint,
             vocabulary=vocabulary,
             fallback=fallback,
@@ -296,7 +296,7 @@ def profile(
     out = Console()
 
     async def main() -> list[profiling.Point]:
-        artifact = open_artifact(find_model(settings.weights_dir, settings.num_recommendations, model))
+        artifact = open_artifact(find_model(settings.models.weights_dir, settings.models.num_recommendations, model))
         with Progress(console=out, transient=True) as progress:
             task = progress.add_task(f"Measuring {artifact.name}", total=profiling.steps(counts, rows, lengths))
             return await profiling.profile(
@@ -333,7 +333,7 @@ def top(
 
     from recommender.cli.top import NoMetricsError, watch  # noqa: PLC0415
 
-    url = url or f"http://localhost:{_settings().metrics_port or 9464}/metrics"
+    url = url or f"http://localhost:{_settings().operations.metrics_port or 9464}/metrics"
     console = Console()
     last: RenderableType = ""
     try:
@@ -361,10 +361,10 @@ def health(
 
     if address is None:
         settings = _settings()
-        if not settings.health_port:
+        if not settings.operations.health_port:
             _fail("there is no RECOMMENDER_HEALTH_PORT to ask: set it, or give --address", 2)
-        host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(settings.host, settings.host)  # noqa: S104 (not listened on)
-        address = address_of(host, settings.health_port)
+        host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(settings.network.host, settings.network.host)  # noqa: S104 (not listened on)
+        address = address_of(host, settings.operations.health_port)
     import grpc  # noqa: PLC0415 (`recommender config` needs none of it)
 
     from recommender.server.probes import probe  # noqa: PLC0415
@@ -402,14 +402,14 @@ def config(
     markdown: Annotated[bool, typer.Option("--markdown", help="Print docs/settings.md instead.")] = False,
 ) -> None:
     """Print the effective settings, secrets masked."""
-    from recommender.settings import settings  # noqa: PLC0415 (the module, beside the function of that name)
+    from recommender.settings import pages  # noqa: PLC0415 (its functions have the names of the options)
 
     if template:
-        sys.stdout.write(settings.template())
+        sys.stdout.write(pages.template())
     elif markdown:
-        sys.stdout.write(settings.markdown())
+        sys.stdout.write(pages.markdown())
     else:
-        for key, value in _settings().shown().items():
+        for key, value in _settings().environment().items():
             sys.stdout.write(f"{key}={value}\n")
 
 
@@ -439,7 +439,7 @@ async def _logged(settings: Settings, coroutine: Coroutine[Any, Any, R], worker:
     """Run with a log on standard error, all of which is written at the end if anybody reads it."""
     from recommender.observability.log import set_up_logging  # noqa: PLC0415 (only who serves pays)
 
-    writer = set_up_logging(settings.log_level, settings.log_format, worker=worker)
+    writer = set_up_logging(settings.operations.log_level, settings.operations.log_format, worker=worker)
     try:
         return await coroutine
     finally:

@@ -4,22 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, NamedTuple, TypeAlias
-
-Device: TypeAlias = Literal["auto", "cpu", "cuda", "coreml"]
-"""Where a model may run; `auto` leaves the choice to the engine."""
-Edge: TypeAlias = Literal["grpc", "envoy"]
-"""What takes the calls: grpc.aio, or Envoy with the interpreter inside."""
-CandidateMode: TypeAlias = Literal["canary", "shadow"]
-"""Whether a candidate answers a share of the requests, or is sent copies of them."""
-UnknownItems: TypeAlias = Literal["report", "reject"]
-"""What becomes of items that a request names and the catalogue does not have."""
-ArenaStrategy: TypeAlias = Literal["next_power_of_two", "same_as_requested"]
-"""How much a device's memory arena takes when it must grow."""
-CoreMLUnits: TypeAlias = Literal["all", "cpu_and_gpu", "cpu_and_neural_engine", "cpu_only"]
-"""Which parts of Apple's chips CoreML may use."""
-CoreMLFormat: TypeAlias = Literal["mlprogram", "neuralnetwork"]
-"""What CoreML compiles a graph to."""
+from typing import NamedTuple
 
 
 class Query(NamedTuple):

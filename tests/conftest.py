@@ -16,7 +16,7 @@ import pytest
 import structlog
 
 from recommender.client import Client
-from recommender.domain import Edge
+from recommender.settings.network import Edge
 from recommender.settings.settings import Settings
 from tests.support.engines import Load, engines
 from tests.support.paths import WEIGHTS

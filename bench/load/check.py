@@ -26,7 +26,7 @@ from bench.load.plan import Phase, Plan
 from bench.load.run import run, warm_up
 from bench.load.scenarios import model
 from bench.serving import Server, serving
-from recommender.domain import Edge
+from recommender.settings.network import Edge
 
 
 @contextmanager

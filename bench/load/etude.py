@@ -24,7 +24,7 @@ from bench.load.plan import Phase, Plan
 from bench.load.run import Part, run, warm_up
 from bench.load.scenarios import model, within
 from bench.serving import serving
-from recommender.domain import Edge
+from recommender.settings.network import Edge
 
 OBJECTIVE_MS, QUANTILE = 50.0, 0.9
 

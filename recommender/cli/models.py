@@ -221,7 +221,7 @@ def _try(settings: Settings, artifact: Artifact) -> Version:
     from recommender.models.loader import loader  # noqa: PLC0415 (slow, and not every command needs it)
     from recommender.observability.log import set_up_logging  # noqa: PLC0415
 
-    set_up_logging("warning", settings.log_format)
+    set_up_logging("warning", settings.operations.log_format)
 
     async def main() -> Version:
         served = await loader(settings).load(artifact)

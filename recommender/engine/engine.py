@@ -15,7 +15,7 @@ import onnxruntime
 from onnxruntime.capi import onnxruntime_pybind11_state as runtime_errors
 
 from recommender.batching.cost import Observation
-from recommender.domain import Device, Query, Ranking
+from recommender.domain import Query, Ranking
 from recommender.engine.buckets import Buckets
 from recommender.engine.contract import Contract, Feed, Outputs, Port
 from recommender.engine.machine import available_cpus, available_memory, memory_growth, resident_memory
@@ -34,6 +34,7 @@ from recommender.errors import InvalidRequestError, ModelError, Violation
 from recommender.models.artifact import Artifact
 from recommender.models.checks import hold_to_card, hold_to_limits, measure
 from recommender.models.description import describe
+from recommender.settings.engine import Device
 from recommender.settings.settings import Settings
 from recommender.threads import Job, Threads
 
@@ -326,18 +327,18 @@ def open_engine(settings: Settings, artifact: Artifact, threads: int | None = No
     """The engine for a model as the settings want it, `threads` instead of their number where it is given."""
     return OnnxEngine(
         artifact,
-        device=settings.device,
-        threads=settings.threads if threads is None else threads,
-        spinning=settings.thread_spinning,
-        slots=settings.engine_slots,
+        device=settings.engine.device,
+        threads=settings.engine.threads if threads is None else threads,
+        spinning=settings.engine.thread_spinning,
+        slots=settings.engine.engine_slots,
         cuda=CudaOptions(
-            device_id=settings.cuda_device_id,
-            memory_limit_mb=settings.cuda_memory_limit_mb,
-            arena=settings.cuda_arena,
-            graph=settings.cuda_graph,
-            tf32=settings.cuda_tf32,
+            device_id=settings.engine.cuda_device_id,
+            memory_limit_mb=settings.engine.cuda_memory_limit_mb,
+            arena=settings.engine.cuda_arena,
+            graph=settings.engine.cuda_graph,
+            tf32=settings.engine.cuda_tf32,
         ),
-        coreml=CoreMLOptions(settings.coreml_compute_units, settings.coreml_model_format),
+        coreml=CoreMLOptions(settings.engine.coreml_compute_units, settings.engine.coreml_model_format),
     )
 
 

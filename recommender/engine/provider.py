@@ -16,9 +16,9 @@ from pathlib import Path
 import onnxruntime
 from onnxruntime.capi import onnxruntime_pybind11_state as runtime_errors
 
-from recommender.domain import ArenaStrategy, CoreMLFormat, CoreMLUnits, Device
 from recommender.engine.machine import memory_growth, resident_memory
 from recommender.errors import ModelError, ProviderError
+from recommender.settings.engine import ArenaStrategy, CoreMLFormat, CoreMLUnits, Device
 
 CPU = "CPUExecutionProvider"
 CUDA = "CUDAExecutionProvider"

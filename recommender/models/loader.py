@@ -156,30 +156,30 @@ def loader(settings: Settings, tracer: Callable[[Model], Tracer | None] = lambda
     def batcher(engine: OnnxEngine, cost: Cost) -> Batcher:
         return Batcher(
             engine,
-            max_batch_size=settings.max_batch_size,
-            max_backlog=settings.max_backlog,
-            engine_timeout=settings.engine_timeout_ms / 1e3,
+            max_batch_size=settings.engine.max_batch_size,
+            max_backlog=settings.engine.max_backlog,
+            engine_timeout=settings.engine.engine_timeout_ms / 1e3,
             cost=cost,
-            slots=settings.engine_slots,
-            deduplicate=settings.deduplicate,
-            max_wait=settings.max_wait_ms / 1e3,
+            slots=settings.engine.engine_slots,
+            deduplicate=settings.engine.deduplicate,
+            max_wait=settings.engine.max_wait_ms / 1e3,
             tracer=tracer(engine.model),
-            observer=_log_batch if settings.log_level == "debug" else None,
+            observer=_log_batch if settings.operations.log_level == "debug" else None,
         )
 
     def opened(artifact: Artifact) -> OnnxEngine:
         engine = open_engine(settings, artifact)
-        if settings.cuda_graph and not engine.captures:
+        if settings.engine.cuda_graph and not engine.captures:
             log.warning("runs are not captured as CUDA graphs: the model has branches or loops, or is not on CUDA")
         return engine
 
     return Loader(
         opened,
         batcher,
-        limit=settings.num_recommendations,
-        max_history=settings.max_history,
-        max_batch_size=settings.max_batch_size,
-        longest_run=min(settings.longest_run_ms or math.inf, settings.engine_timeout_ms) / 1e3,
+        limit=settings.models.num_recommendations,
+        max_history=settings.requests.max_history,
+        max_batch_size=settings.engine.max_batch_size,
+        longest_run=min(settings.models.longest_run_ms or math.inf, settings.engine.engine_timeout_ms) / 1e3,
     )
 
 

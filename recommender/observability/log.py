@@ -8,12 +8,11 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from typing import Literal, TextIO, TypeAlias, cast
+from typing import TextIO, cast
 
 import structlog
 
-LogLevel: TypeAlias = Literal["debug", "info", "warning", "error"]
-LogFormat: TypeAlias = Literal["auto", "text", "json"]
+from recommender.settings.operations import LogFormat, LogLevel
 
 
 class Limiter:

@@ -14,8 +14,8 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from recommender.domain import CandidateMode
 from recommender.models.version import Version
+from recommender.settings.models import CandidateMode
 
 _WINDOW = 2000
 """Requests of each side that are compared: the last ones."""

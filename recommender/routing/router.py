@@ -16,10 +16,10 @@ from typing import Literal
 import structlog
 
 from recommender.batching.statistics import Statistics, merged
-from recommender.domain import CandidateMode
 from recommender.errors import EngineError, UnavailableError, UnknownModelError
 from recommender.models.version import FollowerStatus, Version
 from recommender.routing.candidate import Bounds, Candidate
+from recommender.settings.models import CandidateMode
 from recommender.threads import in_background
 
 log = structlog.get_logger(__name__)

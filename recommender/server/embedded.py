@@ -30,7 +30,8 @@ from recommender.observability.log import set_up_logging
 from recommender.security.access import Access
 from recommender.server.process import ExitCode, spare_collections
 from recommender.server.server import Server
-from recommender.settings.settings import Otlp, Settings
+from recommender.settings.otlp import Otlp
+from recommender.settings.settings import Settings
 
 log = structlog.get_logger(__name__)
 
@@ -72,7 +73,7 @@ class Embedded:
         order: Order = pickle.loads(await reader.readexactly(size))  # noqa: S301 (from the process that started us)
         settings = order.settings
         sys.executable = order.executable  # Envoy is no interpreter to start others with
-        lines = set_up_logging(settings.log_level, settings.log_format)
+        lines = set_up_logging(settings.operations.log_level, settings.operations.log_format)
 
         def listener(rpcs: Calls, access: Access | None) -> EnvoyListener:
             self._application, made = envoy_listener(settings, rpcs, access, order.folder)

@@ -27,7 +27,8 @@ from recommender.errors import StartError
 from recommender.security.certificates import Certificates, read_certificates
 from recommender.server.embedded import Order
 from recommender.server.process import ExitCode
-from recommender.settings.settings import Otlp, Settings
+from recommender.settings.otlp import Otlp
+from recommender.settings.settings import Settings
 
 log = structlog.get_logger(__name__)
 
@@ -84,7 +85,7 @@ class EnvoyServer:
         if not heard.done():
             if self._writer is not None:
                 self._writer.write(b"stop\n")
-            await asyncio.wait({heard}, timeout=self._settings.drain_grace_ms / 1e3 + _MARGIN_SECONDS)
+            await asyncio.wait({heard}, timeout=self._settings.operations.drain_grace_ms / 1e3 + _MARGIN_SECONDS)
         stop.cancel()
         heard.cancel()
         told = heard.result() if heard.done() and not heard.cancelled() else {}
@@ -116,34 +117,34 @@ class EnvoyServer:
         return True
 
     async def _spawn(self) -> None:
-        settings = self._settings
-        _check_address(settings.host, settings.port)
+        settings, network = self._settings, self._settings.network
+        _check_address(network.host, network.port)
         envoy, module, environment = _parts()
         self._folder = tempfile.TemporaryDirectory(prefix="recommender-")
         folder = Path(self._folder.name)
         tls = None
-        if settings.tls_certificate is not None and settings.tls_key is not None:
-            authorities = () if settings.tls_client_ca is None else (settings.tls_client_ca,)
-            write_secrets(folder, _certificates(settings.tls_certificate, settings.tls_key, *authorities))
+        if network.tls_certificate is not None and network.tls_key is not None:
+            authorities = () if network.tls_client_ca is None else (network.tls_client_ca,)
+            write_secrets(folder, _certificates(network.tls_certificate, network.tls_key, *authorities))
             tls = tls_context(folder, clients=bool(authorities))
         config = envoy_config(
-            host=settings.host,
-            port=settings.port,
+            host=network.host,
+            port=network.port,
             application=self._application,
             module=module,
             admin=folder / ADMIN,
             limits=Limits(
-                metadata_bytes=settings.max_metadata_bytes,
-                streams=settings.max_connection_calls,
-                age=settings.max_connection_age_ms,
-                idle=settings.max_connection_idle_ms,
-                keepalive=settings.keepalive_ms,
-                handshake=settings.handshake_timeout_ms,
+                metadata_bytes=network.max_metadata_bytes,
+                streams=network.max_connection_calls,
+                age=network.max_connection_age_ms,
+                idle=network.max_connection_idle_ms,
+                keepalive=network.keepalive_ms,
+                handshake=network.handshake_timeout_ms,
             ),
             tls=tls,
-            clients_prove=settings.tls_client_ca is not None,
-            filters=web_filters(folder, settings.origins) if settings.web else (),
-            pages=pages_may_call(settings.origins) if settings.origins else None,
+            clients_prove=network.tls_client_ca is not None,
+            filters=web_filters(folder, network.origins) if network.web else (),
+            pages=pages_may_call(network.origins) if network.origins else None,
         )
         ours, theirs = socket.socketpair()
         with theirs:

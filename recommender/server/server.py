@@ -41,7 +41,9 @@ from recommender.security.certificates import read_certificates
 from recommender.security.reloading import ReloadedFiles
 from recommender.server.probes import Probes
 from recommender.server.process import ExitCode
-from recommender.settings.settings import Otlp, Settings
+from recommender.settings.network import NetworkSettings
+from recommender.settings.otlp import Otlp
+from recommender.settings.settings import Settings
 from recommender.threads import in_background
 
 log = structlog.get_logger(__name__)
@@ -73,27 +75,27 @@ class Server:
         self._shared_port = shared_port
         sent = otlp or Otlp()
         self._monitoring = Monitoring(
-            metrics_port=settings.metrics_port,
+            metrics_port=settings.operations.metrics_port,
             traces=sent.traces,
             metrics=sent.metrics,
             interval=sent.interval,
             ratio=sent.ratio,
         )
-        access = Access() if settings.tokens_file is not None else None
+        access = Access() if settings.network.tokens_file is not None else None
         self._listener: Listener = (
             grpc_listener(settings, self._monitoring.rpcs, access, shared_port=shared_port)
             if listener is None
             else listener(self._monitoring.rpcs, access)
         )
-        self._secrets = _secrets(settings, self._listener, access)
+        self._secrets = _secrets(settings.network, self._listener, access)
         if access is not None:
             self._monitoring.watch_access(access)
         self._monitoring.watch_edge(self._listener.connections)
-        self._probes = Probes() if settings.health_port is not None else None
+        self._probes = Probes() if settings.operations.health_port is not None else None
         self._stop = asyncio.Event()
         self._closing = False
         self._loader = loader(settings, lambda model: self._monitoring.tracer(model.name, model.version))
-        self._router = Router(retire_grace=settings.engine_timeout_ms / 1e3, observer=self._note)
+        self._router = Router(retire_grace=settings.engine.engine_timeout_ms / 1e3, observer=self._note)
         self._followers: list[Follower] = []
         self._following: list[asyncio.Task[None]] = []
         self._monitoring.follow(self.followings)
@@ -179,8 +181,8 @@ class Server:
 
     async def _answer_probes(self) -> None:
         settings = self._settings
-        if self._probes is not None and settings.health_port is not None:
-            self.health_port = await self._probes.listen(settings.host, settings.health_port)
+        if self._probes is not None and settings.operations.health_port is not None:
+            self.health_port = await self._probes.listen(settings.network.host, settings.operations.health_port)
             log.info("probes", port=self.health_port)
 
     async def _turn_unready(self, *, alive: bool) -> None:
@@ -190,14 +192,14 @@ class Server:
             await self._probes.turn(alive=alive, ready=False)
 
     async def _listen(self) -> None:
-        settings = self._settings
+        network = self._settings.network
         for files in self._secrets:
             await files.start()
-        self.port = await self._listener.listen(settings.host, settings.port)
-        log.info("listening", address=address_of(settings.host, self.port), security=_security(settings))
-        log.info("settings", **settings.shown())
+        self.port = await self._listener.listen(network.host, network.port)
+        log.info("listening", address=address_of(network.host, self.port), security=_security(network))
+        log.info("settings", **self._settings.environment())
         # What one of several has to tell, its supervisor asks for, on this machine.
-        await self._monitoring.start("127.0.0.1" if self._shared_port else settings.host)
+        await self._monitoring.start("127.0.0.1" if self._shared_port else network.host)
 
     async def _load(self) -> None:
         settings = self._settings
@@ -207,8 +209,8 @@ class Server:
             self._followers.append(follower)
             lane.following = follower.statistics
             await follower.start()
-        if settings.candidate:
-            source = await in_background(open_source, settings, settings.candidate)
+        if settings.models.candidate:
+            source = await in_background(open_source, settings, settings.models.candidate)
             lane = self._router.add_lane(source.reference, source.names)
             self._followers.append(self._trial(source, lane))
             lane.following = self._followers[-1].statistics
@@ -223,26 +225,26 @@ class Server:
             load=self._loader.load,
             adopt=adopt,
             discard=self._router.discard,
-            interval=settings.model_poll_ms / 1e3,
-            patience=settings.registry_timeout_ms / 1e3,
-            timeout=settings.reload_timeout_ms / 1e3,
+            interval=settings.models.model_poll_ms / 1e3,
+            patience=settings.models.registry_timeout_ms / 1e3,
+            timeout=settings.models.reload_timeout_ms / 1e3,
         )
 
     def _trial(self, source: Source, lane: Lane) -> Follower:
         """What follows the source of the candidate: loaded when the server is ready, and judged beside the live one."""
         settings = self._settings
         bounds = Bounds(
-            errors=settings.candidate_max_error_percent / 100,
-            latency=settings.candidate_max_latency_ratio,
-            least=settings.candidate_least_requests,
+            errors=settings.models.candidate_max_error_percent / 100,
+            latency=settings.models.candidate_max_latency_ratio,
+            least=settings.models.candidate_least_requests,
         )
 
         def adopt(served: Version) -> None:
             self._router.try_out(
                 lane,
                 served,
-                mode=settings.candidate_mode,
-                share=settings.candidate_share_percent / 100,
+                mode=settings.models.candidate_mode,
+                share=settings.models.candidate_share_percent / 100,
                 bounds=bounds,
                 refuse=follower.refuse,
             )
@@ -262,8 +264,8 @@ class Server:
                 version=served.model.version,
                 sha256=served.sha256,
                 execution_provider=served.execution_provider,
-                max_backlog=settings.max_backlog,
-                slots=settings.engine_slots,
+                max_backlog=settings.engine.max_backlog,
+                slots=settings.engine.engine_slots,
                 statistics=served.batcher.statistics,
                 fallbacks=lambda: served.fallbacks,
             )
@@ -274,13 +276,13 @@ class Server:
         settings = self._settings
         path = artifact.path if artifact.release is None else artifact.path.parent
         command = [sys.executable, "-m", "recommender", "models", "verify", str(path), "--json"]
-        return await check_elsewhere(command, settings.environment(), settings.reload_timeout_ms / 1e3)
+        return await check_elsewhere(command, settings.environment(), settings.models.reload_timeout_ms / 1e3)
 
     async def _drain(self) -> ExitCode:
         await self._turn_unready(alive=True)
         # Load balancers need a moment to notice; until then calls come, and are answered.
-        await asyncio.sleep(self._settings.drain_wait_ms / 1e3)
-        grace = self._settings.drain_grace_ms / 1e3
+        await asyncio.sleep(self._settings.operations.drain_wait_ms / 1e3)
+        grace = self._settings.operations.drain_grace_ms / 1e3
         log.info("draining", grace_seconds=grace, waiting=self.statistics().waiting)
         started = time.monotonic()
         self._listener.drain()
@@ -318,34 +320,34 @@ class Server:
         return ExitCode.ENGINE_LOST
 
 
-def _secrets(settings: Settings, listener: Listener, access: Access | None) -> list[ReloadedFiles[Any]]:
+def _secrets(network: NetworkSettings, listener: Listener, access: Access | None) -> list[ReloadedFiles[Any]]:
     """The files of secrets that the settings name; each is read at the start and whenever it changes."""
-    every = settings.secrets_reload_ms / 1e3
+    every = network.secrets_reload_ms / 1e3
     watched: list[ReloadedFiles[Any]] = []
-    if settings.tls_certificate is not None and settings.tls_key is not None:
-        paths = [settings.tls_certificate, settings.tls_key]
-        paths += [settings.tls_client_ca] if settings.tls_client_ca is not None else []
+    if network.tls_certificate is not None and network.tls_key is not None:
+        paths = [network.tls_certificate, network.tls_key]
+        paths += [network.tls_client_ca] if network.tls_client_ca is not None else []
         watched.append(
             ReloadedFiles("certificates", paths, parse=read_certificates, use=listener.use_certificates, every=every)
         )
-    if settings.tokens_file is not None and access is not None:
+    if network.tokens_file is not None and access is not None:
         watched.append(
-            ReloadedFiles("tokens", [settings.tokens_file], parse=read_grants, use=access.replace, every=every)
+            ReloadedFiles("tokens", [network.tokens_file], parse=read_grants, use=access.replace, every=every)
         )
     return watched
 
 
-def _security(settings: Settings) -> str:
-    """How the port is kept, in a word or two, for the log."""
-    transport = "plaintext" if settings.tls_certificate is None else "TLS" if settings.tls_client_ca is None else "mTLS"
-    return transport if settings.tokens_file is None else f"{transport}, tokens"
+def _security(network: NetworkSettings) -> str:
+    """How the port is secured, in a word or two, for the log."""
+    transport = "plaintext" if network.tls_certificate is None else "TLS" if network.tls_client_ca is None else "mTLS"
+    return transport if network.tokens_file is None else f"{transport}, tokens"
 
 
 def _limits(settings: Settings) -> Limits:
     return Limits(
-        history=settings.max_history,
-        excluded=settings.max_excluded,
-        candidates=settings.max_candidates,
-        batch_requests=settings.max_batch_requests,
-        reject_unknown=settings.unknown_items == "reject",
+        history=settings.requests.max_history,
+        excluded=settings.requests.max_excluded,
+        candidates=settings.requests.max_candidates,
+        batch_requests=settings.requests.max_batch_requests,
+        reject_unknown=settings.requests.unknown_items == "reject",
     )

@@ -58,7 +58,7 @@ class _Worker:
 
 
 class Supervisor:
-    """Runs `settings.workers` servers. `start` returns when all answer; `run` lasts until a stop or a loss.
+    """Runs `settings.operations.workers` servers. `start` returns when all answer; `run` lasts until a stop or a loss.
 
     `command` starts a worker, given its number. After `silence` seconds without a beat a worker that was ready is
     killed; one that died is started again after `pause` seconds, four times as long with each early death.
@@ -76,8 +76,8 @@ class Supervisor:
         self._silence = silence
         self._pause = pause
         self._command = tuple(command)
-        self._workers = [_Worker(number) for number in range(settings.workers or available_cpus())]
-        self._probes = Probes() if settings.health_port is not None else None
+        self._workers = [_Worker(number) for number in range(settings.operations.workers or available_cpus())]
+        self._probes = Probes() if settings.operations.health_port is not None else None
         self._metrics: Endpoint | None = None
         self._reserved: socket.socket | None = None
         self._keepers: list[asyncio.Task[None]] = []
@@ -94,18 +94,18 @@ class Supervisor:
 
     async def start(self) -> None:
         """Reserve the port and start the workers. Raises StartError; then nothing is left running."""
-        settings = self._settings
+        host, operations = self._settings.network.host, self._settings.operations
         try:
-            self._reserved = _reserve(settings.host, settings.port)
+            self._reserved = _reserve(host, self._settings.network.port)
             self.port = self._reserved.getsockname()[1]
-            log.info("port reserved", host=settings.host, port=self.port, workers=len(self._workers))
-            if self._probes is not None and settings.health_port is not None:
-                self.health_port = await self._probes.listen(settings.host, settings.health_port)
+            log.info("port reserved", host=host, port=self.port, workers=len(self._workers))
+            if self._probes is not None and operations.health_port is not None:
+                self.health_port = await self._probes.listen(host, operations.health_port)
                 log.info("probes", port=self.health_port)
-            if settings.metrics_port is not None:
-                self._metrics = Endpoint(WorkerMetrics(self._metrics_ports), settings.host, settings.metrics_port)
+            if operations.metrics_port is not None:
+                self._metrics = Endpoint(WorkerMetrics(self._metrics_ports), host, operations.metrics_port)
                 self.metrics_port = self._metrics.port
-                log.info("metrics", address=f"http://{settings.host}:{self.metrics_port}/metrics")
+                log.info("metrics", address=f"http://{host}:{self.metrics_port}/metrics")
             # The first alone: what stops it would stop them all, and the others find the model in the page cache.
             await self._start(self._workers[:1])
             await self._start(self._workers[1:])
@@ -127,7 +127,8 @@ class Supervisor:
         self._stop.set()
         if self._probes is not None:
             await self._probes.turn(alive=not self._lost.is_set(), ready=False)
-        patience = (self._settings.drain_wait_ms + self._settings.drain_grace_ms) / 1e3 + _AFTER_GRACE_SECONDS
+        operations = self._settings.operations
+        patience = (operations.drain_wait_ms + operations.drain_grace_ms) / 1e3 + _AFTER_GRACE_SECONDS
         log.info("draining", workers=len(self._workers), seconds=patience)
         self._signal(15)
         if self._keepers:
@@ -259,15 +260,13 @@ class Supervisor:
     def _environment(self) -> dict[str, str]:
         """The settings of one worker: a share of the threads and of the backlog, and no ports of its own."""
         settings, count = self._settings, len(self._workers)
-        own = settings.model_copy(
-            update={
-                "workers": 1,
-                "port": self.port,
-                "threads": max((settings.threads or available_cpus()) // count, 1),
-                "max_backlog": -(-settings.max_backlog // count),
-                "metrics_port": None if settings.metrics_port is None else 0,
-                "health_port": None,
-            }
+        own = settings.replace(
+            workers=1,
+            port=self.port,
+            threads=max((settings.engine.threads or available_cpus()) // count, 1),
+            max_backlog=-(-settings.engine.max_backlog // count),
+            metrics_port=None if settings.operations.metrics_port is None else 0,
+            health_port=None,
         )
         return {**os.environ, **own.environment()}
 

@@ -9,9 +9,9 @@ import grpc
 import pytest
 
 from recommender.client import Client, Refusal, Request, SyncClient
-from recommender.domain import Edge
 from recommender.models.artifact import open_artifact
 from recommender.recommend_api.v1 import recommend_api_pb2 as api
+from recommender.settings.network import Edge
 from tests.support.catalogues import add_fallback, add_vocabulary, export_catalogue
 from tests.support.facts import FACTS
 from tests.support.models import table, write_model, write_older_model

@@ -11,10 +11,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from recommender.domain import Edge, Ranking
+from recommender.domain import Ranking
 from recommender.models.card import Card, card_path
 from recommender.recommend_api.v1 import recommend_api_pb2 as api
 from recommender.recommend_api.v1 import recommend_api_pb2_grpc as api_grpc
+from recommender.settings.network import Edge
 from tests.support.catalogues import add_fallback, export_catalogue, reference_embeddings
 from tests.support.requests import requests
 from tests.support.serving import served

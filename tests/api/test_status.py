@@ -10,10 +10,10 @@ import pytest
 
 from recommender.api.metadata import PUSHBACK_KEY
 from recommender.api.status import INTERNAL_MESSAGE
-from recommender.domain import Edge
 from recommender.recommend_api.v1 import recommend_api_pb2 as api
 from recommender.recommend_api.v1 import recommend_api_pb2_grpc as api_grpc
 from recommender.server.envoy import EnvoyServer
+from recommender.settings.network import Edge
 from recommender.settings.settings import Settings
 from tests.support.failing import ERRORS, FailingServer
 

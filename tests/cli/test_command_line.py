@@ -88,7 +88,7 @@ async def test_config_prints_what_is_in_force() -> None:
     assert code == 0
     shown = dict(line.split("=", 1) for line in out.splitlines())
     assert shown["RECOMMENDER_PORT"] == "1234"
-    assert shown == Settings(port=1234).shown()
+    assert shown == Settings(port=1234).environment()
 
 
 @pytest.mark.parametrize("command", ["serve", "config", "demo"])

@@ -16,7 +16,8 @@ from recommender.api.metadata import SERVICE_NAME
 from recommender.observability.instruments import INSTRUMENTS
 from recommender.recommend_api.v1 import recommend_api_pb2 as api
 from recommender.server.probes import LIVENESS, READINESS, STARTUP
-from recommender.settings.settings import Settings, key_of
+from recommender.settings.environment import key_of
+from recommender.settings.settings import FIELDS, Settings
 from tests.support.declared import (
     DEPLOY,
     documents,
@@ -61,7 +62,7 @@ def texts() -> list[Path]:
 @pytest.mark.parametrize("path", texts(), ids=lambda path: str(path.relative_to(ROOT)))
 def test_every_setting_that_is_named_is_one_that_the_code_has(path: Path) -> None:
     named = set(re.findall(r"\bRECOMMENDER_[A-Z0-9_]*", path.read_text(encoding="utf-8")))
-    known = {key_of(field) for field in Settings.model_fields}
+    known = {key_of(field) for field in FIELDS}
 
     # A name that ends in an underscore, or the bare prefix, stands for all that begin so.
     unknown = {
@@ -74,8 +75,8 @@ def test_every_setting_that_is_named_is_one_that_the_code_has(path: Path) -> Non
 def test_the_pod_s_settings_are_values_that_the_server_takes() -> None:
     settings = Settings.model_validate(ours(pod_environment()))
 
-    assert settings.host == "0.0.0.0"  # noqa: S104 (a pod's own network)
-    assert str(settings.weights_dir) == "/models"
+    assert settings.network.host == "0.0.0.0"  # noqa: S104 (a pod's own network)
+    assert str(settings.models.weights_dir) == "/models"
 
 
 def test_the_compose_file_s_settings_are_values_that_the_server_takes() -> None:
@@ -84,8 +85,8 @@ def test_the_compose_file_s_settings_are_values_that_the_server_takes() -> None:
 
     settings = Settings.model_validate(ours(environment | {"RECOMMENDER_MODEL": "models:/reference@champion"}))
 
-    assert settings.log_format == "json"
-    assert settings.registry_uri == "http://mlflow:5000"
+    assert settings.operations.log_format == "json"
+    assert settings.models.registry_uri == "http://mlflow:5000"
 
 
 def test_overlays_and_components_set_only_what_the_server_takes() -> None:
@@ -96,11 +97,12 @@ def test_overlays_and_components_set_only_what_the_server_takes() -> None:
             if str(thing.get("name", "")).startswith("RECOMMENDER_") and "value" in thing
         }
         taken = Settings.model_validate(ours(pod_environment() | set_here))
-        assert set(ours(set_here)) <= set(taken.model_fields_set), path
+        named = {name for group in taken.model_fields_set for name in getattr(taken, group).model_fields_set}
+        assert set(ours(set_here)) <= named, path
 
 
 def test_every_port_is_the_server_s() -> None:
-    port = DEFAULT.port
+    port = DEFAULT.network.port
     (container,) = manifest("deployment")["spec"]["template"]["spec"]["containers"]
     containerfile = (ROOT / "Containerfile").read_text(encoding="utf-8")
 
@@ -125,12 +127,14 @@ def test_the_metrics_are_scraped_where_they_are() -> None:
 
     ports = {each["name"]: each["containerPort"] for each in container["ports"]}
     (endpoint,) = monitor["spec"]["podMetricsEndpoints"]
-    assert ports[endpoint["port"]] == pod.metrics_port
+    assert ports[endpoint["port"]] == pod.operations.metrics_port
     assert endpoint["path"] == "/metrics"
-    assert pod.metrics_port in {
+    assert pod.operations.metrics_port in {
         each["port"] for rule in manifest("network-policy")["spec"]["ingress"] for each in rule["ports"]
     }
-    assert scraped["scrape_configs"][0]["static_configs"] == [{"targets": [f"server:{compose.metrics_port}"]}]
+    assert scraped["scrape_configs"][0]["static_configs"] == [
+        {"targets": [f"server:{compose.operations.metrics_port}"]}
+    ]
 
 
 def test_the_autoscaler_asks_for_metrics_that_the_adapter_makes_of_ours() -> None:
@@ -152,7 +156,7 @@ def test_the_autoscaler_asks_for_metrics_that_the_adapter_makes_of_ours() -> Non
 def test_probes_ask_what_the_server_answers() -> None:
     (container,) = manifest("deployment")["spec"]["template"]["spec"]["containers"]
 
-    port = Settings.model_validate(ours(pod_environment())).health_port
+    port = Settings.model_validate(ours(pod_environment())).operations.health_port
     assert {each["name"]: each["containerPort"] for each in container["ports"]}["health"] == port
     for probe, name in (("startupProbe", STARTUP), ("readinessProbe", READINESS), ("livenessProbe", LIVENESS)):
         assert container[probe]["grpc"] == {"port": port, "service": name}
@@ -181,7 +185,7 @@ def test_the_gateway_s_route_names_the_service() -> None:
 def test_kubernetes_kills_only_after_the_drain() -> None:
     pod = manifest("deployment")["spec"]["template"]["spec"]
     settings = Settings.model_validate(ours(pod_environment()))
-    grace, before = settings.drain_grace_ms / 1e3, settings.drain_wait_ms / 1e3
+    grace, before = settings.operations.drain_grace_ms / 1e3, settings.operations.drain_wait_ms / 1e3
     readiness = pod["containers"][0]["readinessProbe"]
 
     assert pod["terminationGracePeriodSeconds"] >= before + grace + LEAVING_SECONDS
@@ -192,7 +196,7 @@ def test_compose_kills_only_after_the_drain() -> None:
     for path, each in documents("deploy/compose/compose.yaml", "deploy/compose/dev.yaml"):
         server = each["services"]["server"]
         settings = Settings.model_validate(ours(server["environment"]))
-        drain = (settings.drain_wait_ms + settings.drain_grace_ms) / 1e3
+        drain = (settings.operations.drain_wait_ms + settings.operations.drain_grace_ms) / 1e3
         assert seconds(server["stop_grace_period"]) >= drain + LEAVING_SECONDS, path
 
 

@@ -11,8 +11,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from recommender.domain import Edge
 from recommender.recommend_api.v1 import recommend_api_pb2 as api
+from recommender.settings.network import Edge
 from tests.support.facts import FACTS
 from tests.support.paths import WEIGHTS
 from tests.support.process import running

@@ -18,12 +18,12 @@ from typing import Any
 import pytest
 
 from recommender.api.metadata import SERVICE_NAME
-from recommender.domain import Edge
 from recommender.edges.envoy.framing import Frames, framed
 from recommender.errors import SettingsError
 from recommender.recommend_api.v1 import recommend_api_pb2 as api
 from recommender.security.access import digest_of, new_token
 from recommender.server.envoy import EnvoyServer
+from recommender.settings.network import Edge
 from recommender.settings.settings import Settings
 from tests.support.facts import FACTS
 from tests.support.paths import ROOT, WEIGHTS

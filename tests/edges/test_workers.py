@@ -215,7 +215,7 @@ async def test_two_supervisors_do_not_share_a_port_in_silence() -> None:
     await first.start()
     try:
         with pytest.raises(StartError, match="cannot listen on"):
-            await Supervisor(settings.model_copy(update={"port": first.port}), beating).start()
+            await Supervisor(settings.replace(port=first.port), beating).start()
     finally:
         await first.close()
 

@@ -317,7 +317,7 @@ def environment(data: bytes) -> None:
         _worded(error)
         return
     assert Settings.model_validate(found.model_dump()) == found
-    assert all("\n" not in line for line in found.shown())
+    assert all("\n" not in line for line in found.environment())
 
 
 TARGETS: Mapping[str, Target] = MappingProxyType(

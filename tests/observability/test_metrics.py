@@ -17,10 +17,10 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from recommender.client import Client
 from recommender.client import Request as ClientRequest
-from recommender.domain import Edge
 from recommender.errors import StartError
 from recommender.observability import instruments as telemetry
 from recommender.security.access import digest_of, new_token
+from recommender.settings.network import Edge
 from tests.support.catalogues import add_fallback, export_catalogue
 from tests.support.models import table, write_model
 from tests.support.paths import ROOT

@@ -18,7 +18,8 @@ from recommender.errors import SettingsError
 from recommender.observability import instruments as telemetry
 from recommender.recommend_api.v1 import recommend_api_pb2 as api
 from recommender.server.server import Server
-from recommender.settings.settings import Otlp, Settings
+from recommender.settings.otlp import Otlp
+from recommender.settings.settings import Settings
 from tests.support.collector import Collector, attributes, collecting
 from tests.support.paths import WEIGHTS
 from tests.support.process import Process, running

@@ -45,7 +45,7 @@ def _command(command: Any, path: tuple[str, ...]) -> Iterator[str]:
 
 def settings() -> Iterator[str]:
     """Each key of the environment with its default, as `recommender config` prints it."""
-    for key, value in Settings().shown().items():
+    for key, value in Settings().environment().items():
         yield f"{key}={value}"
 
 

@@ -223,12 +223,12 @@ def test_plaintext_beyond_this_machine_must_be_asked_for(host: str) -> None:
     with pytest.raises(SettingsError, match="RECOMMENDER_PLAINTEXT=true"):
         Settings(host=host)
 
-    assert Settings(host=host, plaintext=True).host == host
+    assert Settings(host=host, plaintext=True).network.host == host
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "127.0.0.9", "::1", "localhost"])
 def test_this_machine_may_speak_plaintext_to_itself(host: str) -> None:
-    assert Settings(host=host).host == host
+    assert Settings(host=host).network.host == host
 
 
 @pytest.mark.parametrize(

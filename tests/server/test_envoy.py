@@ -16,10 +16,10 @@ import grpc
 import pytest
 
 from recommender.client import Client
-from recommender.domain import Edge
 from recommender.errors import SettingsError, StartError
 from recommender.server.envoy import EnvoyServer
 from recommender.server.process import ExitCode
+from recommender.settings.network import Edge
 from recommender.settings.settings import Settings
 from tests.support.models import table, write_model
 from tests.support.paths import WEIGHTS

@@ -12,10 +12,10 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from recommender.api.metadata import SERVICE_NAME
 from recommender.client import Client, Recommendations
-from recommender.domain import Edge
 from recommender.errors import StartError
 from recommender.server.process import ExitCode
 from recommender.server.server import Server
+from recommender.settings.network import Edge
 from recommender.settings.settings import Settings
 from tests.support.models import table, write_model
 from tests.support.paths import WEIGHTS

@@ -9,9 +9,9 @@ import sys
 import grpc
 import pytest
 
-from recommender.domain import Edge
 from recommender.recommend_api.v1 import recommend_api_pb2 as api
 from recommender.recommend_api.v1 import recommend_api_pb2_grpc as api_grpc
+from recommender.settings.network import Edge
 from tests.support.facts import FACTS
 from tests.support.process import running
 from tests.support.remote import RemoteServer

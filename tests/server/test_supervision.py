@@ -12,8 +12,8 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from recommender.client import Client
-from recommender.domain import Edge
 from recommender.server.process import ExitCode
+from recommender.settings.network import Edge
 from tests.support.process import running
 
 pytestmark = pytest.mark.both_edges

@@ -8,7 +8,11 @@ import pytest
 from pydantic import ValidationError
 
 from recommender.errors import SettingsError
-from recommender.settings.settings import Settings, described, key_of, markdown, template
+from recommender.settings.engine import EngineSettings
+from recommender.settings.environment import key_of
+from recommender.settings.network import NetworkSettings
+from recommender.settings.pages import described, markdown, template
+from recommender.settings.settings import FIELDS, Settings
 from tests.support.paths import ROOT
 
 
@@ -30,7 +34,7 @@ def test_every_setting_of_the_template_can_be_read_back(tmp_path: Path) -> None:
     uncommented = [line.removeprefix("# ") for line in template().splitlines() if line.startswith("# RECOMMENDER_")]
     (tmp_path / ".env").write_text("\n".join(uncommented), encoding="utf-8")
 
-    assert len(uncommented) == len(Settings.model_fields)
+    assert len(uncommented) == len(FIELDS)
     assert Settings.load(folder=tmp_path) == Settings()
 
 
@@ -43,13 +47,37 @@ def test_the_more_particular_source_wins(tmp_path: Path, monkeypatch: pytest.Mon
 
     settings = Settings.load({"port": 4}, tmp_path)
 
-    assert (settings.port, settings.threads, settings.max_backlog, settings.max_history) == (4, 3, 2, 1)
+    assert (settings.network.port, settings.engine.threads) == (4, 3)
+    assert (settings.engine.max_backlog, settings.requests.max_history) == (2, 1)
 
 
 def test_settings_cannot_be_changed() -> None:
     settings = Settings()
     with pytest.raises(ValidationError, match="frozen"):
-        settings.port = 1  # type: ignore[misc]
+        settings.network.port = 1  # type: ignore[misc]
+    with pytest.raises(ValidationError, match="frozen"):
+        settings.network = NetworkSettings()  # type: ignore[misc]
+
+
+def test_a_setting_stands_in_one_group_and_on_the_pages() -> None:
+    groups = [getattr(Settings(), name) for name in Settings.model_fields]
+    names = [name for group in groups for name in type(group).model_fields]
+
+    assert sorted(names) == sorted(FIELDS)
+
+
+def test_settings_are_given_by_name_or_in_groups() -> None:
+    by_name = Settings(port=1, threads=2)
+
+    assert by_name == Settings(network=NetworkSettings(port=1), engine=EngineSettings(threads=2))
+    assert by_name.replace(port=3) == Settings(port=3, threads=2)
+    with pytest.raises(ValidationError, match=r"\['network'\] whole, or their settings by name"):
+        Settings(port=1, network=NetworkSettings())
+
+
+def test_a_name_that_is_no_setting_is_a_mistake_of_the_caller(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="no setting has the name 'prot'"):
+        Settings.load({"prot": 1}, tmp_path)
 
 
 @pytest.mark.parametrize("value", ["", "  "])

@@ -59,8 +59,8 @@ class FailingServer:
         self.port = self.metrics_port = 0
 
     async def start(self) -> None:
-        self.port = await self._listener.listen(self._settings.host, self._settings.port)
-        if self._settings.host != "127.0.0.2":
+        self.port = await self._listener.listen(self._settings.network.host, self._settings.network.port)
+        if self._settings.network.host != "127.0.0.2":
             self._listener.open(cast("RecommenderService", FailingService()))
 
     def stop(self) -> None:

@@ -87,8 +87,8 @@ class RemoteServer:
 
     def __init__(self, settings: Settings) -> None:
         self._envoy = EnvoyServer(settings, "tests.support.remote:app")
-        self._plaintext = settings.tls_certificate is None
-        self._connection = HTTPConnection(settings.host, timeout=_TIMEOUT)
+        self._plaintext = settings.network.tls_certificate is None
+        self._connection = HTTPConnection(settings.network.host, timeout=_TIMEOUT)
 
     @property
     def port(self) -> int:

@@ -9,9 +9,9 @@ from contextlib import AbstractAsyncContextManager, contextmanager
 from pathlib import Path
 from typing import TypeAlias, TypeVar
 
-from recommender.domain import Edge
 from recommender.server.envoy import EnvoyServer
 from recommender.server.server import Server
+from recommender.settings.network import Edge
 from recommender.settings.settings import Settings
 from tests.support.remote import RemoteServer
 
@@ -27,7 +27,7 @@ S = TypeVar("S", bound=Server | RemoteServer | EnvoyServer)
 
 def server_of(settings: Settings) -> AnyServer:
     """The server that these settings want."""
-    return RemoteServer(settings) if settings.edge == "envoy" else Server(settings)
+    return RemoteServer(settings) if settings.network.edge == "envoy" else Server(settings)
 
 
 @contextmanager

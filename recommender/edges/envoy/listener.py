@@ -107,14 +107,14 @@ def envoy_listener(
 ) -> tuple[AsgiEdge, EnvoyListener]:
     """Build the ASGI edge that these settings describe, and the listener of the Envoy that shares `folder`."""
     edge = AsgiEdge(
-        default_timeout=settings.default_timeout_ms / 1e3,
-        most_open=settings.max_stream_requests,
-        max_message_bytes=settings.max_message_bytes,
-        most_streams=settings.max_streams,
+        default_timeout=settings.network.default_timeout_ms / 1e3,
+        most_open=settings.network.max_stream_requests,
+        max_message_bytes=settings.network.max_message_bytes,
+        most_streams=settings.network.max_streams,
         rpcs=rpcs,
         access=access,
-        open_health=not settings.health_needs_token,
-        reflection=settings.reflection,
+        open_health=not settings.network.health_needs_token,
+        reflection=settings.network.reflection,
     )
     return edge, EnvoyListener(edge, folder)
 

@@ -186,24 +186,24 @@ class _Health(health.aio.HealthServicer):
 def grpc_listener(settings: Settings, rpcs: Calls, access: Access | None, *, shared_port: bool = False) -> GrpcListener:
     """Build the listener that these settings describe."""
     return GrpcListener(
-        default_timeout=settings.default_timeout_ms / 1e3,
-        most_open=settings.max_stream_requests,
-        most_streams=settings.max_streams,
+        default_timeout=settings.network.default_timeout_ms / 1e3,
+        most_open=settings.network.max_stream_requests,
+        most_streams=settings.network.max_streams,
         rpcs=rpcs,
         limits=ConnectionLimits(
-            message_bytes=settings.max_message_bytes,
-            metadata_bytes=settings.max_metadata_bytes,
-            streams=settings.max_connection_calls,
-            age=settings.max_connection_age_ms,
-            age_grace=settings.max_connection_age_grace_ms,
-            idle=settings.max_connection_idle_ms,
-            keepalive=settings.keepalive_ms,
-            least_ping_interval=settings.min_ping_interval_ms,
-            handshake=settings.handshake_timeout_ms,
+            message_bytes=settings.network.max_message_bytes,
+            metadata_bytes=settings.network.max_metadata_bytes,
+            streams=settings.network.max_connection_calls,
+            age=settings.network.max_connection_age_ms,
+            age_grace=settings.network.max_connection_age_grace_ms,
+            idle=settings.network.max_connection_idle_ms,
+            keepalive=settings.network.keepalive_ms,
+            least_ping_interval=settings.network.min_ping_interval_ms,
+            handshake=settings.network.handshake_timeout_ms,
         ),
         access=access,
-        open_health=not settings.health_needs_token,
-        reflection=settings.reflection,
+        open_health=not settings.network.health_needs_token,
+        reflection=settings.network.reflection,
         shared_port=shared_port,
     )
 

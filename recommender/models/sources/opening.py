@@ -16,9 +16,9 @@ from recommender.settings.settings import Settings
 
 def open_sources(settings: Settings) -> list[Source]:
     """Where each model comes from that the settings name, in their order."""
-    references = [each.strip() for each in (settings.model or "").split(",") if each.strip()]
+    references = [each.strip() for each in (settings.models.model or "").split(",") if each.strip()]
     if not references:
-        return [FileSource(find_model(settings.weights_dir, settings.num_recommendations, None))]
+        return [FileSource(find_model(settings.models.weights_dir, settings.models.num_recommendations, None))]
     return [open_source(settings, reference) for reference in references]
 
 
@@ -28,18 +28,18 @@ def open_source(settings: Settings, reference: str) -> Source:
     May block. Raises StartError if it means nothing.
     """
     if reference.startswith(SCHEME):
-        return RegisteredSource(reference, open_registry(settings), Cache(settings.model_cache_dir.expanduser()))
+        return RegisteredSource(reference, open_registry(settings), Cache(settings.models.model_cache_dir.expanduser()))
     path = Path(reference)
     if path.suffix == ".onnx" or path.is_file():
-        return FileSource(find_model(settings.weights_dir, settings.num_recommendations, path))
+        return FileSource(find_model(settings.models.weights_dir, settings.models.num_recommendations, path))
     folder, _, pinned = reference.rpartition("@")
     return FolderSource(Path(folder), pinned) if folder else FolderSource(path)
 
 
 def open_registry(settings: Settings) -> Registry:
     """The registry that the settings name. Blocks. Raises StartError if they name none."""
-    if not settings.registry_uri:
+    if not settings.models.registry_uri:
         raise StartError(
             f"a model of a registry ({SCHEME}…) needs RECOMMENDER_REGISTRY_URI, such as http://localhost:5000"
         )
-    return Registry(settings.registry_uri)
+    return Registry(settings.models.registry_uri)
