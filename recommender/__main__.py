@@ -331,7 +331,8 @@ def top(
     """Watch a running server: calls, latency, batches, load; from its metrics endpoint."""
     from rich.live import Live  # noqa: PLC0415 (only who watches pays)
 
-    from recommender.cli.top import NoMetricsError, watch  # noqa: PLC0415
+    from recommender.cli.top import watch  # noqa: PLC0415
+    from recommender.observability.scraping import NoMetricsError  # noqa: PLC0415
 
     url = url or f"http://localhost:{_settings().operations.metrics_port or 9464}/metrics"
     console = Console()

@@ -23,8 +23,8 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from bench.facts import ROOT
 from bench.load import k6
 from bench.load.plan import GOOD, LOST, Outcomes, Phase, Plan
-from recommender.cli.top import Change, NoMetricsError, Scrape, scrape
 from recommender.observability import instruments as telemetry
+from recommender.observability.scraping import Change, NoMetricsError, Scrape, scrape
 
 _SCRAPED_EVERY = 1.0
 _SLICE = 1.0

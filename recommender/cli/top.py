@@ -5,14 +5,9 @@ from __future__ import annotations
 import itertools
 import math
 import time
-import urllib.error
-import urllib.request
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import TypeAlias
+from collections.abc import Iterator, Sequence
 
-from prometheus_client.parser import text_string_to_metric_families
 from rich.box import SIMPLE_HEAD
 from rich.columns import Columns
 from rich.console import Group, RenderableType
@@ -21,113 +16,14 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from recommender.observability import instruments as telemetry
-from recommender.observability.instruments import Instrument
+from recommender.observability.scraping import Change, NoMetricsError, scrape
 
-_PATIENCE = 5.0
 _BAR = 24
 _SPARKS = "▁▂▃▄▅▆▇█"
 _REMEMBERED = 60
 """How many readings the small plots show."""
 _PRESSED = 0.8
 """From what share on a backlog or an engine is worth a colour."""
-
-Labels: TypeAlias = tuple[tuple[str, str], ...]
-
-
-class NoMetricsError(Exception):
-    """Nothing at the address answers with metrics of this service; the message says what to do."""
-
-
-@dataclass(frozen=True)
-class Scrape:
-    """All samples of a scrape, by name and labels, and when it was taken (monotonic seconds)."""
-
-    at: float
-    samples: Mapping[str, Mapping[Labels, float]]
-
-    def sum(self, name: str, **labels: str) -> float:
-        """The sum of the samples of that name that have these labels; 0 where there is none."""
-        return sum(value for has, value in self.samples.get(name, {}).items() if labels.items() <= dict(has).items())
-
-
-def scrape(url: str) -> Scrape:
-    """Read the metrics there. Raises NoMetricsError."""
-    advice = "start the server with RECOMMENDER_METRICS_PORT=9464, or say where its metrics are with --url"
-    try:
-        with urllib.request.urlopen(url, timeout=_PATIENCE) as answer:  # noqa: S310 (the operator's own address)
-            text = answer.read().decode()
-    except (OSError, ValueError) as error:
-        reason = error.reason if isinstance(error, urllib.error.URLError) else error
-        raise NoMetricsError(f"no metrics at {url}: {reason}; {advice}") from error
-    return parse(text, time.monotonic(), url)
-
-
-def parse(text: str, at: float, url: str = "the address") -> Scrape:
-    """A scrape in the text format of Prometheus. Raises NoMetricsError if it is of something else."""
-    samples: dict[str, dict[Labels, float]] = {}
-    try:
-        for family in text_string_to_metric_families(text):
-            for sample in family.samples:
-                samples.setdefault(sample.name, {})[tuple(sorted(sample.labels.items()))] = sample.value
-    except ValueError as error:
-        raise NoMetricsError(f"{url} answers, but not with metrics") from error
-    if telemetry.UPTIME.prometheus_name not in samples or telemetry.MODEL_INFO.prometheus_name not in samples:
-        raise NoMetricsError(f"{url} has metrics, but none of a server of ours that has loaded its model")
-    return Scrape(at, samples)
-
-
-class Change:
-    """What happened between two scrapes of one server."""
-
-    def __init__(self, before: Scrape, after: Scrape) -> None:
-        self._before = before
-        self._after = after
-        self.seconds = max(after.at - before.at, 1e-9)
-
-    def now(self, instrument: Instrument, **labels: str) -> float:
-        """What a gauge stands at."""
-        return self._after.sum(instrument.prometheus_name, **labels)
-
-    def most(self, instrument: Instrument) -> float:
-        """The largest that a gauge stands at: several workers have one each."""
-        return max(self._after.samples.get(instrument.prometheus_name, {}).values(), default=0.0)
-
-    def rate(self, instrument: Instrument, ending: str = "", **labels: str) -> float:
-        """How fast a counter grew, a second; of a histogram say which of its series. A restart counts from 0."""
-        name = instrument.prometheus_name + ending
-        grown = self._after.sum(name, **labels) - self._before.sum(name, **labels)
-        return (grown if grown >= 0 else self._after.sum(name, **labels)) / self.seconds
-
-    def mean(self, instrument: Instrument, **labels: str) -> float:
-        """The mean of what a histogram took meanwhile; NaN if that is nothing."""
-        count = self.rate(instrument, "_count", **labels)
-        return self.rate(instrument, "_sum", **labels) / count if count else math.nan
-
-    def buckets(self, instrument: Instrument, **labels: str) -> list[tuple[float, float]]:
-        """Each bound with how many fell up to it and above the bound before, a second."""
-        bounds = (*instrument.bounds, math.inf)
-        ends = ("+Inf" if bound == math.inf else str(float(bound)) for bound in bounds)
-        up_to = [self.rate(instrument, "_bucket", le=end, **labels) for end in ends]
-        steps = itertools.pairwise((0.0, *up_to))
-        return [(bound, max(after - before, 0.0)) for bound, (before, after) in zip(bounds, steps, strict=True)]
-
-    def quantile(self, q: float, instrument: Instrument, **labels: str) -> float:
-        """A quantile of it, even within a bucket, as Prometheus has it; NaN if there is nothing."""
-        buckets = self.buckets(instrument, **labels)
-        wanted = q * sum(count for _, count in buckets)
-        low = 0.0
-        for bound, count in buckets:
-            if count and wanted <= count:
-                return low if bound == math.inf else low + (bound - low) * wanted / count
-            wanted -= count
-            low = bound
-        return math.nan
-
-    def values(self, instrument: Instrument, attribute: str) -> list[str]:
-        """The values that an attribute has, in order."""
-        label = attribute.replace(".", "_")
-        name = instrument.prometheus_name + ("_count" if instrument.kind == "histogram" else "")
-        return sorted({dict(labels).get(label, "") for labels in self._after.samples.get(name, {})})
 
 
 class Screen:

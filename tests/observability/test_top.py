@@ -14,10 +14,11 @@ from pathlib import Path
 import pytest
 from rich.console import Console, RenderableType
 
-from recommender.cli.top import Change, Labels, NoMetricsError, Scrape, Screen, parse, scrape
+from recommender.cli.top import Screen
 from recommender.client import Client
 from recommender.histogram import LATENCY_BOUNDS
 from recommender.observability import instruments as telemetry
+from recommender.observability.scraping import Change, Labels, NoMetricsError, Scrape, parse, scrape
 from tests.support.serving import Serve
 
 TIMEOUT = 30.0
