@@ -15,13 +15,14 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
-from recommender.batching.backlog import Backlog, Batch, Waiter
+from recommender.batching.backlog import Backlog
+from recommender.batching.batches import Batch, Waiter
 from recommender.batching.cost import Cost, Estimator
 from recommender.batching.gathering import Gathering
 from recommender.batching.halving import Halving
 from recommender.batching.many import Many, Part, Payload
 from recommender.batching.staging import StagedRun, Staging
-from recommender.batching.statistics import BatchEnded, Counts, Statistics
+from recommender.batching.statistics import ANSWERED, BatchEnded, Counts, Outcome, Statistics
 from recommender.domain import Query, Ranking
 from recommender.errors import (
     DeadlineError,
@@ -91,8 +92,16 @@ class Batcher:
         self._loop = asyncio.get_running_loop()
         # A batch runs on behalf of everybody in it: what is bound for the one caller that starts it is not its context.
         self._context = contextvars.copy_context()
-        self._backlog: Backlog[Payload] = Backlog(max_batch_size, max_backlog, Estimator(cost), slots, deduplicate)
         self._counts = Counts()
+        self._outcomes = self._counts.outcomes
+        self._backlog: Backlog[Payload] = Backlog(
+            max_batch_size,
+            max_backlog,
+            Estimator(cost),
+            slots=slots,
+            deduplicate=deduplicate,
+            outcomes=self._outcomes,
+        )
         self._halving = Halving(self._run, clock, self._counts)
         self._runs: dict[asyncio.Task[None], Batch[Payload]] = {}
         self._staging = Staging(self._backlog, engine.stage, self._start, clock)
@@ -125,12 +134,12 @@ class Batcher:
         except asyncio.CancelledError:
             self._leave([waiter])
             self._note_idle()
-            self._counts.cancelled += 1
+            self._outcomes[Outcome.CANCELLED] += 1
             raise
         except RecommenderError as error:
             self._counts.end(error)
             raise
-        self._counts.answered += 1
+        self._outcomes[ANSWERED] += 1
         return ranking
 
     async def submit_many(
@@ -153,7 +162,7 @@ class Batcher:
         except asyncio.CancelledError:
             waiters, given_up = call.give_up()
             self._leave(waiters)
-            self._counts.cancelled += given_up
+            self._outcomes[Outcome.CANCELLED] += given_up
             self._note_idle()
             raise
 
@@ -185,12 +194,9 @@ class Batcher:
 
     def statistics(self) -> Statistics:
         """What was done so far; the record does not change afterwards."""
-        refused = self._backlog.refused
         return self._counts.record(
             waiting=len(self._backlog),
             running=sum(not waiter.payload.done() for batch in self._runs.values() for waiter in batch.waiters),
-            refused_full=refused.full,
-            refused_deadline=refused.deadline,
         )
 
     def __repr__(self) -> str:
@@ -201,7 +207,7 @@ class Batcher:
     def _admit(self, query: Query, deadline: float, payload: Payload, now: float) -> Waiter[Payload]:
         """Let a caller in; `_see_to` it afterwards."""
         if self._closed is not None:
-            self._counts.unavailable += 1
+            self._outcomes[Outcome.UNAVAILABLE] += 1
             raise UnavailableError(str(self._closed))  # its own: an error raised twice keeps both tracebacks
         return self._backlog.admit(query, deadline, payload, now)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 
-from recommender.batching.backlog import Batch, Waiter
+from recommender.batching.batches import Batch, Waiter
 from recommender.batching.many import Payload
 from recommender.batching.statistics import Counts
 from recommender.domain import Query, Ranking

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from recommender.batching.backlog import Waiter
+from recommender.batching.batches import Waiter
 from recommender.domain import Query, Ranking
 from recommender.errors import RecommenderError
 

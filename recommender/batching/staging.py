@@ -10,7 +10,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from recommender.batching.backlog import Backlog, Batch, Waiter
+from recommender.batching.backlog import Backlog
+from recommender.batching.batches import Batch, Waiter
 from recommender.batching.many import Payload
 from recommender.domain import Query, Ranking
 

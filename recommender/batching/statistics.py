@@ -6,10 +6,11 @@ import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
+from enum import StrEnum
 from types import MappingProxyType
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
-from recommender.batching.backlog import Batch, CloseReason
+from recommender.batching.batches import Batch, CloseReason
 from recommender.domain import Ranking
 from recommender.errors import DeadlineError, InvalidRequestError, UnavailableError
 from recommender.histogram import BUCKETS, Histogram, bucket
@@ -17,26 +18,63 @@ from recommender.histogram import BUCKETS, Histogram, bucket
 T = TypeVar("T")
 
 
+class Outcome(StrEnum):
+    """How a request has ended; every request ends in exactly one way."""
+
+    ANSWERED = "answered"
+    REFUSED_FULL = "refused_full"
+    """Too many were waiting already."""
+    REFUSED_DEADLINE = "refused_deadline"
+    """The answer could not come before the deadline."""
+    EXPIRED = "expired"
+    """The deadline passed after admission."""
+    CANCELLED = "cancelled"
+    """The caller left."""
+    INVALID = "invalid"
+    """The model found the request at fault."""
+    FAILED = "failed"
+    UNAVAILABLE = "unavailable"
+    """The batcher was closed or broken."""
+
+
+# Names of their own spare the hot path a look-up in the enum's class, which is slow in Python 3.11.
+ANSWERED: Final = Outcome.ANSWERED
+REFUSED_FULL: Final = Outcome.REFUSED_FULL
+_FAILED: Final = Outcome.FAILED
+_ENDS: Final[Mapping[type, Outcome]] = {
+    Ranking: Outcome.ANSWERED,
+    DeadlineError: Outcome.EXPIRED,
+    InvalidRequestError: Outcome.INVALID,
+    UnavailableError: Outcome.UNAVAILABLE,
+}
+"""An admitted request that ends with anything else has failed."""
+
+
+def none_ended() -> dict[Outcome, int]:
+    """A count for each outcome, of no requests."""
+    return dict.fromkeys(Outcome, 0)
+
+
+class _Count:
+    """Reads how many requests of a record have ended in one way."""
+
+    def __init__(self, outcome: Outcome) -> None:
+        self._outcome = outcome
+
+    def __get__(self, record: Statistics, _: object) -> int:
+        return record.outcomes[self._outcome]
+
+
 @dataclass(frozen=True, slots=True)
 class Statistics:
-    """What the batcher has done so far. Times are sums in seconds; every ended request is in one count.
-
-    `answered`, `refused_full`, `refused_deadline`, `expired`, `cancelled`, `invalid`, `failed` and
-    `unavailable` together are all requests that have ended; `waiting` and `running` count the others.
-    """
+    """Everything up to now. Times are sums in seconds."""
 
     waiting: int
     running: int
-    answered: int
-    refused_full: int
-    refused_deadline: int
-    expired: int
-    cancelled: int
-    invalid: int
-    failed: int
-    unavailable: int
+    outcomes: Mapping[Outcome, int]
+    """Requests that have ended, by how; `waiting` and `running` count the others."""
     batches: Mapping[int, int]
-    """How many engine runs there were of each number of rows."""
+    """Engine runs by their number of rows."""
     closed: Mapping[CloseReason, int]
     rows_run: int
     rows_padded: int
@@ -46,21 +84,28 @@ class Statistics:
     wait_seconds: float
     run_seconds: float
     wait_times: Histogram
-    """Of callers, from admission to the start of their batch."""
+    """From the admission of callers to the start of their batch."""
     run_times: Histogram
     """Of engine runs."""
 
+    answered = _Count(Outcome.ANSWERED)
+    refused_full = _Count(Outcome.REFUSED_FULL)
+    refused_deadline = _Count(Outcome.REFUSED_DEADLINE)
+    expired = _Count(Outcome.EXPIRED)
+    cancelled = _Count(Outcome.CANCELLED)
+    invalid = _Count(Outcome.INVALID)
+    failed = _Count(Outcome.FAILED)
+    unavailable = _Count(Outcome.UNAVAILABLE)
+
     @property
     def ended(self) -> int:
-        """How many requests have ended, in whatever way."""
-        refused = self.refused_full + self.refused_deadline
-        gone = self.expired + self.cancelled + self.invalid + self.failed + self.unavailable
-        return self.answered + refused + gone
+        """Number of requests that have ended, in whatever way."""
+        return sum(self.outcomes.values())
 
 
 def merged(records: Sequence[Statistics]) -> Statistics:
     """What several batchers have done together."""
-    whole = Counts().record(waiting=0, running=0, refused_full=0, refused_deadline=0)
+    whole = Counts().record(waiting=0, running=0)
     return Statistics(
         **{
             each.name: _sum([getattr(whole, each.name), *(getattr(record, each.name) for record in records)])
@@ -83,17 +128,18 @@ def _sum(values: Sequence[Any]) -> Any:  # noqa: ANN401 (numbers, histograms and
 
 @dataclass(frozen=True, slots=True)
 class BatchEnded:
-    """What an observer is told of a batch: times are seconds, `longest_wait` that of its oldest caller."""
+    """What an observer is told of a batch. Times are in seconds."""
 
     number: int
-    """How many batches there have been, with this one."""
+    """Counts the batches that have begun, this one included."""
     rows: int
     callers: int
     cells: int
     closed: CloseReason
     longest_wait: float
+    """Of its oldest caller, until the batch started."""
     run: float
-    """From the start of its run to the last answer, with everything that was tried again."""
+    """From the start of the run to the last answer, with everything that was tried again."""
     failed: bool
     """Whether the run failed, so that the batch was halved and tried again."""
 
@@ -102,12 +148,7 @@ class BatchEnded:
 class Counts:
     """The counters behind Statistics."""
 
-    answered: int = 0
-    expired: int = 0
-    cancelled: int = 0
-    invalid: int = 0
-    failed: int = 0
-    unavailable: int = 0
+    outcomes: dict[Outcome, int] = field(default_factory=none_ended)
     rows_padded: int = 0
     split: int = 0
     wait_seconds: float = 0.0
@@ -118,17 +159,8 @@ class Counts:
     run_times: list[int] = field(default_factory=lambda: [0] * BUCKETS)
 
     def end(self, outcome: Ranking | BaseException) -> None:
-        """Count how a request that was admitted has ended."""
-        if isinstance(outcome, Ranking):
-            self.answered += 1
-        elif isinstance(outcome, DeadlineError):
-            self.expired += 1
-        elif isinstance(outcome, InvalidRequestError):
-            self.invalid += 1
-        elif isinstance(outcome, UnavailableError):
-            self.unavailable += 1
-        else:
-            self.failed += 1
+        """Count a request that was admitted and has ended."""
+        self.outcomes[_ENDS.get(type(outcome), _FAILED)] += 1
 
     def start(self, batch: Batch[T]) -> None:
         """Count a batch that starts, and how long each of its callers has waited."""
@@ -146,24 +178,17 @@ class Counts:
         self.wait_seconds += total
 
     def run(self, rows: int, seconds: float) -> None:
-        """Count a run of the engine."""
+        """Count an engine run."""
         self.batches[rows] += 1
         self.run_seconds += seconds
         self.run_times[bucket(seconds)] += 1
 
-    def record(self, *, waiting: int, running: int, refused_full: int, refused_deadline: int) -> Statistics:
+    def record(self, *, waiting: int, running: int) -> Statistics:
         """The record as of now; it does not change afterwards."""
         return Statistics(
             waiting=waiting,
             running=running,
-            answered=self.answered,
-            refused_full=refused_full,
-            refused_deadline=refused_deadline,
-            expired=self.expired,
-            cancelled=self.cancelled,
-            invalid=self.invalid,
-            failed=self.failed,
-            unavailable=self.unavailable,
+            outcomes=MappingProxyType(self.outcomes.copy()),
             batches=MappingProxyType(dict(self.batches)),
             closed=MappingProxyType(dict(self.closed)),
             rows_run=sum(rows * runs for rows, runs in self.batches.items()),

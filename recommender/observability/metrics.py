@@ -171,18 +171,8 @@ def _model_points(source: MeteredModel) -> Iterable[tuple[Instrument, Point]]:
     seen = source.statistics()
     label = f"{source.name}@{source.version}"
     model = (label,)
-    outcomes = {
-        "answered": seen.answered,
-        "refused_full": seen.refused_full,
-        "refused_deadline": seen.refused_deadline,
-        "expired": seen.expired,
-        "cancelled": seen.cancelled,
-        "invalid": seen.invalid,
-        "failed": seen.failed,
-        "unavailable": seen.unavailable,
-    }
-    for outcome, count in outcomes.items():
-        yield telemetry.REQUESTS, Point((label, outcome), count)
+    for outcome, count in seen.outcomes.items():
+        yield telemetry.REQUESTS, Point((label, outcome.value), count)
     yield telemetry.QUEUE_TIME, Point(model, Distribution(seen.wait_times, seen.wait_seconds))
     yield telemetry.INFERENCE_TIME, Point(model, Distribution(seen.run_times, seen.run_seconds))
     yield telemetry.BATCH_SIZES, Point(model, _sizes(seen.batches))

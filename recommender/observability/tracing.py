@@ -26,7 +26,7 @@ from opentelemetry.sdk.trace.id_generator import RandomIdGenerator
 from opentelemetry.sdk.trace.sampling import ALWAYS_ON, Decision, TraceIdRatioBased
 from opentelemetry.trace import Link, Span, SpanContext, SpanKind, StatusCode, get_current_span, set_span_in_context
 
-from recommender.batching.backlog import Batch
+from recommender.batching.batches import Batch
 from recommender.batching.many import Payload
 from recommender.observability import instruments as telemetry
 

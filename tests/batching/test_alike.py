@@ -7,7 +7,8 @@ import math
 from hypothesis import given
 from hypothesis import strategies as st
 
-from recommender.batching.backlog import Backlog, Batch, CloseReason
+from recommender.batching.backlog import Backlog
+from recommender.batching.batches import Batch, CloseReason
 from recommender.batching.cost import Cost, Estimator
 from recommender.domain import Query
 

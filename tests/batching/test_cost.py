@@ -46,11 +46,12 @@ def test_without_evidence_an_estimate_goes_back_to_the_warm_up(runs: list[tuple[
 def test_whatever_was_seen_an_idle_engine_takes_everyone_and_a_busy_one_a_probe_a_second(
     runs: list[tuple[float, float]],
 ) -> None:
-    backlog: Backlog[None] = Backlog(4, 16, Estimator(COST))
+    estimator = Estimator(COST)
+    backlog: Backlog[None] = Backlog(4, 16, estimator)
     now = 0.0
     for seconds, pause in runs:
         now += pause
-        backlog.estimator.observe(1, 3, seconds, now)
+        estimator.observe(1, 3, seconds, now)
     backlog.admit(QUERY, now + 1e-6, None, now)  # idle: taken, however short its time is
     assert backlog.next_batch(now) is not None
     refused_since = now

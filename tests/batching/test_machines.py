@@ -9,8 +9,9 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from recommender.batching.backlog import Backlog, Batch, Waiter
+from recommender.batching.backlog import Backlog
 from recommender.batching.batcher import Batcher
+from recommender.batching.batches import Batch, Waiter
 from recommender.batching.cost import Cost, Estimator
 from recommender.domain import Query, Ranking
 from recommender.errors import BacklogFullError, DeadlineError, RecommenderError
