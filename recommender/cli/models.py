@@ -2,28 +2,32 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.progress import BarColumn, DownloadColumn, TextColumn, TransferSpeedColumn
+from rich.progress import Progress as Bar
 from rich.table import Table
 
+from recommender.cli.lazy import fail, new_typer
+from recommender.cli.running import logged, run
 from recommender.errors import StartError
-from recommender.models.card import CARD_NAME
+from recommender.models.artifact import Artifact, Release, open_version
+from recommender.models.card import CARD_NAME, Card
+from recommender.models.loader import loader
+from recommender.models.sources.mlflow import Registered, Registry
+from recommender.models.sources.opening import open_registry, open_source
+from recommender.models.sources.publishing import files_of, write_mlmodel
+from recommender.models.sources.source import Progress
+from recommender.models.version import Version
+from recommender.settings.settings import Settings
 
-if TYPE_CHECKING:
-    from recommender.models.artifact import Artifact
-    from recommender.models.sources.mlflow import Registered, Registry
-    from recommender.models.sources.source import Progress
-    from recommender.models.version import Version
-    from recommender.settings.settings import Settings
-
-app = typer.Typer(help="List, show, verify, publish and promote the versions of models.", no_args_is_help=True)
+app = new_typer("List, show, verify, publish and promote the versions of models.")
 
 _DIGITS = 12
 
@@ -75,7 +79,7 @@ def show(
         artifact = _artifact(_settings(registry), model)
     card = artifact.card
     if card is None:
-        _fail(f"{artifact.path} has no card")
+        fail(f"{artifact.path} has no card", 2)
     if as_json:
         _print({"name": artifact.name, "version": artifact.version, "card": card.model_dump(mode="json")})
         return
@@ -131,8 +135,6 @@ def verify(
 @app.command()
 def schema() -> None:
     """Print the JSON schema of cards."""
-    from recommender.models.card import Card  # noqa: PLC0415
-
     facts = {"$schema": "https://json-schema.org/draft/2020-12/schema", **Card.model_json_schema()}
     typer.echo(json.dumps(facts, indent=2))
 
@@ -156,8 +158,6 @@ def push(
         settings = _settings(registry)
         artifact = _artifact(settings, model)
         served = _try(settings, artifact)
-        from recommender.models.sources.publishing import files_of, write_mlmodel  # noqa: PLC0415 (MLflow is optional)
-
         opened = _registry(registry)
         with files_of(artifact) as files, _bar("uploading") as progress:
             if artifact.card is None:
@@ -218,10 +218,6 @@ def rollback(
 
 def _try(settings: Settings, artifact: Artifact) -> Version:
     """Load a version as the server would, and end it again. Raises StartError if it may not serve."""
-    from recommender.models.loader import loader  # noqa: PLC0415 (slow, and not every command needs it)
-    from recommender.observability.log import set_up_logging  # noqa: PLC0415
-
-    set_up_logging("warning", settings.operations.log_format)
 
     async def main() -> Version:
         served = await loader(settings).load(artifact)
@@ -229,14 +225,11 @@ def _try(settings: Settings, artifact: Artifact) -> Version:
         served.close_engine()
         return served
 
-    return asyncio.run(main())
+    return run(logged(settings, main(), level="warning"))
 
 
 def _artifact(settings: Settings, model: str) -> Artifact:
     """What a word on the command line means: a folder with a card in it, else a reference."""
-    from recommender.models.artifact import Release, open_version  # noqa: PLC0415
-    from recommender.models.sources.opening import open_source  # noqa: PLC0415
-
     path = Path(model)
     if (path / CARD_NAME).is_file():
         return open_version(path, Release(path.absolute().parent.name, path.absolute().name))
@@ -246,14 +239,10 @@ def _artifact(settings: Settings, model: str) -> Artifact:
 
 
 def _registry(uri: str | None) -> Registry:
-    from recommender.models.sources.opening import open_registry  # noqa: PLC0415
-
     return open_registry(_settings(uri))
 
 
 def _settings(registry: str | None) -> Settings:
-    from recommender.settings.settings import Settings  # noqa: PLC0415
-
     return Settings.load({"registry_uri": registry})
 
 
@@ -263,17 +252,15 @@ def _told() -> Iterator[None]:
     try:
         yield
     except StartError as error:
-        _fail(str(error))
+        fail(str(error), 2)
 
 
 @contextmanager
 def _bar(what: str) -> Iterator[Progress]:
     """A progress bar on standard error, where that is a terminal."""
-    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn  # noqa: PLC0415
-
     console = Console(stderr=True)
     columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+    with Bar(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task(what, total=None)
         yield lambda done, total: bar.update(task, completed=done, total=total)
 
@@ -318,8 +305,3 @@ def _number(key: str, value: str) -> float:
 
 def _print(facts: object) -> None:
     typer.echo(json.dumps(facts, indent=2))
-
-
-def _fail(message: str) -> NoReturn:
-    typer.echo(f"recommender: {message}", err=True)
-    raise typer.Exit(2)

@@ -1,76 +1,101 @@
-"""The measurements of `recommender profile` for people to read: cells of a table, and a page with plots."""
+"""`recommender profile`: measure a model on this machine, and recommend settings."""
 
 from __future__ import annotations
 
+import json
 import platform
-from collections.abc import Sequence
-from html import escape
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated
 
-from recommender.cli.chart import Series, line_chart
+import typer
+from rich.console import Console
+from rich.progress import Progress
+from rich.table import Column, Table
+
+from recommender.cli.running import load_settings, run
+from recommender.engine import profile as profiling
+from recommender.engine.engine import open_engine
 from recommender.engine.machine import available_cpus
 from recommender.engine.profile import Advice, Point, in_ms
+from recommender.models.artifact import open_artifact
+from recommender.models.sources.file import find_model
 
-COLUMNS = ("threads", "history", "batch", "runs", "p50 ms", "p99 ms", "µs a row", "rows a second")
-_PAGE = """<!doctype html>
-<html lang="en"><meta charset="utf-8"><title>{title}</title>
-<style>
-body {{ font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; padding: 0 1rem; max-width: 72rem; color: #222;
-  background: #fff }}
-section {{ display: grid; grid-template-columns: 1fr 1fr; gap: 1rem }}
-table {{ border-collapse: collapse; margin-top: 1rem }} td, th {{ padding: .2rem .8rem; text-align: right }}
-tr:nth-child(even) {{ background: #f4f4f4 }} pre {{ background: #f4f4f4; padding: 1rem }}
-</style>
-<h1>{title}</h1>
-<p>{machine}. Runs of the engine alone, on its own thread: gRPC and the wait for a batch come on top.</p>
-{sections}
-<h2>Recommended settings</h2>
-<pre>{advice}</pre>
-<h2>Measurements</h2>
-<table>
-{rows}
-</table>
-</html>
-"""
+_COLUMNS = ("threads", "history", "batch", "runs", "p50 ms", "p99 ms", "µs a row", "rows a second")
 
 
-def page(title: str, points: Sequence[Point], advice: Advice, objective: float) -> str:
-    """The measurements as one HTML page that needs nothing from elsewhere."""
-    sections = []
-    for history in sorted({point.history for point in points}):
-        latency, throughput = [], []
-        for count in sorted({point.threads for point in points}):
-            line = sorted(
-                (point for point in points if (point.threads, point.history) == (count, history)),
-                key=lambda point: point.rows,
-            )
-            name = f"{count} thread{'s' if count > 1 else ''}"
-            latency.append(Series(f"p50, {name}", [(point.rows, point.quantile(0.5) * 1e3) for point in line]))
-            latency.append(
-                Series(f"p99, {name}", [(point.rows, point.quantile(0.99) * 1e3) for point in line], dashed=True)
-            )
-            throughput.append(Series(name, [(point.rows, point.throughput) for point in line]))
-        items = f"histories of {history} item{'s' if history > 1 else ''}"
-        sections += [
-            "<section>",
-            line_chart(
-                f"A run in ms, {items}", "batch size", latency, limit=("half of the objective", objective * 500)
-            ),
-            line_chart(f"Rows a second, {items}", "batch size", throughput),
-            "</section>",
-        ]
-    head = "".join(f"<th>{name}" for name in COLUMNS)
-    rows = ["".join(f"<td>{cell}" for cell in cells(point)) for point in points]
-    return _PAGE.format(
-        title=f"What {escape(title)} costs",
-        machine=escape(f"{available_cpus()} CPUs ({platform.machine()}, {platform.system()})"),
-        sections="\n".join(sections),
-        advice=escape("\n".join(advice.lines)),
-        rows="\n".join(f"<tr>{row}</tr>" for row in (head, *rows)),
+def profile(
+    model: Annotated[Path, typer.Argument(help="Model file to measure.")],
+    p99_ms: Annotated[float, typer.Option("--p99-ms", min=0.01, help="Latency objective, engine and wait.")] = 20.0,
+    threads: Annotated[str, typer.Option(help="Thread counts, as 1,2,4; empty: up to all CPUs.")] = "",
+    batches: Annotated[str, typer.Option(help="Batch sizes.")] = "1,4,16,64,128",
+    histories: Annotated[str, typer.Option(help="Items of a history; the settings are for the longest.")] = "1,20,100",
+    seconds: Annotated[float, typer.Option(min=0.0, help="How long each combination is measured.")] = 0.5,
+    device: Annotated[str | None, typer.Option(help="auto, cpu, cuda or coreml.")] = None,
+    output: Annotated[Path | None, typer.Option(help="Write the measurements and the advice here, as JSON.")] = None,
+) -> None:
+    """Measure a model on this machine and recommend settings.
+
+    Runs batches of several sizes, histories and thread counts; ends with settings that hold the latency objective.
+    """
+    settings = load_settings(device=device)
+    counts, rows, lengths = (
+        _counts(threads, "--threads"),
+        _counts(batches, "--batches"),
+        _counts(histories, "--histories"),
     )
+    counts = counts or list(profiling.thread_counts(available_cpus()))
+    out = Console()
+
+    async def main() -> list[profiling.Point]:
+        artifact = open_artifact(find_model(settings.models.weights_dir, settings.models.num_recommendations, model))
+        with Progress(console=out, transient=True) as progress:
+            task = progress.add_task(f"Measuring {artifact.name}", total=profiling.steps(counts, rows, lengths))
+            return await profiling.profile(
+                lambda count: open_engine(settings, artifact, count),
+                threads=counts,
+                rows=rows,
+                histories=lengths,
+                seconds=seconds,
+                done=lambda: progress.advance(task),
+            )
+
+    points = run(main())
+    advice = profiling.advise(points, p99_ms / 1e3, lengths[-1])
+    table = Table(*(Column(name, justify="right") for name in _COLUMNS), title=f"{model} on this machine")
+    for point in points:
+        table.add_row(*_cells(point), style="bold green" if point is advice.point else None)
+    out.print(table)
+    out.print("\n".join(advice.lines), highlight=False, soft_wrap=True)
+    if output is not None:
+        output.write_text(json.dumps(_facts(model.name, points, advice, p99_ms), indent=1), encoding="utf-8")
+        out.print(f"\nMeasurements: {output}", highlight=False, soft_wrap=True)
 
 
-def cells(point: Point) -> tuple[str, ...]:
-    """A measurement as the table shows it, in the order of COLUMNS."""
+def _facts(model: str, points: Sequence[Point], advice: Advice, p99_ms: float) -> Mapping[str, object]:
+    """What `--output` writes."""
+    return {
+        "model": model,
+        "machine": f"{available_cpus()} CPUs ({platform.machine()}, {platform.system()})",
+        "p99_ms": p99_ms,
+        "advice": advice.lines,
+        "measurements": [
+            {
+                "threads": point.threads,
+                "history": point.history,
+                "batch": point.rows,
+                "runs": len(point.seconds),
+                "p50_ms": point.quantile(0.5) * 1e3,
+                "p99_ms": point.quantile(0.99) * 1e3,
+                "rows_a_second": point.throughput,
+            }
+            for point in points
+        ],
+    }
+
+
+def _cells(point: Point) -> tuple[str, ...]:
+    """A measurement as the table shows it, in the order of _COLUMNS."""
     half = point.quantile(0.5)
     return (
         str(point.threads),
@@ -82,3 +107,10 @@ def cells(point: Point) -> tuple[str, ...]:
         f"{half / point.rows * 1e6:,.1f}",
         f"{point.throughput:,.0f}",
     )
+
+
+def _counts(text: str, option: str) -> list[int]:
+    counts = [int(part) if part.strip().isdecimal() else 0 for part in text.split(",") if part.strip()]
+    if 0 in counts:
+        raise typer.BadParameter(f"{text!r} is not a list of whole numbers such as 1,2,4", param_hint=option)
+    return sorted(set(counts))

@@ -2,22 +2,31 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import itertools
 import math
 import time
 from collections import deque
 from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Annotated
 
+import typer
 from rich.box import SIMPLE_HEAD
 from rich.columns import Columns
-from rich.console import Group, RenderableType
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
 from rich.panel import Panel
 from rich.table import Column, Table
 from rich.text import Text
 
+from recommender.cli.lazy import fail
+from recommender.cli.running import load_settings
 from recommender.observability import instruments as telemetry
 from recommender.observability.scraping import Change, NoMetricsError, scrape
 
+_PICTURE_WIDTH = 150
 _BAR = 24
 _SPARKS = "▁▂▃▄▅▆▇█"
 _REMEMBERED = 60
@@ -63,6 +72,32 @@ class Screen:
         plots.add_row("calls/s", _sparks(self._rates), f"{self._rates[-1]:,.0f}")
         plots.add_row("p99", _sparks(self._slowest), _duration(self._slowest[-1]))
         return Group(table, plots)
+
+
+def top(
+    url: Annotated[
+        str | None, typer.Option(help="The server's metrics; by default at RECOMMENDER_METRICS_PORT, or 9464.")
+    ] = None,
+    interval: Annotated[float, typer.Option(min=0.1, help="Seconds between two looks.")] = 2.0,
+    looks: Annotated[int, typer.Option(min=0, help="Stop after so many; 0 never.")] = 0,
+    svg: Annotated[Path | None, typer.Option(help="Write the last look to this file, as a picture.")] = None,
+) -> None:
+    """Watch a running server: calls, latency, batches, load; from its metrics endpoint."""
+    url = url or f"http://localhost:{load_settings().operations.metrics_port or 9464}/metrics"
+    console = Console()
+    last: RenderableType = ""
+    try:
+        with contextlib.suppress(KeyboardInterrupt), Live(console=console, screen=console.is_terminal) as live:
+            for last in itertools.islice(watch(url, interval), looks or None):
+                live.update(last, refresh=True)
+    except NoMetricsError as error:
+        fail(str(error), 1)
+    if console.is_terminal:
+        console.print(last)  # the screen has taken it away
+    if svg is not None:
+        picture = Console(record=True, file=io.StringIO(), width=_PICTURE_WIDTH)
+        picture.print(last)
+        picture.save_svg(str(svg), title="recommender top")
 
 
 def watch(url: str, interval: float) -> Iterator[RenderableType]:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
+from pathlib import Path
 
+from tests.support import models
 from tests.support.paths import ROOT
 
 VERIFY = """
@@ -16,6 +19,20 @@ except SystemExit as ended:
     assert not ended.code, ended.code
 print(*sorted(name for name in sys.modules if name.partition(".")[0] == "grpc"), file=sys.stderr)
 """
+SLOW_TERMINAL = """
+import sys, time
+
+class Slow:
+    def __init__(self, stream): self.stream = stream
+    def write(self, text):
+        time.sleep(1)  # less than the patience of a command that ends, more than it takes to end
+        return self.stream.write(text)
+    def __getattr__(self, name): return getattr(self.stream, name)
+
+sys.stderr = Slow(sys.stderr)
+from recommender.cli.main import main
+main()
+"""
 
 
 def test_a_version_is_verified_without_grpc() -> None:
@@ -23,3 +40,14 @@ def test_a_version_is_verified_without_grpc() -> None:
 
     assert done.returncode == 0, done.stderr
     assert done.stderr.split() == []
+
+
+def test_the_last_lines_of_the_log_are_written_before_the_process_ends(tmp_path: Path) -> None:
+    model = models.write_model(tmp_path / "5_model.onnx", models.table(), default_k=5)
+    done = subprocess.run(
+        [sys.executable, "-c", SLOW_TERMINAL, "models", "verify", str(model), "--json"],
+        env={**os.environ, "RECOMMENDER_NUM_RECOMMENDATIONS": "5"}, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+
+    assert done.returncode == 0, done.stderr
+    assert '"level": "warning"' in done.stderr

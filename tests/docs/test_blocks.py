@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import typer.main
 
-from recommender.__main__ import app
+from recommender.cli.main import app
 from tests.support.documents import PAGES, SHELLS, Block, blocks
 from tests.support.paths import ROOT
 from tests.support.programs import program

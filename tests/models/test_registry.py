@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from recommender.__main__ import app
+from recommender.cli.main import app
 from recommender.client import Client
 from recommender.errors import ModelError, StartError
 from recommender.models.sources.mlflow import Registry

@@ -70,7 +70,7 @@ def verified(mlflow_uri: str, folder: Path, **environment: str) -> subprocess.Co
     """`recommender models verify` in a process that cannot import boto3 if the environment says so."""
     program = (
         "import os, sys\nif 'WITHOUT_BOTO3' in os.environ: sys.modules['boto3'] = None\n"
-        "from recommender.__main__ import main; main()"
+        "from recommender.cli.main import main; main()"
     )
     command = [sys.executable, "-c", program, "models", "verify", "models:/shop/1", "--registry", mlflow_uri]
     known = {"RECOMMENDER_MODEL_CACHE_DIR": str(folder / "cache")}

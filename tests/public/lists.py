@@ -12,7 +12,7 @@ from typing import Any
 
 import typer
 
-from recommender.__main__ import app
+from recommender.cli.main import app
 from recommender.observability.instruments import INSTRUMENTS
 from recommender.server.process import ExitCode
 from recommender.settings.settings import Settings

@@ -13,8 +13,8 @@ import pytest
 from google.rpc import error_details_pb2
 from typer.testing import CliRunner
 
-from recommender.__main__ import app
 from recommender.api.metadata import PUSHBACK_KEY, SERVICE_NAME
+from recommender.cli.main import app
 from recommender.client import Client, Recommendations, Refusal, Request
 from recommender.errors import QuotaError, StartError, UnauthenticatedError
 from recommender.recommend_api.v1 import recommend_api_pb2 as api

@@ -7,7 +7,7 @@ import functools
 import threading
 from collections.abc import Callable, Sequence
 
-from recommender.__main__ import main
+from recommender.cli.main import main
 from recommender.domain import Query, Ranking
 from recommender.engine.engine import OnnxEngine
 from recommender.server import embedded, envoy, server

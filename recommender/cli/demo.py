@@ -1,0 +1,52 @@
+"""`recommender demo`: a server, 256 requests at once, and what came of them."""
+
+from __future__ import annotations
+
+import asyncio
+
+from rich.console import Console
+from rich.table import Table
+
+from recommender.cli.ask import CALL_TIMEOUT, EXAMPLES, print_answers
+from recommender.cli.running import load_settings, logged, run
+from recommender.client import Client
+from recommender.server.server import Server
+
+_REQUESTS = 256
+_SHOWN = 5
+
+
+def demo() -> None:
+    """Start a server, send it concurrent requests, show what came of it.
+
+    The server listens on a free port, by grpc.aio.
+    """
+    settings = load_settings(port=0, host="127.0.0.1", log_level="warning", edge="grpc")
+    out = Console()
+
+    async def main() -> None:
+        server = Server(settings)
+        await server.start()
+        try:
+            items = server.model.items or len(EXAMPLES)
+            histories = [tuple(id_ % items for id_ in ids) for ids in EXAMPLES]
+            histories += [
+                tuple((7 * row + 13 * step) % items for step in range(1 + row % 9))
+                for row in range(len(EXAMPLES), _REQUESTS)
+            ]
+            out.print(
+                f"Serving [bold]{server.model.label}[/] on port {server.port}; "
+                f"sending {len(histories)} requests at once …"
+            )
+            async with Client(f"127.0.0.1:{server.port}") as connection:
+                answers = await asyncio.gather(*(connection.recommend(ids, timeout=CALL_TIMEOUT) for ids in histories))
+            print_answers(histories[:_SHOWN], answers[:_SHOWN])
+            batches = server.batcher.statistics().batches
+            table = Table("batch size", "engine runs", title=f"{len(histories)} requests, {sum(batches.values())} runs")
+            for size, count in sorted(batches.items()):
+                table.add_row(str(size), str(count))
+            out.print(table)
+        finally:
+            await server.close()
+
+    run(logged(settings, main()))

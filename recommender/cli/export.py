@@ -1,0 +1,83 @@
+"""`recommender export`: a torch network becomes a model file. Torch is imported for the export itself only."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.progress import Progress
+
+from recommender import export as exporting
+from recommender.cli.lazy import fail
+from recommender.cli.running import load_settings
+from recommender.export import ExportError, ExportOptions
+
+
+def export(
+    network: Annotated[
+        str, typer.Option(help="reference, sasrec, gru4rec, or your own as module:factory.")
+    ] = "reference",
+    num_recommendations: Annotated[
+        int | None, typer.Option(help="How many callers get who set no limit; by default the configured number.")
+    ] = None,
+    items: Annotated[int, typer.Option(help="Size of the catalogue.")] = 10_000,
+    dim: Annotated[int, typer.Option(help="Size of an item embedding.")] = 32,
+    seed: Annotated[int, typer.Option(help="Seed of random weights.")] = 0,
+    layers: Annotated[int, typer.Option(help="Layers of a sequential network.")] = 2,
+    heads: Annotated[int, typer.Option(help="Attention heads of a sequential network.")] = 2,
+    longest_history: Annotated[int, typer.Option(help="Most recent items that a sequential network reads.")] = 200,
+    max_k: Annotated[int | None, typer.Option(help="The most a caller may ask for; by default 1000.")] = None,
+    coarse: Annotated[str, typer.Option(help="none, or int8 for a coarse table beside the exact one.")] = "none",
+    checkpoint: Annotated[Path | None, typer.Option(help="A state_dict written by torch.save.")] = None,
+    vocabulary: Annotated[
+        Path | None, typer.Option(help="The items' keys: a text file, line i the key of item i.")
+    ] = None,
+    fallback: Annotated[
+        Path | None,
+        typer.Option(help="What to recommend where nothing is known: a key (or id) a line, best first."),
+    ] = None,
+    name: Annotated[str | None, typer.Option(help="The model's name; by default the network's.")] = None,
+    version: Annotated[str, typer.Option(help="The model's version.")] = "1",
+    output: Annotated[
+        Path | None, typer.Option(help="The file; by default {K}_model.onnx in the weights folder.")
+    ] = None,
+) -> None:
+    """Export a torch network as a model file with its card, checked against the network itself."""
+    settings = load_settings(num_recommendations=num_recommendations)
+    try:
+        export_model = exporting.export_model
+    except ModuleNotFoundError as error:
+        fail(
+            f"export needs {error.name}, which serving does not: run `uv run --group model recommender export …`, "
+            "or install recommender[model]",
+            2,
+        )
+    k = settings.models.num_recommendations
+    console = Console(stderr=True)
+    try:
+        options = ExportOptions(
+            network=network,
+            items=items,
+            dim=dim,
+            seed=seed,
+            layers=layers,
+            heads=heads,
+            longest_history=longest_history,
+            num_recommendations=k,
+            max_k=max_k,
+            output=output or settings.models.weights_dir / f"{k}_model.onnx",
+            checkpoint=checkpoint,
+            vocabulary=vocabulary,
+            fallback=fallback,
+            name=name,
+            version=version,
+            coarse=coarse,  # type: ignore[arg-type]  # the options check it
+        )
+        with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
+            task = bar.add_task("exporting", total=1.0)
+            path = export_model(options, lambda stage, share: bar.update(task, description=stage, completed=share))
+    except ExportError as error:
+        fail(str(error), 2)
+    typer.echo(f"{path}: {path.stat().st_size:,} bytes, checked against the network, card beside it")

@@ -1,0 +1,58 @@
+"""`recommender health`. Orchestrators run it every few seconds, so it imports little."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Annotated, cast
+
+import grpc
+import typer
+
+from recommender.cli.lazy import fail, imported
+from recommender.edges.address import address_of
+
+if TYPE_CHECKING:
+    from recommender.settings.settings import Settings
+
+_STATUSES = ("UNKNOWN", "SERVING", "NOT_SERVING", "SERVICE_UNKNOWN")
+
+
+def health(
+    address: Annotated[str | None, typer.Option(help="Where to ask; by default RECOMMENDER_HEALTH_PORT here.")] = None,
+    name: Annotated[str, typer.Option(help="startup, readiness or liveness.")] = "readiness",
+    timeout: Annotated[float, typer.Option(help="Seconds to wait for the answer.")] = 2.0,
+) -> None:
+    """Ask a server's health port, for probes that run a command; exit code 0 if it is SERVING, else 1."""
+    address = address or _configured()
+    try:
+        with grpc.insecure_channel(address) as channel:
+            check = channel.unary_unary("/grpc.health.v1.Health/Check", _request, _status)
+            status = check(name, timeout=timeout)
+    except grpc.RpcError as error:
+        fail(f"{name} of {address}: {error.code().name}: {error.details()}", 1)
+    typer.echo(f"{name}: {status}")
+    raise typer.Exit(status != "SERVING")
+
+
+def _configured() -> str:
+    """The address of the health port that the settings name."""
+    load_settings = cast("Callable[[], Settings]", imported("recommender.cli.running:load_settings"))
+    settings = load_settings()
+    host, port = settings.network.host, settings.operations.health_port
+    if not port:
+        fail("there is no RECOMMENDER_HEALTH_PORT to ask: set it, or give --address", 2)
+    return address_of({"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host), port)  # noqa: S104 (not listened on)
+
+
+# HealthCheckRequest and HealthCheckResponse have one field each; importing protobuf takes as long as the call.
+
+
+def _request(name: str) -> bytes:
+    """Field 1, the name of the service; shorter than 128 bytes, so its length is one byte."""
+    encoded = name.encode()
+    return bytes((0x0A, len(encoded))) + encoded
+
+
+def _status(answer: bytes) -> str:
+    """Field 1, the status; 0 where the field is left out."""
+    return _STATUSES[answer[1] if answer.startswith(b"\x08") else 0]

@@ -1,0 +1,52 @@
+"""The commands there are."""
+
+from __future__ import annotations
+
+import os
+from typing import Annotated
+
+import typer
+
+import recommender
+from recommender.cli.lazy import Lazy, group_of, new_typer
+
+COMMANDS = {
+    "serve": Lazy("recommender.cli.serve:serve", "Serve a model until SIGTERM or SIGINT."),
+    "client": Lazy("recommender.cli.ask:client", "Ask a running server for recommendations."),
+    "demo": Lazy("recommender.cli.demo:demo", "Start a server, send it concurrent requests, show what came of it."),
+    "export": Lazy("recommender.cli.export:export", "Export a torch network as a model file with its card."),
+    "models": Lazy("recommender.cli.models:app", "List, show, verify, publish and promote the versions of models."),
+    "profile": Lazy("recommender.cli.profile:profile", "Measure a model on this machine and recommend settings."),
+    "top": Lazy("recommender.cli.top:top", "Watch a running server: calls, latency, batches, load."),
+    "health": Lazy("recommender.cli.health:health", "Ask a server's health port, for probes that run a command."),
+    "token": Lazy("recommender.cli.token:token", "Make a bearer token."),
+    "config": Lazy("recommender.cli.config:config", "Print the effective settings."),
+    "worker": Lazy("recommender.cli.worker:worker"),
+}
+
+app = new_typer("A gRPC service that turns a user's history of items into the top-K next items.", group_of(COMMANDS))
+
+
+def _print_version(wanted: bool) -> None:  # noqa: FBT001 (Typer's callbacks take the value of the option)
+    if wanted:
+        typer.echo(f"recommender {recommender.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    *,
+    _version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    pass
+
+
+def main() -> None:
+    """Run the command line; the exit code is the process's."""
+    # gRPC's C core logs what it also raises, and we say it in a sentence.
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
+    # ONNX Runtime's official builds report to Microsoft by default, from 1.29 on also on Linux.
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+    app(prog_name="recommender")

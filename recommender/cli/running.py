@@ -1,0 +1,62 @@
+"""Run a command with settings, a log and an event loop."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import Callable, Coroutine
+from typing import Any, TypeVar
+
+from recommender.cli.lazy import fail
+from recommender.errors import StartError
+from recommender.observability.log import set_up_logging
+from recommender.settings.operations import LogLevel
+from recommender.settings.settings import Settings
+
+if sys.platform != "win32":
+    import uvloop
+
+    _LOOP: Callable[[], asyncio.AbstractEventLoop] | None = uvloop.new_event_loop
+else:
+    _LOOP = None
+
+_LAST_LINES_SECONDS = 2.0
+"""How long the end of the process waits until its log is read."""
+
+R = TypeVar("R")
+
+
+def load_settings(**overrides: object) -> Settings:
+    """Settings with these, by field name, over the environment; a fault ends the process with its sentence."""
+    return loaded(lambda: Settings.load(overrides))
+
+
+def loaded(load: Callable[[], R]) -> R:
+    """Call `load`; a StartError ends the process with its sentence."""
+    try:
+        return load()
+    except StartError as error:
+        fail(str(error), 2)
+
+
+async def logged(
+    settings: Settings, coroutine: Coroutine[Any, Any, R], worker: int | None = None, level: LogLevel | None = None
+) -> R:
+    """Run with a log on standard error, and wait until its last lines are written.
+
+    `level` replaces the level of the settings.
+    """
+    writer = set_up_logging(level or settings.operations.log_level, settings.operations.log_format, worker=worker)
+    try:
+        return await coroutine
+    finally:
+        await asyncio.to_thread(writer.finish, _LAST_LINES_SECONDS)
+
+
+def run(coroutine: Coroutine[Any, Any, R]) -> R:
+    """Run on uvloop where it exists; a StartError ends the process with its sentence."""
+    try:
+        with asyncio.Runner(loop_factory=_LOOP) as runner:
+            return runner.run(coroutine)
+    except StartError as error:
+        fail(str(error), 2)

@@ -1,0 +1,42 @@
+"""`recommender serve`: one server, or a supervisor of several."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from recommender.cli.lazy import imported
+from recommender.cli.running import load_settings, logged, run
+from recommender.server.process import stopping_on_signals
+from recommender.server.supervisor import Supervisor
+
+
+def serve(
+    host: Annotated[str | None, typer.Option(help="Address to listen on.")] = None,
+    port: Annotated[int | None, typer.Option(help="TCP port; 0 takes a free one.")] = None,
+    model: Annotated[str | None, typer.Option(help="Model file, or folder of versions, to serve.")] = None,
+    num_recommendations: Annotated[int | None, typer.Option(help="Number where callers set no limit.")] = None,
+    device: Annotated[str | None, typer.Option(help="auto, cpu, cuda or coreml.")] = None,
+    log_level: Annotated[str | None, typer.Option(help="debug, info, warning or error.")] = None,
+) -> None:
+    """Serve a model until SIGTERM or SIGINT; options win over the environment and `.env` files."""
+    settings = load_settings(
+        host=host,
+        port=port,
+        model=model,
+        num_recommendations=num_recommendations,
+        device=device,
+        log_level=log_level,
+    )
+    if settings.operations.workers == 1:
+        # A supervisor imports none of it: 60 MB.
+        imported("recommender.cli.worker:serve_alone")(settings)
+
+    async def main() -> int:
+        supervisor = Supervisor(settings)
+        async with stopping_on_signals(supervisor):
+            await supervisor.start()
+            return await supervisor.run()
+
+    raise typer.Exit(run(logged(settings, main())))

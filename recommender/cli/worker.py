@@ -1,0 +1,54 @@
+"""One server in this process: `recommender worker`, and `recommender serve` without a supervisor."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from typing import Annotated, NoReturn
+
+import typer
+
+from recommender.cli.running import load_settings, loaded, logged, run
+from recommender.server.envoy import EnvoyServer
+from recommender.server.heartbeat import beat
+from recommender.server.process import ExitCode, spare_collections, stopping_on_signals
+from recommender.server.server import Server
+from recommender.settings.otlp import Otlp
+from recommender.settings.settings import Settings
+
+
+def worker(number: Annotated[int, typer.Argument(help="Which of the supervisor's servers this is.")]) -> None:
+    """Serve as one of several; started by `recommender serve` with RECOMMENDER_WORKERS."""
+    _serve(load_settings(), number)
+
+
+def serve_alone(settings: Settings) -> NoReturn:
+    """Serve without a supervisor until it is told to stop; ends the process."""
+    _serve(settings, None)
+
+
+def _serve(settings: Settings, worker: int | None) -> NoReturn:
+    otlp = loaded(Otlp.load)
+
+    async def main() -> tuple[ExitCode, bool]:
+        server: Server | EnvoyServer
+        if settings.network.edge == "envoy":
+            server = EnvoyServer(settings, otlp=otlp)
+        else:
+            server = Server(settings, otlp=otlp, shared_port=worker is not None)
+        async with stopping_on_signals(server):
+            beating = asyncio.create_task(beat(server)) if worker is not None and isinstance(server, Server) else None
+            try:
+                await server.start()
+                spare_collections()
+                code = await server.run()
+                return code, await server.close()
+            finally:
+                if beating is not None:
+                    beating.cancel()
+
+    code, ended = run(logged(settings, main(), worker))
+    if not ended:
+        # A native call that hangs cannot be joined, and would keep the process from ending.
+        os._exit(code)
+    raise typer.Exit(code)
