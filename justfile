@@ -181,10 +181,10 @@ types:
 imports:
     {{ run }} lint-imports --no-cache
 
-# The tests, two files at a time: minutes, nothing but PyPI
+# The tests: minutes, nothing but PyPI. Three at a time keep two cores busy while one waits for a server
 [group('test')]
 test *options:
-    {{ run }} pytest -m "not system and not long" --numprocesses 2 --dist loadfile "$@"
+    {{ run }} pytest -m "not system and not long" --numprocesses 3 --dist worksteal --durations 30 "$@"
 
 # The tests against real programs from Debian (apt-get install chromium nghttp2-client prometheus)
 [group('test')]

@@ -6,7 +6,6 @@ import logging
 import os
 import shutil
 import sys
-from collections import Counter
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, get_args
@@ -24,10 +23,11 @@ from tests.support.remote import RemoteServer
 from tests.support.serving import AnyServer, Serve, in_a_thread, server_of
 
 _RECIPES = {"system": "just test-system", "long": "just test-long"}
+_NO_TESTS = ("fuzzing (`just fuzz`)", "soaking (`just soak`)", "other servers (`just bench-peers`)")
 _DEBIAN = {"chromium": "chromium", "h2load": "nghttp2-client", "prometheus": "prometheus", "promtool": "prometheus"}
 # A server in the test's process logs as one that nobody set up: without a line for every call.
 structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.INFO))
-_deselected: Counter[str] = Counter()
+_left_out: dict[str, int] = {}
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -54,14 +54,27 @@ def pytest_collection_modifyitems(items: Sequence[pytest.Item]) -> None:
 
 def pytest_deselected(items: Sequence[pytest.Item]) -> None:
     for item in items:
-        for marker in _RECIPES:
-            if item.get_closest_marker(marker):
-                _deselected[marker] += 1
+        marker = next((marker for marker in _RECIPES if item.get_closest_marker(marker)), None)
+        if marker is not None:
+            _left_out[marker] = _left_out.get(marker, 0) + 1
 
 
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    if hasattr(session.config, "workeroutput"):
+        session.config.workeroutput["left out"] = dict(_left_out)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    """Take over what a worker of xdist has left out; all workers collect the same tests."""
+    _left_out.update(getattr(node, "workeroutput", {}).get("left out", {}))
+
+
+@pytest.hookimpl(trylast=True)
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    for marker, count in _deselected.items():
-        terminalreporter.write_line(f"not run: {count} tests marked `{marker}`; `{_RECIPES[marker]}` runs them")
+    counted = [f"{count} tests marked {marker} (`{_RECIPES[marker]}`)" for marker, count in _left_out.items()]
+    if counted:
+        terminalreporter.write_line(f"left out: {', '.join([*counted, *_NO_TESTS])}")
 
 
 @pytest.fixture(autouse=True)

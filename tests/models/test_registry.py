@@ -26,8 +26,8 @@ from tests.support.versions import K, alter, answer_of, write_version
 TIMEOUT = 30.0
 _numbers = itertools.count()
 
-# MLflow warns of its own doings, and takes long to start on a busy machine.
-pytestmark = [pytest.mark.filterwarnings("default"), pytest.mark.timeout(500)]
+# MLflow takes long to start on a busy machine.
+pytestmark = pytest.mark.timeout(500)
 
 
 @pytest.fixture(scope="module")

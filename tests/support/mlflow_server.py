@@ -117,11 +117,12 @@ class Way:
                     self.send_error(500)
                     return
                 body = self.rfile.read(int(self.headers.get("content-length") or 0))
-                upstream = http.client.HTTPConnection(way.target.removeprefix("http://"), timeout=60)
                 headers = {key: value for key, value in self.headers.items() if key.lower() != "host"}
-                upstream.request(self.command, self.path, body, headers)
-                answer = upstream.getresponse()
-                content = answer.read()
+                upstream = http.client.HTTPConnection(way.target.removeprefix("http://"), timeout=60)
+                with contextlib.closing(upstream):
+                    upstream.request(self.command, self.path, body, headers)
+                    answer = upstream.getresponse()
+                    content = answer.read()
                 self.send_response(answer.status)
                 for key, value in answer.getheaders():
                     if key.lower() not in ("transfer-encoding", "connection", "content-length", "server", "date"):
