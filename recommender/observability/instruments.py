@@ -1,7 +1,8 @@
-"""Every metric and every attribute of a span by its name, declared once; docs/operations.md says the same.
+"""Every metric and span attribute by its name, declared once, and the shape of a reading of them.
 
-Names, units and attributes follow the semantic conventions of OpenTelemetry where those know the thing, and begin with
-`recommender.` where they do not. In Prometheus dots are underscores, and units and `_total` stand at the end.
+Names, units and attributes follow OpenTelemetry's semantic conventions; those without a convention begin with
+`recommender.`. Prometheus names have underscores for dots, and end in the unit and `_total`. docs/operations.md lists
+them too.
 """
 
 from __future__ import annotations
@@ -48,7 +49,7 @@ SPAN_BATCH: Final = "batch"
 
 @dataclass(frozen=True, slots=True)
 class Instrument:
-    """A metric as it is declared: `unit` in UCUM, `meaning` for people, `attributes` what tells its series apart."""
+    """A declared metric: `unit` in UCUM, `meaning` for people, `attributes` that tell its series apart."""
 
     name: str
     kind: Kind
@@ -59,9 +60,29 @@ class Instrument:
 
     @property
     def prometheus_name(self) -> str:
-        """What a scrape calls it; a histogram's series end in _bucket, _count and _sum."""
+        """Name in a Prometheus scrape; a histogram's series end in _bucket, _count and _sum."""
         ending = {"s": "_seconds", "By": "_bytes"}.get(self.unit, "")
         return self.name.replace(".", "_") + ending + ("_total" if self.kind == "counter" else "")
+
+
+@dataclass(frozen=True, slots=True)
+class Distribution:
+    """A histogram so far: how many values fell into each bucket, the last without a bound, and their sum."""
+
+    counts: tuple[int, ...]
+    total: float
+
+
+@dataclass(frozen=True, slots=True)
+class DataPoint:
+    """One series of an instrument: the values of its attributes, in their order, and its own."""
+
+    attributes: tuple[str, ...]
+    value: float | Distribution
+
+
+Reading: TypeAlias = list[tuple[Instrument, list[DataPoint]]]
+"""Every instrument with its data points; there are none as long as it has nothing to report."""
 
 
 CALL_DURATION: Final = Instrument(
@@ -216,7 +237,7 @@ MEMORY: Final = Instrument("process.memory.usage", "updowncounter", "By", "Resid
 UPTIME: Final = Instrument("process.uptime", "gauge", "s", "Since the server was built")
 
 OF_ENVOY: Final = (CONNECTIONS, CONNECTED, CUT, RESETS)
-"""Those that only a server behind Envoy has."""
+"""Only servers behind Envoy have these."""
 INSTRUMENTS: Final = (
     CALL_DURATION,
     REQUESTS,
@@ -243,4 +264,3 @@ INSTRUMENTS: Final = (
     MEMORY,
     UPTIME,
 )
-"""All of them."""

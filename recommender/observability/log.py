@@ -1,4 +1,4 @@
-"""The log operators read, set up once: events with their fields, and no flood of one that repeats."""
+"""Structured log on standard error: rate-limited, and never blocking its callers."""
 
 from __future__ import annotations
 
@@ -16,10 +16,9 @@ from recommender.settings.operations import LogFormat, LogLevel
 
 
 class Limiter:
-    """Lets `burst` events of one name and level through in each `seconds`, and counts the others.
+    """A structlog processor that passes `burst` events of one name and level per `seconds`, and counts the others.
 
-    The next one that passes says in `suppressed` how many did not. Debug is never held back: who asks for it wants all.
-    A processor of structlog.
+    The next event that passes has their count in `suppressed`. Debug events are never limited.
     """
 
     def __init__(self, burst: int = 10, seconds: float = 10.0, *, clock: Callable[[], float] = time.monotonic) -> None:
@@ -27,12 +26,12 @@ class Limiter:
         self._seconds = seconds
         self._clock = clock
         self._seen: dict[tuple[str, str], tuple[float, int]] = {}
-        """Since when, and how many, for each level and name: as many entries as the code has events."""
+        """Start and count of the current interval by level and name; bounded by the events in the code."""
 
     def __call__(
         self, _logger: structlog.typing.WrappedLogger, level: str, event: structlog.typing.EventDict
     ) -> structlog.typing.EventDict:
-        """Pass the event on, or raise DropEvent."""
+        """Return the event; raises DropEvent if it is suppressed."""
         if level == "debug":
             return event
         now = self._clock()
@@ -50,10 +49,10 @@ class Limiter:
 
 
 class Writer:
-    """A file to write lines to that never makes its writer wait: a thread passes them on to `target`.
+    """A file whose `write` never blocks: a thread passes lines on to `target`.
 
-    A reader of `target` that is stuck holds up the thread and nobody else; beyond `most` waiting lines, lines are
-    dropped, and a warning says how many once there is room.
+    If `target` is not read, up to `most` lines wait and later ones are dropped. A warning counts the dropped lines
+    once there is room.
     """
 
     def __init__(self, target: TextIO, most: int = 10_000) -> None:
@@ -64,7 +63,7 @@ class Writer:
         self._thread.start()
 
     def write(self, text: str) -> int:
-        """Take a line, to be written soon."""
+        """Queue a line."""
         try:
             self._lines.put_nowait(text)
         except queue.Full:
@@ -72,10 +71,10 @@ class Writer:
         return len(text)
 
     def flush(self) -> None:
-        """Lines are flushed as they are passed on."""
+        """No-op: the thread flushes each line."""
 
     def finish(self, timeout: float) -> bool:
-        """Write what waits, for `timeout` seconds at most; whether all of it was written. The last call."""
+        """Write what waits within `timeout` seconds; True if all of it was written. The last call."""
         deadline = time.monotonic() + timeout
         try:
             self._lines.put(None, timeout=timeout)
@@ -89,7 +88,7 @@ class Writer:
             try:
                 self._target.write(line)
                 self._target.flush()
-            except (OSError, ValueError):  # nobody will ever read it: the service goes on without
+            except (OSError, ValueError):  # closed for good; the service goes on without a log
                 continue
             if self._lost:
                 lost, self._lost = self._lost, 0
@@ -99,9 +98,9 @@ class Writer:
 def set_up_logging(level: LogLevel, log_format: LogFormat, *, worker: int | None = None) -> Writer:
     """Write events to standard error: one JSON object a line, or text; `auto` is text in a terminal.
 
-    The writer given back must be told to finish, or the last lines may be missing. One of several servers has its
-    number in each line as `worker`. What the code around a call binds with `structlog.contextvars` is in each of its
-    lines. Called by the command line only, before anything logs.
+    Call `finish` on the returned writer, or the last lines may be missing. Lines of one of several servers have its
+    number as `worker`, and lines of a call what was bound with `structlog.contextvars`. Call it once, before anything
+    logs.
     """
     text = log_format == "text" or (log_format == "auto" and sys.stderr.isatty())
     renderer: list[structlog.typing.Processor] = (

@@ -1,7 +1,7 @@
-"""Spans and metrics to an OpenTelemetry collector, over gRPC; whatever the collector does, the service goes on.
+"""Spans and metrics to an OpenTelemetry collector over gRPC. A failing collector never harms the service.
 
-Where it is, how it is spoken to and how much is held for it is said by the standard OTEL_* variables, read by the SDK.
-What cannot be delivered is dropped: the service says so once, and once when it is delivered again.
+The SDK reads endpoint, credentials and queue sizes from the standard OTEL_* variables. What cannot be delivered is
+dropped, with one warning when delivery fails and one line when it works again.
 """
 
 from __future__ import annotations
@@ -36,17 +36,17 @@ from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, SpanExportResult
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 
-from recommender.observability.instruments import Instrument
-from recommender.observability.metrics import Distribution, Metrics, Point, Reading
+from recommender.observability.instruments import DataPoint, Distribution, Instrument, Reading
+from recommender.observability.metrics import Metrics
 
 _LAST_SECONDS = 2.0
-"""How long what is left may take to be delivered when the server stops."""
+"""Time to deliver what is left when the server stops."""
 
 log = structlog.get_logger(__name__)
 
 
 def make_resource() -> Resource:
-    """Who the telemetry is of: OTEL_SERVICE_NAME and OTEL_RESOURCE_ATTRIBUTES win over what we say."""
+    """Describe this service; OTEL_SERVICE_NAME and OTEL_RESOURCE_ATTRIBUTES override our values."""
     ours = {
         "service.name": "recommender",
         "service.version": version("recommender"),
@@ -56,7 +56,7 @@ def make_resource() -> Resource:
 
 
 class Delivery:
-    """Whether what is sent arrives, said once and not at every attempt."""
+    """Logs when delivery starts to fail and when it works again, not each attempt."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -68,7 +68,7 @@ class Delivery:
         return self._failing
 
     def note(self, *, delivered: bool, signal: str) -> None:
-        """Take note of an attempt; called from any thread."""
+        """Record an attempt. Thread-safe."""
         with self._lock:
             changed, self._failing = self._failing is delivered, not delivered
         if changed and delivered:
@@ -78,7 +78,7 @@ class Delivery:
 
 
 class SpanSender:
-    """Sends spans in batches from a thread of its own; `processor` takes them and drops what it cannot hold."""
+    """Sends spans in batches from a thread of its own; a full `processor` drops spans."""
 
     def __init__(self, delivery: Delivery) -> None:
         self._delivery = delivery
@@ -86,10 +86,10 @@ class SpanSender:
         self.processor = BatchSpanProcessor(self._exporter)
 
     async def close(self) -> None:
-        """Send what is left, for a moment at most, and end the thread."""
+        """Send what is left within two seconds, and end the thread."""
         if not self._delivery.failing:
             await _briefly(self.processor.force_flush)
-        self._exporter.shutdown()  # which ends an attempt that is under way
+        self._exporter.shutdown()  # ends an attempt in progress
         await asyncio.to_thread(self.processor.shutdown)
 
 
@@ -105,13 +105,13 @@ class MetricSender:
         self._started = time.time_ns()
 
     async def run(self) -> None:
-        """Send until cancelled; where one attempt takes longer than the interval, the next waits for it."""
+        """Send until cancelled; an attempt that takes longer than the interval delays the next."""
         while True:
             await asyncio.sleep(self._interval)
             await asyncio.to_thread(self._send, await self._metrics.read())
 
     async def close(self) -> None:
-        """Send what it stands at in the end, for a moment at most; `run` has been cancelled."""
+        """Send the last values within two seconds; call it after `run` is cancelled."""
         if not self._delivery.failing:
             reading = await self._metrics.read()
             await _briefly(lambda: self._send(reading))
@@ -122,9 +122,9 @@ class MetricSender:
         try:
             data = metrics_data(reading, self._resource, self._started, time.time_ns())
             delivered = self._exporter.export(data) is MetricExportResult.SUCCESS
-        except ValueError:  # the channel was closed under its feet
+        except ValueError:  # `close` shut the channel meanwhile
             return
-        except Exception:  # a bug here must not end the sending, nor the server's way out
+        except Exception:  # a bug here must end neither the sending nor a shutdown
             log.exception("metrics could not be sent")
         self._delivery.note(delivered=delivered, signal="metrics")
 
@@ -156,7 +156,7 @@ async def _briefly(work: Callable[[], object]) -> None:
 
 
 def pass_on_warnings() -> None:
-    """Put what the SDK warns of into our log, save what Delivery says better."""
+    """Route warnings of the SDK to our log, except those about delivery, which Delivery logs."""
     sdk = logging.getLogger("opentelemetry")
     sdk.handlers = [_OurLog(logging.WARNING)]
     sdk.propagate = False
@@ -172,7 +172,7 @@ class _OurLog(logging.Handler):
 
 
 def metrics_data(reading: Reading, resource: Resource, since: int, now: int) -> MetricsData:
-    """A reading in the words of OpenTelemetry, cumulative since a time; times are nanoseconds since the epoch."""
+    """Convert a reading to OpenTelemetry's model, cumulative from `since` to `now` in nanoseconds since the epoch."""
     metrics = [
         Metric(instrument.name, instrument.meaning, instrument.unit, _data(instrument, points, since, now))
         for instrument, points in reading
@@ -182,7 +182,7 @@ def metrics_data(reading: Reading, resource: Resource, since: int, now: int) -> 
     return MetricsData([ResourceMetrics(resource, [scope], "")])
 
 
-def _data(instrument: Instrument, points: Iterable[Point], since: int, now: int) -> Sum | Gauge | Histogram:
+def _data(instrument: Instrument, points: Iterable[DataPoint], since: int, now: int) -> Sum | Gauge | Histogram:
     cumulative = AggregationTemporality.CUMULATIVE
     numbers: list[NumberDataPoint] = []
     distributions: list[HistogramDataPoint] = []
@@ -190,7 +190,7 @@ def _data(instrument: Instrument, points: Iterable[Point], since: int, now: int)
         attributes = dict(zip(instrument.attributes, point.attributes, strict=True))
         value = point.value
         if isinstance(value, Distribution):
-            none: float = None  # type: ignore[assignment]  # least and most are not kept, which the protocol allows
+            none: float = None  # type: ignore[assignment]  # minimum and maximum are optional in the protocol
             distributions.append(
                 HistogramDataPoint(
                     attributes, since, now, sum(value.counts), value.total, value.counts, instrument.bounds, none, none

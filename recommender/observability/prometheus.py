@@ -1,39 +1,66 @@
-"""A reading as the families of series that Prometheus scrapes."""
+"""The endpoint that Prometheus scrapes, in its text format or as OpenMetrics."""
 
 from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import Iterable
+from collections.abc import Callable, Coroutine, Iterable
+from typing import Any
 
+from prometheus_client import CollectorRegistry, start_http_server
 from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from recommender.observability.instruments import Instrument
-from recommender.observability.metrics import Distribution, Metrics, Point, Reading
+from recommender.errors import StartError
+from recommender.observability.instruments import DataPoint, Distribution, Instrument, Reading
 
 _READ_SECONDS = 5.0
-"""How long a scrape waits for the event loop; a loop that is later than that is the news, and the scrape fails."""
+"""How long a scrape waits for the event loop. Later than that the scrape fails: the lag is the news."""
+
+
+class Endpoint:
+    """Serves `/metrics` at `host` and `port` (0 takes a free one) in a thread of its own, until `close`.
+
+    Each scrape asks `collector`. Raises StartError if it cannot listen.
+    """
+
+    def __init__(self, collector: Collector, host: str, port: int) -> None:
+        registry = CollectorRegistry()
+        registry.register(collector)
+        try:
+            self._server, self._thread = start_http_server(port, host, registry)
+        except OSError as error:
+            raise StartError(
+                f"cannot serve metrics on port {port} of {host}: {error.strerror}; stop what listens there, or set "
+                "RECOMMENDER_METRICS_PORT to another one (0 takes a free one, empty serves none)"
+            ) from error
+        self.port: int = self._server.server_port
+
+    def close(self) -> None:
+        """Stop listening and wait for the thread, which answers at most one more scrape."""
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join()
 
 
 class Readings(Collector):
-    """What `metrics` reads, taken on the event loop that this is made on, whatever thread asks."""
+    """Collects what `read` returns, called on the event loop that this is made on, from any thread."""
 
-    def __init__(self, metrics: Metrics) -> None:
-        self._metrics = metrics
+    def __init__(self, read: Callable[[], Coroutine[Any, Any, Reading]]) -> None:
+        self._read = read
         self._loop = asyncio.get_running_loop()
 
     def collect(self) -> Iterable[Metric]:
-        """A reading's; raises TimeoutError if the event loop is too late for it."""
-        return families(asyncio.run_coroutine_threadsafe(self._metrics.read(), self._loop).result(_READ_SECONDS))
+        """Collect one reading; raises TimeoutError if the event loop is too late for it."""
+        return families(asyncio.run_coroutine_threadsafe(self._read(), self._loop).result(_READ_SECONDS))
 
     def describe(self) -> Iterable[Metric]:
-        """Nothing: else the registry would take a reading to learn the names, on the loop it is called from."""
+        """No families: else the registry would take a reading to learn the names, on the loop it is called from."""
         return ()
 
 
 def families(reading: Reading) -> Iterable[Metric]:
-    """A reading in the words of Prometheus."""
+    """Convert a reading to families of Prometheus."""
     for instrument, points in reading:
         named = (instrument.prometheus_name, f"{instrument.meaning}.")
         labels = [attribute.replace(".", "_") for attribute in instrument.attributes]
@@ -47,7 +74,9 @@ def families(reading: Reading) -> Iterable[Metric]:
         yield family
 
 
-def _histogram(family: HistogramMetricFamily, instrument: Instrument, points: Iterable[Point]) -> HistogramMetricFamily:
+def _histogram(
+    family: HistogramMetricFamily, instrument: Instrument, points: Iterable[DataPoint]
+) -> HistogramMetricFamily:
     ends = (*(str(float(bound)) for bound in instrument.bounds), "+Inf")
     for point in points:
         if isinstance(point.value, Distribution):

@@ -1,11 +1,11 @@
-"""Spans of calls and of batches, for calls that are sampled; one that is not costs a draw and leaves nothing behind.
+"""Spans of sampled calls and of their batches. A call that is not sampled costs one random number.
 
-A call has a SERVER span in its caller's trace, with a child `queue` (from admission to the start of its batch) and a
-child `run` (its batch) for each batch that had rows of it. A batch is a span of its own, with a link to every sampled
-call in it; each `run` links to its batch. So from a slow call one gets to its batch, and from there to its company.
+A call has a SERVER span in its caller's trace. For each batch with rows of it, the span has a child `queue` (admission
+to start of the batch) and a child `run` (the batch). A batch is a span of its own with links to every sampled call in
+it; each `run` links to its batch. Links lead from a slow call to its batch, and on to the other calls in it.
 
-The stock interceptor costs a third of the throughput even where nothing is sampled: it wraps every handler
-and makes a span that is thrown away. Here the sampler is asked first. Context, attributes and sampling are as there.
+The stock interceptor costs a third of the throughput even if nothing is sampled: it wraps every handler and makes a
+span that is thrown away. Here the sampler is asked first; context, attributes and sampling are the same.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ from opentelemetry.trace import Link, Span, SpanContext, SpanKind, StatusCode, g
 
 from recommender.batching.batches import Batch
 from recommender.batching.many import Payload
-from recommender.observability import instruments as telemetry
+from recommender.observability import instruments
 
 _MOST_BATCHES = 256
-"""Of how many batches a call's trace tells: a stream may be in any number of them."""
+"""Limit of batches in one call's trace: a stream may be in any number."""
 _OUR_FAULT = frozenset(
     {
         code_pb2.UNKNOWN,
@@ -42,26 +42,26 @@ _OUR_FAULT = frozenset(
         code_pb2.DATA_LOSS,
     }
 )
-"""Statuses that make a server's span an error, by the semantic conventions; others are the caller's affair."""
+"""Statuses that make a server's span an error by the semantic conventions; others are the caller's errors."""
 _UNSAMPLED = re.compile("00-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f][02468ace]")
-"""A valid `traceparent` of a caller that does not sample its trace."""
+"""A valid `traceparent` whose sampled flag is off."""
 _NO_PARENT = Context()
-_current: ContextVar[CallTrace | None] = ContextVar("trace of the current call", default=None)
+_current: ContextVar[CallSpans | None] = ContextVar("trace of the current call", default=None)
 
 log = structlog.get_logger(__name__)
 
 
 class Tracing:
-    """Makes the spans of one server, and hands them to `processor`.
+    """Makes the spans of one server and hands them to `processor`.
 
-    What is sampled, how large a span may be and how context travels is said by the standard OTEL_* variables.
-    `ratio` is what they say of calls that come without a trace: it is held against the trace id as the SDK does, first.
+    The standard OTEL_* variables set sampler, span limits and propagators. `ratio` is their share of sampled calls
+    among those without a caller's trace. It is compared with the trace id before the SDK is asked, as the SDK does.
     """
 
     def __init__(self, processor: SpanProcessor, resource: Resource, *, ratio: float = 1.0) -> None:
         self._ids = _DrawnIds()
         calls = TracerProvider(resource=resource, id_generator=self._ids, shutdown_on_exit=False)
-        # A batch is worth a span if a call in it is: that was decided when the call came.
+        # A batch has a span if a call in it is sampled, which was decided when the call came.
         batches = TracerProvider(resource=resource, sampler=ALWAYS_ON, shutdown_on_exit=False)
         for provider in (calls, batches):
             provider.add_span_processor(processor)
@@ -72,12 +72,12 @@ class Tracing:
         description = self._sampler.get_description()
         self._drops_the_unsampled = "remoteParentNotSampled:AlwaysOffSampler" in description
         self.context_keys = frozenset(propagate.get_global_textmap().fields)
-        """The keys of metadata that `begin` wants."""
+        """Metadata keys that `begin` reads."""
 
-    def begin(self, method: str, request_id: str, carrier: Mapping[str, str]) -> CallTrace | None:
-        """Begin the trace of a call if it is sampled; `carrier` is what the caller sent for `context_keys`."""
+    def begin(self, method: str, request_id: str, carrier: Mapping[str, str]) -> CallSpans | None:
+        """Begin the trace of a call; None if it is not sampled. `carrier` has the caller's values of `context_keys`."""
         if self._drops_the_unsampled and _UNSAMPLED.fullmatch(carrier.get("traceparent", "")):
-            return None  # as the sampler would say; most calls of a sampled system come so
+            return None  # the sampler would say the same; most calls of a sampled system are such
         trace_id = self._ids.draw()
         if not carrier and trace_id & TraceIdRatioBased.TRACE_ID_LIMIT >= self._bound:
             return None
@@ -88,33 +88,33 @@ class Tracing:
         if sampled.decision is Decision.DROP:
             return None
         attributes = {
-            telemetry.RPC_SYSTEM: "grpc",
-            telemetry.RPC_METHOD: method,
-            telemetry.REQUEST_ID: request_id,
+            instruments.RPC_SYSTEM: "grpc",
+            instruments.RPC_METHOD: method,
+            instruments.REQUEST_ID: request_id,
         }
         span = self._calls.start_span(method, parent, SpanKind.SERVER, attributes)
-        trace = CallTrace(self, span)
+        trace = CallSpans(self, span)
         _current.set(trace)
         return trace
 
     def of_model(self, name: str, version: str) -> BatchTracing:
-        """What the batcher of that model tells of its batches."""
-        return BatchTracing(self, {telemetry.MODEL_NAME: name, telemetry.MODEL_VERSION: version})
+        """Tracer for the batcher of that model."""
+        return BatchTracing(self, {instruments.MODEL_NAME: name, instruments.MODEL_VERSION: version})
 
     def child(self, name: str, parent: Context, started: float, link: SpanContext | None = None) -> Span:
-        """A span within a call that began at a monotonic time."""
+        """Start a span within a call at a monotonic time."""
         links = () if link is None else (Link(link),)
         return self._calls.start_span(name, parent, links=links, start_time=_epoch_ns(started))
 
     def batch(self, links: list[Link], attributes: Mapping[str, str | int], started: float) -> Span:
-        """A span for a batch that began at a monotonic time."""
+        """Start a span of a batch at a monotonic time."""
         return self._batches.start_span(
-            telemetry.SPAN_BATCH, _NO_PARENT, attributes=attributes, links=links, start_time=_epoch_ns(started)
+            instruments.SPAN_BATCH, _NO_PARENT, attributes=attributes, links=links, start_time=_epoch_ns(started)
         )
 
 
-class CallTrace:
-    """The spans of one sampled call. `trace_id` and `span_id` are as W3C writes them."""
+class CallSpans:
+    """The spans of one sampled call. `trace_id` and `span_id` are hexadecimal, as in `traceparent`."""
 
     def __init__(self, tracing: Tracing, span: Span) -> None:
         self.span = span
@@ -122,23 +122,23 @@ class CallTrace:
         self.trace_id = f"{context.trace_id:032x}"
         self.span_id = f"{context.span_id:016x}"
         self.queued: float | None = None
-        """Since when a row of it has been waiting, as long as none was in a batch."""
+        """When its oldest waiting row was queued; None once a row is in a batch."""
         self._tracing = tracing
         self._context = set_span_in_context(span, _NO_PARENT)
         self._runs: dict[int, tuple[Span, float]] = {}
         self._batches = 0
 
     def join(self, batch: Batch[Payload], arrived: float, about: Mapping[str, str | int], span: SpanContext) -> None:
-        """Note that rows of the call are in a batch that starts; the first of them arrived then."""
+        """Note that rows of the call are in a batch that starts; the first of them was queued at `arrived`."""
         self.queued = None
         self._batches += 1
         if self._batches > _MOST_BATCHES:
             return
-        self._tracing.child(telemetry.SPAN_QUEUE, self._context, arrived).end(_epoch_ns(batch.started))
-        run = self._tracing.child(telemetry.SPAN_RUN, self._context, batch.started, span)
+        self._tracing.child(instruments.SPAN_QUEUE, self._context, arrived).end(_epoch_ns(batch.started))
+        run = self._tracing.child(instruments.SPAN_RUN, self._context, batch.started, span)
         run.set_attributes(about)
         self._runs[batch.number] = run, batch.started
-        self.span.set_attributes({**about, telemetry.WAIT: batch.started - arrived})
+        self.span.set_attributes({**about, instruments.WAIT: batch.started - arrived})
 
     def leave(self, number: int, now: float) -> None:
         """Note that a batch has ended."""
@@ -146,19 +146,19 @@ class CallTrace:
         if found is not None:
             run, started = found
             run.end(_epoch_ns(now))
-            self.span.set_attribute(telemetry.RUN, now - started)
+            self.span.set_attribute(instruments.RUN, now - started)
 
     def end(self, code: int) -> None:
-        """End the call's span with a google.rpc code, and whatever of it is open."""
+        """End the call's span with a google.rpc code, and its open children."""
         now = time.monotonic()
         if self.queued is not None:
-            self._tracing.child(telemetry.SPAN_QUEUE, self._context, self.queued).end(_epoch_ns(now))
+            self._tracing.child(instruments.SPAN_QUEUE, self._context, self.queued).end(_epoch_ns(now))
         for number in tuple(self._runs):
             self.leave(number, now)
         status = code_pb2.Code.Name(code)
-        self.span.set_attributes({telemetry.RPC_STATUS: status, telemetry.BATCH_COUNT: self._batches})
+        self.span.set_attributes({instruments.RPC_STATUS: status, instruments.BATCH_COUNT: self._batches})
         if code in _OUR_FAULT:
-            self.span.set_attribute(telemetry.ERROR_TYPE, status)
+            self.span.set_attribute(instruments.ERROR_TYPE, status)
             self.span.set_status(StatusCode.ERROR)
         self.span.end()
         _current.set(None)
@@ -167,19 +167,19 @@ class CallTrace:
 @dataclass(slots=True)
 class _OpenBatch:
     span: Span
-    calls: list[CallTrace]
+    calls: list[CallSpans]
 
 
 class BatchTracing:
-    """What one batcher tells of its batches. Nothing here raises: a trace is not worth a request."""
+    """Traces the batches of one batcher. Nothing here raises: a trace must not cost a request."""
 
     def __init__(self, tracing: Tracing, model: Mapping[str, str]) -> None:
         self._tracing = tracing
         self._model = model
         self._open: dict[int, _OpenBatch] = {}
 
-    def caller(self, now: float) -> CallTrace | None:
-        """The trace of the call on whose behalf this runs, if it is sampled; it waits from now on."""
+    def caller(self, now: float) -> CallSpans | None:
+        """Return the spans of the current call, queued from now on; None if it is not sampled."""
         trace = _current.get()
         if trace is not None and trace.queued is None:
             trace.queued = now
@@ -187,9 +187,9 @@ class BatchTracing:
 
     def started(self, batch: Batch[Payload]) -> None:
         """Begin the span of a batch if a call in it is sampled."""
-        arrived: dict[CallTrace, float] = {}
+        arrived: dict[CallSpans, float] = {}
         for waiter in batch.waiters:
-            if isinstance(waiter.trace, CallTrace):
+            if isinstance(waiter.trace, CallSpans):
                 arrived.setdefault(waiter.trace, waiter.arrived)  # the oldest comes first
         if arrived:
             try:
@@ -198,31 +198,31 @@ class BatchTracing:
                 log.exception("a batch is not traced")
 
     def ended(self, batch: Batch[Payload], now: float, *, failed: bool) -> None:
-        """End the span of a batch; if it failed, what was tried again is in it."""
+        """End the span of a batch; the span of a failed one includes its second tries."""
         opened = self._open.pop(batch.number, None)
         if opened is None:
             return
         try:
             for call in opened.calls:
                 call.leave(batch.number, now)
-            opened.span.set_attribute(telemetry.RUN, now - batch.started)
+            opened.span.set_attribute(instruments.RUN, now - batch.started)
             if failed:
                 opened.span.set_status(StatusCode.ERROR, "the run failed: the batch was halved and tried again")
             opened.span.end(_epoch_ns(now))
         except Exception:
             log.exception("a batch is not traced")
 
-    def _begin(self, batch: Batch[Payload], arrived: Mapping[CallTrace, float]) -> None:
+    def _begin(self, batch: Batch[Payload], arrived: Mapping[CallSpans, float]) -> None:
         about: dict[str, str | int] = {
             **self._model,
-            telemetry.BATCH_ID: batch.number,
-            telemetry.BATCH_SIZE: len(batch.queries),
+            instruments.BATCH_ID: batch.number,
+            instruments.BATCH_SIZE: len(batch.queries),
         }
         whole: dict[str, str | int] = {
             **about,
-            telemetry.BATCH_CALLERS: len(batch.waiters),
-            telemetry.BATCH_CELLS: batch.cells,
-            telemetry.CLOSE_REASON: batch.closed.value,
+            instruments.BATCH_CALLERS: len(batch.waiters),
+            instruments.BATCH_CELLS: batch.cells,
+            instruments.CLOSE_REASON: batch.closed.value,
         }
         links = [Link(call.span.get_span_context()) for call in arrived]
         span = self._tracing.batch(links, whole, batch.started)
@@ -232,13 +232,13 @@ class BatchTracing:
 
 
 class _DrawnIds(RandomIdGenerator):
-    """Trace ids that are drawn before the SDK asks for them, so that the sampler can be asked before the SDK is."""
+    """Draws trace ids ahead of the SDK, so that the sampler can be asked first."""
 
     def __init__(self) -> None:
         self._drawn: int | None = None
 
     def draw(self) -> int:
-        """The trace id that the next root span gets."""
+        """Draw the trace id of the next root span."""
         self._drawn = super().generate_trace_id()
         return self._drawn
 
@@ -247,5 +247,5 @@ class _DrawnIds(RandomIdGenerator):
 
 
 def _epoch_ns(monotonic: float) -> int:
-    """A time of the batcher's clock as OpenTelemetry wants it."""
+    """Convert monotonic seconds to nanoseconds since the epoch."""
     return time.time_ns() - int((time.monotonic() - monotonic) * 1e9)

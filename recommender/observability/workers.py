@@ -1,4 +1,4 @@
-"""The metrics of several servers as one, each under its number in the label `worker`."""
+"""Metrics of several workers in one scrape, told apart by the label `worker`."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from prometheus_client.registry import Collector
 from prometheus_client.samples import Sample
 
 _READ_SECONDS = 5.0
-"""How long a scrape waits for one worker; one that is later is left out, and `recommender_worker_up` says so."""
+"""How long a scrape waits for a worker. A later one is left out and has a `recommender_worker_up` of 0."""
 
 
 class WorkerMetrics(Collector):
-    """The metrics of the workers; `ports` tells where they serve their own, by number."""
+    """Collects the metrics of the workers; `ports` gives their metrics ports by number."""
 
     def __init__(self, ports: Callable[[], Mapping[int, int]]) -> None:
         self._ports = ports
 
     def collect(self) -> Iterable[Metric]:
-        """Every worker's, asked side by side, and `recommender_worker_up` for each."""
+        """Scrape all workers concurrently, and add `recommender_worker_up` for each."""
         ports = dict(self._ports())
         with ThreadPoolExecutor(max(len(ports), 1)) as threads:
             texts = dict(zip(ports, threads.map(_read, ports.values()), strict=True))
@@ -36,7 +36,7 @@ class WorkerMetrics(Collector):
         return [up, *families.values()]
 
     def describe(self) -> Iterable[Metric]:
-        """Nothing: else the registry would ask the workers to learn the names."""
+        """No families: else the registry would ask the workers to learn the names."""
         return ()
 
 

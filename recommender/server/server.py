@@ -32,7 +32,6 @@ from recommender.models.proof import check_elsewhere
 from recommender.models.sources.opening import open_source, open_sources
 from recommender.models.sources.source import Source
 from recommender.models.version import FollowerStatus, Version
-from recommender.observability.metrics import MeteredModel
 from recommender.observability.monitoring import Monitoring
 from recommender.routing.candidate import Bounds, CandidateReport
 from recommender.routing.router import Lane, Router, VersionEvent
@@ -73,14 +72,7 @@ class Server:
     ) -> None:
         self._settings = settings
         self._shared_port = shared_port
-        sent = otlp or Otlp()
-        self._monitoring = Monitoring(
-            metrics_port=settings.operations.metrics_port,
-            traces=sent.traces,
-            metrics=sent.metrics,
-            interval=sent.interval,
-            ratio=sent.ratio,
-        )
+        self._monitoring = Monitoring(settings.operations, settings.engine, otlp or Otlp())
         access = Access() if settings.network.tokens_file is not None else None
         self._listener: Listener = (
             grpc_listener(settings, self._monitoring.rpcs, access, shared_port=shared_port)
@@ -98,7 +90,7 @@ class Server:
         self._router = Router(retire_grace=settings.engine.engine_timeout_ms / 1e3, observer=self._note)
         self._followers: list[Follower] = []
         self._following: list[asyncio.Task[None]] = []
-        self._monitoring.follow(self.followings)
+        self._monitoring.watch_followers(self.followings)
         self.port = 0
         self.health_port = 0
         """Where probes are answered; 0 if nowhere."""
@@ -253,23 +245,10 @@ class Server:
         return follower
 
     def _note(self, change: VersionEvent) -> None:
-        served, settings = change.served, self._settings
-        if change.kind == "retired":
-            if not self._closing:  # else what is sent last still has what it has done
-                self._monitoring.forget(served.batcher.statistics)
-            return
-        self._monitoring.watch(
-            MeteredModel(
-                name=served.model.name,
-                version=served.model.version,
-                sha256=served.sha256,
-                execution_provider=served.execution_provider,
-                max_backlog=settings.engine.max_backlog,
-                slots=settings.engine.engine_slots,
-                statistics=served.batcher.statistics,
-                fallbacks=lambda: served.fallbacks,
-            )
-        )
+        if change.kind == "serving":
+            self._monitoring.watch(change.served)
+        elif not self._closing:  # a server that closes still sends what the version has done
+            self._monitoring.forget(change.served)
 
     async def _prove(self, artifact: Artifact) -> Sequence[Observation]:
         """Prove a version in another process, which has this one's settings and opens the files as this one would."""

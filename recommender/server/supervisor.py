@@ -19,7 +19,7 @@ import structlog
 
 from recommender.engine.machine import available_cpus
 from recommender.errors import StartError
-from recommender.observability.endpoint import Endpoint
+from recommender.observability.prometheus import Endpoint
 from recommender.observability.workers import WorkerMetrics
 from recommender.server.heartbeat import Beat
 from recommender.server.probes import Probes
