@@ -277,6 +277,22 @@ def test_the_run_book_has_every_alert_and_no_other() -> None:
     assert sorted(alerts) == sorted(re.findall(r"^### (\w+)$", page, re.MULTILINE))
 
 
+def test_every_alert_links_to_its_section_of_the_run_book() -> None:
+    (_, rules) = next(documents("deploy/observability/rules.yaml"))
+    anchors = set()
+    for group in rules["groups"]:
+        for rule in group["rules"]:
+            if "alert" in rule:
+                address, _, anchor = rule["annotations"]["runbook_url"].partition("#")
+                path = address.partition("/blob/main/")[2]
+                titles = re.findall(r"^#+ (.+)$", (ROOT / path).read_text(encoding="utf-8"), re.MULTILINE)
+                assert anchor in {title.lower().replace(" ", "-") for title in titles}, rule["alert"]
+                assert anchor == rule["alert"].lower()
+                anchors.add(anchor)
+
+    assert anchors
+
+
 @pytest.mark.parametrize("page", sorted((ROOT / "docs").glob("*.md")), ids=lambda page: page.name)
 def test_every_metric_that_a_page_asks_for_is_one_that_the_server_has(page: Path) -> None:
     text = page.read_text(encoding="utf-8")
