@@ -359,7 +359,7 @@ public:
 # Write the Grafana dashboards from their code
 [group('docs')]
 dashboards:
-    {{ run }} python deploy/observability/dashboards.py
+    {{ run }} python -m deploy.observability.dashboards
     {{ run }} python deploy/observability/prometheus_rule.py
 
 # Draw the dashboards from a running Prometheus, without a Grafana
@@ -369,7 +369,7 @@ plots *options:
 
 [private]
 dashboards-check:
-    {{ run }} python deploy/observability/dashboards.py --check
+    {{ run }} python -m deploy.observability.dashboards --check
     {{ run }} python deploy/observability/prometheus_rule.py --check
 
 [private]
