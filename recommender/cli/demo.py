@@ -10,6 +10,9 @@ from rich.table import Table
 from recommender.cli.ask import CALL_TIMEOUT, EXAMPLES, print_answers
 from recommender.cli.running import load_settings, logged, run
 from recommender.client import Client
+from recommender.errors import ModelError
+from recommender.models.sources.file import find_model
+from recommender.models.sources.reference import REFERENCE
 from recommender.server.server import Server
 
 _REQUESTS = 256
@@ -19,9 +22,15 @@ _SHOWN = 5
 def demo() -> None:
     """Start a server, send it concurrent requests, show what came of it.
 
-    The server listens on a free port, by grpc.aio.
+    The server listens on a free port, by grpc.aio. Without a model file it serves the reference model.
     """
-    settings = load_settings(port=0, host="127.0.0.1", log_level="warning", edge="grpc")
+    here = {"port": 0, "host": "127.0.0.1", "log_level": "warning", "edge": "grpc"}
+    settings = load_settings(**here)
+    if settings.models.model is None:
+        try:
+            find_model(settings.models.weights_dir, settings.models.num_recommendations, None)
+        except ModelError:
+            settings = load_settings(**here, model=REFERENCE)
     out = Console()
 
     async def main() -> None:

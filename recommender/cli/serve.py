@@ -13,9 +13,14 @@ from recommender.server.supervisor import Supervisor
 
 
 def serve(
+    model: Annotated[
+        str | None,
+        typer.Argument(help="What to serve, as in RECOMMENDER_MODEL; `reference` needs no file."),
+    ] = None,
+    *,
     host: Annotated[str | None, typer.Option(help="Address to listen on.")] = None,
     port: Annotated[int | None, typer.Option(help="TCP port; 0 takes a free one.")] = None,
-    model: Annotated[str | None, typer.Option(help="Model file, or folder of versions, to serve.")] = None,
+    model_option: Annotated[str | None, typer.Option("--model", help="The same as the argument.")] = None,
     num_recommendations: Annotated[int | None, typer.Option(help="Number where callers set no limit.")] = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu, cuda or coreml.")] = None,
     log_level: Annotated[str | None, typer.Option(help="debug, info, warning or error.")] = None,
@@ -24,7 +29,7 @@ def serve(
     settings = load_settings(
         host=host,
         port=port,
-        model=model,
+        model=model or model_option,
         num_recommendations=num_recommendations,
         device=device,
         log_level=log_level,

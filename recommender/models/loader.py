@@ -16,6 +16,7 @@ from recommender.engine.engine import Memory, OnnxEngine, open_engine
 from recommender.errors import ModelError
 from recommender.models.artifact import Artifact
 from recommender.models.fallback import read_fallback
+from recommender.models.sources.reference import is_reference
 from recommender.models.version import Version
 from recommender.models.vocabulary import Vocabulary
 from recommender.settings.settings import Settings
@@ -56,6 +57,8 @@ class Loader:
         """
         if artifact.card is None:
             log.warning("model has no card: nothing to verify it by", path=str(artifact.path))
+        if await in_background(is_reference, artifact):
+            log.warning("the model has random weights: it is the reference model, for trying the server out")
         engine = await in_background(self._open_engine, artifact)
         try:
             if engine.fallback_reason is not None:

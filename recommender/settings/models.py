@@ -32,7 +32,8 @@ class ModelSettings(BaseModel):
             description="What to serve instead of the file that the number picks: a model file; or a folder of "
             "versions, `<root>/<name>`, whose largest serves and is watched, `<root>/<name>@<version>` for one of "
             "them; or a model in the registry, `models:/<name>@<alias>`, which is watched, or "
-            "`models:/<name>/<version>`. Several, with commas between them: the first answers who names no model. "
+            "`models:/<name>/<version>`; or `reference`, the small model with random weights that comes with this "
+            "package. Several, with commas between them: the first answers who names no model. "
             "Empty: none.",
         ),
     ] = None

@@ -1,4 +1,4 @@
-"""What users install is the wheel: alone in an empty environment it serves a model from a mounted folder."""
+"""What users install is the wheel: alone in an empty environment it serves a model from a folder, or its own."""
 
 from __future__ import annotations
 
@@ -37,22 +37,60 @@ def locked(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def test_the_wheel_alone_serves_a_model_from_a_folder(wheel: Path, locked: Path, tmp_path: Path) -> None:
-    folder, python = tmp_path / "models", tmp_path / "venv" / "bin" / "python"
-    subprocess.run([program("uv"), "venv", "--quiet", "--python", sys.executable, tmp_path / "venv"], check=True)
-    install = [program("uv"), "pip", "install", "--quiet", "--python", str(python)]
+@pytest.fixture(scope="module")
+def recommender(wheel: Path, locked: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The program in an environment that has the wheel, its dependencies, and nothing else."""
+    folder = tmp_path_factory.mktemp("environment") / "venv"
+    subprocess.run([program("uv"), "venv", "--quiet", "--python", sys.executable, folder], check=True)
+    install = [program("uv"), "pip", "install", "--quiet", "--python", str(folder / "bin" / "python")]
     subprocess.run([*install, "--requirement", str(locked)], check=True)
     subprocess.run([*install, "--no-deps", str(wheel)], check=True)
-    folder.mkdir()
-    for file in (ROOT / "weights").glob("10_model.*"):
-        shutil.copy(file, folder)
-    # Nothing of this repository is reachable: not its folder, not its settings, not its environment.
-    empty = {"PATH": os.defpath, "HOME": str(tmp_path), "RECOMMENDER_WEIGHTS_DIR": str(folder)}
-    command = tmp_path / "venv" / "bin" / "recommender"
+    return folder / "bin" / "recommender"
 
-    with subprocess.Popen(
-        [command, "serve", "--port", "0"], cwd=folder, env=empty, stderr=subprocess.PIPE, text=True
-    ) as server:
+
+def nothing_else(home: Path) -> dict[str, str]:
+    """An environment from which nothing of this repository is reachable."""
+    return {"PATH": os.defpath, "HOME": str(home)}
+
+
+def test_the_wheel_alone_runs_the_demo_in_an_empty_folder(recommender: Path, tmp_path: Path) -> None:
+    done = subprocess.run(
+        [recommender, "demo"],
+        cwd=tmp_path, env=nothing_else(tmp_path), capture_output=True, text=True, check=False, timeout=60,
+    )  # fmt: skip
+
+    assert done.returncode == 0, done.stderr
+    assert " ".join(str(item).rjust(5) for item in FACTS[1, 2, 3, 4]) in done.stdout
+    assert done.stderr.count("\n") == done.stderr.count("the model has random weights") == 1
+
+
+def test_without_a_model_the_start_names_the_one_in_the_wheel(recommender: Path, tmp_path: Path) -> None:
+    done = subprocess.run(
+        [recommender, "serve", "--port", "0"],
+        cwd=tmp_path, env=nothing_else(tmp_path), capture_output=True, text=True, check=False, timeout=60,
+    )  # fmt: skip
+
+    assert done.returncode == 2
+    assert "there is no model file weights/10_model.onnx" in done.stderr
+    assert "`recommender serve reference`, or RECOMMENDER_MODEL=reference" in done.stderr
+
+
+@pytest.mark.parametrize("how", ["folder", "argument", "environment"])
+def test_the_wheel_alone_serves(recommender: Path, tmp_path: Path, how: str) -> None:
+    folder = tmp_path / "models"
+    folder.mkdir()
+    empty, words = nothing_else(tmp_path), ["serve", "--port", "0"]
+    if how == "folder":
+        for file in (ROOT / "weights").glob("10_model.*"):
+            shutil.copy(file, folder)
+        empty["RECOMMENDER_WEIGHTS_DIR"] = str(folder)
+    elif how == "argument":
+        words.append("reference")
+    else:
+        empty["RECOMMENDER_MODEL"] = "reference"
+    command = recommender
+
+    with subprocess.Popen([command, *words], cwd=folder, env=empty, stderr=subprocess.PIPE, text=True) as server:
         assert server.stderr is not None
         log = ""
         try:
@@ -62,6 +100,7 @@ def test_the_wheel_alone_serves_a_model_from_a_folder(wheel: Path, locked: Path,
                     break
             found = re.search(r'"address": "127\.0\.0\.1:(\d+)"', log)
             assert found, log
+            assert log.count("the model has random weights") == 1
             asked = subprocess.run(
                 [command, "client", "--port", found[1], "--items", "1,2,3,4"],
                 cwd=folder, env=empty, capture_output=True, text=True, check=False, timeout=60,
@@ -85,7 +124,9 @@ def test_the_wheel_carries_its_licence_and_its_types_and_nothing_beside(wheel: P
     names = [line.split()[0] for line in listed.splitlines()[1:]]
     assert {name.split("/")[0].split("-")[0] for name in names} == {"recommender"}
     assert any(name.endswith("licenses/LICENSE") for name in names)
-    assert "recommender/py.typed" in names
+    assert {"recommender/py.typed", "recommender/weights/10_model.onnx", "recommender/weights/10_model.card.json"} <= {
+        *names
+    }
 
 
 @pytest.mark.parametrize("name", ["torch", "onnx", "onnxscript"])

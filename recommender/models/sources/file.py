@@ -64,6 +64,8 @@ def find_model(weights_dir: Path, num_recommendations: int, model: Path | None) 
     else:
         remedy = (
             f"make it with `recommender export --num-recommendations {num_recommendations} --output {path}`, "
-            "or set RECOMMENDER_NUM_RECOMMENDATIONS, RECOMMENDER_WEIGHTS_DIR or RECOMMENDER_MODEL to what exists"
+            "or set RECOMMENDER_NUM_RECOMMENDATIONS, RECOMMENDER_WEIGHTS_DIR or RECOMMENDER_MODEL to what exists; "
+            "to try the server out, serve the reference model of this package: `recommender serve reference`, "
+            "or RECOMMENDER_MODEL=reference"
         )
     raise ModelError(f"there is no model file {path} ({found}); {remedy}")

@@ -1,4 +1,4 @@
-"""What a reference to a model means: a file, a folder of versions, or a model in a registry."""
+"""What a reference to a model means: a file, a folder of versions, a model in a registry, or the one in the package."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from recommender.models.sources.cache import Cache
 from recommender.models.sources.file import FileSource, find_model
 from recommender.models.sources.folder import FolderSource
 from recommender.models.sources.mlflow import Registry
+from recommender.models.sources.reference import REFERENCE, reference_model
 from recommender.models.sources.registry import SCHEME, RegisteredSource
 from recommender.models.sources.source import Source
 from recommender.settings.settings import Settings
@@ -23,12 +24,16 @@ def open_sources(settings: Settings) -> list[Source]:
 
 
 def open_source(settings: Settings, reference: str) -> Source:
-    """What a reference means: a model in the registry, a model file, or a folder of versions, pinned after an `@`.
+    """What a reference means: a model in the registry, `reference`, a model file, or a folder of versions.
+
+    A folder may be pinned to a version after an `@`.
 
     May block. Raises StartError if it means nothing.
     """
     if reference.startswith(SCHEME):
         return RegisteredSource(reference, open_registry(settings), Cache(settings.models.model_cache_dir.expanduser()))
+    if reference == REFERENCE:
+        return FileSource(reference_model())
     path = Path(reference)
     if path.suffix == ".onnx" or path.is_file():
         return FileSource(find_model(settings.models.weights_dir, settings.models.num_recommendations, path))
