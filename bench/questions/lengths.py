@@ -25,6 +25,8 @@ from rich.table import Table
 from recommender.domain import Query
 from recommender.engine.engine import OnnxEngine
 from recommender.models.artifact import open_artifact
+from recommender.models.loader import open_model
+from recommender.settings.engine import EngineSettings
 
 NETWORKS = ("reference", "sasrec", "gru4rec")
 
@@ -61,7 +63,7 @@ def exported(folder: Path, network: str, items: int, dim: int) -> Path:
 
 
 async def compare(path: Path, arguments: argparse.Namespace, table: Table, name: str) -> None:
-    engine = OnnxEngine(open_artifact(path), device="cpu", threads=0, spinning=False, slots=1)
+    engine = open_model(EngineSettings(device="cpu"), open_artifact(path))
     items, longest = engine.model.items or 1, engine.model.longest_history or 10_000
     came = histories(arguments.window * arguments.rows, items, longest)
     sorted_ = sorted(came, key=lambda query: len(query.history))

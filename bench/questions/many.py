@@ -32,8 +32,10 @@ from rich.table import Table
 from recommender.domain import Query
 from recommender.engine.engine import OnnxEngine
 from recommender.models.artifact import open_artifact
+from recommender.models.loader import open_model
 from recommender.recommend_api.v1 import recommend_api_pb2 as api
 from recommender.recommend_api.v1 import recommend_api_pb2_grpc as api_grpc
+from recommender.settings.engine import EngineSettings
 
 ROWS = 64
 STREAMED = 512
@@ -132,7 +134,7 @@ def main() -> None:
     sent = bodies()
     seen: dict[str, list[float]] = {name: [] for name in ("engine alone", *sent)}
     with serving() as port, asyncio.Runner() as runner:
-        engine = OnnxEngine(open_artifact(MODEL))
+        engine = open_model(EngineSettings(), open_artifact(MODEL))
         runner.run(engine.warm_up(ROWS))
         check(port, sent)
         kinds: dict[str, Callable[[int], float]] = {

@@ -25,10 +25,11 @@ from recommender.batching.batcher import Batcher
 from recommender.batching.cost import Cost
 from recommender.domain import Query, Ranking
 from recommender.edges.calls import Calls
-from recommender.engine.engine import OnnxEngine
 from recommender.models.artifact import open_artifact
+from recommender.models.loader import open_model
 from recommender.observability.log import set_up_logging
 from recommender.recommend_api.v1 import recommend_api_pb2 as api
+from recommender.settings.engine import EngineSettings
 
 HISTORY = tuple(range(100, 2100, 100))
 RANKING = Ranking(list(range(10)), [1.5] * 10)
@@ -68,7 +69,7 @@ async def main() -> None:  # noqa: C901 (seven stages, side by side)
     arguments = parser.parse_args()
     rows: int = arguments.rows
     set_up_logging("info", "json")
-    engine = OnnxEngine(open_artifact(ROOT / "weights" / "10_model.onnx"), device="cpu")
+    engine = open_model(EngineSettings(device="cpu"), open_artifact(ROOT / "weights" / "10_model.onnx"))
     await engine.warm_up(rows)
     contract = engine.contract
     queries = [Query(tuple(item + row for item in HISTORY), 10) for row in range(rows)]

@@ -15,10 +15,12 @@ from rich.table import Column, Table
 
 from recommender.cli.running import load_settings, run
 from recommender.engine import profile as profiling
-from recommender.engine.engine import open_engine
+from recommender.engine.engine import OnnxEngine
 from recommender.engine.machine import available_cpus
 from recommender.engine.profile import Advice, Point, in_ms
 from recommender.models.artifact import open_artifact
+from recommender.models.checks import check_answers
+from recommender.models.loader import open_model
 from recommender.models.sources.file import find_model
 
 _COLUMNS = ("threads", "history", "batch", "runs", "p50 ms", "p99 ms", "µs a row", "rows a second")
@@ -49,10 +51,16 @@ def profile(
 
     async def main() -> list[profiling.Point]:
         artifact = open_artifact(find_model(settings.models.weights_dir, settings.models.num_recommendations, model))
+
+        async def opened(count: int) -> OnnxEngine:
+            engine = open_model(settings.engine, artifact, count)
+            await check_answers(engine, artifact)
+            return engine
+
         with Progress(console=out, transient=True) as progress:
             task = progress.add_task(f"Measuring {artifact.name}", total=profiling.steps(counts, rows, lengths))
             return await profiling.profile(
-                lambda count: open_engine(settings, artifact, count),
+                opened,
                 threads=counts,
                 rows=rows,
                 histories=lengths,

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import random
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import product
 
@@ -52,7 +52,7 @@ class Advice:
 
 
 async def profile(
-    open_engine: Callable[[int], OnnxEngine],
+    open_engine: Callable[[int], Awaitable[OnnxEngine]],
     *,
     threads: Sequence[int],
     rows: Sequence[int],
@@ -62,12 +62,12 @@ async def profile(
 ) -> list[Point]:
     """Measure every combination for about `seconds` each; `done` is called after each of `steps`.
 
-    `open_engine` gives a loaded engine that runs on so many threads. The combinations of one engine are
+    `open_engine` gives a checked engine that runs on so many threads. The combinations of one engine are
     measured in turns, so that a machine whose speed drifts favours none of them.
     """
     points = []
     for count in threads:
-        engine = open_engine(count)
+        engine = await open_engine(count)
         try:
             await engine.warm_up(max(rows))
             kinds = _kinds(engine, rows, histories)

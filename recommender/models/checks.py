@@ -1,37 +1,46 @@
-"""A model on trial before it serves: its card's answers, its own limits, and what its batches cost."""
+"""Checks of a version before it serves: its card's answers, its limits, the time of its batches."""
 
 from __future__ import annotations
 
 import math
 import statistics
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TypeAlias
 
 from recommender.batching.cost import Observation
 from recommender.domain import Model, Query, Ranking
+from recommender.engine.engine import OnnxEngine, Run
+from recommender.engine.sessions import as_model_error
 from recommender.errors import ModelError
 from recommender.models.artifact import Artifact
-
-Run: TypeAlias = Callable[[Sequence[Query]], Awaitable[Sequence[Ranking]]]
-"""Rank for every query, in their order."""
 
 _REPEATS = 3
 _LENGTH = 32
 """Items of a history that is long enough to show what histories cost."""
 
 
-async def hold_to_card(run: Run, artifact: Artifact) -> None:
-    """Raise ModelError unless the model gives its card's golden answers, in company and alone."""
+async def check_answers(engine: OnnxEngine, artifact: Artifact) -> None:
+    """Check a model's golden answers and its limits, on every way through the engine.
+
+    Raises ModelError if one does not hold or a run fails.
+    """
+    with as_model_error(artifact.path):
+        for run in engine.ways:
+            await check_golden_answers(run, artifact)
+        await check_limits(engine.run, artifact.path, engine.model)
+
+
+async def check_golden_answers(run: Run, artifact: Artifact) -> None:
+    """Raise ModelError unless the model gives its card's golden answers, in one batch and alone."""
     card = artifact.card
     if card is None or not card.golden:
         return
     queries = [Query(golden.item_ids, len(golden.recommendations)) for golden in card.golden]
     batched = await run(queries)
-    for golden, query, in_company in zip(card.golden, queries, batched, strict=True):
+    for golden, query, in_batch in zip(card.golden, queries, batched, strict=True):
         expected = Ranking(list(golden.recommendations), list(golden.scores))
-        for ranking in (in_company, *await run([query])):
+        for ranking in (in_batch, *await run([query])):
             if not ranking.equals(expected, card.score_tolerance):
                 raise ModelError(
                     f"{artifact.path} does not give its card's answer: for {list(golden.item_ids)} it ranks "
@@ -39,8 +48,8 @@ async def hold_to_card(run: Run, artifact: Artifact) -> None:
                 )
 
 
-async def hold_to_limits(run: Run, path: Path, model: Model) -> None:
-    """Raise ModelError unless the last item of the catalogue has an answer, and that as long as may be asked for."""
+async def check_limits(run: Run, path: Path, model: Model) -> None:
+    """Raise ModelError unless the catalogue's last item has a valid answer of `max_k` items."""
     last = 0 if model.items is None else model.items - 1
     (ranking,) = await run([Query((last,), model.max_k)])
     ids = ranking.item_ids
@@ -57,8 +66,19 @@ async def hold_to_limits(run: Run, path: Path, model: Model) -> None:
         )
 
 
+def check_seconds(observations: Sequence[Observation], path: Path, most: float) -> None:
+    """Raise ModelError if a batch took more than `most` seconds."""
+    slowest = max(observations, key=lambda seen: seen.seconds)
+    if slowest.seconds > most:
+        raise ModelError(
+            f"{path} is too slow: a batch of {slowest.rows} rows took {slowest.seconds * 1e3:.1f} ms and "
+            f"{most * 1e3:g} ms are allowed; export a smaller model, lower "
+            "RECOMMENDER_MAX_BATCH_SIZE, or raise RECOMMENDER_LONGEST_RUN_MS"
+        )
+
+
 async def measure(run: Run, model: Model, max_batch_size: int) -> list[Observation]:
-    """What batches of up to `max_batch_size` rows take, with short histories and long ones."""
+    """Time batches of up to `max_batch_size` rows, with short and long histories."""
     length = min(model.longest_history or _LENGTH, _LENGTH)
     seen = []
     for rows in sorted({1, max(max_batch_size // 4, 1), max_batch_size}):

@@ -1,10 +1,11 @@
-"""From a verified artifact to what answers: engine, warm-up, batcher, vocabulary, fallback list."""
+"""From a verified artifact to a version that answers: engine, checks, batcher, vocabulary, fallback list."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
+from functools import partial
 
 import structlog
 
@@ -12,13 +13,18 @@ from recommender.batching.batcher import Batcher, Tracer
 from recommender.batching.cost import Cost, Observation
 from recommender.batching.statistics import BatchEnded
 from recommender.domain import Model
-from recommender.engine.engine import Memory, OnnxEngine, open_engine
+from recommender.engine.engine import OnnxEngine, open_engine
+from recommender.engine.machine import memory_growth, resident_memory
+from recommender.engine.sessions import as_model_error
 from recommender.errors import ModelError
 from recommender.models.artifact import Artifact
+from recommender.models.checks import check_answers, check_seconds, measure
+from recommender.models.description import describe
 from recommender.models.fallback import read_fallback
 from recommender.models.sources.reference import is_reference
 from recommender.models.version import Version
 from recommender.models.vocabulary import Vocabulary
+from recommender.settings.engine import EngineSettings
 from recommender.settings.settings import Settings
 from recommender.threads import in_background
 
@@ -29,8 +35,8 @@ class Loader:
     """Loads versions, each with an engine and a batcher of its own.
 
     `open_engine` builds the engine and may block, `make_batcher` gives it a batcher for what its runs cost. `limit` is
-    how many recommendations a caller gets who sets none, `max_history` the most items of a history, `max_batch_size`
-    the rows of the largest batch, and `longest_run` the seconds that a batch may take at the trial.
+    the number of recommendations for callers who set none, `max_history` the most items of a history,
+    `max_batch_size` the rows of the largest batch, and `longest_run` the seconds that a batch may take in the checks.
     """
 
     def __init__(
@@ -51,7 +57,7 @@ class Loader:
         self._longest_run = longest_run
 
     async def load(self, artifact: Artifact, proven: Sequence[Observation] = ()) -> Version:
-        """Load, try and warm up a version. `proven` is what its proof in another process saw: less is tried then.
+        """Load, warm up and check a version. What its proof in another process has `proven` is not measured again.
 
         Raises ModelError if it does not fit its card, its limits or this server's settings; nothing is left of it.
         """
@@ -63,37 +69,31 @@ class Loader:
         try:
             if engine.fallback_reason is not None:
                 log.warning("the model runs on the CPU", reason=engine.fallback_reason)
-            self._check_limit(engine)
-            observations = await engine.warm_up(self._max_batch_size, proven)
-            self._check_time(artifact, observations)
-            batcher = self._make_batcher(engine, Cost.fit(observations))
-            served = await in_background(self._served, engine, artifact, batcher, tuple(observations))
+            self._check_limit(engine.model)
+            before = resident_memory()
+            await engine.warm_up(self._max_batch_size)
+            await check_answers(engine, artifact)
+            with as_model_error(artifact.path):
+                measured = tuple(proven or await measure(engine.run, engine.model, self._max_batch_size))
+            check_seconds(measured, artifact.path, self._longest_run)
+            working = memory_growth(before)
+            batcher = self._make_batcher(engine, Cost.fit(measured))
+            version = await in_background(self._version, engine, artifact, batcher, measured)
         except BaseException:
             await in_background(engine.close)
             raise
-        _log_loaded(engine, artifact)
-        return served
+        _log_loaded(engine, artifact, working)
+        return version
 
-    def _check_limit(self, engine: OnnxEngine) -> None:
-        """The number a caller gets who asks for none must be in the model's reach."""
-        model = engine.model
+    def _check_limit(self, model: Model) -> None:
+        """Raise ModelError if callers who set no number would get more than the model gives."""
         if self._limit > model.max_k:
             raise ModelError(
                 f"RECOMMENDER_NUM_RECOMMENDATIONS is {self._limit} and {model.label} returns "
                 f"{model.max_k} at most: lower it, or export the model with more"
             )
 
-    def _check_time(self, artifact: Artifact, observations: Sequence[Observation]) -> None:
-        """A batch must end before it would count as hung, and as soon as the operator demands."""
-        slowest = max(observations, key=lambda seen: seen.seconds)
-        if slowest.seconds > self._longest_run:
-            raise ModelError(
-                f"{artifact.path} is too slow: a batch of {slowest.rows} rows took {slowest.seconds * 1e3:.1f} ms and "
-                f"{self._longest_run * 1e3:g} ms are allowed; export a smaller model, lower "
-                "RECOMMENDER_MAX_BATCH_SIZE, or raise RECOMMENDER_LONGEST_RUN_MS"
-            )
-
-    def _served(
+    def _version(
         self, engine: OnnxEngine, artifact: Artifact, batcher: Batcher, measured: tuple[Observation, ...]
     ) -> Version:
         model, card = engine.model, artifact.card
@@ -122,8 +122,9 @@ class Loader:
         )
 
 
-def _log_loaded(engine: OnnxEngine, artifact: Artifact) -> None:
-    model = engine.model
+def _log_loaded(engine: OnnxEngine, artifact: Artifact, working: int | None) -> None:
+    """Log a version, with what its constants, its sessions and its batches (`working`) take of the memory."""
+    model, memory = engine.model, engine.memory
     log.info(
         "loaded",
         model=model.label,
@@ -132,25 +133,25 @@ def _log_loaded(engine: OnnxEngine, artifact: Artifact) -> None:
         max_k=model.max_k,
         provider=engine.provider,
         threads=engine.threads,
-        **_memory(engine.memory),
+        constants_mb=_mb(memory.constants),
+        loaded_mb=_mb(memory.loaded),
+        copies=None if memory.copies is None else round(memory.copies, 1),
+        working_mb=_mb(working),
     )
     if not engine.contract.batched:
         log.warning("model has the older form without a batch axis: rows run one by one, so batching saves nothing")
 
 
-def _memory(memory: Memory) -> dict[str, float | None]:
-    """What the model costs, for the log: its constants, how often they stand in memory, and what runs take."""
-    copies = memory.copies
-    return {
-        "constants_mb": _mb(memory.constants),
-        "loaded_mb": _mb(memory.loaded),
-        "copies": None if copies is None else round(copies, 1),
-        "working_mb": _mb(memory.working),
-    }
-
-
 def _mb(size: int | None) -> float | None:
     return None if size is None else round(size / 1e6, 1)
+
+
+def open_model(settings: EngineSettings, artifact: Artifact, threads: int | None = None) -> OnnxEngine:
+    """Load an artifact's model as the settings say, with `threads` CPUs a run instead of their number; blocks.
+
+    Raises ModelError and ProviderError as `open_engine` does.
+    """
+    return open_engine(settings, artifact.path, partial(describe, artifact), threads)
 
 
 def loader(settings: Settings, tracer: Callable[[Model], Tracer | None] = lambda _: None) -> Loader:
@@ -171,7 +172,7 @@ def loader(settings: Settings, tracer: Callable[[Model], Tracer | None] = lambda
         )
 
     def opened(artifact: Artifact) -> OnnxEngine:
-        engine = open_engine(settings, artifact)
+        engine = open_model(settings.engine, artifact)
         if settings.engine.cuda_graph and not engine.captures:
             log.warning("runs are not captured as CUDA graphs: the model has branches or loops, or is not on CUDA")
         return engine

@@ -12,6 +12,8 @@ import pytest
 from recommender.domain import Model, Query
 from recommender.engine.buckets import Bucket, Buckets, bucket_for
 from recommender.engine.engine import OnnxEngine
+from recommender.models.artifact import open_artifact
+from recommender.models.checks import check_answers
 from tests.support import models
 from tests.support.engines import Load
 from tests.support.paths import WEIGHTS
@@ -109,7 +111,10 @@ async def test_slots_do_not_meet_in_one_bucket(load: Load, tmp_path: Path) -> No
 
 
 async def test_the_reference_model_gives_its_golden_answers_in_buckets(load: Load) -> None:
-    await load(WEIGHTS / "10_model.onnx", bucketed=True).warm_up(16)
+    artifact = open_artifact(WEIGHTS / "10_model.onnx")
+    engine = load(artifact.path, bucketed=True)
+    await engine.warm_up(16)
+    await check_answers(engine, artifact)
 
 
 async def test_exclusions_and_candidates_go_without_a_bucket(load: Load) -> None:

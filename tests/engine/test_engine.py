@@ -17,9 +17,11 @@ from recommender.batching.cost import Cost
 from recommender.domain import Query
 from recommender.engine.engine import OnnxEngine
 from recommender.engine.machine import available_cpus
+from recommender.engine.provider import SessionPlan
 from recommender.errors import InvalidRequestError
 from tests.support import models
 from tests.support.engines import Load
+from tests.support.paths import WEIGHTS
 
 ITEMS = 50
 TABLE = models.table(ITEMS)
@@ -82,14 +84,13 @@ async def test_a_model_without_card_takes_its_limits_from_its_metadata(load: Loa
     engine = load(models.batched(tmp_path / "any.onnx", TABLE, metadata=metadata))
     model = engine.model
     assert (model.name, model.items, model.default_k, model.max_k) == ("any", 50, 6, 20)
-    assert len(await engine.warm_up(4)) == 4
+    await engine.warm_up(4)
 
 
 async def test_the_older_form_is_served_row_by_row_with_the_same_answers(load: Load, tmp_path: Path) -> None:
     engine = load(models.write_older_model(tmp_path / "5_model.onnx", TABLE, 5))
     assert not engine.contract.batched
     assert (engine.model.default_k, engine.model.max_k) == (5, 5)
-    await engine.warm_up(4)
     histories = [(1, 2, 3), (0,), (49, 48)]
     rankings = await engine.run([Query(history, 3) for history in histories])
     for history, ranking in zip(histories, rankings, strict=True):
@@ -216,19 +217,29 @@ async def test_a_closed_engine_has_no_threads_left(load: Load, model: Path) -> N
     assert not any(thread.name.startswith("engine-") for thread in threading.enumerate())
 
 
+async def test_an_engine_may_be_closed_twice(load: Load, model: Path) -> None:
+    engine = load(model)
+    assert (engine.close(), engine.close()) == (True, True)
+
+
+async def test_both_sessions_of_a_small_model_rank_alike(load: Load) -> None:
+    quick = load(WEIGHTS / "10_model.onnx")
+    queries = [Query((1, 2, 3), 10), Query((4,), 5)]
+    general, plain = [await run(queries) for run in quick.ways]
+    assert [ranking.item_ids for ranking in general] == [ranking.item_ids for ranking in plain]
+
+
 async def test_a_model_that_is_quick_on_one_cpu_takes_no_more(load: Load, tmp_path: Path) -> None:
     quick = load(models.batched(tmp_path / "1_model.onnx", models.table(100, 8)))
     heavy = load(models.batched(tmp_path / "2_model.onnx", models.table(200_000, 64)))
-    told = load(models.batched(tmp_path / "3_model.onnx", models.table(100, 8)), threads=2)
-    for engine in (quick, heavy, told):
-        await engine.warm_up(4)
+    told = load(models.batched(tmp_path / "3_model.onnx", models.table(100, 8)), plan=SessionPlan(2))
     assert (quick.threads, heavy.threads, told.threads) == (1, max(available_cpus(), 1), 2)
     assert await quick.run([Query((1, 2), 2)]) == await told.run([Query((1, 2), 2)])
 
 
 @pytest.mark.skipif(not hasattr(time, "pthread_getcpuclockid"), reason="this system has no CPU clock of a thread")
 async def test_a_large_run_begins_although_the_loop_has_work_of_its_own(load: Load, tmp_path: Path) -> None:
-    engine = load(models.batched(tmp_path / "1_model.onnx", models.table(100_000, 64)), threads=1)
+    engine = load(models.batched(tmp_path / "1_model.onnx", models.table(100_000, 64)), plan=SessionPlan(1))
     queries = [Query((item,), 1) for item in range(64)]
     await engine.run(queries)
     (thread,) = (thread for thread in threading.enumerate() if thread.name == "engine-0")
@@ -255,21 +266,17 @@ async def test_a_large_run_begins_although_the_loop_has_work_of_its_own(load: Lo
 
 
 def test_threads_are_shared_out_among_the_slots(load: Load, model: Path) -> None:
-    assert load(model, threads=3).threads == 3
+    assert load(model, plan=SessionPlan(3)).threads == 3
     assert load(model, slots=64).threads == 1
 
 
-async def test_the_engine_says_what_the_model_costs(load: Load, tmp_path: Path) -> None:
+def test_the_engine_says_what_the_model_costs(load: Load, tmp_path: Path) -> None:
     engine = load(models.batched(tmp_path / "10_model.onnx", models.table(400_000, 32)))
     memory = engine.memory
     assert memory.constants == 400_000 * 32 * 4 + 4 * 8
     if memory.copies is None:
         pytest.skip("this system does not tell what a process holds")
     assert 0.9 < memory.copies < 3
-    assert memory.working is None
-    await engine.warm_up(16)
-    assert engine.memory.working is not None
-    assert engine.memory.working > 0
 
 
 def test_small_models_claim_no_number_of_copies(load: Load, model: Path) -> None:

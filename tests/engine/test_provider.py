@@ -149,7 +149,7 @@ async def test_on_a_cuda_device_cuda_does_the_work(load: Load, tmp_path: Path) -
 async def test_on_a_cuda_device_captured_runs_give_the_same_answers(load: Load, tmp_path: Path) -> None:
     embeddings = models.table(2_000, 16)
     path = models.batched(tmp_path / "10_model.onnx", embeddings, metadata={"recommender.items": "2000"}, k=10)
-    engine = load(path, device="cuda", cuda=CudaOptions(graph=True))
+    engine = load(path, device="cuda", plan=SessionPlan(0, cuda=CudaOptions(graph=True)))
     assert engine.captures
     for history in ((1, 2, 3), (4,), (1, 2, 3), tuple(range(40))):
         (ranking,) = await engine.run([Query(history, 10)])
@@ -163,7 +163,7 @@ def test_on_a_cuda_device_a_model_that_does_not_tell_its_items_is_refused(load: 
 
 
 def test_on_the_cpu_nothing_is_captured(load: Load, model: Path) -> None:
-    assert not load(model, cuda=CudaOptions(graph=True)).captures
+    assert not load(model, plan=SessionPlan(0, cuda=CudaOptions(graph=True))).captures
 
 
 @pytest.mark.coreml

@@ -18,6 +18,8 @@ from recommender.export.graph import build_graph
 from recommender.export.nodes import Nodes
 from recommender.export.table import TABLE, Layout, pack
 from recommender.models.artifact import open_artifact
+from recommender.models.loader import open_model
+from recommender.settings.engine import EngineSettings
 
 SIZE, MAX_K = 4, 60
 _LOOKED_UP = 1 << 18
@@ -42,8 +44,7 @@ def engine(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     model = build_graph(last_item, layout, largest=2.0, metadata=told)
     path = tmp_path_factory.mktemp("model") / "10_model.onnx"
     write_model(model, pack(embeddings(items), None, layout), path, 1 << 30)
-    engine = OnnxEngine(open_artifact(path), device="cpu")
-    asyncio.run(engine.warm_up(4))
+    engine = open_model(EngineSettings(device="cpu"), open_artifact(path))
     yield engine
     engine.close()
 

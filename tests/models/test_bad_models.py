@@ -9,10 +9,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+import structlog
 from onnx import TensorProto, helper, numpy_helper
 
 from recommender.errors import ModelError
 from recommender.models.artifact import open_artifact
+from recommender.models.loader import loader
+from recommender.settings.settings import Settings
 from tests.support import models
 from tests.support.engines import Load
 
@@ -227,22 +230,35 @@ def test_a_model_that_does_not_say_how_many_it_gives_is_refused(load: Load, tmp_
         load(path)
 
 
-async def test_more_recommendations_than_the_table_has_rows_fail_at_warm_up(load: Load, path: Path) -> None:
-    engine = load(models.batched(path, models.table(5)))
+async def check(model: Path) -> None:
+    """Load and check a version as the server does, and end it again."""
+    version = await loader(Settings(device="cpu")).load(open_artifact(model))
+    await version.batcher.close()
+    assert version.close_engine()
+
+
+async def test_more_recommendations_than_the_table_has_rows_fail_the_checks(path: Path) -> None:
     with pytest.raises(ModelError, match="loads but does not run"):
-        await engine.warm_up(4)
+        await check(models.batched(path, models.table(5)))
 
 
-async def test_a_catalogue_larger_than_the_table_fails_at_warm_up(load: Load, model: Path) -> None:
-    engine = load(card(model, items=ITEMS + 1))
+async def test_a_catalogue_larger_than_the_table_fails_the_checks(model: Path) -> None:
     with pytest.raises(ModelError, match="loads but does not run"):
-        await engine.warm_up(4)
+        await check(card(model, items=ITEMS + 1))
 
 
-async def test_a_catalogue_smaller_than_the_table_fails_at_warm_up(load: Load, model: Path) -> None:
-    engine = load(card(model, items=20, max_k=20))
+async def test_a_catalogue_smaller_than_the_table_fails_the_checks(model: Path) -> None:
     with pytest.raises(ModelError, match="recommends what is not in its catalogue"):
-        await engine.warm_up(4)
+        await check(card(model, items=20, max_k=20))
+
+
+async def test_a_version_says_in_the_log_what_its_batches_take(path: Path) -> None:
+    with structlog.testing.capture_logs() as log:
+        await check(models.batched(path, models.table(400_000, 32)))
+    (loaded,) = (line for line in log if line["event"] == "loaded")
+    if loaded["working_mb"] is None:
+        pytest.skip("this system does not tell what a process holds")
+    assert loaded["working_mb"] > 0
 
 
 def test_a_model_that_is_too_large_for_the_memory_is_refused(load: Load, model: Path) -> None:
@@ -270,12 +286,12 @@ def golden() -> dict[str, Any]:
     return {"item_ids": [1, 2], "recommendations": ranked, "scores": scores.tolist()}
 
 
-async def test_golden_answers_that_hold_let_the_model_start(load: Load, model: Path) -> None:
-    await load(card(model, golden=[golden()])).warm_up(4)
+async def test_golden_answers_that_hold_let_the_model_start(model: Path) -> None:
+    await check(card(model, golden=[golden()]))
 
 
 @pytest.mark.parametrize("change", ["order", "item", "score", "count"])
-async def test_golden_answers_that_differ_stop_the_start(load: Load, model: Path, change: str) -> None:
+async def test_golden_answers_that_differ_stop_the_start(model: Path, change: str) -> None:
     answer = golden()
     ids, scores = answer["recommendations"], answer["scores"]
     if change == "order":
@@ -287,9 +303,8 @@ async def test_golden_answers_that_differ_stop_the_start(load: Load, model: Path
     else:
         ids.append(next(item for item in range(ITEMS) if item not in ids))
         scores.append(0.0)
-    engine = load(card(model, golden=[answer]))
     with pytest.raises(ModelError, match=r"does not give its card's answer: for \[1, 2\]"):
-        await engine.warm_up(4)
+        await check(card(model, golden=[answer]))
 
 
 def test_a_card_is_read_before_the_model(model: Path) -> None:

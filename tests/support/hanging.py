@@ -9,24 +9,24 @@ from collections.abc import Callable, Sequence
 
 from recommender.cli.main import main
 from recommender.domain import Query, Ranking
-from recommender.engine.engine import OnnxEngine
-from recommender.server import embedded, envoy, server
+from recommender.engine import engine
+from recommender.server import embedded, envoy
 
 
-class Hanging(OnnxEngine):
+class Hanging(engine.OnnxEngine):
     """Ignores `terminate` where it hangs, as a native call may."""
 
-    def _rank(self, queries: Sequence[Query], begun: Callable[[], None]) -> list[Ranking]:
+    def _rank(self, queries: Sequence[Query], begun: Callable[[], None], *, general: bool = False) -> list[Ranking]:
         if any(query.history == (13,) for query in queries):
             threading.Event().wait()
         if any(query.history == (14,) for query in queries):
             raise RuntimeError("the engine has a bad day")
         if any(query.history == (15,) for query in queries):
             raise SystemExit("this thread ends")
-        return super()._rank(queries, begun)
+        return super()._rank(queries, begun, general=general)
 
 
-server.OnnxEngine = Hanging  # type: ignore[attr-defined]
+engine.OnnxEngine = Hanging  # type: ignore[misc]
 app = embedded.app
 
 if __name__ == "__main__":

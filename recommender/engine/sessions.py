@@ -1,0 +1,255 @@
+"""The ONNX Runtime sessions of one model: opened, tuned to the model's size, and ready for every feed."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TypeAlias
+
+import onnxruntime
+
+from recommender.domain import Model, Query
+from recommender.engine.buckets import Buckets
+from recommender.engine.contract import Contract, Feed, Outputs, Port
+from recommender.engine.machine import available_cpus, available_memory
+from recommender.engine.onnx_file import OnnxFile, read_onnx_file
+from recommender.engine.provider import CONTROL_FLOW, CPU, CUDA, SessionPlan, open_for_device, open_session
+from recommender.errors import EngineError, ModelError
+from recommender.settings.engine import Device
+
+_QUIETEST = 4  # ONNX Runtime's own log repeats the errors that it raises.
+_COPIES_WHILE_LOADING = 2
+"""Copies of a model's constants that loading needs at worst: measured, inline and external."""
+_TELLING_BYTES = 1 << 25
+"""Constants below this disappear in a session's own memory."""
+_QUICK_SECONDS = 0.001
+"""A run of `_TRIED_ROWS` rows within this stays on one CPU: to wake another costs what it saves."""
+_TRIED_ROWS = 32
+_TRIED_LENGTH = 32
+_TRIES = 5
+
+Describe: TypeAlias = Callable[[Contract, Mapping[str, str], int | str | None], Model]
+"""Tell a model's limits from its contract, its metadata and the last dimension of its recommendations.
+
+Raises ModelError if they contradict each other.
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """Bytes that a model takes: its constants, and the growth of the process while it loaded.
+
+    `loaded` is None where the system does not tell.
+    """
+
+    constants: int
+    loaded: int | None
+
+    @property
+    def copies(self) -> float | None:
+        """Copies of the constants in memory; None if they are too small to tell.
+
+        ONNX Runtime keeps the constant operand of a product twice: as it was, and packed for its kernel.
+        """
+        return None if self.loaded is None or self.constants < _TELLING_BYTES else self.loaded / self.constants
+
+
+@dataclass(slots=True, kw_only=True)
+class Sessions:
+    """The sessions of one model on one provider, and what is known of it.
+
+    `general` takes every feed. `plain` is quicker and takes feeds without exclusions and candidates; None if the
+    model is not small. `buckets` runs such feeds in a few fixed shapes; None if they go as they come.
+    `fallback_reason` says why `provider` is not the one that `auto` prefers. `slots` runs may go at once.
+    """
+
+    path: Path
+    contract: Contract
+    model: Model
+    provider: str
+    fallback_reason: str | None
+    plan: SessionPlan
+    slots: int
+    memory: Memory
+    general: onnxruntime.InferenceSession | None
+    plain: onnxruntime.InferenceSession | None
+    buckets: Buckets | None
+
+    @property
+    def captures(self) -> bool:
+        """Whether CUDA captures runs as graphs."""
+        return self.provider == CUDA and self.plan.cuda.graph
+
+    def run(self, feed: Feed, k: int, options: onnxruntime.RunOptions, *, general: bool = False) -> Outputs:
+        """Run a feed whose rows want `k` recommendations at most; blocks. `general` keeps it off the quicker session.
+
+        Raises what ONNX Runtime raises, and EngineError after `close`.
+        """
+        if self.buckets is not None:
+            if self.buckets.fits(feed):
+                return self.buckets.run(feed, k, options)
+            self.buckets.keep_out(options)
+        plain = self.plain
+        session = plain if plain is not None and not general and self.contract.unrestricted(feed) else self.general
+        if session is None:
+            raise EngineError("the engine is closed")
+        outputs: Outputs = session.run(_outputs(self.contract), feed, options)
+        return outputs
+
+    def close(self) -> None:
+        """Free the sessions; blocks for milliseconds if the model is large. A no-op after the first call."""
+        self.general = self.plain = self.buckets = None
+
+
+def open_sessions(
+    path: Path,
+    describe: Describe,
+    plan: SessionPlan,
+    *,
+    device: Device,
+    slots: int = 1,
+    bucketed: bool | None = None,
+    free_memory: Callable[[], int | None] = available_memory,
+) -> Sessions:
+    """Load a model file; blocks.
+
+    A plan of 0 threads shares the CPUs of this process out among the slots, and takes one CPU a run if the model is
+    so quick that more gain nothing. `bucketed` is whether runs go in buckets; by default CUDA's do. `free_memory`
+    gives the bytes that the process may still take, None if unknown.
+
+    Raises ModelError if the file is damaged, does not fit the contract or the free memory, or does not run.
+    Raises ProviderError if the device was named and is not to be had.
+    """
+    file = read_onnx_file(path)
+    _refuse_too_large(path, file, free_memory())
+    file.check_tables()
+    shared = not plan.threads
+    plan = _fitted(plan, file, slots)
+    opened = open_for_device(path, device, plan)
+    session, loaded = opened.session, opened.loaded
+    contract = Contract.of(_ports(session.get_inputs()), _ports(session.get_outputs()))
+    width = session.get_outputs()[0].shape[-1]
+    model = describe(contract, session.get_modelmeta().custom_metadata_map, width)
+    if model.items is None and opened.provider != CPU:
+        raise ModelError(
+            f"{path} does not say how many items it has, and {opened.provider} reads any id as some "
+            "item: give it a card or the metadata recommender.items, or set RECOMMENDER_DEVICE=cpu"
+        )
+    plain = buckets = None
+    if contract.batched and (opened.provider == CUDA if bucketed is None else bucketed):
+        buckets = _open_buckets(session, contract, model, opened.provider, plan)
+    elif opened.provider == CPU and file.small:
+        if shared and contract.batched and plan.threads > 1:
+            session, plan = _undivided_if_quick(path, session, contract, model, plan)
+        pinned = contract.unrestricted_widths({port.name: port.shape for port in session.get_inputs()})
+        if pinned:
+            also = open_session(path, CPU, replace(plan, pinned=pinned))
+            plain = also.session
+            loaded = None if loaded is None or also.loaded is None else loaded + also.loaded
+    return Sessions(
+        path=path,
+        contract=contract,
+        model=model,
+        provider=opened.provider,
+        fallback_reason=opened.fallback_reason,
+        plan=plan,
+        slots=slots,
+        memory=Memory(file.constant_bytes, loaded),
+        general=session,
+        plain=plain,
+        buckets=buckets,
+    )
+
+
+@contextlib.contextmanager
+def as_model_error(path: Path) -> Iterator[None]:
+    """Turn the error of a run into a ModelError that names the model file."""
+    try:
+        yield
+    except ModelError:
+        raise
+    except Exception as error:
+        raise ModelError(f"{path} loads but does not run: {error}") from error
+
+
+def quiet_options() -> onnxruntime.RunOptions:
+    """Options of one run, which logs nothing."""
+    options = onnxruntime.RunOptions()
+    options.log_severity_level = _QUIETEST
+    return options
+
+
+def _fitted(plan: SessionPlan, file: OnnxFile, slots: int) -> SessionPlan:
+    """The plan for this file: with a number of threads, and without CUDA graphs if it branches or loops."""
+    threads = plan.threads or max(available_cpus() // slots, 1)
+    cuda = replace(plan.cuda, graph=False) if file.operators & CONTROL_FLOW else plan.cuda
+    return replace(plan, threads=threads, cuda=cuda, table_look_ups=file.table_look_ups)
+
+
+def _open_buckets(
+    session: onnxruntime.InferenceSession, contract: Contract, model: Model, provider: str, plan: SessionPlan
+) -> Buckets:
+    on_cuda = provider == CUDA
+    return Buckets(
+        session,
+        contract,
+        model,
+        device="cuda" if on_cuda else "cpu",
+        device_id=plan.cuda.device_id if on_cuda else 0,
+        capture=on_cuda and plan.cuda.graph,
+    )
+
+
+def _undivided_if_quick(
+    path: Path, session: onnxruntime.InferenceSession, contract: Contract, model: Model, plan: SessionPlan
+) -> tuple[onnxruntime.InferenceSession, SessionPlan]:
+    """A session on one CPU if runs are quick on it too, with its plan; else the session that there is.
+
+    Raises ModelError if a run fails.
+    """
+    items = min(model.longest_history or _TRIED_LENGTH, _TRIED_LENGTH)
+    feed = contract.pack([Query((0,) * items, model.default_k)] * _TRIED_ROWS)
+    with as_model_error(path):
+        if _is_quick(session, contract, feed):
+            alone = replace(plan, threads=1)
+            undivided = open_session(path, CPU, alone).session
+            if _is_quick(undivided, contract, feed):
+                return undivided, alone
+    return session, plan
+
+
+def _is_quick(session: onnxruntime.InferenceSession, contract: Contract, feed: Feed) -> bool:
+    """Whether the best of a few runs takes `_QUICK_SECONDS` at most."""
+    best = math.inf
+    for _ in range(_TRIES):
+        started = time.perf_counter()
+        session.run(_outputs(contract), feed, quiet_options())
+        best = min(best, time.perf_counter() - started)
+    return best <= _QUICK_SECONDS
+
+
+def _outputs(contract: Contract) -> list[str]:
+    """The outputs that serving asks for."""
+    return ["recommendations", "scores"] if contract.batched else ["recommendations"]
+
+
+def _ports(nodes: Sequence[onnxruntime.NodeArg]) -> dict[str, Port]:
+    return {node.name: Port(node.type, len(node.shape)) for node in nodes}
+
+
+def _refuse_too_large(path: Path, file: OnnxFile, free: int | None) -> None:
+    needed = _COPIES_WHILE_LOADING * file.constant_bytes
+    if free is not None and needed > free:
+        raise ModelError(
+            f"{path} does not fit into memory: its constants take {_megabytes(file.constant_bytes)}, loading "
+            f"takes about {_COPIES_WHILE_LOADING} times that, and {_megabytes(free)} are free here (cgroup limits "
+            "included); give the process more memory, or serve a smaller model"
+        )
+
+
+def _megabytes(size: int) -> str:
+    return f"{size / 1e6:,.0f} MB"
