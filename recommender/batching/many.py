@@ -1,4 +1,7 @@
-"""A call of many queries: each is let in, answered and counted like any other, a batch's worth at a time."""
+"""A call of many queries: each is admitted, answered and counted like any other, a batch's worth at a time.
+
+So a call of a thousand rows does not stand a thousand places ahead of a caller who comes after it with one.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from recommender.batching.batches import Waiter
+from recommender.batching.statistics import Counts
 from recommender.domain import Query, Ranking
 from recommender.errors import RecommenderError
 
@@ -22,64 +26,87 @@ class Payload(Protocol):
     def set_exception(self, error: Exception, /) -> None: ...  # noqa: D102
 
 
+@dataclass(frozen=True, slots=True)
+class Door:
+    """The way into a batcher for the queries of a call."""
+
+    most: int
+    """Queries of one call that may wait at a time."""
+    clock: Callable[[], float]
+    admit: Callable[[Query, float, Payload, float], Waiter[Payload]]
+    """Admit a query with its deadline, its payload and the time. Raises RecommenderError if it is refused."""
+    admitted: Callable[[float, float], None]
+    """Must follow `admit`, once for all that were admitted: starts their batch by the deadline and time given."""
+    leave: Callable[[Sequence[Waiter[Payload]], int], None]
+    """Take callers out, and count how many requests were cancelled with them."""
+    counts: Counts
+
+
 _OUTCOMES = (Ranking, RecommenderError)
 
 
 class Many:
-    """Has its queries let in, as many at a time as `start` says, and is finished when each has an outcome.
+    """One call of many `queries` with one `deadline`, as seen by its rows; `trace` is its trace if it is sampled."""
 
-    `let_in(call, most)` takes up to `most` of those who are `coming` and tells the call of each: `waits` if it was
-    let in, `refused` if not. `count` is told the outcome of each that was let in.
-    """
-
-    def __init__(
-        self,
-        queries: Sequence[Query],
-        let_in: Callable[[Many, int], None],
-        count: Callable[[Ranking | Exception], None],
-        finished: asyncio.Future[list[Ranking | RecommenderError]],
-    ) -> None:
-        self.finished = finished
-        self.coming: Iterator[tuple[int, Query]] = enumerate(queries)
-        """The queries that were not let in yet, with their places."""
+    def __init__(self, queries: Sequence[Query], deadline: float, trace: object | None, door: Door) -> None:
         self.waiting: dict[int, Waiter[Payload]] = {}
-        """Who was let in and has no outcome yet, by its place."""
-        self._let_in = let_in
-        self._count = count
-        self._outcomes: dict[int, Ranking | RecommenderError] = {}
+        """Admitted queries without an outcome, by their place."""
         self._rows = len(queries)
+        self._coming: Iterator[tuple[int, Query]] = enumerate(queries)
+        self._deadline = deadline
+        self._trace = trace
+        self._door = door
+        self._outcomes: dict[int, Ranking | RecommenderError] = {}
+        self._finished: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
-    def start(self, most: int) -> None:
-        """Have the first queries let in, `most` at most; one more will be for each that has its outcome."""
-        self._let_in(self, most)
+    async def outcomes(self) -> list[Ranking | RecommenderError]:
+        """Admit the queries and wait for the outcome of each, in their order."""
+        self._admit(self._door.most)
         self._finish_when_complete()
-
-    def refused(self, place: int, refusal: RecommenderError) -> None:
-        """Take the outcome of a query that was refused at the door."""
-        self._outcomes[place] = refusal
+        try:
+            await self._finished
+        except asyncio.CancelledError:
+            left = list(self.waiting.values())
+            self.waiting.clear()
+            self._door.leave(left, self._rows - len(self._outcomes))
+            raise
+        return [self._outcomes[place] for place in range(self._rows)]
 
     def settle(self, place: int, outcome: Ranking | Exception) -> None:
-        """Take the outcome of a query that was let in, and let in another."""
+        """Take the outcome of a query that was admitted, and admit another."""
         del self.waiting[place]
-        self._count(outcome)
+        self._door.counts.end(outcome)
         if not isinstance(outcome, _OUTCOMES):
             raise TypeError(f"{outcome!r} is no outcome of a query")
         outcomes = self._outcomes
         outcomes[place] = outcome
-        if len(outcomes) + len(self.waiting) < self._rows and not self.finished.done():
-            self._let_in(self, 1)
+        if len(outcomes) + len(self.waiting) < self._rows and not self._finished.done():
+            self._admit(1)
         if not self.waiting:
             self._finish_when_complete()
 
-    def give_up(self) -> tuple[list[Waiter[Payload]], int]:
-        """Forget the queries that have no outcome: the waiters of those let in, and how many there are in all."""
-        waiters = list(self.waiting.values())
-        self.waiting.clear()
-        return waiters, self._rows - len(self._outcomes)
+    def _admit(self, most: int) -> None:
+        """Admit the next queries that are not refused, `most` at most."""
+        door, deadline = self._door, self._deadline
+        now = door.clock()
+        room = most
+        for place, query in self._coming:
+            try:
+                waiter = door.admit(query, deadline, Part(self, place), now)
+            except RecommenderError as refusal:
+                self._outcomes[place] = refusal
+                continue
+            waiter.trace = self._trace
+            self.waiting[place] = waiter
+            room -= 1
+            if not room:
+                break
+        if room < most:
+            door.admitted(deadline, now)
 
     def _finish_when_complete(self) -> None:
-        if len(self._outcomes) == self._rows and not self.finished.done():
-            self.finished.set_result([self._outcomes[place] for place in range(self._rows)])
+        if len(self._outcomes) == self._rows and not self._finished.done():
+            self._finished.set_result(None)
 
 
 @dataclass(slots=True, eq=False)
@@ -90,7 +117,7 @@ class Part:
     place: int
 
     def done(self) -> bool:
-        """Whether it needs no answer: it has one, or its call was given up."""
+        """Whether it needs no answer: it has one, or its call was cancelled."""
         return self.place not in self.call.waiting
 
     def set_result(self, ranking: Ranking, /) -> None:

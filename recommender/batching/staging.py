@@ -1,14 +1,33 @@
-"""The full batch that an engine has at hand while every slot is taken.
+"""The order in which batches reach the engine: one starts when a slot is free, the next is staged before.
 
-It goes on with it when a run has ended, without waiting for an event loop that has other work. Who is in the batch
-may leave until then, like anybody who waits.
+An engine with a staged batch begins it as soon as a run has ended. It need not wait for a busy event loop. The
+callers of a staged batch still wait: one that leaves or is late unstages it.
+
+At most one batch is staged, and only while every slot is taken. What is staged, or why nothing is, is one state:
+
+| state | event | next state |
+| --- | --- | --- |
+| undecided | the next batch is full, and the engine wants it ready | staged |
+| undecided | it may still change, or the engine wants none ready | declined |
+| declined | a batch starts | undecided |
+| staged | a slot comes free: the batch starts | undecided |
+| staged | a caller leaves or is late, or a failed batch is tried again: unstaged | undecided |
+
+A batch that is unstaged after the engine has begun it starts instead: a slot has come free that the event loop has
+not seen yet. Nothing is staged while a started batch is on its way to the engine, or a failed one is tried again: they
+go first.
+
+Every operation is complete in itself: none needs another before or after it, save that each batch started without a
+run is followed by one `reached`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Protocol
+from enum import Enum, auto
+from typing import Final, Protocol
 
 from recommender.batching.backlog import Backlog
 from recommender.batching.batches import Batch, Waiter
@@ -24,10 +43,10 @@ class StagedRun(Protocol):
         """When it began, on the batcher's clock; None before."""
 
     def take_back(self) -> bool:
-        """See to it that it never begins; False if it has begun."""
+        """Make sure that it never begins; False if it has begun."""
 
     async def result(self) -> Sequence[Ranking]:
-        """What `Engine.run` gives or raises for the queries."""
+        """Return or raise what `Engine.run` does for the queries."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,72 +55,105 @@ class _Staged:
     run: StagedRun
 
 
-class Staging:
-    """Stages at most one batch of a backlog at a time, by `stage`, which gives None if the engine wants none.
+class _Empty(Enum):
+    UNDECIDED = auto()
+    """The oldest waiters have not been looked at."""
+    DECLINED = auto()
+    """They have, and are not staged."""
 
-    `start` is told of the batch when a slot is its own, `clock` what the batcher's time is.
+
+_UNDECIDED: Final = _Empty.UNDECIDED
+
+
+class Staging:
+    """Starts and stages the batches of a backlog.
+
+    `stage` hands the engine a run to have ready; it returns None if the engine wants none. `start` is told of each
+    batch that gets a slot, with its run if it was staged. `clock` gives the batcher's time.
     """
 
     def __init__(
         self,
         backlog: Backlog[Payload],
         stage: Callable[[Sequence[Query]], StagedRun | None],
-        start: Callable[[Batch[Payload], StagedRun], None],
+        start: Callable[[Batch[Payload], StagedRun | None], None],
         clock: Callable[[], float],
     ) -> None:
         self._backlog = backlog
         self._stage = stage
         self._start = start
         self._clock = clock
-        self._staged: _Staged | None = None
-        self._looked = False
-        self._pauses = 0
+        self._state: _Empty | _Staged = _UNDECIDED
+        self._ahead = 0
+        """Batches that go before any staged one: on their way to the engine, or tried again."""
+
+    def fill(self, now: float) -> None:
+        """Start a batch in every free slot, and stage the one after them."""
+        while (batch := self._backlog.next_batch(now)) is not None:
+            self._state = _UNDECIDED
+            self._ahead += 1
+            self._start(batch, None)
+        self.look(now)
+
+    def reached(self) -> None:
+        """A batch started without a run has reached the engine: others may be staged behind it."""
+        self._ahead -= 1
+        self.look(self._clock())
 
     def look(self, now: float) -> None:
-        """Stage the batch that is next whatever comes, if there is one and no slot is free for it."""
+        """Stage the next batch if it is full and every slot is taken."""
         backlog = self._backlog
-        if self._looked or self._pauses or len(backlog) < backlog.max_batch_size or backlog.running < backlog.slots:
+        if (
+            self._state is not _UNDECIDED
+            or self._ahead
+            or len(backlog) < backlog.max_batch_size
+            or backlog.running < backlog.slots
+        ):
             return
-        self._looked = True  # whoever comes from now on is not among the oldest
+        self._state = _Empty.DECLINED
         batch = backlog.full_batch(now)
         run = self._stage(batch.queries) if batch is not None else None
         if batch is not None and run is not None:
-            self._staged = _Staged(batch, run)
-
-    def look_again(self) -> None:
-        """Others are the oldest now: a batch has started."""
-        self._looked = False
+            self._state = _Staged(batch, run)
 
     def slot_freed(self) -> None:
-        """Start what is staged."""
-        staged, self._staged = self._staged, None
-        if staged is not None:
+        """Start the staged batch in a slot that has come free."""
+        if isinstance(self._state, _Staged):
+            staged, self._state = self._state, _UNDECIDED
             self._begin(staged)
 
-    def take_back(self) -> None:
-        """Have nothing staged; where the engine has begun the batch already, a slot has come free and it is started."""
-        staged, self._staged = self._staged, None
-        self._looked = False
-        if staged is not None and not staged.run.take_back():
-            self._begin(staged)
+    def leave(self, waiters: Sequence[Waiter[Payload]]) -> None:
+        """Take callers out of the backlog, and of what is staged."""
+        if isinstance(self._state, _Staged) and not set(self._state.batch.waiters).isdisjoint(waiters):
+            self._unstage()
+        for waiter in waiters:
+            self._backlog.leave(waiter)
 
-    def without(self, waiters: Sequence[Waiter[Payload]]) -> None:
-        """Have none of these callers staged."""
-        if self._staged is not None and not set(self._staged.batch.waiters).isdisjoint(waiters):
-            self.take_back()
+    def expire(self, now: float) -> list[Waiter[Payload]]:
+        """Unstage callers whose deadline has passed; returns all whose deadline has come since the last call."""
+        if isinstance(self._state, _Staged) and self._state.batch.earliest <= now:
+            self._unstage()
+        return self._backlog.expire(now)
 
-    def expire(self, now: float) -> None:
-        """Have nobody staged who is late."""
-        if self._staged is not None and self._staged.batch.earliest <= now:
-            self.take_back()
+    def clear(self) -> list[Waiter[Payload]]:
+        """Stage nothing, and take everyone who waits out of the backlog."""
+        self._unstage()
+        return self._backlog.clear()
 
-    def pause(self) -> None:
-        """Stage nothing, as what goes first is not with the engine yet, until there is a `resume` for every pause."""
-        self._pauses += 1
+    @contextmanager
+    def retrying(self) -> Iterator[None]:
+        """Let nothing come between the runs of a failed batch that is tried again."""
+        self._ahead += 1
+        try:
+            self._unstage()
+            yield
+        finally:
+            self._ahead -= 1
 
-    def resume(self) -> None:
-        """Go on staging."""
-        self._pauses -= 1
+    def _unstage(self) -> None:
+        state, self._state = self._state, _UNDECIDED
+        if isinstance(state, _Staged) and not state.run.take_back():
+            self._begin(state)
 
     def _begin(self, staged: _Staged) -> None:
         began = staged.run.began

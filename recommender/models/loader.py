@@ -9,8 +9,9 @@ from functools import partial
 
 import structlog
 
-from recommender.batching.batcher import Batcher, Tracer
+from recommender.batching.batcher import Batcher
 from recommender.batching.cost import Cost, Observation
+from recommender.batching.runs import Tracer
 from recommender.batching.statistics import BatchEnded
 from recommender.domain import Model
 from recommender.engine.engine import OnnxEngine, open_engine
