@@ -1,4 +1,4 @@
-"""Histograms of durations: their buckets, and how they are counted on the hot path."""
+"""Histograms of durations, counted on the hot path."""
 
 from __future__ import annotations
 
@@ -12,22 +12,25 @@ LATENCY_BOUNDS: Final = (
     *(0.01, 0.015, 0.02, 0.03, 0.05, 0.075),
     *(0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0),
 )  # fmt: skip
-"""Upper bounds of the buckets of every latency, in seconds. A run on a small catalogue takes 0.1 ms, a full batch on a
-million items 0.1 s, and a latency promise lies between: so steps are fine from 0.1 to 100 ms."""
+"""Upper bounds of the buckets of every latency, in seconds.
+
+A run on a small catalogue takes 0.1 ms, a full batch on a million items 0.1 s, and a latency objective lies between. So
+steps are fine from 0.1 to 100 ms.
+"""
 BUCKETS: Final = len(LATENCY_BOUNDS) + 1
 Histogram: TypeAlias = tuple[int, ...]
-"""How often something took how long: place i counts times up to LATENCY_BOUNDS[i] that are in no place before it, the
-last one all that are longer."""
+"""Durations by bucket: place i counts those up to LATENCY_BOUNDS[i] that no place before it counts, the last all longer
+ones."""
 
 
 @dataclass(slots=True)
 class Durations:
-    """The calls of one method that ended with one status: a Histogram, and their seconds together."""
+    """Durations so far: a Histogram that can be added to, and their sum in seconds."""
 
     counts: list[int] = field(default_factory=lambda: [0] * BUCKETS)
     seconds: float = 0.0
 
 
 def bucket(seconds: float) -> int:
-    """The place of a time in a Histogram."""
+    """The place of a duration in a Histogram."""
     return bisect_left(LATENCY_BOUNDS, seconds)

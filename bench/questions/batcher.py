@@ -1,7 +1,7 @@
-"""What the batcher alone costs a request, with no RPC and no model.
+"""The cost of the batcher alone for a request, with no RPC and no model.
 
-`just bench-batcher`: callers, each a task, submit one query after the other to an engine that answers at once. All of
-the time is counted, that of the callers' own tasks included. Median of the rounds, least and most.
+`just bench-batcher`: callers, each a task, submit one query after the other to an engine that answers at once. All
+time is counted, that of the callers' own tasks included. Prints the median of the rounds, the least and the most.
 """
 
 from __future__ import annotations

@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Sequence
 
 from recommender.batching.backlog import Backlog
-from recommender.batching.batches import Batch, Waiter
+from recommender.batching.batches import Waiter
 from recommender.batching.cost import Cost, Estimator
 from recommender.batching.gathering import Gathering
 from recommender.batching.many import Door, Many, Payload
@@ -196,9 +196,8 @@ class Batcher:
         except Exception as error:  # noqa: BLE001 (a bug here must not leave callers waiting)
             self._break(bug(error))
 
-    def _slot_freed(self, batch: Batch[Payload], now: float, failed: bool) -> None:  # noqa: FBT001 (a callback)
-        """Free the slot of a batch, and start the next one in it."""
-        self._backlog.finish(batch, now, learn=not failed)
+    def _slot_freed(self, now: float) -> None:
+        """Start the next batch in a slot that has come free."""
         self._expire(now)
         self._staging.slot_freed()
         if len(self._backlog) and not self._pumping:

@@ -1,9 +1,9 @@
-"""What a batch will cost in time, learned at warm-up and kept current.
+"""Estimates of how long a run takes, learned at warm-up and kept current.
 
-A run takes about `fixed + per_row · rows + per_cell · cells`, where cells are rows × the longest
-history among them, padding included: selection grows with rows, reading histories with cells. The
-three numbers are fitted once, at warm-up. Afterwards one factor follows how the machine does now;
-without fresh evidence it goes back to 1, so that a stall is forgotten instead of kept for ever.
+A run takes about `fixed + per_row · rows + per_cell · cells`. Cells are rows × the longest history among them, padding
+included. Selection grows with rows, reading histories with cells. The three numbers are fitted once, at warm-up.
+Afterwards one factor follows the speed of the machine. Without fresh evidence it goes back to 1, so that a stall
+is forgotten.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 
 _WEIGHT = 0.2
-"""How much of the news one observation is, of 1: about the last ten runs decide."""
+"""Share of one observation in the factor: about the last ten runs decide."""
 _HALF_LIFE = 1.0
 """Seconds without an observation after which half of the factor (on a log scale) is forgotten."""
 _EXTREME = math.log(1e4)
@@ -24,7 +24,7 @@ _LEAST_SECONDS = 1e-7
 
 @dataclass(frozen=True, slots=True)
 class Observation:
-    """One run: its rows, its cells (rows × longest history), and how long it took in seconds."""
+    """One run: its rows, its cells (rows × longest history), and its duration in seconds."""
 
     rows: int
     cells: int
@@ -45,15 +45,15 @@ class Cost:
 
     @property
     def cells_worth_a_run(self) -> float:
-        """How many padded cells take as long as starting another run; infinite if cells cost nothing."""
+        """Number of padded cells that take as long as starting another run; infinite if cells cost nothing."""
         return self.fixed / self.per_cell if self.per_cell > 0 else math.inf
 
     @classmethod
     def fit(cls, observations: Sequence[Observation]) -> Cost:
-        """The non-negative cost closest to the observations, each weighted by its own size.
+        """Fit a non-negative cost to the observations by least squares on relative errors.
 
-        Least squares on relative errors; a term that would come out negative is left out and the
-        rest fitted again. Raises ValueError without observations.
+        A term that would come out negative is left out, and the rest is fitted again. Raises ValueError without
+        observations.
         """
         if not observations:
             raise ValueError("a cost is fitted to at least one observation")
@@ -70,7 +70,7 @@ class Cost:
 
 
 class Estimator:
-    """`cost`, as at warm-up, × the factor by which runs lately differ from it."""
+    """`cost` as at warm-up, times the factor by which recent runs differ from it."""
 
     def __init__(self, cost: Cost) -> None:
         self.cost = cost
@@ -82,11 +82,11 @@ class Estimator:
         return self.cost.seconds(rows, cells) * self.factor(now)
 
     def most_seconds(self, rows: int, cells: float, now: float) -> float:
-        """No run of that size is expected to take longer, from `now` until the next observation."""
+        """The longest that a run of that size is expected to take, from `now` until the next observation."""
         return self.cost.seconds(rows, cells) * max(self.factor(now), 1.0)
 
     def factor(self, now: float) -> float:
-        """How many times longer than at warm-up runs take; 1 where nothing was seen for long."""
+        """Duration of a run relative to warm-up; 1 if nothing was observed for long."""
         return math.exp(self._faded(now))
 
     def observe(self, rows: int, cells: int, seconds: float, now: float) -> None:

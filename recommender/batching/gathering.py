@@ -1,22 +1,21 @@
-"""When a batch that could start waits for those who come just behind its first caller.
+"""Whether a batch that could start waits for more callers.
 
-A run costs about the same for one row as for a few, and a loop that is busy reading calls has more of
-them at hand than have been submitted. So a batch starts when callers stop coming: after `_QUIET_TURNS`
-turns of the event loop in which nobody came. A turn of an idle loop takes microseconds, so a caller by
-itself waits for next to nothing; a turn of a busy loop takes as long as the work in it, which is what
-makes the batches of a busy server large. Bounded by `longest`, by a number of rows after which more
-of them make a row no cheaper, and by the earliest deadline.
+A run costs about the same for one row as for a few. A busy event loop has read more calls than have been submitted. So
+a batch starts when callers stop coming: after `_QUIET_TURNS` turns of the event loop without a new one. A turn of an
+idle loop takes microseconds, so a caller by itself hardly waits. A turn of a busy loop takes as long as the work in
+it, which makes the batches of a busy server large. The wait is bounded by `longest`, by the rows after which another
+one makes no row cheaper, and by the earliest deadline.
 """
 
 from __future__ import annotations
 
 _QUIET_TURNS = 20
 _ENOUGH = 32
-"""Rows after which company no longer makes a row cheaper: measured, see docs/batching.md."""
+"""Rows after which another one makes no row cheaper: measured, see docs/batching.md."""
 
 
 class Gathering:
-    """Decides, turn by turn of the loop, whether to wait on; `longest` is in seconds, 0 never waits."""
+    """Decides in each turn of the loop whether to wait on: `longest` seconds at most, for `enough` rows at most."""
 
     def __init__(self, longest: float, enough: int) -> None:
         self._longest = longest
@@ -26,7 +25,7 @@ class Gathering:
         self._quiet = 0
 
     def begin(self, now: float) -> None:
-        """A batch could start from `now` on."""
+        """Note that a batch could start from `now` on."""
         self._since = now
         self._most = 0
         self._quiet = 0

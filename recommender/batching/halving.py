@@ -1,4 +1,4 @@
-"""What becomes of a batch that failed: it is halved and tried again until the guilty rows stand alone."""
+"""Halve a failed batch and try it again, until the guilty rows stand alone."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ PROBE = Query((0,), 1)
 
 @dataclass(slots=True)
 class _Row:
-    """One query of a batch with everyone who waits for it."""
+    """One query of a batch with all its callers."""
 
     query: Query
     waiters: list[Waiter[Payload]] = field(default_factory=list)
@@ -38,18 +38,18 @@ class _Row:
 
 @dataclass(frozen=True, slots=True)
 class Halving:
-    """Tries the rows of failed batches again by `run`, which ranks for queries as an engine does."""
+    """Tries failed batches again by `run`, which ranks for queries as an engine does."""
 
     run: Callable[[Sequence[Query]], Awaitable[Sequence[Ranking]]]
     clock: Callable[[], float]
     counts: Counts
 
     async def isolate(self, batch: Batch[Payload], error: Exception) -> None:
-        """Answer everybody in a batch that failed with `error`, the guilty with an error of their own.
+        """Answer everybody in a batch that failed with `error`, and give guilty rows an error of their own.
 
-        Halving takes ⌈log2 rows⌉ levels at most. When both halves of a batch fail, a row known to be
-        good is tried: if that fails too, the engine is at fault and all rest is given up at once.
-        Raises EngineHungError if a run hangs, and then leaves those without an answer to the caller.
+        Halving takes ⌈log2 rows⌉ levels at most. If both halves of a batch fail, a row known to be good is tried. If it
+        fails too, the engine is at fault and all other rows are given up at once. Raises EngineHungError if a run
+        hangs; callers without an answer are then left to whoever catches it.
         """
         rows = [_Row(query) for query in batch.queries]
         for waiter, row in zip(batch.waiters, batch.rows, strict=True):
@@ -72,7 +72,7 @@ class Halving:
             parts.extend(failed)
 
     async def _try(self, rows: list[_Row]) -> Exception | None:
-        """Run those rows that are still wanted and answer them; the error if that failed."""
+        """Run the rows that are still wanted and answer them; returns the error if that failed."""
         now = self.clock()
         for row in rows:
             if not row.wanted(now):
@@ -102,7 +102,7 @@ class Halving:
 
 
 def _for_caller(error: Exception) -> Exception:
-    """The error a caller gets for a row of its own: its own fault as it is, everything else as the engine's."""
+    """The error for the callers of a row: their own fault as it is, everything else as the engine's."""
     if isinstance(error, InvalidRequestError | EngineError):
         return error
     failure = EngineError(f"the engine failed: {error!r}")

@@ -52,9 +52,9 @@ class Tracer(Protocol):
 class Runs:
     """Runs the batches of a `backlog` on an engine, none longer than `timeout` seconds.
 
-    `freed(batch, now, failed)` is called when a batch needs the engine no more, `lost(error)` when the engine cannot be
-    trusted any longer, `ended()` when a task has ended. `closed()` gives the error for callers of a cancelled run;
-    None while the batcher is open.
+    `freed(now)` is called when a slot has come free, `lost(error)` when the engine cannot be trusted any longer,
+    `ended()` when a task has ended. `closed()` gives the error for callers of a cancelled run; None while the
+    batcher is open.
     """
 
     def __init__(
@@ -67,13 +67,14 @@ class Runs:
         counts: Counts,
         observer: Callable[[BatchEnded], None] | None,
         tracer: Tracer | None,
-        freed: Callable[[Batch[Payload], float, bool], None],
+        freed: Callable[[float], None],
         lost: Callable[[EngineError], None],
         ended: Callable[[], None],
         closed: Callable[[], UnavailableError | None],
     ) -> None:
         self.staging = Staging(backlog, engine.stage, self._start, clock)
         self._engine = engine
+        self._backlog = backlog
         self._timeout = timeout
         self._clock = clock
         self._counts = counts
@@ -158,8 +159,9 @@ class Runs:
         return rankings
 
     def _end(self, batch: Batch[Payload], *, failed: bool) -> None:
-        """Tell tracer and observer of a batch that needs the engine no more, and free its slot."""
+        """Free the slot of a batch that needs the engine no more; tell tracer and observer."""
         now = self._clock()
+        self._backlog.finish(batch, now, learn=not failed)
         if self._tracer is not None:
             self._tracer.ended(batch, now, failed=failed)
         if self._observer is not None:
@@ -175,7 +177,7 @@ class Runs:
             )
             # In a turn of its own: what an observer raises is the loop's to report and nobody's fate.
             self._loop.call_soon(self._observer, ended)
-        self._freed(batch, now, failed)
+        self._freed(now)
 
     def _reap(self, task: asyncio.Task[None]) -> None:
         """Read the result of a batch's task: a task that died in silence would strand its callers."""
