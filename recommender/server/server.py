@@ -1,65 +1,57 @@
 """Composition root and life cycle: listen → load → warm up → ready → follow the models → drain → stop.
 
-The server listens first, with health NOT_SERVING: a port in use is known before a large model is
-loaded, and probes get an answer meanwhile. Nothing else is built anywhere else.
+The server listens first, with health NOT_SERVING. So a port in use is known before a large model is loaded, and
+probes get an answer meanwhile.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import functools
-import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import structlog
 
 from recommender.api.service import Limits, RecommenderService
 from recommender.batching.batcher import Batcher
-from recommender.batching.cost import Observation
 from recommender.batching.statistics import Statistics
 from recommender.domain import Model
 from recommender.edges.address import address_of
 from recommender.edges.grpc_aio.listener import grpc_listener
 from recommender.edges.listener import Listener, MakeListener
 from recommender.errors import EngineError
-from recommender.models.artifact import Artifact
-from recommender.models.follower import Follower
 from recommender.models.loader import loader
-from recommender.models.proof import check_elsewhere
-from recommender.models.sources.opening import open_source, open_sources
-from recommender.models.sources.source import Source
-from recommender.models.version import FollowerStatus, Version
+from recommender.models.version import FollowerStatus
 from recommender.observability.monitoring import Monitoring
-from recommender.routing.candidate import Bounds, CandidateReport
-from recommender.routing.router import Lane, Router, VersionEvent
+from recommender.routing.candidate import CandidateReport
+from recommender.routing.router import Router, VersionEvent
 from recommender.security.access import Access, read_grants
 from recommender.security.certificates import read_certificates
 from recommender.security.reloading import ReloadedFiles
+from recommender.server.followers import Followers
 from recommender.server.probes import Probes
 from recommender.server.process import ExitCode
 from recommender.settings.network import NetworkSettings
 from recommender.settings.otlp import Otlp
+from recommender.settings.requests import RequestSettings
 from recommender.settings.settings import Settings
-from recommender.threads import in_background
 
 log = structlog.get_logger(__name__)
 
 _LAST_ANSWERS_SECONDS = 1.0
-"""How long the last answers may take to leave."""
+"""Time for the last answers to be sent."""
 _LAST_STATUS_SECONDS = 0.1
-"""How long the last change of health may take to leave."""
+"""Time for the last change of health to reach its watchers."""
 
 
 class Server:
-    """One process's server: a listener, and for each version of a model that it serves a batcher and an engine.
+    """One process's server: a listener, and a batcher and an engine for each version that it serves.
 
-    `listener` makes the listener, which notes its calls in the one and asks the other for tokens, if there are any;
-    by default it is grpc.aio's. Telemetry goes to a collector as `otlp` says, by default to none. One of several on
-    a `shared_port` listens only when it can answer, since connections come to it at once. `start` returns when requests
-    are answered; `run` lasts until a stop is asked for or an engine is lost.
+    `listener` builds the edge, by default grpc.aio's. `otlp` sends telemetry to a collector, by default none. One of
+    several on a `shared_port` listens only once it can answer, because connections come at once. `start` returns when
+    requests are answered; `run` lasts until `stop` or until an engine is lost.
     """
 
     def __init__(
@@ -86,46 +78,45 @@ class Server:
         self._probes = Probes() if settings.operations.health_port is not None else None
         self._stop = asyncio.Event()
         self._closing = False
-        self._loader = loader(settings, lambda model: self._monitoring.tracer(model.name, model.version))
         self._router = Router(retire_grace=settings.engine.engine_timeout_ms / 1e3, observer=self._note)
-        self._followers: list[Follower] = []
-        self._following: list[asyncio.Task[None]] = []
-        self._monitoring.watch_followers(self.followings)
+        loading = loader(settings, lambda model: self._monitoring.tracer(model.name, model.version))
+        self._followers = Followers(settings, loading, self._router)
+        self._monitoring.watch_followers(self._followers.statistics)
         self.port = 0
         self.health_port = 0
-        """Where probes are answered; 0 if nowhere."""
+        """Port of the probes' health service; 0 if there is none."""
         self.serving = False
         """Whether calls are answered and more are welcome."""
 
     @property
     def model(self) -> Model:
-        """The model that answers who names none; only after `start`."""
+        """Model that answers requests without a model name; only after `start`."""
         return self._router.live.model
 
     @property
     def batcher(self) -> Batcher:
-        """The batcher of that model's version, for its statistics; only after `start`."""
+        """Batcher of that model's version, for its statistics; only after `start`."""
         return self._router.live.batcher
 
     def statistics(self) -> Statistics:
-        """What all versions together have done."""
+        """Sum of the statistics of all versions."""
         return self._router.statistics()
 
     def split(self) -> CandidateReport | None:
-        """How the candidate does beside the live version; None if there is none."""
+        """Comparison of the candidate with the live version; None without a candidate."""
         return None if self._router.candidate is None else self._router.candidate.statistics()
 
     def followings(self) -> Sequence[FollowerStatus]:
         """How the source of each model is followed."""
-        return [follower.statistics() for follower in self._followers]
+        return self._followers.statistics()
 
     @property
     def metrics_port(self) -> int:
-        """Where the Prometheus endpoint listens; 0 if there is none."""
+        """Port of the Prometheus endpoint; 0 if there is none."""
         return self._monitoring.metrics_port
 
     async def start(self) -> None:
-        """Listen, load, warm up, and turn healthy. Raises StartError; then nothing is left running."""
+        """Listen, load, warm up, and turn healthy. Raises StartError, with nothing left running."""
         try:
             await self._answer_probes()
             for step in (self._load, self._listen) if self._shared_port else (self._listen, self._load):
@@ -137,14 +128,14 @@ class Server:
         await self._listener.turn_serving()
         if self._probes is not None:
             await self._probes.turn(alive=True, ready=True)
-        self._following = [asyncio.create_task(each.follow()) for each in self._followers if each.needs_following]
+        self._followers.follow()
 
     def stop(self) -> None:
-        """Ask `run` to drain and return; a second time changes nothing."""
+        """Ask `run` to drain and return; a second call is a no-op."""
         self._stop.set()
 
     async def run(self) -> ExitCode:
-        """Serve until `stop` or until an engine is lost; then leave in order and say how it went."""
+        """Serve until `stop` or until an engine is lost; then drain or give up."""
         stop = asyncio.create_task(self._stop.wait())
         broken = asyncio.create_task(self._router.lost())
         await asyncio.wait({stop, broken}, return_when=asyncio.FIRST_COMPLETED)
@@ -156,11 +147,9 @@ class Server:
         return await self._drain()
 
     async def close(self) -> bool:
-        """End everything at once; False if the engine is stuck in a run and only `os._exit` can end it."""
+        """Stop everything at once; False if an engine is stuck in a run, which only `os._exit` ends."""
         self._closing = True
-        for task in self._following:
-            task.cancel()
-        await asyncio.gather(*self._following, return_exceptions=True)
+        await self._followers.close()
         ended = await self._router.close()
         self._listener.end_watches()
         await self._listener.stop(_LAST_ANSWERS_SECONDS)
@@ -190,59 +179,13 @@ class Server:
         self.port = await self._listener.listen(network.host, network.port)
         log.info("listening", address=address_of(network.host, self.port), security=_security(network))
         log.info("settings", **self._settings.environment())
-        # What one of several has to tell, its supervisor asks for, on this machine.
+        # The supervisor collects the metrics of one of several, on this machine.
         await self._monitoring.start("127.0.0.1" if self._shared_port else network.host)
 
     async def _load(self) -> None:
-        settings = self._settings
-        for source in await in_background(open_sources, settings):
-            lane = self._router.add_lane(source.reference, source.names)
-            follower = self._follower(source, functools.partial(self._router.adopt, lane))
-            self._followers.append(follower)
-            lane.following = follower.statistics
-            await follower.start()
-        if settings.models.candidate:
-            source = await in_background(open_source, settings, settings.models.candidate)
-            lane = self._router.add_lane(source.reference, source.names)
-            self._followers.append(self._trial(source, lane))
-            lane.following = self._followers[-1].statistics
-        self._listener.open(RecommenderService(self._router, limits=_limits(settings)))
+        await self._followers.load()
+        self._listener.open(RecommenderService(self._router, limits=_limits(self._settings.requests)))
         log.info("ready", models=[served.label for served in self._router.serving()])
-
-    def _follower(self, source: Source, adopt: Callable[[Version], None]) -> Follower:
-        settings = self._settings
-        return Follower(
-            source,
-            prove=self._prove,
-            load=self._loader.load,
-            adopt=adopt,
-            discard=self._router.discard,
-            interval=settings.models.model_poll_ms / 1e3,
-            patience=settings.models.registry_timeout_ms / 1e3,
-            timeout=settings.models.reload_timeout_ms / 1e3,
-        )
-
-    def _trial(self, source: Source, lane: Lane) -> Follower:
-        """What follows the source of the candidate: loaded when the server is ready, and judged beside the live one."""
-        settings = self._settings
-        bounds = Bounds(
-            errors=settings.models.candidate_max_error_percent / 100,
-            latency=settings.models.candidate_max_latency_ratio,
-            least=settings.models.candidate_least_requests,
-        )
-
-        def adopt(served: Version) -> None:
-            self._router.try_out(
-                lane,
-                served,
-                mode=settings.models.candidate_mode,
-                share=settings.models.candidate_share_percent / 100,
-                bounds=bounds,
-                refuse=follower.refuse,
-            )
-
-        follower = self._follower(source, adopt)
-        return follower
 
     def _note(self, change: VersionEvent) -> None:
         if change.kind == "serving":
@@ -250,23 +193,16 @@ class Server:
         elif not self._closing:  # a server that closes still sends what the version has done
             self._monitoring.forget(change.served)
 
-    async def _prove(self, artifact: Artifact) -> Sequence[Observation]:
-        """Prove a version in another process, which has this one's settings and opens the files as this one would."""
-        settings = self._settings
-        path = artifact.path if artifact.release is None else artifact.path.parent
-        command = [sys.executable, "-m", "recommender", "models", "verify", str(path), "--json"]
-        return await check_elsewhere(command, settings.environment(), settings.models.reload_timeout_ms / 1e3)
-
     async def _drain(self) -> ExitCode:
         await self._turn_unready(alive=True)
-        # Load balancers need a moment to notice; until then calls come, and are answered.
+        # Load balancers need a moment to notice; calls that come until then are answered.
         await asyncio.sleep(self._settings.operations.drain_wait_ms / 1e3)
         grace = self._settings.operations.drain_grace_ms / 1e3
         log.info("draining", grace_seconds=grace, waiting=self.statistics().waiting)
         started = time.monotonic()
         self._listener.drain()
-        # gRPC cancels the calls that have arrived and were not yet taken up when it stops. So the door stays
-        # open until nothing waits, for half of the grace at most: callers who ignore health cannot hold it.
+        # A stopping gRPC server cancels calls that have arrived and are not yet handled. So the listener stays open
+        # until nothing waits, for half of the grace at most: callers that ignore health cannot hold it open.
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(grace / 2):
                 await self._router.drain()
@@ -293,14 +229,14 @@ class Server:
     async def _give_up(self, lost: EngineError) -> ExitCode:
         log.error("engine lost", reason=str(lost))
         await self._turn_unready(alive=False)
-        # Watchers of health learn it before their streams end.
+        # Health watchers are told before their streams end.
         await asyncio.sleep(_LAST_STATUS_SECONDS)
         await self.close()
         return ExitCode.ENGINE_LOST
 
 
 def _secrets(network: NetworkSettings, listener: Listener, access: Access | None) -> list[ReloadedFiles[Any]]:
-    """The files of secrets that the settings name; each is read at the start and whenever it changes."""
+    """Watch the files of certificates and tokens: each is read at the start and whenever it changes."""
     every = network.secrets_reload_ms / 1e3
     watched: list[ReloadedFiles[Any]] = []
     if network.tls_certificate is not None and network.tls_key is not None:
@@ -322,11 +258,11 @@ def _security(network: NetworkSettings) -> str:
     return transport if network.tokens_file is None else f"{transport}, tokens"
 
 
-def _limits(settings: Settings) -> Limits:
+def _limits(requests: RequestSettings) -> Limits:
     return Limits(
-        history=settings.requests.max_history,
-        excluded=settings.requests.max_excluded,
-        candidates=settings.requests.max_candidates,
-        batch_requests=settings.requests.max_batch_requests,
-        reject_unknown=settings.requests.unknown_items == "reject",
+        history=requests.max_history,
+        excluded=requests.max_excluded,
+        candidates=requests.max_candidates,
+        batch_requests=requests.max_batch_requests,
+        reject_unknown=requests.unknown_items == "reject",
     )
