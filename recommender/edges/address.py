@@ -10,9 +10,9 @@ def address_of(host: str, port: int) -> str:
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
-def cannot_listen(address: str) -> StartError:
+def cannot_listen(address: str, reason: str = "the port is in use or the address is not this machine's") -> StartError:
     """Build the error for a port that cannot be bound."""
     return StartError(
-        f"cannot listen on {address}: the port is in use or the address is not this machine's; stop the other "
-        "server, or set RECOMMENDER_PORT (0 takes a free one) or RECOMMENDER_HOST"
+        f"cannot listen on {address}: {reason}; stop the other server, or set RECOMMENDER_PORT (0 takes a free one) "
+        "or RECOMMENDER_HOST"
     )

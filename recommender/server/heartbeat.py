@@ -1,7 +1,7 @@
-"""One server of several: tied to its supervisor by two pipes.
+"""Heartbeat of a worker to its supervisor, over two pipes.
 
-Its standard output says a few times a second that the event loop turns, and whether calls are answered. Its standard
-input says nothing until it ends, which means that the supervisor is gone, however that came about.
+Four times a second the worker's standard output says that its event loop runs, and whether it answers calls. Standard
+input carries nothing: its end means that the supervisor is gone, for whatever reason.
 """
 
 from __future__ import annotations
@@ -19,18 +19,18 @@ _INPUT, _OUTPUT = 0, 1
 
 @dataclass(frozen=True, slots=True)
 class Beat:
-    """What a worker says of itself."""
+    """One heartbeat: whether calls are answered, and the port of the worker's metrics, 0 if none."""
 
     serving: bool
     metrics_port: int
 
     def line(self) -> bytes:
-        """As it goes through the pipe."""
+        """Serialize as a line of JSON."""
         return json.dumps(asdict(self)).encode() + b"\n"
 
     @classmethod
     def of(cls, line: bytes) -> Beat | None:
-        """What a line says; None if it is no beat: a library may have printed something."""
+        """Parse a line; None if it is not a beat, as libraries may print lines too."""
         try:
             return cls(**json.loads(line))
         except (ValueError, TypeError):
@@ -38,7 +38,7 @@ class Beat:
 
 
 class Tied(Protocol):
-    """What a worker must know of its server."""
+    """The server of a worker, as the heartbeat sees it."""
 
     @property
     def serving(self) -> bool:
@@ -46,14 +46,14 @@ class Tied(Protocol):
 
     @property
     def metrics_port(self) -> int:
-        """Where its metrics are; 0 if nowhere."""
+        """Port of its metrics; 0 if there is none."""
 
     def stop(self) -> None:
-        """Drain and end; returns at once."""
+        """Start to drain; returns at once."""
 
 
 async def beat(server: Tied) -> None:
-    """Tell the supervisor how this worker is until cancelled; when the supervisor is gone, stop the server."""
+    """Send beats until cancelled; stop the server when the supervisor is gone."""
     loop = asyncio.get_running_loop()
 
     def read() -> None:
@@ -67,7 +67,7 @@ async def beat(server: Tied) -> None:
     loop.add_reader(_INPUT, read)
     try:
         while True:
-            # A supervisor that does not read must not hold up callers.
+            # A supervisor that does not read must not block the event loop.
             with contextlib.suppress(BlockingIOError, BrokenPipeError):
                 os.write(_OUTPUT, Beat(serving=server.serving, metrics_port=server.metrics_port).line())
             await asyncio.sleep(BEAT_SECONDS)

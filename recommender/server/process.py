@@ -1,4 +1,4 @@
-"""What a process of ours is to its parent: how it is stopped, and what its exit code says."""
+"""Signals, exit codes and GC tuning."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import asyncio
 import contextlib
 import gc
 import signal
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Coroutine
 from enum import IntEnum
-from typing import Protocol
+from typing import Any, Protocol
 
 import structlog
 
@@ -16,36 +16,36 @@ log = structlog.get_logger(__name__)
 
 
 class ExitCode(IntEnum):
-    """What the process tells its parent."""
+    """Exit codes of the process."""
 
     DRAINED = 0
-    """Every accepted request was answered."""
+    """Stopped as asked, with every accepted request answered."""
     NOT_STARTED = 2
-    """A setting, the model or the port stopped the start; the log has the sentence."""
+    """A setting, the model or the port stopped the start; the log says why."""
     GRACE_RAN_OUT = 3
-    """Stopped as asked, and requests that were still open after the grace were given up."""
+    """Stopped as asked; requests still open after the grace were given up."""
     ENGINE_LOST = 70
-    """The engine hung or died; callers were told, and a new process is needed."""
+    """The engine hung or died; callers were told. Restart the process."""
     EDGE_LOST = 71
-    """Envoy, or the server inside it, ended without being asked; a new process is needed."""
+    """Envoy, or the server inside it, ended unasked. Restart the process."""
     WORKERS_LOST = 72
-    """A worker died again and again; the log says of what."""
+    """A worker died again and again; the log says why."""
 
 
 _YOUNG = 10_000
-"""Objects made and not freed before the collector looks at them: some hundred calls that are open at once."""
+"""Live new objects that trigger a collection: some hundred calls in flight."""
 
 
 class Stoppable(Protocol):
-    """What a signal stops."""
+    """A server that a signal stops."""
 
     def stop(self) -> None:
-        """Drain and end; returns at once."""
+        """Start to drain; returns at once."""
 
 
 @contextlib.asynccontextmanager
 async def stopping_on_signals(server: Stoppable) -> AsyncIterator[None]:
-    """SIGTERM and SIGINT drain the server; a second one ends the process at once, as the signal would."""
+    """Drain the server on SIGTERM or SIGINT; a second one ends the process at once, as by default."""
     loop = asyncio.get_running_loop()
     signals = (signal.SIGTERM, signal.SIGINT)
 
@@ -65,12 +65,22 @@ async def stopping_on_signals(server: Stoppable) -> AsyncIterator[None]:
             loop.remove_signal_handler(each)
 
 
-def spare_collections() -> None:
-    """Have the garbage collector leave alone what exists by now, and look at what comes less often.
+async def any_of(*waits: Coroutine[Any, Any, object] | asyncio.Task[Any]) -> None:
+    """Wait until one of these is done. Coroutines that are not are then cancelled; tasks go on."""
+    ours = [asyncio.create_task(each) for each in waits if not isinstance(each, asyncio.Task)]
+    tasks = [each for each in waits if isinstance(each, asyncio.Task)]
+    try:
+        await asyncio.wait([*ours, *tasks], return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in ours:
+            task.cancel()
 
-    For a process that has loaded what it serves. Python's defaults look through everything that the imports have
-    made, again and again, while calls wait; and at 700 new objects they take calls that are open for garbage. What
-    calls leave is freed by reference counts; cycles made from now on are still found.
+
+def spare_collections() -> None:
+    """Freeze long-lived objects (`gc.freeze`) and collect new ones less often. Call it once the model is loaded.
+
+    By default the collector traverses everything that imports have made, again and again, while calls wait. At 700
+    new objects it also traverses calls in flight. Reference counts free what calls leave; new cycles are still found.
     """
     gc.collect()
     gc.freeze()

@@ -32,7 +32,7 @@ from recommender.security.certificates import read_certificates
 from recommender.security.reloading import ReloadedFiles
 from recommender.server.followers import Followers
 from recommender.server.probes import Probes
-from recommender.server.process import ExitCode
+from recommender.server.process import ExitCode, any_of
 from recommender.settings.network import NetworkSettings
 from recommender.settings.otlp import Otlp
 from recommender.settings.requests import RequestSettings
@@ -136,15 +136,13 @@ class Server:
 
     async def run(self) -> ExitCode:
         """Serve until `stop` or until an engine is lost; then drain or give up."""
-        stop = asyncio.create_task(self._stop.wait())
-        broken = asyncio.create_task(self._router.lost())
-        await asyncio.wait({stop, broken}, return_when=asyncio.FIRST_COMPLETED)
-        lost = broken.result() if broken.done() else None
-        for task in (stop, broken):
-            task.cancel()
-        if lost is not None:
-            return await self._give_up(lost)
-        return await self._drain()
+        lost = asyncio.create_task(self._router.lost())
+        try:
+            await any_of(self._stop.wait(), lost)
+            error = lost.result() if lost.done() else None
+        finally:
+            lost.cancel()
+        return await (self._drain() if error is None else self._give_up(error))
 
     async def close(self) -> bool:
         """Stop everything at once; False if an engine is stuck in a run, which only `os._exit` ends."""

@@ -1,6 +1,6 @@
-"""Several servers on one port: starts them, watches them, starts them again, drains them, and adds up their metrics.
+"""Several servers on one port: start, watch, restart and drain them, and merge their metrics.
 
-Each is a process of its own, started anew and never forked; the kernel shares connections out among those that listen
+Each is a process of its own, spawned and never forked. The kernel distributes connections among those that listen
 (SO_REUSEPORT), and each listens only once it can answer. The supervisor takes no calls itself.
 """
 
@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import signal
 import socket
 import sys
 import time
@@ -17,13 +18,14 @@ from dataclasses import dataclass
 
 import structlog
 
+from recommender.edges.address import address_of, cannot_listen
 from recommender.engine.machine import available_cpus
 from recommender.errors import StartError
 from recommender.observability.prometheus import Endpoint
 from recommender.observability.workers import WorkerMetrics
 from recommender.server.heartbeat import Beat
 from recommender.server.probes import Probes
-from recommender.server.process import ExitCode
+from recommender.server.process import ExitCode, any_of
 from recommender.settings.settings import Settings
 
 log = structlog.get_logger(__name__)
@@ -31,19 +33,19 @@ log = structlog.get_logger(__name__)
 COMMAND = (sys.executable, "-m", "recommender", "worker")
 _NO_BEAT = Beat(serving=False, metrics_port=0)
 _SILENCE_SECONDS = 30.0
-"""After so long without a beat a worker that was ready counts as hung and is killed."""
+"""A ready worker without a beat for so long counts as hung and is killed."""
 _EARLY_SECONDS = 60.0
-"""A worker that lived shorter died early."""
+"""A worker with a shorter life died early."""
 _MOST_EARLY_DEATHS = 5
-"""So many early deaths in a row, and the supervisor gives up: its own parent may know better."""
+"""Early deaths in a row after which the supervisor gives up and leaves it to its own parent."""
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 10.0
 _AFTER_GRACE_SECONDS = 5.0
-"""How long beyond their grace workers may take to end before they are killed."""
+"""Time beyond their grace after which workers are killed."""
 
 
 @dataclass(slots=True, eq=False)
 class _Worker:
-    """One place: the process in it changes."""
+    """One worker's place; its process changes with each restart."""
 
     number: int
     process: asyncio.subprocess.Process | None = None
@@ -51,17 +53,17 @@ class _Worker:
     early_deaths: int = 0
     code: int = 0
 
-    def signal(self, number: int) -> None:
+    def send(self, number: signal.Signals) -> None:
         if self.process is not None and self.process.returncode is None:
             with contextlib.suppress(ProcessLookupError):
                 self.process.send_signal(number)
 
 
 class Supervisor:
-    """Runs `settings.operations.workers` servers. `start` returns when all answer; `run` lasts until a stop or a loss.
+    """Runs `workers` servers. `start` returns when all answer; `run` lasts until `stop` or until a worker is lost.
 
-    `command` starts a worker, given its number. After `silence` seconds without a beat a worker that was ready is
-    killed; one that died is started again after `pause` seconds, four times as long with each early death.
+    `command` and a number start a worker. A ready worker without a beat for `silence` seconds is killed. A dead one is
+    restarted after `pause` seconds, four times as long with each early death.
     """
 
     def __init__(
@@ -89,11 +91,11 @@ class Supervisor:
         self.metrics_port = 0
 
     def stop(self) -> None:
-        """Ask `run` to drain all workers and return; a second time changes nothing."""
+        """Ask `run` to drain all workers and return; a second call is a no-op."""
         self._stop.set()
 
     async def start(self) -> None:
-        """Reserve the port and start the workers. Raises StartError; then nothing is left running."""
+        """Reserve the port and start the workers. Raises StartError, with nothing left running."""
         host, operations = self._settings.network.host, self._settings.operations
         try:
             self._reserved = _reserve(host, self._settings.network.port)
@@ -106,7 +108,7 @@ class Supervisor:
                 self._metrics = Endpoint(WorkerMetrics(self._metrics_ports), host, operations.metrics_port)
                 self.metrics_port = self._metrics.port
                 log.info("metrics", address=f"http://{host}:{self.metrics_port}/metrics")
-            # The first alone: what stops it would stop them all, and the others find the model in the page cache.
+            # The first alone: its failure would be that of all, and the others find the model in the page cache.
             await self._start(self._workers[:1])
             await self._start(self._workers[1:])
         except BaseException:
@@ -117,20 +119,15 @@ class Supervisor:
             log.info("all workers serve", workers=len(self._workers))
 
     async def run(self) -> ExitCode:
-        """Keep the workers until `stop`, or until one dies again and again; then drain them all."""
-        waits = [asyncio.create_task(event.wait()) for event in (self._stop, self._lost)]
-        try:
-            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            for wait in waits:
-                wait.cancel()
+        """Restart workers until `stop`, or until one dies again and again; then drain them all."""
+        await any_of(self._stop.wait(), self._lost.wait())
         self._stop.set()
         if self._probes is not None:
             await self._probes.turn(alive=not self._lost.is_set(), ready=False)
         operations = self._settings.operations
         patience = (operations.drain_wait_ms + operations.drain_grace_ms) / 1e3 + _AFTER_GRACE_SECONDS
         log.info("draining", workers=len(self._workers), seconds=patience)
-        self._signal(15)
+        self._send(signal.SIGTERM)
         if self._keepers:
             _, late = await asyncio.wait(self._keepers, timeout=patience)
             if late:
@@ -141,9 +138,9 @@ class Supervisor:
         return ExitCode.DRAINED if all(worker.code == 0 for worker in self._workers) else ExitCode.GRACE_RAN_OUT
 
     async def close(self) -> bool:
-        """End everything at once; always True, as for a server that leaves no thread behind."""
+        """Kill everything at once; always True, as no engine is stuck in this process."""
         self._stop.set()
-        self._signal(9)
+        self._send(signal.SIGKILL)
         if self._keepers:
             await asyncio.wait(self._keepers)
         if self._metrics is not None:
@@ -156,27 +153,23 @@ class Supervisor:
         return True
 
     async def _start(self, workers: Sequence[_Worker]) -> None:
-        """Start these and wait until each serves. Raises StartError if one ends instead."""
+        """Start these and wait until each serves. Raises StartError if one cannot."""
         keepers = [asyncio.create_task(self._keep(worker)) for worker in workers]
         self._keepers += keepers
         while not all(worker.beat.serving for worker in workers) and not self._stop.is_set():
-            changed = asyncio.create_task(self._changed.wait())
-            stopped = asyncio.create_task(self._stop.wait())
-            await asyncio.wait({changed, stopped, *keepers}, return_when=asyncio.FIRST_COMPLETED)
-            changed.cancel()
-            stopped.cancel()
+            await any_of(self._changed.wait(), self._stop.wait(), *keepers)
             self._changed.clear()
             failed = [worker for worker in workers if worker.code == ExitCode.NOT_STARTED]
             if failed:
                 raise StartError(f"worker {failed[0].number} could not start; its own line says why")
 
     async def _keep(self, worker: _Worker) -> None:
-        """Keep one worker running until all are stopped or it has died early too often."""
+        """Restart one worker until `stop`, or until it has died early too often."""
         while not self._stop.is_set():
             started = time.monotonic()
             try:
                 worker.code = await self._live(worker)
-            except OSError as error:  # no process, no memory, no file: it may pass
+            except OSError as error:  # out of processes, memory or files: perhaps not for long
                 log.warning("worker not started", worker=worker.number, reason=str(error))
                 worker.code = ExitCode.WORKERS_LOST
             worker.beat = _NO_BEAT
@@ -197,8 +190,8 @@ class Supervisor:
                     await self._stop.wait()
 
     async def _live(self, worker: _Worker) -> int:
-        """One life of a worker, from its start to its exit code."""
-        # A session of its own: Ctrl-C in a terminal is for the supervisor, who drains.
+        """Run a worker once. Returns its exit code."""
+        # A session of its own: Ctrl-C in a terminal reaches the supervisor only, which drains.
         process = worker.process = await asyncio.create_subprocess_exec(
             *self._command,
             str(worker.number),
@@ -209,7 +202,7 @@ class Supervisor:
         )
         log.info("worker started", worker=worker.number, pid=process.pid)
         if self._stop.is_set():
-            worker.signal(15)
+            worker.send(signal.SIGTERM)
         listening = asyncio.create_task(self._listen(worker, process))
         try:
             return await process.wait()
@@ -218,7 +211,7 @@ class Supervisor:
             await asyncio.wait({listening})
 
     async def _listen(self, worker: _Worker, process: asyncio.subprocess.Process) -> None:
-        """Take the beats of one life; kill it if it was ready and falls silent."""
+        """Read the beats of one process; kill it if it falls silent after it was ready."""
         if process.stdout is None:
             raise RuntimeError("a worker is started with pipes")
         ready = False
@@ -228,7 +221,7 @@ class Supervisor:
                     line = await process.stdout.readline()
             except TimeoutError:
                 log.warning("worker killed: it is silent", worker=worker.number, seconds=self._silence)
-                worker.signal(9)
+                worker.send(signal.SIGKILL)
                 return
             if not line:
                 return
@@ -244,21 +237,21 @@ class Supervisor:
                 log.info("worker serves", worker=worker.number, pid=process.pid)
 
     async def _tell(self) -> None:
-        """Answer probes as things stand: ready while any worker is, alive while there is hope."""
+        """Update the probes: ready while any worker is, alive until the supervisor gives up."""
         if self._probes is not None and self._keepers:
             started = len(self._keepers) == len(self._workers)
             ready = started and any(worker.beat.serving for worker in self._workers) and not self._stop.is_set()
             await self._probes.turn(alive=not self._lost.is_set(), ready=ready)
 
-    def _signal(self, number: int) -> None:
+    def _send(self, number: signal.Signals) -> None:
         for worker in self._workers:
-            worker.signal(number)
+            worker.send(number)
 
     def _metrics_ports(self) -> Mapping[int, int]:
         return {worker.number: worker.beat.metrics_port for worker in self._workers if worker.beat.metrics_port}
 
     def _environment(self) -> dict[str, str]:
-        """The settings of one worker: a share of the threads and of the backlog, and no ports of its own."""
+        """Environment of a worker: its share of threads and backlog, and no ports of its own but for metrics."""
         settings, count = self._settings, len(self._workers)
         own = settings.replace(
             workers=1,
@@ -272,22 +265,19 @@ class Supervisor:
 
 
 def _reserve(host: str, port: int) -> socket.socket:
-    """Bind the port without listening on it: first alone, which shows strangers, then shared. Raises StartError."""
+    """Bind the port without listening: first exclusively, to find other servers, then shared. Raises StartError."""
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         reserved = socket.socket(family, kind, protocol)
         try:
             reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             reserved.bind(address)
-            # Alone it must be while no worker listens yet; shared only with those who ask to share.
+            # From now on shared, but only with sockets that ask to share.
             reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 0)
             reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         except OSError:
             reserved.close()
             raise
     except OSError as error:
-        raise StartError(
-            f"cannot listen on {host}:{port}: {error.strerror}; stop the other server, or set RECOMMENDER_PORT "
-            "(0 takes a free one) or RECOMMENDER_HOST"
-        ) from error
+        raise cannot_listen(address_of(host, port), error.strerror or str(error)) from error
     return reserved

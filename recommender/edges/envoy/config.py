@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
+
+from recommender.settings.network import NetworkSettings
 
 Config: TypeAlias = dict[str, object]
 
@@ -27,50 +28,35 @@ _RUNTIME: Config = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """What one connection may do, and how long it may last. Times are milliseconds; 0 is no limit."""
-
-    metadata_bytes: int = 16_384
-    streams: int = 1024
-    age: int = 0
-    idle: int = 0
-    keepalive: int = 0
-    handshake: int = 10_000
-
-
 def envoy_config(
+    network: NetworkSettings,
     *,
-    host: str,
-    port: int,
     application: str,
     module: Path,
     admin: Path,
-    limits: Limits,
     tls: Config | None = None,
-    clients_prove: bool = False,
     filters: Sequence[Config] = (),
     pages: Config | None = None,
 ) -> Config:
-    """What Envoy is started with.
+    """Build Envoy's configuration.
 
-    `application` is the ASGI application as module:attribute, `module` pyvoy's library, `admin` where Envoy's
-    administration listens, a Unix socket for this user alone. With `tls`, see `sds.py`, the port speaks TLS only,
-    and `clients_prove` themselves too. `filters` go before the application, `pages` tells which may call; see `web.py`.
+    `application` is the ASGI application as module:attribute, `module` pyvoy's library, and `admin` the Unix socket of
+    Envoy's administration, for this user alone. With `tls` (see `tls.py`) the port speaks TLS only. `filters` go before
+    the application; `pages` has the origins that may call (see `web.py`).
     """
     python = {"app": application, "interface": "asgi", "worker_threads": 1, "lifespan": True, "loop": "uvloop"}
     http2: Config = {
         # The other codec, nghttp2, ends a connection with more than 33 resets a second, once 1,000 were made.
         "use_oghttp2_codec": True,
-        "max_concurrent_streams": limits.streams,
+        "max_concurrent_streams": network.max_connection_calls,
         "initial_stream_window_size": _STREAM_WINDOW_BYTES,
         "initial_connection_window_size": _CONNECTION_WINDOW_BYTES,
     }
-    if limits.keepalive:
-        http2["connection_keepalive"] = {"interval": _duration(limits.keepalive), "timeout": _PING_TIMEOUT}
-    lasting = {"idle_timeout": _duration(limits.idle)}
-    if limits.age:
-        lasting["max_connection_duration"] = _duration(limits.age)
+    if network.keepalive_ms:
+        http2["connection_keepalive"] = {"interval": _duration(network.keepalive_ms), "timeout": _PING_TIMEOUT}
+    lasting = {"idle_timeout": _duration(network.max_connection_idle_ms)}
+    if network.max_connection_age_ms:
+        lasting["max_connection_duration"] = _duration(network.max_connection_age_ms)
     connections = {
         "@type": f"{_TYPES}.network.http_connection_manager.v3.HttpConnectionManager",
         "stat_prefix": STAT_PREFIX,
@@ -98,7 +84,7 @@ def envoy_config(
         # Streams may be silent for as long as they like, as in every gRPC server.
         "stream_idle_timeout": "0s",
         "common_http_protocol_options": lasting,
-        "max_request_headers_kb": max(1, limits.metadata_bytes // 1024),
+        "max_request_headers_kb": max(1, network.max_metadata_bytes // 1024),
         # Who is told to go away has so long to send what crossed it on the way.
         "drain_timeout": "0.5s",
     }
@@ -106,17 +92,17 @@ def envoy_config(
         "filters": [{"name": "envoy.filters.network.http_connection_manager", "typed_config": connections}]
     }
     if tls is not None:
-        chain["transport_socket_connect_timeout"] = _duration(limits.handshake)
+        chain["transport_socket_connect_timeout"] = _duration(network.handshake_timeout_ms)
         chain["transport_socket"] = {
             "name": "envoy.transport_sockets.tls",
             "typed_config": {
                 "@type": "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.DownstreamTlsContext",
                 "common_tls_context": tls,
-                "require_client_certificate": clients_prove,
+                "require_client_certificate": network.tls_client_ca is not None,
             },
         }
-    address: Config = {"address": host, "port_value": port}
-    if host == "::":
+    address: Config = {"address": network.host, "port_value": network.port}
+    if network.host == "::":
         address["ipv4_compat"] = True
     return {
         "node": {"id": "recommender", "cluster": "recommender"},
