@@ -1,15 +1,15 @@
-"""A candidate beside the live version: who meets it, how the two compare, and when it must go.
+"""A candidate beside the live version: its share of the requests, how the two compare, and when it must go.
 
-A canary answers a share of the requests, the same users' always: a stable hash of the routing key decides. A shadow
-is sent copies of a share of them, and nobody gets its answers; under load copies are the first to be left out. Both
-are compared with the live version over the same time, and a candidate that fails or dawdles more than its bounds allow
-goes.
+A canary answers a share of the requests. A stable hash of the routing key picks them, so a user stays on one side. A
+shadow gets copies of a share of them, and its answers reach nobody. Under load copies are shed first. Both are compared
+with the live version over the same time. A candidate that fails more often or is slower than its bounds allow goes.
 """
 
 from __future__ import annotations
 
 import asyncio
 import hashlib
+import secrets
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -18,19 +18,20 @@ from recommender.models.version import Version
 from recommender.settings.models import CandidateMode
 
 _WINDOW = 2000
-"""Requests of each side that are compared: the last ones."""
+"""How many of the last requests of each side are compared."""
 _JUDGED_EVERY = 20
 _NOISE_SECONDS = 0.002
-"""A difference of latencies below this is the machine's."""
-_MIRRORED_AT_ONCE = 64
+"""A smaller difference of latencies is the machine's noise."""
+_COPIES_IN_FLIGHT = 64
+"""The most copies of requests that a shadow has to answer at a time."""
 
 
 @dataclass(frozen=True, slots=True)
 class Bounds:
-    """What a candidate may do before it goes.
+    """The limits that a candidate must keep.
 
-    `errors` is a share above the live version's, `latency` a multiple of its 99th percentile, 0 for no bound, and
-    `least` how many of its requests must have ended before it is judged.
+    `errors` is a share above the live version's. `latency` is a multiple of its 99th percentile, 0 for no bound.
+    `least` is how many of the candidate's requests must have ended before it is judged.
     """
 
     errors: float
@@ -40,7 +41,7 @@ class Bounds:
 
 @dataclass(slots=True)
 class Side:
-    """How the last requests of one version ended: seconds each, and whether it failed."""
+    """How the last requests of one version ended: the seconds of each, and whether it failed."""
 
     seen: deque[tuple[float, bool]] = field(default_factory=lambda: deque(maxlen=_WINDOW))
     requests: int = 0
@@ -58,13 +59,13 @@ class Side:
         return sum(failed for _, failed in self.seen) / len(self.seen) if self.seen else 0.0
 
     def percentile(self, share: float) -> float:
-        """The latency that this share of the last requests that did not fail kept to; 0 if there are none."""
+        """The latency in seconds that this share of the answered requests kept to; 0 if none was answered."""
         answered = sorted(seconds for seconds, failed in self.seen if not failed)
         return answered[min(int(len(answered) * share), len(answered) - 1)] if answered else 0.0
 
 
 def verdict(live: Side, candidate: Side, bounds: Bounds) -> str | None:
-    """Why the candidate must go, or None if it may stay."""
+    """Why the candidate must go; None if it may stay."""
     if len(candidate.seen) < bounds.least:
         return None
     errors, allowed = candidate.error_rate, live.error_rate + bounds.errors
@@ -78,16 +79,17 @@ def verdict(live: Side, candidate: Side, bounds: Bounds) -> str | None:
 
 
 def place_of(key: str, salt: str) -> float:
-    """Where a key stands between 0 and 1, the same for ever; another `salt` deals anew."""
+    """The place of a key between 0 and 1, which never changes; another `salt` gives another place."""
     digest = hashlib.blake2b(key.encode(), digest_size=8, key=salt.encode()[:64]).digest()
     return int.from_bytes(digest, "big") / 2**64
 
 
 @dataclass(frozen=True, slots=True)
 class CandidateReport:
-    """How a candidate does, as of now; latencies are seconds.
+    """The counts of a candidate and of the live version beside it; latencies are seconds.
 
-    `overlap` is the mean share of a mirrored request's items that both recommend, None where nothing was mirrored.
+    `mirrored` counts copies that were compared, `shed` copies that were left out under load. `overlap` is the mean
+    share of the items that both recommend to a mirrored request, None if nothing was mirrored.
     """
 
     candidate: str
@@ -105,29 +107,29 @@ class CandidateReport:
 
 
 class Candidate:
-    """A version on trial beside the live one; `give_up` is called once, with the reason, when it must go."""
+    """A version on trial beside the live one. `give_up` is called once, with the reason, when it must go."""
 
     def __init__(
-        self, served: Version, *, mode: CandidateMode, share: float, bounds: Bounds, give_up: Callable[[str], None]
+        self, version: Version, *, mode: CandidateMode, share: float, bounds: Bounds, give_up: Callable[[str], None]
     ) -> None:
-        self.served = served
+        self.version = version
         self.mode = mode
         self._share = share
         self._bounds = bounds
         self._give_up = give_up
         self._live, self._own = Side(), Side()
-        self._copies: set[asyncio.Task[None]] = set()
+        self._mirroring: dict[asyncio.Task[None], int] = {}
         self._mirrored = self._shed = 0
         self._overlap = 0.0
         self._given_up = False
 
     def meets(self, key: str) -> bool:
-        """Whether a request with this key is among the candidate's share."""
-        return place_of(key, self.served.label) < self._share
+        """Whether a request is in the candidate's share; an empty key leaves it to chance."""
+        return place_of(key or secrets.token_hex(8), self.version.label) < self._share
 
-    def note(self, served: Version, seconds: float, *, failed: bool) -> None:
-        """Count a request that a version has ended, and judge."""
-        if served is not self.served:
+    def note(self, version: Version, seconds: float, *, failed: bool) -> None:
+        """Count a request that a version answered or failed at, and judge."""
+        if version is not self.version:
             self._live.note(seconds, failed=failed)
             return
         self._own.note(seconds, failed=failed)
@@ -137,37 +139,42 @@ class Candidate:
                 self.abandon(reason)
 
     def abandon(self, reason: str) -> None:
-        """Give it up, whatever was counted."""
+        """Give the candidate up, whatever was counted."""
         if not self._given_up:
             self._given_up = True
             self._give_up(reason)
 
-    def has_room(self, live: Version) -> bool:
-        """Whether another copy may be sent: not while the live version has a batch's worth waiting."""
-        if len(self._copies) < _MIRRORED_AT_ONCE and live.batcher.waiting < live.batcher.max_batch_size:
-            return True
-        self._shed += 1
-        return False
+    def room(self, live: Version, copies: int) -> int:
+        """How many of these copies may be sent now; the others are counted as shed.
 
-    def keep(self, copy: asyncio.Task[None]) -> None:
-        """Own the task of a copy until it ends."""
-        self._copies.add(copy)
-        copy.add_done_callback(self._copies.discard)
+        None are sent while the live version has a batch's worth waiting.
+        """
+        free = 0
+        if live.batcher.waiting < live.batcher.max_batch_size:
+            free = max(_COPIES_IN_FLIGHT - sum(self._mirroring.values()), 0)
+        sent = min(copies, free)
+        self._shed += copies - sent
+        return sent
+
+    def keep(self, mirroring: asyncio.Task[None], copies: int) -> None:
+        """Own the task that has so many copies answered, until it ends."""
+        self._mirroring[mirroring] = copies
+        mirroring.add_done_callback(self._mirroring.pop)
 
     def compare(self, ours: Sequence[int], theirs: Sequence[int]) -> None:
-        """Count what a mirrored request's two answers have in common."""
+        """Count how much the two answers to a mirrored request have in common."""
         self._mirrored += 1
         self._overlap += len(set(ours) & set(theirs)) / max(len(ours), len(theirs), 1)
 
     def close(self) -> None:
-        """End the copies that are under way."""
-        for copy in tuple(self._copies):
-            copy.cancel()
+        """Cancel the copies in flight."""
+        for mirroring in tuple(self._mirroring):
+            mirroring.cancel()
 
     def statistics(self) -> CandidateReport:
-        """How it does; the record does not change afterwards."""
+        """A record of the counts so far; it does not change afterwards."""
         return CandidateReport(
-            candidate=self.served.label,
+            candidate=self.version.label,
             mode=self.mode,
             share=self._share,
             live_requests=self._live.requests,

@@ -14,7 +14,8 @@ from typing import Any
 
 import structlog
 
-from recommender.api.service import Limits, RecommenderService
+from recommender.api.queries import Limits
+from recommender.api.service import RecommenderService
 from recommender.batching.batcher import Batcher
 from recommender.batching.statistics import Statistics
 from recommender.domain import Model
@@ -187,9 +188,9 @@ class Server:
 
     def _note(self, change: VersionEvent) -> None:
         if change.kind == "serving":
-            self._monitoring.watch(change.served)
+            self._monitoring.watch(change.version)
         elif not self._closing:  # a server that closes still sends what the version has done
-            self._monitoring.forget(change.served)
+            self._monitoring.forget(change.version)
 
     async def _drain(self) -> ExitCode:
         await self._turn_unready(alive=True)

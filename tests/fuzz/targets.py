@@ -22,7 +22,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from recommender.api.messages import decoded
-from recommender.api.service import Limits, RecommenderService
+from recommender.api.queries import Limits
+from recommender.api.service import RecommenderService
 from recommender.api.status import refusal, status_of
 from recommender.batching.batcher import Batcher
 from recommender.batching.cost import Cost

@@ -5,19 +5,43 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from recommender.batching.batcher import Batcher
+from recommender.domain import Model
 from recommender.models.card import CARD_NAME, MODEL_NAME, Card, CardFile, FileRole, Golden, file_sha256
 from recommender.models.fallback import write_fallback
+from recommender.models.version import Version
 from recommender.models.vocabulary import write_vocabulary
 from tests.support.models import brute_force, table, write_model
 
 K = 5
 HISTORIES = ((1, 2, 3), (0,), (49, 7))
+
+
+def version_of(batcher: Batcher, *, version: str = "1", items: int = 50, **changes: Any) -> Version:
+    """A version `shop@…` that can do everything, without a model file behind its batcher."""
+    facts: dict[str, Any] = {
+        "model": Model("shop", version, items, default_k=3, max_k=20, longest_history=16, score_tolerance=0.0),
+        "batcher": batcher,
+        "abilities": frozenset({"k", "excluded", "candidates", "scores"}),
+        "sha256": "0" * 64,
+        "embedding_size": 8,
+        "execution_provider": "CPUExecutionProvider",
+        "loaded_at": datetime(2026, 1, 1, tzinfo=UTC),
+        "limit": 3,
+        "plain_history": 16,
+        "plain_items": items,
+        "label": f"shop@{version}",
+        "close_engine": lambda: True,
+        "measured": (),
+    }
+    return Version(**(facts | changes))
 
 
 def embeddings_of(version: int, items: int = 50) -> npt.NDArray[np.float32]:

@@ -1,0 +1,282 @@
+"""Read a request: hold it to the limits and to the rules of its proto, once, and then for each version that may answer.
+
+A request becomes an `Asked`. It keeps every rule that depends on no version, so it is read for another version without
+another look at the message.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Container, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from typing import NamedTuple
+
+from protovalidate import Validator
+
+from recommender.api.messages import ceiling, validate
+from recommender.domain import Query, Ranking
+from recommender.errors import InvalidRequestError, Violation
+from recommender.models.version import Version
+from recommender.recommend_api.v1 import recommend_api_pb2 as api
+from recommender.routing.answering import NO_REMARKS, Remarks
+
+_ITEM_IDS = api.RecommendRequest.DESCRIPTOR.fields_by_name["item_ids"]
+_FEW = 100
+_NAMED_VIOLATIONS = 10
+"""A caller's status stays small, however many items are unknown."""
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """The most that a request may hold, within the ceilings of the proto, and what happens to unknown items."""
+
+    history: int = 4096
+    excluded: int = 10_000
+    candidates: int = 10_000
+    batch_requests: int = 1000
+    reject_unknown: bool = False
+
+
+class Items(NamedTuple):
+    """A list of items as a request names them, by ids or by keys."""
+
+    ids: Sequence[int]
+    keys: Sequence[str]
+
+
+class Options(NamedTuple):
+    """What a request holds beside the ids of its history."""
+
+    history_keys: Sequence[str] = ()
+    excluded: Items | None = None
+    candidates: Items | None = None
+    exclude_history: bool = False
+    limit: int = 0
+    min_score: float | None = None
+
+
+_NO_OPTIONS = Options()
+
+
+@dataclass(slots=True)
+class Asked:
+    """A request that was read; `history` names items by ids unless `options` has keys for it.
+
+    `highest` is the largest id of a plain request, one that holds ids of a history and nothing else. It is infinite for
+    any other request.
+    """
+
+    history: tuple[int, ...]
+    highest: float
+    reject_unknown: bool
+    request_id: str
+    key: str
+    model: str = ""
+    options: Options = _NO_OPTIONS
+
+    def for_version(self, version: Version) -> tuple[Query | Ranking, Remarks]:
+        """Read the request for a version, without side effects: a query, or the ranking if nothing is left to rank.
+
+        Raises InvalidRequestError if the request wants more than the version can give.
+        """
+        if self.highest < version.plain_items and len(self.history) <= version.plain_history:
+            return Query(self.history, version.limit), NO_REMARKS
+        options = self.options
+        model = version.model
+        k = options.limit or version.limit
+        if k > model.max_k:
+            raise InvalidRequestError(
+                Violation("limit", f"{options.limit} is more than the {model.max_k} that model {model.label} returns")
+            )
+        catalogue = _Catalogue(version, reject_unknown=self.reject_unknown)
+        history = catalogue.known("item", self.history, options.history_keys)
+        excluded: frozenset[int] = frozenset()
+        candidates: frozenset[int] | None = None
+        if options.excluded is not None:
+            excluded = frozenset(catalogue.known("excluded_item", *options.excluded))
+        if options.exclude_history:
+            excluded = excluded.union(history)
+        if options.candidates is not None:
+            candidates = frozenset(catalogue.known("candidate_item", *options.candidates)) - excluded
+            excluded = frozenset()
+        if not history:
+            return _fallback(version, k, excluded, candidates), catalogue.remarks(is_fallback=True)
+        if candidates is not None and not candidates:
+            return Ranking([], []), catalogue.remarks()
+        _check_abilities(version, options, excluded, candidates)
+        longest = model.longest_history
+        if longest is not None and len(history) > longest:
+            history = history[-longest:]
+        allowed = None if candidates is None else tuple(sorted(candidates))
+        return Query(history, k, tuple(sorted(excluded)), allowed), catalogue.remarks()
+
+
+class Reader:
+    """Reads requests within configured limits."""
+
+    def __init__(self, limits: Limits) -> None:
+        self._limits = limits
+        self._validator = Validator()
+        # Every item takes a byte at least, so a request of fewer bytes has no list over its limit.
+        self._certainly_fits = min(limits.history, limits.excluded, limits.candidates)
+        self._longest_timeout = ceiling(api.StreamRecommendRequest, "timeout_ms")
+
+    def read(
+        self, request: api.RecommendRequest, request_id: str = "", frame: api.StreamRecommendRequest | None = None
+    ) -> Asked:
+        """Read a request. `frame` is the message that it came in, if the rules of that are to be kept too.
+
+        Most requests are plain: ids of a history and nothing else. Their rules are checked here, in a third of the time
+        that the validator takes. Raises InvalidRequestError if the request is at fault whichever version answers it.
+        """
+        limits = self._limits
+        fields = request.ListFields()
+        if (
+            len(fields) == 1
+            and fields[0][0] is _ITEM_IDS
+            and (frame is None or 0 <= frame.timeout_ms <= self._longest_timeout)
+        ):
+            history = tuple(fields[0][1][:])  # a slice is read in one go
+            # To sort a few takes less than to look through them twice.
+            ends = sorted(history) if len(history) <= _FEW else (min(history), max(history))
+            if ends[0] >= 0 and len(history) <= limits.history:
+                return Asked(history, ends[-1], limits.reject_unknown, request_id, request_id)
+        if request.ByteSize() > self._certainly_fits:
+            self._check_sizes(request)
+        validate(self._validator, request if frame is None else frame)
+        return Asked(
+            history=tuple(request.item_ids[:]),
+            highest=math.inf,
+            reject_unknown=limits.reject_unknown,
+            request_id=request_id,
+            key=request.routing_key or request_id,
+            model=request.model,
+            options=Options(
+                history_keys=request.item_keys[:],
+                excluded=_items(request.excluded_item_ids, request.excluded_item_keys),
+                candidates=_items(request.candidate_item_ids, request.candidate_item_keys),
+                exclude_history=request.exclude_history,
+                limit=request.limit,
+                min_score=request.min_score if request.HasField("min_score") else None,
+            ),
+        )
+
+    def requests_of(self, call: api.BatchRecommendRequest) -> Sequence[api.RecommendRequest]:
+        """The requests of a call, each yet to be read. Raises InvalidRequestError if they are more than may be."""
+        most = self._limits.batch_requests
+        if len(call.requests) > most:
+            raise InvalidRequestError(
+                Violation("requests", f"{len(call.requests)} requests are more than the {most} that a call may have")
+            )
+        return call.requests
+
+    def model_of(self, request: api.GetModelRequest) -> str:
+        """The name of the model that is asked for. Raises InvalidRequestError if it breaks the rules of the proto."""
+        validate(self._validator, request)
+        return request.model
+
+    def _check_sizes(self, request: api.RecommendRequest) -> None:
+        """Refuse lists over the configured limits before anything looks at their items."""
+        limits = self._limits
+        for field, items, most in (
+            ("item_ids", request.item_ids, limits.history),
+            ("item_keys", request.item_keys, limits.history),
+            ("excluded_item_ids", request.excluded_item_ids, limits.excluded),
+            ("excluded_item_keys", request.excluded_item_keys, limits.excluded),
+            ("candidate_item_ids", request.candidate_item_ids, limits.candidates),
+            ("candidate_item_keys", request.candidate_item_keys, limits.candidates),
+        ):
+            if len(items) > most:
+                advice = ": send the most recent ones" if field in ("item_ids", "item_keys") else ""
+                raise InvalidRequestError(
+                    Violation(field, f"{len(items)} items are more than the {most} that it may have{advice}")
+                )
+
+
+class _Catalogue:
+    """Finds the items that one request names among a version's, and keeps account of those that it lacks."""
+
+    def __init__(self, version: Version, *, reject_unknown: bool) -> None:
+        self._version = version
+        self._reject_unknown = reject_unknown
+        self._unknown_ids: dict[int, None] = {}
+        self._unknown_keys: dict[str, None] = {}
+
+    def known(self, field: str, ids: Sequence[int], keys: Sequence[str]) -> tuple[int, ...]:
+        """Return the ids of a list without the unknown ones; `field` is its name in the proto up to `_ids`.
+
+        Raises InvalidRequestError if unknown items are to be rejected.
+        """
+        if keys:
+            return self._known_keys(f"{field}_keys", keys)
+        known, items = tuple(ids), self._version.model.items
+        if not known or items is None or max(known) < items:
+            return known
+        unknown = dict.fromkeys(item for item in known if item >= items)
+        if self._reject_unknown:
+            raise _unknown(f"{field}_ids", known, unknown, f"the catalogue has the ids 0 to {items - 1}")
+        self._unknown_ids |= unknown
+        return tuple(item for item in known if item < items)
+
+    def remarks(self, *, is_fallback: bool = False) -> Remarks:
+        """Return what is to be told of the request beside its ranking."""
+        return Remarks(tuple(self._unknown_ids), tuple(self._unknown_keys), is_fallback)
+
+    def _known_keys(self, field: str, keys: Sequence[str]) -> tuple[int, ...]:
+        vocabulary = self._version.vocabulary
+        if vocabulary is None:
+            label = self._version.model.label
+            raise InvalidRequestError(Violation(field, f"model {label} has no vocabulary: name items by ids"))
+        ids = vocabulary.ids(keys)
+        if None in ids:
+            unknown = dict.fromkeys(key for key, item in zip(keys, ids, strict=True) if item is None)
+            if self._reject_unknown:
+                raise _unknown(field, keys, unknown, "the vocabulary does not have it")
+            self._unknown_keys |= unknown
+        return tuple(item for item in ids if item is not None)
+
+
+def _items(ids: Sequence[int], keys: Sequence[str]) -> Items | None:
+    """A list of a message as a value of its own; None if it names nothing."""
+    return Items(ids[:], keys[:]) if ids or keys else None
+
+
+def _fallback(version: Version, k: int, excluded: frozenset[int], candidates: frozenset[int] | None) -> Ranking:
+    """The best of a version's fallback list. Raises InvalidRequestError if it has none."""
+    if not version.fallback:
+        items = version.model.items
+        known = f": its ids are 0 to {items - 1}" if items is not None else ""
+        raise InvalidRequestError(
+            Violation(
+                "item_ids",
+                f"the history has no item of the catalogue{known}, and model {version.model.label} has no "
+                "fallback list to answer from",
+            )
+        )
+    kept = (item for item in version.fallback if item not in excluded and (candidates is None or item in candidates))
+    return Ranking(list(islice(kept, k)), [])
+
+
+def _check_abilities(
+    version: Version, options: Options, excluded: frozenset[int], candidates: frozenset[int] | None
+) -> None:
+    """Refuse what the model cannot do: a short or a wrong list would be worse."""
+    lacks = f"model {version.model.label} was exported without the input"
+    if excluded and "excluded" not in version.abilities:
+        field = "exclude_history" if options.exclude_history else "excluded_item_ids"
+        raise InvalidRequestError(Violation(field, f"{lacks} `excluded`"))
+    if candidates is not None and "candidates" not in version.abilities:
+        raise InvalidRequestError(Violation("candidate_item_ids", f"{lacks} `candidates`"))
+    if options.min_score is not None and "scores" not in version.abilities:
+        raise InvalidRequestError(
+            Violation("min_score", f"model {version.model.label} gives no scores to hold against it")
+        )
+
+
+def _unknown(field: str, named: Sequence[object], unknown: Container[object], why: str) -> InvalidRequestError:
+    """The refusal of a list with unknown items; it names the first few with their places."""
+    places = [(index, item) for index, item in enumerate(named) if item in unknown]
+    return InvalidRequestError(
+        *(Violation(f"{field}[{index}]", f"{item!r} is unknown: {why}") for index, item in places[:_NAMED_VIOLATIONS])
+    )

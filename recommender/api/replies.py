@@ -1,0 +1,85 @@
+"""Write replies: an answer, an error among many outcomes, the description of a model."""
+
+from __future__ import annotations
+
+import structlog
+from google.protobuf import timestamp_pb2
+from google.rpc import code_pb2, status_pb2
+
+from recommender.api.queries import Asked
+from recommender.api.status import status_of
+from recommender.models.version import Version
+from recommender.recommend_api.v1 import recommend_api_pb2 as api
+from recommender.routing.answering import Answer
+from recommender.routing.router import Router
+
+_MODEL, _FALLBACK = api.SOURCE_MODEL, api.SOURCE_FALLBACK
+
+log = structlog.get_logger(__name__)
+
+
+def write(asked: Asked, answer: Answer, reply: api.RecommendResponse) -> None:
+    """Write an answer into an empty reply; items that score below the request's `min_score` are left out."""
+    version, remarks = answer.version, answer.remarks
+    item_ids, scores = answer.ranking
+    least = asked.options.min_score
+    if least is not None and scores and scores[-1] < least:
+        kept = sum(score >= least for score in scores)
+        item_ids, scores = item_ids[:kept], scores[:kept]
+    reply.request_id = asked.request_id
+    reply.model_version = version.label
+    reply.source = _FALLBACK if remarks.is_fallback else _MODEL
+    reply.item_ids.extend(item_ids)
+    reply.scores.extend(scores)
+    if version.vocabulary is not None:
+        reply.item_keys.extend(version.vocabulary.keys(item_ids))
+    if remarks.unknown_item_ids:
+        reply.unknown_item_ids.extend(remarks.unknown_item_ids)
+    if remarks.unknown_item_keys:
+        reply.unknown_item_keys.extend(remarks.unknown_item_keys)
+
+
+def failure(error: Exception) -> status_pb2.Status:
+    """The status of one request among many. An error that is our fault is logged: no failed call would tell of it."""
+    status = status_of(error)
+    if status.code == code_pb2.INTERNAL:
+        log.error("request failed", exc_info=error)
+    return status
+
+
+def description(version: Version, router: Router) -> api.Model:
+    """Describe a version, its part on this server and how its source is followed."""
+    model = version.model
+    loaded_at = timestamp_pb2.Timestamp()
+    loaded_at.FromDatetime(version.loaded_at)
+    described = api.Model(
+        name=model.name,
+        version=model.version,
+        sha256=version.sha256,
+        items=model.items or 0,
+        embedding_size=version.embedding_size or 0,
+        default_limit=version.limit,
+        max_limit=model.max_k,
+        longest_history=model.longest_history or 0,
+        vocabulary_size=len(version.vocabulary) if version.vocabulary else 0,
+        fallback_size=len(version.fallback),
+        execution_provider=version.execution_provider,
+        loaded_at=loaded_at,
+        aliases=version.aliases,
+        role=_role(version, router),
+    )
+    lane = router.lane_of(version)
+    if lane is not None and lane.following is not None:
+        following = lane.following()
+        described.reference = following.reference
+        described.source_failure = following.failing or ""
+        described.refused_version = following.refused or ""
+        described.refusal = following.refusal or ""
+    return described
+
+
+def _role(version: Version, router: Router) -> api.ModelRole:
+    candidate = router.candidate
+    if candidate is None or candidate.version is not version:
+        return api.MODEL_ROLE_LIVE
+    return api.MODEL_ROLE_CANARY if candidate.mode == "canary" else api.MODEL_ROLE_SHADOW

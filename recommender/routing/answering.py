@@ -1,0 +1,233 @@
+"""Answer requests: pick a version, rank, answer with the live one where a canary fails, mirror to a shadow.
+
+A request comes as an `Asked`, which knows for each version what is to be ranked. Nothing here knows a message.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol, TypeAlias
+
+from recommender.domain import Query, Ranking
+from recommender.errors import (
+    BacklogFullError,
+    DeadlineError,
+    EngineError,
+    InvalidRequestError,
+    RecommenderError,
+    UnavailableError,
+)
+from recommender.models.version import Version
+from recommender.routing.candidate import Candidate
+from recommender.routing.router import Router
+
+_SHADOW_SECONDS = 1.0
+"""A copy of a request that takes longer has failed."""
+_FAILURES = (EngineError, BacklogFullError, DeadlineError, UnavailableError)
+"""Errors that count against the version; any other is the request's own fault."""
+_WORTH_ANOTHER_TRY = (EngineError, BacklogFullError, UnavailableError)
+"""Failures that another version may not have. A passed deadline has passed for all."""
+
+
+class Remarks(NamedTuple):
+    """What an answer tells beside its ranking. Items that the version's catalogue lacks are listed, each once."""
+
+    unknown_item_ids: Sequence[int] = ()
+    unknown_item_keys: Sequence[str] = ()
+    is_fallback: bool = False
+    """Whether the ranking is from the version's fallback list."""
+
+
+NO_REMARKS = Remarks()
+
+
+@dataclass(slots=True)
+class Answer:
+    """The answer to a request, and the version that gave it."""
+
+    version: Version
+    ranking: Ranking
+    remarks: Remarks
+
+
+class Asked(Protocol):
+    """A request that was read and keeps every rule that no version has a part in."""
+
+    @property
+    def key(self) -> str:
+        """Puts the request on one side of a split, always the same; empty leaves it to chance."""
+
+    @property
+    def model(self) -> str:
+        """The model that the request names, as `Router.route` takes it; empty if it names none."""
+
+    def for_version(self, version: Version) -> tuple[Query | Ranking, Remarks]:
+        """Read the request for a version, without side effects: a query, or the ranking if nothing is left to rank.
+
+        Raises InvalidRequestError if that version cannot answer the request.
+        """
+
+
+Outcome: TypeAlias = Answer | RecommenderError
+_Row: TypeAlias = tuple[int, Asked, Query, Remarks]
+"""A request that needs the engine, with its place in its call."""
+_Copy: TypeAlias = tuple[Asked, Sequence[int]]
+"""A request that the live version has answered, and the items it got."""
+
+
+class Answering:
+    """Answers requests with the versions of a router, and compares a candidate with the live version."""
+
+    def __init__(self, router: Router) -> None:
+        self._router = router
+
+    async def answer(self, asked: Asked, deadline: float = math.inf) -> Answer:
+        """Answer one request; `deadline` is on the batcher's clock.
+
+        Raises what `Router.route`, `Asked.for_version` and `Batcher.submit` raise.
+        """
+        router = self._router
+        if router.candidate is None:
+            version = router.route(asked.model) if asked.model else router.live
+            wanted, remarks = asked.for_version(version)
+            if isinstance(wanted, Query):
+                return Answer(version, await version.batcher.submit(wanted, deadline=deadline), remarks)
+            return _finished(version, wanted, remarks)
+        (outcome,) = await self.answer_many((asked,), deadline)
+        if isinstance(outcome, RecommenderError):
+            raise outcome
+        return outcome
+
+    async def answer_many(self, requests: Sequence[Asked], deadline: float = math.inf) -> list[Outcome]:
+        """Return the outcome of each request of a call, in order: its answer, or the error that `answer` raises."""
+        router, call = self._router, _Call()
+        candidate, live = router.candidate, router.live
+        for place, asked in enumerate(requests):
+            try:
+                version = router.route(asked.model) if asked.model else live
+                if candidate is None or version is not live or self._pins(asked):
+                    call.add(place, asked, version)
+                else:
+                    self._split(call, candidate, place, asked)
+            except RecommenderError as error:
+                call.outcomes[place] = error
+        started = time.monotonic()
+        await call.rank(deadline)
+        if candidate is not None and call.rows:
+            instead = self._compare(call, candidate, live, time.monotonic() - started)
+            await instead.rank(deadline)
+            call.outcomes |= instead.outcomes
+        return [call.outcomes[place] for place in range(len(requests))]
+
+    def _split(self, call: _Call, candidate: Candidate, place: int, asked: Asked) -> None:
+        """Add a request for the canary if it is in its share; for the live version if not, or if the canary refuses."""
+        router = self._router
+        picked = router.pick(asked.key)
+        try:
+            call.add(place, asked, picked)
+        except InvalidRequestError:
+            if picked is router.live:
+                raise
+            call.add(place, asked, router.live)  # raises too if the request is at fault
+            candidate.note(picked, 0.0, failed=True)
+
+    def _compare(self, call: _Call, candidate: Candidate, live: Version, seconds: float) -> _Call:
+        """Count how the rows of a call ended, and mirror them. Returns those that the live version answers instead.
+
+        A row counts with the seconds of its call, on both sides alike.
+        """
+        router, instead = self._router, _Call()
+        copies: list[_Copy] = []
+        for version, rows in call.rows.items():
+            for place, asked, _, _ in rows:
+                outcome = call.outcomes[place]
+                if isinstance(outcome, Answer):
+                    if version is live and not self._pins(asked):
+                        copies.append((asked, outcome.ranking.item_ids))
+                elif not isinstance(outcome, _FAILURES):
+                    continue
+                elif isinstance(outcome, _WORTH_ANOTHER_TRY) and version is not router.live and not self._pins(asked):
+                    try:
+                        instead.add(place, asked, router.live)
+                    except InvalidRequestError as error:
+                        instead.outcomes[place] = error
+                if version in (live, candidate.version):
+                    candidate.note(version, seconds, failed=not isinstance(outcome, Answer))
+        if candidate.mode == "shadow" and candidate is router.candidate:
+            _mirror(candidate, live, copies)
+        return instead
+
+    def _pins(self, asked: Asked) -> bool:
+        """Whether a request names a version, or another model than the live one."""
+        return asked.model not in ("", self._router.live.model.name)
+
+
+class _Call:
+    """The requests of one call. Each gets an outcome of its own, by its place."""
+
+    def __init__(self) -> None:
+        self.outcomes: dict[int, Outcome] = {}
+        self.rows: dict[Version, list[_Row]] = {}
+
+    def add(self, place: int, asked: Asked, version: Version) -> None:
+        """Add a request for a version; it has its outcome at once if there is nothing to rank.
+
+        Raises InvalidRequestError if the version cannot answer it.
+        """
+        wanted, remarks = asked.for_version(version)
+        if isinstance(wanted, Query):
+            self.rows.setdefault(version, []).append((place, asked, wanted, remarks))
+        else:
+            self.outcomes[place] = _finished(version, wanted, remarks)
+
+    async def rank(self, deadline: float) -> None:
+        """Rank the rows, those of several versions at the same time."""
+        shares = [
+            version.batcher.submit_many([query for _, _, query, _ in rows], deadline=deadline)
+            for version, rows in self.rows.items()
+        ]
+        ended = [await shares[0]] if len(shares) == 1 else await asyncio.gather(*shares)
+        outcomes = self.outcomes
+        for (version, rows), rankings in zip(self.rows.items(), ended, strict=True):
+            for (place, _, _, remarks), ranking in zip(rows, rankings, strict=True):
+                outcomes[place] = Answer(version, ranking, remarks) if isinstance(ranking, Ranking) else ranking
+
+
+def _finished(version: Version, ranking: Ranking, remarks: Remarks) -> Answer:
+    """Answer a request that needs no engine."""
+    if remarks.is_fallback:
+        version.fallbacks += 1
+    return Answer(version, ranking, remarks)
+
+
+def _mirror(candidate: Candidate, live: Version, copies: Sequence[_Copy]) -> None:
+    """Send a shadow its share of these copies, as many as it has room for."""
+    met = [copy for copy in copies if candidate.meets(copy[0].key)]
+    sent = met[: candidate.room(live, len(met))]
+    if sent:
+        candidate.keep(asyncio.create_task(_shadow(candidate, sent)), len(sent))
+
+
+async def _shadow(candidate: Candidate, copies: Sequence[_Copy]) -> None:
+    """Let a shadow answer copies of one call, and compare; its answers reach nobody."""
+    version = candidate.version
+    rows: list[tuple[Query, Sequence[int]]] = []
+    for asked, answered in copies:
+        try:
+            wanted, _ = asked.for_version(version)
+        except InvalidRequestError:
+            candidate.note(version, 0.0, failed=True)
+        else:
+            if isinstance(wanted, Query):
+                rows.append((wanted, answered))
+    started = time.monotonic()
+    outcomes = await version.batcher.submit_many([query for query, _ in rows], deadline=started + _SHADOW_SECONDS)
+    seconds = time.monotonic() - started
+    for (_, answered), outcome in zip(rows, outcomes, strict=True):
+        candidate.note(version, seconds, failed=not isinstance(outcome, Ranking))
+        if isinstance(outcome, Ranking):
+            candidate.compare(answered, outcome.item_ids)

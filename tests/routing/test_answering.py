@@ -1,0 +1,167 @@
+"""A canary that fails, a shadow that is sent copies: through the service, with engines that tests hold."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import pytest
+from google.rpc import code_pb2, status_pb2
+
+from recommender.api.queries import Limits
+from recommender.api.service import RecommenderService
+from recommender.api.status import status_of
+from recommender.models.version import Version
+from recommender.models.vocabulary import Vocabulary, write_vocabulary
+from recommender.recommend_api.v1 import recommend_api_pb2 as api
+from recommender.routing.candidate import Bounds, CandidateReport
+from recommender.routing.router import Router
+from tests.support.fakes import FakeEngine, make_batcher, turns
+from tests.support.versions import version_of
+
+POISON = 1
+
+Outcome: TypeAlias = api.RecommendResponse | status_pb2.Status
+Ask: TypeAlias = Callable[[RecommenderService, api.RecommendRequest], Awaitable[Outcome]]
+
+
+async def alone(service: RecommenderService, request: api.RecommendRequest) -> Outcome:
+    try:
+        return await service.recommend(request)
+    except Exception as error:  # noqa: BLE001 (as an edge does)
+        return status_of(error)
+
+
+async def in_a_batch(service: RecommenderService, request: api.RecommendRequest) -> Outcome:
+    other = api.RecommendRequest(item_ids=[2])
+    call = api.BatchRecommendRequest(requests=[other, request, other])
+    before, result, after = (await service.batch_recommend(call)).results
+    for row in (before, after):
+        assert row.WhichOneof("outcome") == "response"
+    return result.response if result.WhichOneof("outcome") == "response" else result.error
+
+
+async def on_a_stream(service: RecommenderService, request: api.RecommendRequest) -> Outcome:
+    reply = await service.stream_recommend(api.StreamRecommendRequest(correlation_id=7, request=request))
+    assert reply.correlation_id == 7
+    return reply.response if reply.WhichOneof("outcome") == "response" else reply.error
+
+
+every_way = pytest.mark.parametrize("ask", [alone, in_a_batch, on_a_stream])
+
+
+class Trial:
+    """A live version and a candidate that meets every request, with engines of their own."""
+
+    def __init__(self, mode: Any, live: Version, candidate: Version) -> None:
+        self.live, self.candidate = live, candidate
+        self._router = Router(retire_grace=1.0)
+        self._router.adopt(self._router.add_lane("live", frozenset()), live)
+        bounds = Bounds(errors=1.0, latency=0.0, least=1000)
+        lane = self._router.add_lane("candidate", frozenset())
+        self._router.try_out(lane, candidate, mode=mode, share=1.0, bounds=bounds, refuse=lambda _: None)
+        self.service = RecommenderService(self._router, limits=Limits())
+
+    @property
+    def report(self) -> CandidateReport:
+        assert self._router.candidate is not None
+        return self._router.candidate.statistics()
+
+
+def keys_of(name: str, items: int, folder: Path) -> Vocabulary:
+    write_vocabulary([f"{name}-{item}" for item in range(items)], folder / name)
+    return Vocabulary.open(folder / name, items)
+
+
+def failing(**changes: Any) -> Version:
+    """A version whose engine fails at histories with POISON."""
+    return version_of(make_batcher(FakeEngine(poison=frozenset({POISON}))), version="2", **changes)
+
+
+def working(**changes: Any) -> Version:
+    return version_of(make_batcher(FakeEngine()), version="1", **changes)
+
+
+@every_way
+async def test_nothing_is_left_of_the_answer_that_a_canary_failed_at(ask: Ask, tmp_path: Path) -> None:
+    canary = failing(items=5, vocabulary=keys_of("canary", 5, tmp_path))
+    trial = Trial("canary", working(items=50, vocabulary=keys_of("live", 50, tmp_path)), canary)
+
+    reply = await ask(trial.service, api.RecommendRequest(item_ids=[POISON, 7]))
+
+    assert reply == api.RecommendResponse(
+        item_ids=[8, 2, 3],
+        scores=[1.0],
+        item_keys=["live-8", "live-2", "live-3"],
+        model_version="shop@1",
+        source=api.SOURCE_MODEL,
+    )
+    assert trial.report.candidate_failed == 1
+
+
+@every_way
+async def test_the_fallback_list_of_the_live_version_answers_for_a_failed_canary(ask: Ask) -> None:
+    trial = Trial("canary", working(items=1, fallback=(0,)), failing(items=50))
+
+    reply = await ask(trial.service, api.RecommendRequest(item_ids=[POISON]))
+
+    assert reply == api.RecommendResponse(
+        item_ids=[0], model_version="shop@1", unknown_item_ids=[POISON], source=api.SOURCE_FALLBACK
+    )
+    assert (trial.live.fallbacks, trial.report.candidate_failed) == (1, 1)
+
+
+@every_way
+async def test_a_request_that_fails_on_a_canary_and_is_invalid_for_the_live_version_is_refused(ask: Ask) -> None:
+    trial = Trial("canary", working(items=1), failing(items=50))
+
+    refused = await ask(trial.service, api.RecommendRequest(item_ids=[POISON]))
+
+    assert isinstance(refused, status_pb2.Status)
+    assert refused.code == code_pb2.INVALID_ARGUMENT
+    assert "model shop@1 has no fallback list" in refused.message
+
+
+@every_way
+async def test_a_request_pinned_to_a_canary_fails_with_it(ask: Ask) -> None:
+    trial = Trial("canary", working(), failing())
+
+    refused = await ask(trial.service, api.RecommendRequest(item_ids=[POISON], model="shop@2"))
+
+    assert isinstance(refused, status_pb2.Status)
+    assert refused.code == code_pb2.INTERNAL
+    assert trial.report.candidate_failed == 1
+
+
+@every_way
+async def test_a_shadow_is_sent_every_request_and_answers_none(ask: Ask) -> None:
+    trial = Trial("shadow", working(), failing())
+
+    replies = [await ask(trial.service, api.RecommendRequest(item_ids=[item])) for item in (20, 30, POISON)]
+    await turns(50)
+
+    assert {getattr(reply, "model_version", reply) for reply in replies} == {"shop@1"}
+    report, copies = trial.report, 9 if ask is in_a_batch else 3
+    assert (report.live_requests, report.candidate_requests, report.mirrored) == (copies, copies, copies - 1)
+    assert (report.candidate_failed, report.shed, report.overlap) == (1, 0, 1.0)
+
+
+async def test_a_shadow_is_sent_rows_of_a_batch_call_only_while_it_has_room() -> None:
+    trial = Trial("shadow", working(), version_of(make_batcher(FakeEngine(), max_backlog=1000), version="2"))
+
+    await trial.service.batch_recommend(api.BatchRecommendRequest(requests=[api.RecommendRequest(item_ids=[2])] * 100))
+    await turns(200)
+
+    assert (trial.report.mirrored, trial.report.shed) == (64, 36)
+
+
+async def test_a_shadow_is_sent_no_row_that_names_a_version_or_needs_no_engine() -> None:
+    trial = Trial("shadow", working(items=5, fallback=(4, 2)), version_of(make_batcher(FakeEngine()), version="2"))
+    pinned, unknown = api.RecommendRequest(item_ids=[2], model="shop@1"), api.RecommendRequest(item_ids=[20])
+
+    results = (await trial.service.batch_recommend(api.BatchRecommendRequest(requests=[pinned, unknown]))).results
+    await turns(50)
+
+    assert [result.response.source for result in results] == [api.SOURCE_MODEL, api.SOURCE_FALLBACK]
+    assert (trial.report.mirrored, trial.report.shed) == (0, 0)
