@@ -45,35 +45,38 @@ class Items(NamedTuple):
     keys: Sequence[str]
 
 
-class Options(NamedTuple):
-    """What a request holds beside the ids of its history."""
+@dataclass(slots=True)
+class Options:
+    """What a request holds beside the ids of its history. `reject_unknown` is not its own choice: a limit says so."""
 
+    reject_unknown: bool = False
     history_keys: Sequence[str] = ()
     excluded: Items | None = None
     candidates: Items | None = None
     exclude_history: bool = False
     limit: int = 0
     min_score: float | None = None
-
-
-_NO_OPTIONS = Options()
+    routing_key: str = ""
 
 
 @dataclass(slots=True)
 class Asked:
-    """A request that was read; `history` names items by ids unless `options` has keys for it.
+    """A request that was read. `history` names items by ids, unless the options have keys for it.
 
     `highest` is the largest id of a plain request, one that holds ids of a history and nothing else. It is infinite for
-    any other request.
+    any other request. An Asked is made for every call, so it is not frozen: that would take five times as long.
     """
 
     history: tuple[int, ...]
     highest: float
-    reject_unknown: bool
     request_id: str
-    key: str
-    model: str = ""
-    options: Options = _NO_OPTIONS
+    model: str
+    options: Options
+
+    @property
+    def key(self) -> str:
+        """Puts a user on one side of a split: the routing key, else the id of the call, else chance."""
+        return self.options.routing_key or self.request_id
 
     def for_version(self, version: Version) -> tuple[Query | Ranking, Remarks]:
         """Read the request for a version, without side effects: a query, or the ranking if nothing is left to rank.
@@ -89,7 +92,7 @@ class Asked:
             raise InvalidRequestError(
                 Violation("limit", f"{options.limit} is more than the {model.max_k} that model {model.label} returns")
             )
-        catalogue = _Catalogue(version, reject_unknown=self.reject_unknown)
+        catalogue = _Catalogue(version, reject_unknown=options.reject_unknown)
         history = catalogue.known("item", self.history, options.history_keys)
         excluded: frozenset[int] = frozenset()
         candidates: frozenset[int] | None = None
@@ -117,6 +120,7 @@ class Reader:
 
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
+        self._no_options = Options(limits.reject_unknown)
         self._validator = Validator()
         # Every item takes a byte at least, so a request of fewer bytes has no list over its limit.
         self._certainly_fits = min(limits.history, limits.excluded, limits.candidates)
@@ -141,26 +145,21 @@ class Reader:
             # To sort a few takes less than to look through them twice.
             ends = sorted(history) if len(history) <= _FEW else (min(history), max(history))
             if ends[0] >= 0 and len(history) <= limits.history:
-                return Asked(history, ends[-1], limits.reject_unknown, request_id, request_id)
+                return Asked(history, ends[-1], request_id, "", self._no_options)
         if request.ByteSize() > self._certainly_fits:
             self._check_sizes(request)
         validate(self._validator, request if frame is None else frame)
-        return Asked(
-            history=tuple(request.item_ids[:]),
-            highest=math.inf,
-            reject_unknown=limits.reject_unknown,
-            request_id=request_id,
-            key=request.routing_key or request_id,
-            model=request.model,
-            options=Options(
-                history_keys=request.item_keys[:],
-                excluded=_items(request.excluded_item_ids, request.excluded_item_keys),
-                candidates=_items(request.candidate_item_ids, request.candidate_item_keys),
-                exclude_history=request.exclude_history,
-                limit=request.limit,
-                min_score=request.min_score if request.HasField("min_score") else None,
-            ),
+        options = Options(
+            limits.reject_unknown,
+            request.item_keys[:],
+            _items(request.excluded_item_ids, request.excluded_item_keys),
+            _items(request.candidate_item_ids, request.candidate_item_keys),
+            request.exclude_history,
+            request.limit,
+            request.min_score if request.HasField("min_score") else None,
+            request.routing_key,
         )
+        return Asked(tuple(request.item_ids[:]), math.inf, request_id, request.model, options)
 
     def requests_of(self, call: api.BatchRecommendRequest) -> Sequence[api.RecommendRequest]:
         """The requests of a call, each yet to be read. Raises InvalidRequestError if they are more than may be."""
@@ -221,7 +220,9 @@ class _Catalogue:
 
     def remarks(self, *, is_fallback: bool = False) -> Remarks:
         """Return what is to be told of the request beside its ranking."""
-        return Remarks(tuple(self._unknown_ids), tuple(self._unknown_keys), is_fallback)
+        if self._unknown_ids or self._unknown_keys or is_fallback:
+            return Remarks(tuple(self._unknown_ids), tuple(self._unknown_keys), is_fallback)
+        return NO_REMARKS
 
     def _known_keys(self, field: str, keys: Sequence[str]) -> tuple[int, ...]:
         vocabulary = self._version.vocabulary
@@ -262,16 +263,20 @@ def _check_abilities(
     version: Version, options: Options, excluded: frozenset[int], candidates: frozenset[int] | None
 ) -> None:
     """Refuse what the model cannot do: a short or a wrong list would be worse."""
-    lacks = f"model {version.model.label} was exported without the input"
     if excluded and "excluded" not in version.abilities:
-        field = "exclude_history" if options.exclude_history else "excluded_item_ids"
-        raise InvalidRequestError(Violation(field, f"{lacks} `excluded`"))
+        raise _lacking("exclude_history" if options.exclude_history else "excluded_item_ids", version, "excluded")
     if candidates is not None and "candidates" not in version.abilities:
-        raise InvalidRequestError(Violation("candidate_item_ids", f"{lacks} `candidates`"))
+        raise _lacking("candidate_item_ids", version, "candidates")
     if options.min_score is not None and "scores" not in version.abilities:
         raise InvalidRequestError(
             Violation("min_score", f"model {version.model.label} gives no scores to hold against it")
         )
+
+
+def _lacking(field: str, version: Version, ability: str) -> InvalidRequestError:
+    return InvalidRequestError(
+        Violation(field, f"model {version.model.label} was exported without the input `{ability}`")
+    )
 
 
 def _unknown(field: str, named: Sequence[object], unknown: Container[object], why: str) -> InvalidRequestError:
