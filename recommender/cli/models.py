@@ -20,6 +20,7 @@ from recommender.errors import StartError
 from recommender.models.artifact import Artifact, Release, open_version
 from recommender.models.card import CARD_NAME, Card
 from recommender.models.loader import loader
+from recommender.models.proof import Proof
 from recommender.models.sources.mlflow import Registered, Registry
 from recommender.models.sources.opening import open_registry, open_source
 from recommender.models.sources.publishing import files_of, write_mlmodel
@@ -104,26 +105,14 @@ def verify(
     with _told():
         settings = _settings(registry)
         artifact = _artifact(settings, model)
-        served = _try(settings, artifact)
-    golden = len(artifact.card.golden) if artifact.card else 0
+        served, proof = _try(settings, artifact)
     if as_json:
-        _print(
-            {
-                "model": served.label,
-                "sha256": served.sha256,
-                "items": served.model.items,
-                "provider": served.execution_provider,
-                "golden": golden,
-                "vocabulary": len(served.vocabulary) if served.vocabulary else 0,
-                "fallback": len(served.fallback),
-                "observations": [[seen.rows, seen.cells, seen.seconds] for seen in served.measured],
-            }
-        )
+        typer.echo(proof.to_json())
         return
     table = Table("check", "found", title=f"{served.label} may serve")
     table.add_row("digests", f"{served.sha256[:_DIGITS]}…, all files" if artifact.card else "no card to hold it to")
     table.add_row("contract", ", ".join(sorted(served.abilities)))
-    table.add_row("golden answers", f"{golden}, in order, alone and in company" if golden else "none")
+    table.add_row("golden answers", f"{proof.golden}, in order, alone and in company" if proof.golden else "none")
     table.add_row("limits", f"{served.model.items or 'unknown'} items, {served.model.max_k} recommendations at most")
     table.add_row("vocabulary", f"{len(served.vocabulary):,} keys" if served.vocabulary else "none")
     table.add_row("fallback list", f"{len(served.fallback):,} items" if served.fallback else "none")
@@ -157,7 +146,7 @@ def push(
     with _told():
         settings = _settings(registry)
         artifact = _artifact(settings, model)
-        served = _try(settings, artifact)
+        served, _ = _try(settings, artifact)
         opened = _registry(registry)
         with files_of(artifact) as files, _bar("uploading") as progress:
             if artifact.card is None:
@@ -216,14 +205,14 @@ def rollback(
         _say_promoted(name, alias, before, version)
 
 
-def _try(settings: Settings, artifact: Artifact) -> Version:
+def _try(settings: Settings, artifact: Artifact) -> tuple[Version, Proof]:
     """Load a version as the server would, and end it again. Raises StartError if it may not serve."""
 
-    async def main() -> Version:
+    async def main() -> tuple[Version, Proof]:
         served = await loader(settings).load(artifact)
         await served.batcher.close()
         served.close_engine()
-        return served
+        return served, Proof.of(served, artifact)
 
     return run(logged(settings, main(), level="warning"))
 

@@ -16,7 +16,7 @@ import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import NoReturn, TypeVar
+from typing import Literal, NoReturn, TypeAlias, TypeVar
 
 import structlog
 
@@ -24,7 +24,7 @@ from recommender.batching.cost import Observation
 from recommender.errors import ModelError, RecommenderError, SourceError
 from recommender.models.artifact import Artifact, Release
 from recommender.models.sources.source import Source
-from recommender.models.version import FollowerStatus, Outcome, Version
+from recommender.models.version import Version
 from recommender.threads import in_background
 
 log = structlog.get_logger(__name__)
@@ -36,19 +36,30 @@ _PROGRESS_SECONDS = 5.0
 R = TypeVar("R")
 
 
-@dataclass(frozen=True, slots=True)
-class Reload:
-    """What an observer is told of one attempt to bring a version in: `seconds` from its discovery to its end.
+Outcome: TypeAlias = Literal["served", "refused", "overtaken", "rolled_back"]
+"""How an attempt to bring a version in has ended.
 
-    `refused` and `rolled_back` say why in `reason`; `overtaken` means that the source wanted another one by the time it
-    was loaded. A candidate is rolled back when it did serve, and worse than its bounds allow.
+`overtaken`: the source wanted another one by the time it was loaded. `rolled_back`: a candidate did serve, and worse
+than its bounds allow.
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class FollowerStatus:
+    """How one source is followed, as of now.
+
+    `loading` is the version on its way in. `refused` is the last one that was refused, with `refusal` as the
+    reason, until another one serves. `failing` says why the source cannot be asked, `failing_since` since when.
     """
 
     reference: str
-    version: str
-    outcome: Outcome
-    seconds: float
-    reason: str = ""
+    serving: str | None
+    loading: str | None
+    refused: str | None
+    refusal: str | None
+    failing: str | None
+    failing_since: datetime | None
+    outcomes: dict[Outcome, int]
 
 
 class Follower:
@@ -70,7 +81,6 @@ class Follower:
         interval: float,
         patience: float,
         timeout: float,
-        observer: Callable[[Reload], None] = lambda _: None,
     ) -> None:
         self.source = source
         self._prove = prove
@@ -80,9 +90,8 @@ class Follower:
         self._interval = interval
         self._patience = patience
         self._timeout = timeout
-        self._observer = observer
         self._current: Release | None = None
-        self._served: Version | None = None
+        self._version: Version | None = None
         self._loading: Release | None = None
         self._refused: Release | None = None
         self._refusal: str | None = None
@@ -159,10 +168,9 @@ class Follower:
     def refuse(self, reason: str) -> None:
         """Take the version that serves for refused from now on: it is not brought in again."""
         if self._current is not None:
-            refused, self._current, self._served = self._current, None, None
-            self._refused, self._refusal = refused, reason
+            self._refused, self._refusal = self._current, reason
+            self._current = self._version = None
             self._outcomes["rolled_back"] += 1
-            self._observer(Reload(self.source.reference, refused.version, "rolled_back", 0.0, reason))
 
     def statistics(self) -> FollowerStatus:
         """How the source is followed; the record does not change afterwards."""
@@ -194,21 +202,21 @@ class Follower:
         self._loading = release
         try:
             artifact = await self._bounded(self._timeout, self.source.fetch, release, _Report(release))
-            if self._served is not None and (artifact.sha256, release.label) == (
-                self._served.sha256,
-                self._served.label,
+            if self._version is not None and (artifact.sha256, release.label) == (
+                self._version.sha256,
+                self._version.label,
             ):
                 self._current = release  # written again, and the same
                 return "served"
             observations = () if proven else await self._prove(artifact)
-            served = await self._load(artifact, observations)
+            version = await self._load(artifact, observations)
             if not proven and await self._wants_another(release):
-                await self._discard(served)
+                await self._discard(version)
                 return "overtaken"
-            self._adopt(served)
+            self._adopt(version)
         finally:
             self._loading = None
-        self._current, self._served = release, served
+        self._current, self._version = release, version
         return "served"
 
     async def _keep(self, release: Release) -> None:
@@ -265,7 +273,6 @@ class Follower:
             log.error("version refused", **told, reason=reason, still_serving=serving)
         else:
             log.info("version served" if outcome == "served" else "version overtaken", **told)
-        self._observer(Reload(self.source.reference, release.version, outcome, seconds, reason))
 
 
 class _Report:

@@ -1,29 +1,85 @@
-"""The proof of a version in a process of its own, before the one that serves takes it in.
+"""The proof of a version in a process of its own, before the server loads it.
 
-The other process opens the files as the server would, holds the model to its card and its limits, and measures it.
-Its priority is low from its first moment, so that requests go first. What hangs, crashes or fills the memory does so
-over there.
+That process opens the files as the server would, checks the model against its card and its limits, and measures it.
+Its priority is low from the start, so that requests go first. A model that hangs, crashes or fills the memory does it
+there.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import os
 import signal
 from collections.abc import Mapping, Sequence
+from typing import Self
+
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from recommender.batching.cost import Observation
 from recommender.errors import ModelError
+from recommender.models.artifact import Artifact
+from recommender.models.version import Version
 
 _BELOW = 10
 """How much lower its priority is than ours: a tenth of a core remains where requests take all of it."""
 _LOWEST = 19
 
 
+class Proof(BaseModel):
+    """What the checks found of a version that may serve; `recommender models verify --json` prints it.
+
+    `golden` counts golden answers, `vocabulary` keys and `fallback` items of the fallback list. `event_loop` names the
+    library of the loop that batches were measured on. `observations` are rows, cells and seconds of each batch.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    model: str
+    sha256: str
+    items: int | None
+    provider: str
+    golden: int
+    vocabulary: int
+    fallback: int
+    event_loop: str
+    observations: tuple[tuple[int, int, float], ...]
+
+    @classmethod
+    def of(cls, version: Version, artifact: Artifact) -> Self:
+        """The proof of a version that was loaded from an artifact on the running event loop."""
+        return cls(
+            model=version.label,
+            sha256=version.sha256,
+            items=version.model.items,
+            provider=version.execution_provider,
+            golden=len(artifact.card.golden) if artifact.card else 0,
+            vocabulary=len(version.vocabulary) if version.vocabulary else 0,
+            fallback=len(version.fallback),
+            event_loop=type(asyncio.get_running_loop()).__module__.partition(".")[0],
+            observations=tuple((seen.rows, seen.cells, seen.seconds) for seen in version.measured),
+        )
+
+    @classmethod
+    def from_json(cls, text: bytes) -> Self:
+        """Parse the output of `recommender models verify --json`; raises ModelError if it is not a proof."""
+        try:
+            return cls.model_validate_json(text)
+        except ValidationError as error:
+            raise ModelError(f"its proof printed no valid result: {text[:200]!r}") from error
+
+    def to_json(self) -> str:
+        """The output of `recommender models verify --json`."""
+        return self.model_dump_json(indent=2)
+
+    @property
+    def measured(self) -> list[Observation]:
+        """What batches took."""
+        return [Observation(*each) for each in self.observations]
+
+
 async def check_elsewhere(command: Sequence[str], environment: Mapping[str, str], timeout: float) -> list[Observation]:
-    """Run a command that proves a version, with this environment over our own, and return what it measured.
+    """Run a command that proves a version, with `environment` over this process's own; return what it measured.
 
     The command is `recommender models verify … --json`. Raises ModelError with its reason if it refuses the version,
     does not end within `timeout` seconds, or is killed.
@@ -49,10 +105,7 @@ async def check_elsewhere(command: Sequence[str], environment: Mapping[str, str]
             await process.wait()
     if process.returncode != 0:
         raise ModelError(_reason(process.returncode or 0, err.decode(errors="replace")))
-    try:
-        return [Observation(*each) for each in json.loads(out)["observations"]]
-    except (ValueError, KeyError, TypeError) as error:
-        raise ModelError(f"its proof ended with an answer that is none: {out[:200]!r}") from error
+    return Proof.from_json(out).measured
 
 
 def _reason(code: int, err: str) -> str:

@@ -1,24 +1,20 @@
-"""A version that answers: its batcher and engine, with all that its replies and its description need."""
+"""A version that answers: its batcher and engine, and what its replies and its description need."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Literal, TypeAlias
 
 from recommender.batching.batcher import Batcher
 from recommender.batching.cost import Observation
 from recommender.domain import Model
 from recommender.models.vocabulary import Vocabulary
 
-Outcome: TypeAlias = Literal["served", "refused", "overtaken", "rolled_back"]
-"""How an attempt to bring a version in has ended."""
-
 
 @dataclass(slots=True, eq=False)
 class Version:
-    """One version of a model, loaded and warm. `limit` is how many recommendations a caller gets who sets none.
+    """One version of a model, loaded and warm. `limit` is the number of recommendations for callers who set none.
 
     A history of at most `plain_history` ids below `plain_items` is answered as it is: nothing of it is cut or unknown.
     """
@@ -44,21 +40,3 @@ class Version:
     fallbacks: int = 0
     """How many requests were answered from the fallback list."""
     aliases: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class FollowerStatus:
-    """How one source is followed, as of now.
-
-    `loading` is the version on its way in. `refused` is the last one that was refused, with `refusal` as the
-    reason, until another one serves. `failing` says why the source cannot be asked, `failing_since` since when.
-    """
-
-    reference: str
-    serving: str | None
-    loading: str | None
-    refused: str | None
-    refusal: str | None
-    failing: str | None
-    failing_since: datetime | None
-    outcomes: dict[Outcome, int]

@@ -18,7 +18,8 @@ from google.rpc import code_pb2
 from recommender.edges.calls import Calls
 from recommender.edges.listener import Connections
 from recommender.histogram import Durations, bucket
-from recommender.models.version import FollowerStatus, Version
+from recommender.models.follower import FollowerStatus
+from recommender.models.version import Version
 from recommender.observability import instruments
 from recommender.observability.instruments import DataPoint, Distribution, Instrument, Reading
 from recommender.security.access import Access

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 import structlog
 
 from recommender.edges.calls import Calls
-from recommender.models.version import FollowerStatus, Version
+from recommender.models.follower import FollowerStatus
+from recommender.models.version import Version
 from recommender.observability.metrics import AskEdge, Metrics
 from recommender.security.access import Access
 from recommender.settings.engine import EngineSettings

@@ -17,7 +17,8 @@ import structlog
 
 from recommender.batching.statistics import Statistics, merged
 from recommender.errors import EngineError, UnavailableError, UnknownModelError
-from recommender.models.version import FollowerStatus, Version
+from recommender.models.follower import FollowerStatus
+from recommender.models.version import Version
 from recommender.routing.candidate import Bounds, Candidate
 from recommender.settings.models import CandidateMode
 from recommender.threads import in_background

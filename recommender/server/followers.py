@@ -9,12 +9,12 @@ from collections.abc import Callable, Sequence
 
 from recommender.batching.cost import Observation
 from recommender.models.artifact import Artifact
-from recommender.models.follower import Follower
+from recommender.models.follower import Follower, FollowerStatus
 from recommender.models.loader import Loader
 from recommender.models.proof import check_elsewhere
 from recommender.models.sources.opening import open_source, open_sources
 from recommender.models.sources.source import Source
-from recommender.models.version import FollowerStatus, Version
+from recommender.models.version import Version
 from recommender.routing.candidate import Bounds
 from recommender.routing.router import Lane, Router
 from recommender.settings.settings import Settings

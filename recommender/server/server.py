@@ -23,8 +23,8 @@ from recommender.edges.address import address_of
 from recommender.edges.grpc_aio.listener import grpc_listener
 from recommender.edges.listener import Listener, MakeListener
 from recommender.errors import EngineError
+from recommender.models.follower import FollowerStatus
 from recommender.models.loader import loader
-from recommender.models.version import FollowerStatus
 from recommender.observability.monitoring import Monitoring
 from recommender.routing.candidate import CandidateReport
 from recommender.routing.router import Router, VersionEvent

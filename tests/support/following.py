@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 from recommender.client import Client, Recommendations
-from recommender.models.version import FollowerStatus
+from recommender.models.follower import FollowerStatus
 from recommender.server.server import Server
 from tests.support.versions import K
 
