@@ -13,20 +13,20 @@ _SAMPLERS = ("always_on", "always_off", "traceidratio")
 
 @dataclass(frozen=True, slots=True)
 class Otlp:
-    """What the standard OTEL_* variables ask of us: which signals to send, and metrics every how many seconds.
+    """Signals to send by the standard OTEL_* variables, and the seconds between two sendings of metrics.
 
-    The OpenTelemetry SDK reads all else that they say; `load` refuses what it would pass over.
+    The OpenTelemetry SDK reads the other variables; `load` refuses values that the SDK would ignore.
     """
 
     traces: bool = False
     metrics: bool = False
     interval: float = 60.0
     ratio: float = 1.0
-    """The share of calls without a caller's trace that is sampled."""
+    """Sampled share of the calls without a caller's trace."""
 
     @classmethod
     def load(cls) -> Otlp:
-        """Read the environment. Raises SettingsError on what we cannot do."""
+        """Read the environment. Raises SettingsError on a value that is not supported."""
         if os.environ.get("OTEL_SDK_DISABLED", "").strip().lower() == "true":
             return cls()
         sampler = _otel("OTEL_TRACES_SAMPLER").removeprefix("parentbased_")
@@ -43,7 +43,7 @@ class Otlp:
 
 
 def _sent(signal: str) -> bool:
-    """Whether a signal is to be sent: an endpoint is set, and the exporter is not `none`."""
+    """True if an endpoint is set and the exporter is not `none`."""
     _one_of(f"OTEL_{signal}_EXPORTER", ("otlp", "none"))
     for scope in ("", f"{signal}_"):
         _one_of(f"OTEL_EXPORTER_OTLP_{scope}PROTOCOL", ("grpc",))

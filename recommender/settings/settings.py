@@ -87,11 +87,11 @@ class Settings(BaseModel):
             raise SettingsError(faults(error, origins)) from error
 
     def replace(self, **values: object) -> Settings:
-        """A copy in which these settings, by field name, have other values."""
+        """Copy with other values of these settings, by field name."""
         return Settings(**{**self._flat(), **values})
 
     def environment(self) -> dict[str, str]:
-        """Every effective setting by its key, as another process needs it in its environment."""
+        """Every setting by its key: for the log, `recommender config` and the environment of child processes."""
         return {key_of(name): text_of(value) for name, value in self._flat().items()}
 
     @model_validator(mode="before")

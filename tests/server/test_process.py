@@ -1,9 +1,14 @@
-"""What a process of ours does for itself."""
+"""GC tuning and waiting, which every server process shares."""
 
 from __future__ import annotations
 
+import asyncio
 import subprocess
 import sys
+
+import pytest
+
+from recommender.server.process import any_of
 
 # In a process of its own: the collector is the whole process's.
 CYCLES = """
@@ -40,3 +45,24 @@ def test_a_server_that_has_loaded_leaves_that_alone_and_still_frees_cycles() -> 
     told = subprocess.run([sys.executable, "-c", CYCLES], check=True, capture_output=True, text=True)
 
     assert int(told.stdout) > 50_000
+
+
+async def test_the_first_of_several_waits_ends_the_others_but_no_task() -> None:
+    never, now = asyncio.Event(), asyncio.Event()
+    ended: list[str] = []
+
+    async def wait(name: str) -> None:
+        try:
+            await never.wait()
+        finally:
+            ended.append(name)
+
+    task = asyncio.create_task(wait("task"))
+    asyncio.get_running_loop().call_soon(now.set)
+    await any_of(wait("coroutine"), now.wait(), task)
+    await asyncio.sleep(0)  # the cancelled one takes its turn
+
+    assert ended == ["coroutine"]
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
