@@ -7,7 +7,7 @@ import os
 import shutil
 import sys
 from collections.abc import AsyncIterator, Iterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager
 from typing import Any, get_args
 
 import onnxruntime
@@ -20,7 +20,7 @@ from recommender.settings.settings import Settings
 from tests.support.engines import Load, engines
 from tests.support.paths import WEIGHTS
 from tests.support.remote import RemoteServer
-from tests.support.serving import AnyServer, Serve, in_a_thread, server_of
+from tests.support.serving import AnyServer, Serve, Shared, in_a_thread, server_of
 
 _RECIPES = {"system": "just test-system", "long": "just test-long"}
 _NO_TESTS = ("fuzzing (`just fuzz`)", "soaking (`just soak`)", "other servers (`just bench-peers`)")
@@ -112,6 +112,22 @@ def behind_envoy() -> Iterator[RemoteServer]:
     """A server behind Envoy at the default settings, shared: a process takes its time to start."""
     with in_a_thread(lambda: RemoteServer(Settings(port=0, weights_dir=WEIGHTS, edge="envoy"))) as server:
         yield server
+
+
+@pytest.fixture(scope="module")
+def shared(edge: Edge) -> Iterator[Shared]:
+    """Start a server that the tests of a module share because none of them changes it: one for the same settings."""
+    started: dict[frozenset[tuple[str, object]], AnyServer] = {}
+    with ExitStack() as servers:
+
+        def start(**settings: Any) -> AnyServer:
+            asked = frozenset(settings.items())
+            if asked not in started:
+                known = Settings.model_validate({"port": 0, "weights_dir": WEIGHTS, "edge": edge, **settings})
+                started[asked] = servers.enter_context(in_a_thread(lambda: server_of(known)))
+            return started[asked]
+
+        yield start
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ from tests.support.catalogues import add_fallback, add_vocabulary, export_catalo
 from tests.support.facts import FACTS
 from tests.support.models import table, write_model, write_older_model
 from tests.support.paths import WEIGHTS
-from tests.support.serving import AnyServer, Serve, served
+from tests.support.serving import AnyServer, Serve, Shared, served
 from tests.support.statuses import status_of_call, violations_of
 
 pytestmark = pytest.mark.both_edges
@@ -37,8 +37,8 @@ def catalogue(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-async def keyed(serve: Serve, catalogue: Path) -> AsyncIterator[Client]:
-    async with serve(model=catalogue) as server, Client(f"127.0.0.1:{server.port}") as client:
+async def keyed(shared: Shared, catalogue: Path) -> AsyncIterator[Client]:
+    async with Client(f"127.0.0.1:{shared(model=catalogue).port}") as client:
         yield client
 
 

@@ -54,7 +54,7 @@ async def test_a_connection_whose_callers_nearly_all_leave_serves_those_who_stay
 
 
 async def test_pushback_reaches_the_caller_and_envoy_does_not_retry_for_him(serve: Serve, tmp_path: Path) -> None:
-    model = write_model(tmp_path / "5_model.onnx", table(), burn=200)
+    model = write_model(tmp_path / "5_model.onnx", table(), burn=50)
     async with (
         serve(model=model, num_recommendations=5, max_batch_size=1, max_backlog=1) as server,
         envoy([server.port], tmp_path) as proxy,

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -111,10 +113,23 @@ def options(network: str, folder: Path, **more: object) -> ExportOptions:
     return dataclasses.replace(base, **more)  # type: ignore[arg-type]
 
 
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], ExportOptions]:
+    """Export a network with these tests' options, once for all of them."""
+
+    @functools.cache
+    def export(network: str) -> ExportOptions:
+        wanted = options(network, tmp_path_factory.mktemp("exported"))
+        export_model(wanted)
+        return wanted
+
+    return export
+
+
 @pytest.mark.parametrize("network", ["sasrec", "gru4rec", "own_networks:WithBias", "own_networks:ScoresOnly"])
-def test_a_network_answers_as_torch_does(network: str, tmp_path: Path) -> None:
-    wanted = options(network, tmp_path)
-    model = ModelFile(export_model(wanted))
+def test_a_network_answers_as_torch_does(network: str, exported: Callable[[str], ExportOptions]) -> None:
+    wanted = exported(network)
+    model = ModelFile(wanted.path)
     card = Card.model_validate_json(card_path(wanted.path).read_text())
     longest = card.longest_history
     assert longest == (None if network.endswith("ScoresOnly") else LONGEST)
@@ -134,9 +149,11 @@ def test_a_network_answers_as_torch_does(network: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("network", ["sasrec", "gru4rec"])
-def test_batch_mates_and_their_padding_change_nothing_beyond_the_tolerance(network: str, tmp_path: Path) -> None:
-    wanted = options(network, tmp_path)
-    model = ModelFile(export_model(wanted))
+def test_batch_mates_and_their_padding_change_nothing_beyond_the_tolerance(
+    network: str, exported: Callable[[str], ExportOptions]
+) -> None:
+    wanted = exported(network)
+    model = ModelFile(wanted.path)
     tolerance = Card.model_validate_json(card_path(wanted.path).read_text()).score_tolerance
     short, long = [5, 0, 5], list(range(LONGEST))
     alone, padded = model.rank([short], 10), model.rank([short, long], 10)
@@ -144,8 +161,8 @@ def test_batch_mates_and_their_padding_change_nothing_beyond_the_tolerance(netwo
 
 
 @pytest.mark.parametrize("network", ["sasrec", "gru4rec"])
-def test_the_order_of_a_history_matters(network: str, tmp_path: Path) -> None:
-    model = ModelFile(export_model(options(network, tmp_path)))
+def test_the_order_of_a_history_matters(network: str, exported: Callable[[str], ExportOptions]) -> None:
+    model = ModelFile(exported(network).path)
     assert not np.allclose(model.rank([[1, 2, 3]], 10).scores, model.rank([[3, 2, 1]], 10).scores)
 
 

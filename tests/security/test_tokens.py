@@ -23,7 +23,7 @@ from tests.support.facts import FACTS
 from tests.support.pages import read
 from tests.support.process import running
 from tests.support.programs import program, run
-from tests.support.serving import AnyServer, Serve
+from tests.support.serving import AnyServer, Serve, Shared
 from tests.support.statuses import status_of_call
 
 pytestmark = pytest.mark.both_edges
@@ -49,6 +49,14 @@ async def guarded(
         yield server, path
 
 
+@pytest.fixture(scope="module")
+def web(shared: Shared, tmp_path_factory: pytest.TempPathFactory) -> AnyServer:
+    """A server that lets the holder of TOKEN in."""
+    path = tmp_path_factory.mktemp("tokens") / "tokens.toml"
+    path.write_text(table("web", TOKEN), encoding="utf-8")
+    return shared(tokens_file=path, secrets_reload_ms=20)
+
+
 async def code_of(call: object) -> grpc.StatusCode:
     try:
         await call  # type: ignore[misc]  # any call
@@ -57,11 +65,8 @@ async def code_of(call: object) -> grpc.StatusCode:
     return grpc.StatusCode.OK
 
 
-async def test_a_good_token_gets_its_answer(serve: Serve, tmp_path: Path) -> None:
-    async with (
-        guarded(serve, tmp_path, table("web", TOKEN)) as (server, _),
-        Client(f"127.0.0.1:{server.port}", token=TOKEN) as client,
-    ):
+async def test_a_good_token_gets_its_answer(web: AnyServer) -> None:
+    async with Client(f"127.0.0.1:{web.port}", token=TOKEN) as client:
         assert list((await client.recommend([0], timeout=TIMEOUT)).item_ids) == FACTS[0,]
 
 
@@ -72,11 +77,8 @@ AUTHORIZATIONS = (
 
 
 @pytest.mark.parametrize("method", METHODS)
-async def test_no_method_is_open_to_who_brings_no_good_token(serve: Serve, tmp_path: Path, method: str) -> None:
-    async with (
-        guarded(serve, tmp_path, table("web", TOKEN)) as (server, _),
-        grpc.aio.insecure_channel(f"127.0.0.1:{server.port}") as channel,
-    ):
+async def test_no_method_is_open_to_who_brings_no_good_token(web: AnyServer, method: str) -> None:
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{web.port}") as channel:
         unary: grpc.aio.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary(f"/{SERVICE_NAME}/{method}")
         stream: grpc.aio.StreamStreamMultiCallable[bytes, bytes] = channel.stream_stream(f"/{SERVICE_NAME}/{method}")
         for authorization in AUTHORIZATIONS:
@@ -139,14 +141,13 @@ async def test_a_tokens_file_that_cannot_be_read_any_more_changes_nothing(tmp_pa
     assert "is not TOML" in complaint["reason"]
 
 
-async def test_health_is_open_unless_it_is_told_to_need_a_token(serve: Serve, tmp_path: Path) -> None:
+async def test_health_is_open_unless_it_is_told_to_need_a_token(web: AnyServer, serve: Serve, tmp_path: Path) -> None:
     async def check(server: AnyServer, **options: object) -> grpc.StatusCode:
         async with grpc.aio.insecure_channel(f"127.0.0.1:{server.port}") as channel:
             method: grpc.aio.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary("/grpc.health.v1.Health/Check")
             return await code_of(method(b"", timeout=TIMEOUT, **options))  # type: ignore[arg-type]
 
-    async with guarded(serve, tmp_path, table("web", TOKEN)) as (server, _):
-        assert await check(server) == grpc.StatusCode.OK
+    assert await check(web) == grpc.StatusCode.OK
     async with guarded(serve, tmp_path, table("web", TOKEN), health_needs_token=True) as (server, _):
         assert await check(server) == grpc.StatusCode.UNAUTHENTICATED
         assert await check(server, metadata=(("authorization", f"bearer {TOKEN}"),)) == grpc.StatusCode.OK
@@ -157,16 +158,14 @@ async def test_health_is_open_unless_it_is_told_to_need_a_token(serve: Serve, tm
             assert await code_of(watch(b"", timeout=TIMEOUT).read()) == grpc.StatusCode.UNAUTHENTICATED
 
 
-async def test_reflection_needs_a_token_where_others_do(serve: Serve, tmp_path: Path) -> None:
-    async with guarded(serve, tmp_path, table("web", TOKEN)) as (server, _):
-        target = f"localhost:{server.port}"
-        code, _, err = await run(program("grpcurl"), "-plaintext", target, "list")
-        assert (code != 0, "Unauthenticated" in err) == (True, True)
-        code, out, err = await run(
-            program("grpcurl"), "-plaintext", "-H", f"authorization: Bearer {TOKEN}", target, "list"
-        )
-        assert code == 0, err
-        assert SERVICE_NAME in out
+async def test_reflection_needs_a_token_where_others_do(web: AnyServer) -> None:
+    target = f"localhost:{web.port}"
+    code, _, err = await run(program("grpcurl"), "-plaintext", target, "list")
+    assert (code != 0, "Unauthenticated" in err) == (True, True)
+    bearer = ("-H", f"authorization: Bearer {TOKEN}")
+    code, out, err = await run(program("grpcurl"), "-plaintext", *bearer, target, "list")
+    assert code == 0, err
+    assert SERVICE_NAME in out
 
 
 async def test_reflection_that_is_off_is_not_there(serve: Serve) -> None:

@@ -23,20 +23,27 @@ from recommender.models.card import CARD_NAME, Card
 from recommender.models.sources.mlflow import Registered, Registry
 from tests.support.versions import write_version
 
-PATIENCE = 110.0
+PATIENCE = 300.0
+_new_tables: list[bytes] = []
+"""The database of a server that nobody has written to: MLflow takes seconds to make its tables."""
 
 
 @contextlib.contextmanager
 def running_mlflow(folder: Path, *artifacts: str, **environment: str) -> Iterator[str]:
     """`mlflow server` with sqlite and local artifacts, unless the options say otherwise, on a free port; its URI."""
     port = _free_port()
+    tables = folder / "mlflow.db"
+    if _new_tables:
+        tables.write_bytes(_new_tables[0])
     options = artifacts or ("--artifacts-destination", str(folder / "artifacts"))
-    command = ("mlflow", "server", "--backend-store-uri", f"sqlite:///{folder}/mlflow.db", *options, "--workers", "1")
+    command = ("mlflow", "server", "--backend-store-uri", f"sqlite:///{tables}", *options, "--workers", "1")
     known = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
     with _running(
         folder / "mlflow.log", *command, "--host", "127.0.0.1", "--port", str(port), **{**known, **environment}
     ):
         _wait_for(f"http://127.0.0.1:{port}/health", folder / "mlflow.log")
+        if not _new_tables:
+            _new_tables.append(tables.read_bytes())
         yield f"http://127.0.0.1:{port}"
 
 

@@ -22,6 +22,9 @@ ServeHere: TypeAlias = Callable[..., AbstractAsyncContextManager[Server]]
 """The type of the fixture `serve` in tests of the grpc edge that look into the server."""
 Serve: TypeAlias = Callable[..., AbstractAsyncContextManager[AnyServer]]
 
+Shared: TypeAlias = Callable[..., AnyServer]
+"""The type of the fixture `shared`."""
+
 S = TypeVar("S", bound=Server | RemoteServer | EnvoyServer)
 
 
