@@ -1,4 +1,4 @@
-"""The batcher's tests run on debug asyncio with a virtual clock and on uvloop, with a tripwire for what blocks."""
+"""Run the batcher's tests on debug asyncio with a virtual clock and on uvloop, with a tripwire for blocking calls."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def _nothing_blocks_the_loop() -> Iterator[None]:
 
 @pytest.fixture
 def loop() -> Iterator[VirtualLoop]:
-    """A virtual loop for tests that turn it by hand."""
+    """A virtual loop for tests that drive it by hand."""
     made = VirtualLoop()
     yield made
     made.close()

@@ -53,7 +53,7 @@ def test_a_long_history_that_came_first_goes_first() -> None:
     assert [lengths(take(backlog)) for _ in range(2)] == [[200, 190], [2, 3, 2]]
 
 
-def test_who_was_passed_over_is_in_the_next_batch_whoever_else_has_come() -> None:
+def test_callers_passed_over_are_in_the_next_batch_whoever_else_has_come() -> None:
     backlog = waiting(2, 200, 2, 100)
     assert lengths(take(backlog)) == [2, 2]
     come(backlog, 2, 2, 2, 190)

@@ -43,7 +43,7 @@ def test_without_evidence_an_estimate_goes_back_to_the_warm_up(runs: list[tuple[
 
 
 @given(RUNS)
-def test_whatever_was_seen_an_idle_engine_takes_everyone_and_a_busy_one_a_probe_a_second(
+def test_an_idle_engine_takes_everyone_and_a_busy_one_a_probe_a_second_whatever_was_observed(
     runs: list[tuple[float, float]],
 ) -> None:
     estimator = Estimator(COST)

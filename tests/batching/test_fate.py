@@ -1,4 +1,4 @@
-"""Every caller's fate is its own: who leaves, fails, hangs or is late touches nobody else."""
+"""Every caller's fate is its own: one that leaves, fails, hangs or is late touches nobody else."""
 
 from __future__ import annotations
 
@@ -25,9 +25,7 @@ from recommender.errors import (
     UnavailableError,
     Violation,
 )
-from tests.support.fakes import FakeEngine, VirtualLoop, answer, make_batcher, outcomes, query, start, turns
-
-with_time = pytest.mark.asyncio(loop_factories=["debug"])
+from tests.support.fakes import FakeEngine, VirtualLoop, answer, make_batcher, outcomes, query, start, turns, with_time
 
 
 async def test_an_idle_engine_answers_at_once() -> None:
@@ -45,7 +43,7 @@ async def test_callers_who_come_together_share_a_batch() -> None:
     assert engine.sizes == [3]
 
 
-async def test_who_waits_when_the_slot_comes_free_is_the_next_batch_oldest_first() -> None:
+async def test_callers_who_wait_when_a_slot_comes_free_are_the_next_batch_oldest_first() -> None:
     engine = FakeEngine(held=True)
     batcher = make_batcher(engine)
     callers = await start(batcher, 0)
@@ -109,7 +107,7 @@ async def test_a_full_backlog_refuses_at_once_and_says_when_to_come_back() -> No
 
 
 @pytest.mark.parametrize("leaver", range(3))
-async def test_who_leaves_a_backlog_frees_its_place_at_once_and_touches_nobody(leaver: int) -> None:
+async def test_a_caller_who_leaves_a_backlog_frees_its_place_at_once_and_touches_nobody(leaver: int) -> None:
     engine = FakeEngine(held=True)
     batcher = make_batcher(engine, max_backlog=3)
     first = await start(batcher, 9)
@@ -126,7 +124,7 @@ async def test_who_leaves_a_backlog_frees_its_place_at_once_and_touches_nobody(l
     assert batcher.statistics().cancelled == 1
 
 
-async def test_who_leaves_a_running_batch_touches_no_batch_mate() -> None:
+async def test_a_caller_who_leaves_a_running_batch_touches_no_batch_mate() -> None:
     engine = FakeEngine(held=True)
     batcher = make_batcher(engine)
     callers = await start(batcher, 0, 1, 2)
@@ -178,7 +176,7 @@ async def test_a_cancellation_at_any_turn_of_the_loop_touches_nobody(turn: int, 
 
 
 @with_time
-async def test_who_is_late_is_told_at_its_deadline_and_is_never_run() -> None:
+async def test_a_late_caller_is_told_at_its_deadline_and_is_never_run() -> None:
     engine = FakeEngine(held=True)
     batcher = make_batcher(engine)
     now = asyncio.get_running_loop().time
@@ -197,7 +195,7 @@ async def test_who_is_late_is_told_at_its_deadline_and_is_never_run() -> None:
 
 
 @with_time
-async def test_who_is_late_while_its_batch_runs_is_told_at_its_deadline() -> None:
+async def test_a_caller_who_is_late_while_its_batch_runs_is_told_at_its_deadline() -> None:
     engine = FakeEngine(held=True)
     batcher = make_batcher(engine)
     now = asyncio.get_running_loop().time

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import asyncio
 
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from recommender.batching.gathering import Gathering
 from recommender.domain import Ranking
-from tests.support.fakes import FakeEngine, answer, make_batcher, query, turns
-
-with_time = pytest.mark.asyncio(loop_factories=["debug"])
+from tests.support.fakes import FakeEngine, answer, make_batcher, query, turns, with_time
 
 
 async def one_a_turn(batcher_wait: float, callers: int, between: int = 3) -> FakeEngine:

@@ -1,4 +1,4 @@
-"""At five times what the engine can do, it does what it can, and who is let in is answered in bounded time."""
+"""At five times the engine's capacity, goodput stays at capacity and admitted callers are answered in bounded time."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from recommender.batching.batcher import Batcher
 from recommender.batching.cost import Cost
 from recommender.domain import Query, Ranking
 from recommender.errors import BacklogFullError, DeadlineError
-from tests.support.fakes import answer, make_batcher, query
+from tests.support.fakes import answer, make_batcher, query, with_time
 
-pytestmark = pytest.mark.asyncio(loop_factories=["debug"])
+pytestmark = with_time
 
 COST = Cost(0.010, 0.001)
 ROWS = 16

@@ -1,4 +1,4 @@
-"""The engine goes on with a full batch by itself, and who leaves it in time is in no run all the same."""
+"""The engine goes on with a staged batch by itself; callers who leave it in time are in no run."""
 
 from __future__ import annotations
 
@@ -10,9 +10,7 @@ from recommender.batching.halving import PROBE
 from recommender.batching.statistics import BatchEnded
 from recommender.domain import Ranking
 from recommender.errors import DeadlineError, EngineError, EngineHungError, UnavailableError
-from tests.support.fakes import FakeEngine, Run, answer, make_batcher, outcomes, query, start, turns
-
-with_time = pytest.mark.asyncio(loop_factories=["debug"])
+from tests.support.fakes import FakeEngine, Run, answer, make_batcher, outcomes, query, start, turns, with_time
 
 
 def items(run: Run) -> list[int]:
@@ -74,7 +72,7 @@ async def test_where_equal_requests_share_a_row_nothing_is_staged_since_others_m
     assert [items(run) for run in engine.runs] == [[0], [1, 2, 3, 4]]
 
 
-async def test_who_leaves_before_the_engine_begins_is_in_no_run_and_another_has_the_place() -> None:
+async def test_a_caller_who_leaves_before_the_engine_begins_is_in_no_run_and_another_has_the_place() -> None:
     engine = FakeEngine(held=True)
     batcher = make_batcher(engine)
     callers = await start(batcher, 0)
@@ -91,7 +89,7 @@ async def test_who_leaves_before_the_engine_begins_is_in_no_run_and_another_has_
     assert batcher.statistics().cancelled == 1
 
 
-async def test_who_leaves_just_after_the_engine_has_begun_harms_nobody_and_is_counted_once() -> None:
+async def test_a_caller_who_leaves_just_after_the_engine_has_begun_harms_nobody_and_is_counted_once() -> None:
     engine = FakeEngine(held=True)
     batcher = make_batcher(engine)
     callers = await start(batcher, 0)
@@ -126,7 +124,7 @@ async def test_a_call_of_many_that_leaves_takes_its_rows_out_of_the_staged_batch
 
 
 @with_time
-async def test_who_is_late_before_the_engine_begins_is_in_no_run() -> None:
+async def test_a_caller_who_is_late_before_the_engine_begins_is_in_no_run() -> None:
     engine = FakeEngine(held=True)
     batcher = make_batcher(engine)
     now = asyncio.get_running_loop().time
@@ -144,7 +142,7 @@ async def test_who_is_late_before_the_engine_begins_is_in_no_run() -> None:
 
 
 @with_time
-async def test_who_is_late_when_the_slot_comes_free_is_in_no_run_although_its_timer_has_not_come() -> None:
+async def test_a_caller_who_is_late_when_the_slot_comes_free_is_in_no_run_although_its_timer_has_not_fired() -> None:
     engine, ahead = FakeEngine(held=True), 0.0
     loop = asyncio.get_running_loop()
     batcher = make_batcher(engine, clock=lambda: loop.time() + ahead)

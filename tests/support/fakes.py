@@ -1,4 +1,4 @@
-"""What the batcher's tests stand on: a clock that only tests move, an engine that tests hold, and a tripwire."""
+"""Fakes for tests of the batcher: a virtual clock, an engine that tests hold, and a tripwire for what blocks."""
 
 from __future__ import annotations
 
@@ -9,17 +9,20 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any
+
+import pytest
 
 from recommender.batching.batcher import Batcher
 from recommender.batching.cost import Cost
 from recommender.domain import Query, Ranking
 
-Answer: TypeAlias = Callable[[Sequence[Query]], Sequence[Ranking]]
+with_time = pytest.mark.asyncio(loop_factories=["debug"])
+"""Marks tests of durations: they run on virtual time only."""
 
 
 class VirtualLoop(asyncio.SelectorEventLoop):
-    """An event loop whose time passes only when nothing else is left to do, and then at once; in debug mode."""
+    """An event loop in debug mode on virtual time, which passes at once when nothing else is left to do."""
 
     def __init__(self) -> None:
         self._now = 1000.0
@@ -34,7 +37,7 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         self._now += seconds
 
     def settle(self) -> None:
-        """Run whatever can run without time passing."""
+        """Run everything that can run without time passing."""
         while True:
             # One turn: what is ready now, and then what that made ready.
             self.call_soon(self.stop)
@@ -43,13 +46,13 @@ class VirtualLoop(asyncio.SelectorEventLoop):
                 return
 
     def advance(self, seconds: float) -> None:
-        """Let that much time pass, with all that happens meanwhile."""
+        """Let so many seconds pass, with all that happens meanwhile."""
         self.run_until_complete(asyncio.sleep(seconds))
         self.settle()
 
 
 class _NoWaiting(selectors.BaseSelector):
-    """A selector that lets the loop's time pass instead of waiting for files."""
+    """A selector that advances the loop's time instead of waiting for files."""
 
     def __init__(self, loop: VirtualLoop) -> None:
         self._loop = loop
@@ -80,7 +83,7 @@ class _NoWaiting(selectors.BaseSelector):
 
 
 def answer(query: Query) -> Ranking:
-    """What the fake engine ranks for a query: nobody else's answer looks the same."""
+    """The fake engine's ranking for a query: no other query has the same."""
     return Ranking([sum(query.history), len(query.history), query.k], [float(query.history[0])])
 
 
@@ -112,7 +115,7 @@ class Run:
 
 @dataclass(eq=False)
 class Staged:
-    """A run that the fake engine begins as soon as it has a slot for it: when another one ends, in the same turn."""
+    """A run that the fake engine begins as soon as it has a slot: in the turn in which another one ends."""
 
     run: Run
     began: float | None = None
@@ -127,7 +130,7 @@ class Staged:
 
 
 class FakeEngine:
-    """Answers at once where `held` is false; where it is true, each run waits for its test."""
+    """Answers at once, or, if `held`, when its test releases the run."""
 
     def __init__(self, *, held: bool = False, poison: frozenset[int] = frozenset(), slots: int = 1) -> None:
         self.held = held
@@ -146,7 +149,7 @@ class FakeEngine:
         return [len(run.queries) for run in self.runs]
 
     async def run(self, queries: Sequence[Query]) -> Sequence[Ranking]:
-        """A history that holds a poisonous item fails its run."""
+        """Rank for the queries; a history with a poisonous item fails its run."""
         run = self._make(queries)
         self._begin(run)
         return await run.done
@@ -180,7 +183,7 @@ class FakeEngine:
 
 
 def make_batcher(engine: Any, **options: Any) -> Batcher:
-    """A batcher on the running loop's clock, of small numbers."""
+    """Build a batcher with small limits on the running loop's clock."""
     defaults: dict[str, Any] = {
         "max_batch_size": 4,
         "max_backlog": 16,
@@ -196,7 +199,7 @@ def query(*history: int, k: int = 3) -> Query:
 
 
 async def start(batcher: Batcher, *items: int, deadline: float = math.inf) -> list[asyncio.Task[Ranking]]:
-    """One caller for each item; they have come when this returns."""
+    """Start a caller for each item; all have submitted when this returns."""
     callers = [asyncio.create_task(batcher.submit(query(item), deadline=deadline)) for item in items]
     await turns()
     return callers
@@ -207,7 +210,7 @@ async def outcomes(callers: list[asyncio.Task[Ranking]]) -> list[Ranking | BaseE
 
 
 async def turns(count: int = 20) -> None:
-    """Let everything that can happen now happen."""
+    """Let the loop do everything that is ready."""
     for _ in range(count):
         await asyncio.sleep(0)
 
@@ -229,7 +232,7 @@ sys.addaudithook(_tripwire)  # can never be removed again: `tripwire` arms it
 
 @contextmanager
 def tripwire() -> Iterator[None]:
-    """Files, sleeps, processes and name look-ups in the event loop's thread raise meanwhile."""
+    """Make files, sleeps, processes and name look-ups in the event loop's thread raise meanwhile."""
     global _armed  # noqa: PLW0603 (an audit hook is global, and for ever)
     _armed = True
     try:
