@@ -1,1 +1,1 @@
-"""Who waits, who is let in, what the next batch is, and what it costs."""
+"""Admits callers, forms batches of them, runs these on an engine, and answers each caller once."""

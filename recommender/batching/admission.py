@@ -27,7 +27,7 @@ T = TypeVar("T")
 
 
 class Load(NamedTuple, Generic[T]):
-    """What stands before a caller who comes now."""
+    """The callers and batches ahead of a new caller."""
 
     waiting: int
     cells: int

@@ -84,7 +84,7 @@ class Halving:
             rankings = await self.run([row.query for row in wanted])
         except EngineHungError:
             raise
-        except Exception as error:  # noqa: BLE001 (whatever an engine raises is an engine failure)
+        except Exception as error:  # noqa: BLE001 (any exception of an engine is an engine failure)
             rows[:] = wanted
             return error
         for row, ranking in zip(wanted, rankings, strict=True):
@@ -96,7 +96,7 @@ class Halving:
             await self.run([query])
         except EngineHungError:
             raise
-        except Exception:  # noqa: BLE001 (whatever an engine raises is an engine failure)
+        except Exception:  # noqa: BLE001 (any exception of an engine is an engine failure)
             return True
         return False
 

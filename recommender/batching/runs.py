@@ -120,7 +120,7 @@ class Runs:
             rankings = await self._run(batch.queries, staged)
         except EngineHungError:
             raise  # to `_reap`, which gives up the engine
-        except Exception as error:  # noqa: BLE001 (whatever an engine raises is an engine failure)
+        except Exception as error:  # noqa: BLE001 (any exception of an engine is an engine failure)
             with self.staging.retrying():
                 await self._halving.isolate(batch, error)
             self._end(batch, failed=True)

@@ -99,7 +99,7 @@ class Statistics:
 
     @property
     def ended(self) -> int:
-        """Number of requests that have ended, in whatever way."""
+        """Number of requests that have ended in any way."""
         return sum(self.outcomes.values())
 
 
