@@ -34,7 +34,7 @@ _WORTH_ANOTHER_TRY = (EngineError, BacklogFullError, UnavailableError)
 
 
 class Remarks(NamedTuple):
-    """What an answer tells beside its ranking. Items that the version's catalogue lacks are listed, each once."""
+    """Facts about an answer beside its ranking. Unknown items are those that the version lacks, each once."""
 
     unknown_item_ids: Sequence[int] = ()
     unknown_item_keys: Sequence[str] = ()
@@ -55,7 +55,7 @@ class Answer:
 
 
 class Asked(Protocol):
-    """A request that was read and keeps every rule that no version has a part in."""
+    """A request that was read and keeps every rule that depends on no version."""
 
     @property
     def key(self) -> str:
@@ -141,12 +141,13 @@ class Answering:
         A row counts with the seconds of its call, on both sides alike.
         """
         router, instead = self._router, _Call()
+        mirrors = candidate.mode == "shadow"
         copies: list[_Copy] = []
         for version, rows in call.rows.items():
             for place, asked, _, _ in rows:
                 outcome = call.outcomes[place]
                 if isinstance(outcome, Answer):
-                    if version is live and not self._pins(asked):
+                    if mirrors and version is live and not self._pins(asked):
                         copies.append((asked, outcome.ranking.item_ids))
                 elif not isinstance(outcome, _FAILURES):
                     continue
@@ -157,7 +158,7 @@ class Answering:
                         instead.outcomes[place] = error
                 if version in (live, candidate.version):
                     candidate.note(version, seconds, failed=not isinstance(outcome, Answer))
-        if candidate.mode == "shadow" and candidate is router.candidate:
+        if copies and candidate is router.candidate:
             _mirror(candidate, live, copies)
         return instead
 
