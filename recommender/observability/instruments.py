@@ -39,6 +39,8 @@ BATCH_COUNT: Final = "recommender.batch.count"
 CALLER: Final = "recommender.token"
 REASON: Final = "recommender.reason"
 SIDE: Final = "recommender.side"
+FILE_KIND: Final = "recommender.file.kind"
+FILE_PATH: Final = "recommender.file.path"
 WAIT: Final = "recommender.wait"
 RUN: Final = "recommender.run"
 
@@ -198,6 +200,21 @@ TURNED_AWAY: Final = Instrument(
     "Calls without a token that is good: missing, unknown or expired",
     (REASON,),
 )
+CERTIFICATE_EXPIRY: Final = Instrument(
+    "recommender.certificate.expiry",
+    "gauge",
+    "s",
+    "Unix time at which a certificate file in use is no longer good: its first certificate to expire, of the clients' "
+    "authorities the last",
+    (FILE_PATH,),
+)
+FILES_STALE: Final = Instrument(
+    "recommender.files.stale",
+    "gauge",
+    "1",
+    "1 while certificates or tokens on disk cannot be taken up and the former ones stay in use, else 0",
+    (FILE_KIND,),
+)
 CONNECTIONS: Final = Instrument(
     "recommender.connections.open",
     "updowncounter",
@@ -258,6 +275,8 @@ INSTRUMENTS: Final = (
     SOURCE_FAILING,
     TOKEN_REQUESTS,
     TURNED_AWAY,
+    CERTIFICATE_EXPIRY,
+    FILES_STALE,
     *OF_ENVOY,
     LOOP_LAG,
     CPU_TIME,

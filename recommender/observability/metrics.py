@@ -9,8 +9,8 @@ from __future__ import annotations
 import asyncio
 import time
 from bisect import bisect_left
-from collections.abc import Awaitable, Callable, Iterable, Mapping
-from typing import TypeAlias
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from typing import Any, TypeAlias
 
 import psutil
 from google.rpc import code_pb2
@@ -23,6 +23,8 @@ from recommender.models.version import Version
 from recommender.observability import instruments
 from recommender.observability.instruments import DataPoint, Distribution, Instrument, Reading
 from recommender.security.access import Access
+from recommender.security.certificates import Certificates
+from recommender.security.reloading import ReloadedFiles
 from recommender.settings.engine import EngineSettings
 
 _LAG_SECONDS = 0.1
@@ -44,6 +46,7 @@ class Metrics:
         self._followers: Callable[[], Iterable[FollowerStatus]] = tuple
         self._access: Access | None = None
         self._ask_edge: AskEdge | None = None
+        self._files: Sequence[ReloadedFiles[Any]] = ()
         self._versions: list[Version] = []
         self._lag = Durations()
         self._process = psutil.Process()
@@ -60,6 +63,10 @@ class Metrics:
     def add_access(self, access: Access) -> None:
         """Read the use of tokens too."""
         self._access = access
+
+    def add_files(self, files: Sequence[ReloadedFiles[Any]]) -> None:
+        """Read the state of reloaded files too."""
+        self._files = files
 
     def add_edge(self, ask: AskEdge) -> None:
         """Read the edge's connections too."""
@@ -85,7 +92,9 @@ class Metrics:
         points: dict[Instrument, list[DataPoint]] = {instrument: [] for instrument in instruments.INSTRUMENTS}
         callers = () if self._access is None else _caller_points(self._access)
         edge = () if connections is None else _connection_points(connections)
-        for instrument, point in (pair for each in (*models, callers, edge, self._own_points()) for pair in each):
+        files = [_file_points(each) for each in self._files]
+        told = (*models, callers, *files, edge, self._own_points())
+        for instrument, point in (pair for each in told for pair in each):
             points[instrument].append(point)
         return list(points.items())
 
@@ -124,6 +133,14 @@ def _caller_points(access: Access) -> Iterable[tuple[Instrument, DataPoint]]:
             yield instruments.TOKEN_REQUESTS, DataPoint((name, f"refused_{limit}"), count)
     for why, count in access.turned_away.items():
         yield instruments.TURNED_AWAY, DataPoint((why,), count)
+
+
+def _file_points(files: ReloadedFiles[Any]) -> Iterable[tuple[Instrument, DataPoint]]:
+    yield instruments.FILES_STALE, DataPoint((files.what,), int(files.stale))
+    if isinstance(files.used, Certificates):
+        for path, expires in zip(files.paths, files.used.expiries, strict=True):
+            if expires is not None:
+                yield instruments.CERTIFICATE_EXPIRY, DataPoint((str(path),), expires.timestamp())
 
 
 def _connection_points(connections: Connections) -> Iterable[tuple[Instrument, DataPoint]]:

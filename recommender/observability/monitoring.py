@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Callable, Coroutine, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import structlog
@@ -14,6 +14,7 @@ from recommender.models.follower import FollowerStatus
 from recommender.models.version import Version
 from recommender.observability.metrics import AskEdge, Metrics
 from recommender.security.access import Access
+from recommender.security.reloading import ReloadedFiles
 from recommender.settings.engine import EngineSettings
 from recommender.settings.operations import OperationSettings
 from recommender.settings.otlp import Otlp
@@ -90,6 +91,10 @@ class Monitoring:
     def watch_access(self, access: Access) -> None:
         """Report the use of tokens too."""
         self._metrics.add_access(access)
+
+    def watch_files(self, files: Sequence[ReloadedFiles[Any]]) -> None:
+        """Report the state of reloaded files too."""
+        self._metrics.add_files(files)
 
     def watch_edge(self, ask: AskEdge) -> None:
         """Report the edge's connections too, if it counts them."""

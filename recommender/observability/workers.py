@@ -16,7 +16,7 @@ _READ_SECONDS = 5.0
 
 
 class WorkerMetrics(Collector):
-    """Collects the metrics of the workers; `ports` gives their metrics ports by number."""
+    """Collects the metrics of the workers; `ports` gives their metrics ports by number, 0 for one that is down."""
 
     def __init__(self, ports: Callable[[], Mapping[int, int]]) -> None:
         self._ports = ports
@@ -45,6 +45,8 @@ def _of_worker(sample: Sample, number: int) -> Sample:
 
 
 def _read(port: int) -> str | None:
+    if not port:
+        return None
     try:
         with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=_READ_SECONDS) as answer:
             return str(answer.read().decode())

@@ -26,13 +26,15 @@ class Certificates:
     chain: bytes
     """The server's certificate first, then those between it and the authority."""
     client_authorities: bytes | None
-    expires: datetime
+    expiries: tuple[datetime | None, ...]
+    """When each file that they were read from is no longer good; None for the key."""
 
 
 def read_certificates(contents: Sequence[bytes]) -> Certificates:
     """Check a chain, its key and, if there is a third, the clients' authorities. Raises StartError."""
     chain, key, *rest = contents
-    leaf = _certificates(chain, "RECOMMENDER_TLS_CERTIFICATE")[0]
+    chained = _certificates(chain, "RECOMMENDER_TLS_CERTIFICATE")
+    leaf = chained[0]
     try:
         private = load_pem_private_key(key, password=None)
     except (ValueError, TypeError, UnsupportedAlgorithm) as error:
@@ -41,15 +43,20 @@ def read_certificates(contents: Sequence[bytes]) -> Certificates:
         ) from error
     if private.public_key() != leaf.public_key():
         raise StartError("RECOMMENDER_TLS_KEY is not the key of the first certificate in RECOMMENDER_TLS_CERTIFICATE")
-    for authorities in rest:
-        _certificates(authorities, "RECOMMENDER_TLS_CLIENT_CA")
+    authorities = [_certificates(pem, "RECOMMENDER_TLS_CLIENT_CA") for pem in rest]
     expires = leaf.not_valid_after_utc
     left = expires - datetime.now(UTC)
     if left < timedelta():
         raise StartError(f"the certificate in RECOMMENDER_TLS_CERTIFICATE expired on {expires:%Y-%m-%d %H:%M} UTC")
     if left < _SOON:
         log.warning("the certificate expires soon", expires=expires.isoformat())
-    return Certificates(key, chain, rest[0] if rest else None, expires)
+    # A chain is as good as its first certificate to expire; of authorities one is enough.
+    expiries = (
+        min(each.not_valid_after_utc for each in chained),
+        None,
+        *(max(each.not_valid_after_utc for each in those) for those in authorities),
+    )
+    return Certificates(key, chain, rest[0] if rest else None, expiries)
 
 
 def _certificates(pem: bytes, setting: str) -> list[x509.Certificate]:

@@ -33,8 +33,12 @@ class ReloadedFiles(Generic[T]):
         use: Callable[[T], None],
         every: float,
     ) -> None:
-        self._what = what
-        self._paths = tuple(paths)
+        self.what = what
+        self.paths = tuple(paths)
+        self.used: T | None = None
+        """What was parsed last and is in use; None before `start`."""
+        self.stale = False
+        """Whether the last look could not take up what is on disk."""
         self._parse = parse
         self._use = use
         self._every = every
@@ -44,7 +48,7 @@ class ReloadedFiles(Generic[T]):
     async def start(self) -> None:
         """Read and use them, then keep watch until `close`. Raises StartError if they cannot be used."""
         self._contents = await asyncio.to_thread(self._read)
-        self._use(await asyncio.to_thread(self._parse, self._contents))
+        self._take_up(await asyncio.to_thread(self._parse, self._contents))
         self._task = asyncio.create_task(self._watch())
 
     async def close(self) -> None:
@@ -59,8 +63,9 @@ class ReloadedFiles(Generic[T]):
             await asyncio.sleep(self._every)
             # Files that belong together are seldom replaced in one moment: the next look may find them whole.
             former, complaint = complaint, await self._look()
+            self.stale = bool(complaint)
             if complaint and complaint != former:
-                log.error("files not reloaded: the former ones stay in use", what=self._what, reason=complaint)
+                log.error("files not reloaded: the former ones stay in use", what=self.what, reason=complaint)
 
     async def _look(self) -> str:
         """Take up what has changed; what keeps that from being used, if anything does."""
@@ -71,13 +76,17 @@ class ReloadedFiles(Generic[T]):
             found = await asyncio.to_thread(self._parse, contents)
         except Exception as error:  # noqa: BLE001 (whatever is wrong with the files, the watch goes on)
             return str(error) or repr(error)
-        self._use(found)
+        self._take_up(found)
         self._contents = contents
-        log.info("reloaded", what=self._what)
+        log.info("reloaded", what=self.what)
         return ""
+
+    def _take_up(self, found: T) -> None:
+        self._use(found)
+        self.used = found
 
     def _read(self) -> list[bytes]:
         try:
-            return [path.read_bytes() for path in self._paths]
+            return [path.read_bytes() for path in self.paths]
         except OSError as error:
-            raise StartError(f"{error.filename} ({self._what}) cannot be read: {error.strerror}") from error
+            raise StartError(f"{error.filename} ({self.what}) cannot be read: {error.strerror}") from error

@@ -75,6 +75,7 @@ class Server:
         self._secrets = _secrets(settings.network, self._listener, access)
         if access is not None:
             self._monitoring.watch_access(access)
+        self._monitoring.watch_files(self._secrets)
         self._monitoring.watch_edge(self._listener.connections)
         self._probes = Probes() if settings.operations.health_port is not None else None
         self._stop = asyncio.Event()

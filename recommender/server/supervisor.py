@@ -248,7 +248,7 @@ class Supervisor:
             worker.send(number)
 
     def _metrics_ports(self) -> Mapping[int, int]:
-        return {worker.number: worker.beat.metrics_port for worker in self._workers if worker.beat.metrics_port}
+        return {worker.number: worker.beat.metrics_port for worker in self._workers}
 
     def _environment(self) -> dict[str, str]:
         """Environment of a worker: its share of threads and backlog, and no ports of its own but for metrics."""

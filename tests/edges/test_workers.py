@@ -68,13 +68,23 @@ async def answers_on(server: Process, connections: int) -> list[list[int]]:
         return [list((await client.recommend([0], timeout=TIMEOUT)).item_ids) for client in clients]
 
 
+async def merged_metrics(server: Process) -> str:
+    address = next(event["address"] for event in server.log if event["event"] == "metrics" and "worker" not in event)
+    return await asyncio.to_thread(read, address)
+
+
+def up(text: str) -> dict[str, float]:
+    """Which workers give their metrics."""
+    found = re.findall(r'^recommender_worker_up\{worker="(\d+)"\} (\S+)$', text, re.MULTILINE)
+    return {worker: float(value) for worker, value in found}
+
+
 async def answered_by(server: Process) -> dict[str, float]:
     """How many calls each worker has answered, by the merged metrics."""
-    address = next(event["address"] for event in server.log if event["event"] == "metrics" and "worker" not in event)
-    text = await asyncio.to_thread(read, address)
+    text = await merged_metrics(server)
     counted = r'^rpc_server_call_duration_seconds_count\{.*Recommend".*worker="(\d)"\} (\S+)$'
     counts = re.findall(counted, text, re.MULTILINE)
-    assert re.findall(r"^recommender_worker_up.* (\S+)$", text, re.MULTILINE) == ["1.0", "1.0"]
+    assert up(text) == {"0": 1, "1": 1}
     return {worker: float(count) for worker, count in counts}
 
 
@@ -133,12 +143,14 @@ async def test_a_worker_that_is_killed_is_replaced_and_the_others_never_notice()
             while not died.done():
                 await client.recommend([0], timeout=TIMEOUT)
                 calls += 1
+            left = up(await merged_metrics(server))
             replaced = asyncio.create_task(server.until("worker serves"))
             while not replaced.done():
                 await client.recommend([0], timeout=TIMEOUT)
                 calls += 1
 
         assert calls > 0
+        assert left == {here: 1, str(died.result()["worker"]): 0}
         assert str(died.result()["worker"]) != here
         assert replaced.result()["worker"] == died.result()["worker"]
         assert await answers_on(server, 10) == [FACTS[0,]] * 10

@@ -6,11 +6,13 @@ import asyncio
 import socket
 import urllib.request
 from collections.abc import Iterable
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import grpc
 import pytest
+from cryptography import x509
 from h2.connection import H2Connection
 from prometheus_client import Metric
 from prometheus_client.parser import text_string_to_metric_families
@@ -22,6 +24,7 @@ from recommender.observability import instruments as telemetry
 from recommender.security.access import digest_of, new_token
 from recommender.settings.network import Edge
 from tests.support.catalogues import add_fallback, export_catalogue
+from tests.support.certificates import Authority
 from tests.support.models import table, write_model
 from tests.support.paths import ROOT
 from tests.support.process import running
@@ -203,6 +206,53 @@ async def test_an_envoy_that_does_not_tell_leaves_its_own_metrics_out_and_no_oth
         assert "recommender_connections_opened_total" not in seen
 
 
+async def test_a_scrape_tells_when_the_certificates_in_use_expire(serve: Serve, tmp_path: Path) -> None:
+    authority, name = Authority(), "recommender_certificate_expiry_seconds"
+    soon, later = (datetime.now(UTC).replace(microsecond=0) + timedelta(days=days) for days in (3, 30))
+    files = authority.write_server(tmp_path, expires=soon)
+    clients = authority.write_pem(tmp_path / "clients.pem")
+    async with serve(**files, tls_client_ca=clients, metrics_port=0, secrets_reload_ms=20) as server:
+        seen = await scrape(server)
+        of_clients = seen.value(name, recommender_file_path=str(clients))
+        authority.write_server(tmp_path, expires=later)
+        async with asyncio.timeout(TIMEOUT):
+            while (await scrape(server)).value(name, recommender_file_path=str(files["tls_certificate"])) != (
+                later.timestamp()
+            ):
+                pass
+
+    assert seen.value(name, recommender_file_path=str(files["tls_certificate"])) == soon.timestamp()
+    assert of_clients == x509.load_pem_x509_certificate(authority.pem).not_valid_after_utc.timestamp()
+    assert len(seen[name]) == 2
+
+
+async def test_files_that_cannot_be_taken_up_are_stale_until_they_are_mended(serve: Serve, tmp_path: Path) -> None:
+    tokens, good = tmp_path / "tokens.toml", f'[web]\nsha256 = ["{digest_of(new_token()).hex()}"]\n'
+    tokens.write_text(good, encoding="utf-8")
+    settings = {**Authority().write_server(tmp_path), "tokens_file": tokens}
+    async with serve(**settings, metrics_port=0, secrets_reload_ms=20) as server:
+
+        async def stale() -> dict[str, float]:
+            return {
+                has["recommender_file_kind"]: value for has, value in (await scrape(server))["recommender_files_stale"]
+            }
+
+        async def become(value: float) -> None:
+            async with asyncio.timeout(TIMEOUT):
+                while (await stale())["tokens"] != value:
+                    pass
+
+        at_first = await stale()
+        tokens.write_text("no TOML", encoding="utf-8")
+        await become(1)
+        certificates = (await stale())["certificates"]
+        tokens.write_text(good, encoding="utf-8")
+        await become(0)
+
+    assert at_first == {"certificates": 0, "tokens": 0}
+    assert certificates == 0
+
+
 async def test_the_page_of_operations_lists_every_instrument_as_it_is_served(
     serve: Serve,
     tmp_path: Path,
@@ -211,10 +261,12 @@ async def test_the_page_of_operations_lists_every_instrument_as_it_is_served(
     page = (ROOT / "docs/operations.md").read_text(encoding="utf-8").splitlines()
     token, tokens = new_token(), tmp_path / "tokens.toml"
     tokens.write_text(f'[web]\nsha256 = ["{digest_of(token).hex()}"]\n', encoding="utf-8")
-    async with serve(metrics_port=0, tokens_file=tokens) as server:
-        async with Client(f"127.0.0.1:{server.port}", token=token) as client:
+    authority = Authority()
+    credentials = grpc.ssl_channel_credentials(authority.pem)
+    async with serve(**authority.write_server(tmp_path), metrics_port=0, tokens_file=tokens) as server:
+        async with Client(f"127.0.0.1:{server.port}", credentials=credentials, token=token) as client:
             await client.recommend([1], timeout=TIMEOUT)
-        async with Client(f"127.0.0.1:{server.port}") as stranger:
+        async with Client(f"127.0.0.1:{server.port}", credentials=credentials) as stranger:
             with pytest.raises(grpc.aio.AioRpcError):
                 await stranger.recommend([1], timeout=TIMEOUT)
         seen = await scrape(server)

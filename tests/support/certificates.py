@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from pathlib import Path
 
 import grpc
@@ -18,9 +19,9 @@ class Authority:
     def pem(self) -> bytes:
         return self._ca.cert_pem.bytes()
 
-    def write_server(self, folder: Path, *names: str) -> dict[str, Path]:
+    def write_server(self, folder: Path, *names: str, expires: datetime | None = None) -> dict[str, Path]:
         """A new certificate and key in that folder, as settings by field name; replaces those that are there."""
-        made = self._ca.issue_cert("127.0.0.1", "localhost", *names)
+        made = self._ca.issue_cert("127.0.0.1", "localhost", *names, not_after=expires)
         files = {"tls_certificate": folder / "server.pem", "tls_key": folder / "server.key"}
         files["tls_certificate"].write_bytes(b"".join(pem.bytes() for pem in made.cert_chain_pems))
         files["tls_key"].write_bytes(made.private_key_pem.bytes())
