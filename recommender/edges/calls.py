@@ -1,13 +1,9 @@
-"""What is kept of a call, whatever transport it came by: its id, how long it took, how it ended.
-
-An edge calls `begin` when a call arrives and `end` on what that gives when its status is known, once.
-"""
+"""Calls in progress on any edge: request id, duration, status, trace."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
 from typing import Protocol
 
 import structlog
@@ -15,56 +11,86 @@ from google.rpc import code_pb2
 from structlog.contextvars import bind_contextvars, unbind_contextvars
 
 from recommender.api.metadata import REQUEST_ID_KEY, request_id_of
+from recommender.api.status import FailedCall, refusal
 from recommender.histogram import Durations, bucket
 
 _NAMES = {number: name for name, number in code_pb2.Code.items()}
 
 
 class CallTrace(Protocol):
-    """The trace of a call that is sampled."""
+    """The span of a sampled call."""
 
     trace_id: str
     span_id: str
 
     def end(self, code: int) -> None:
-        """End it with a google.rpc code."""
+        """End the span with a google.rpc code."""
 
 
 class CallTracer(Protocol):
-    """Who decides which calls are sampled."""
+    """Samples calls."""
 
     context_keys: frozenset[str]
-    """The keys of metadata by which a caller says what trace it is in."""
+    """Metadata keys that carry the caller's trace context."""
 
     def begin(self, method: str, request_id: str, carrier: Mapping[str, str]) -> CallTrace | None:
-        """Begin the trace of a call; None if it is not sampled."""
+        """Start a span; returns None if the call is not sampled."""
+
+
+class ProtocolError(Exception):
+    """A call that breaks gRPC's own rules; it ends with the status `code`, a google.rpc code."""
+
+    def __init__(self, code: int, message: str) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+class Call:
+    """A call in progress of which nothing is kept, such as a health check."""
+
+    __slots__ = ("request_id",)
+
+    def __init__(self, request_id: str) -> None:
+        self.request_id = request_id
+
+    @classmethod
+    def begin(cls, metadata: Collection[tuple[str, str | bytes]]) -> Call:
+        """Take up a call with the request id that the caller sent, or a new one."""
+        return cls(request_id_in(metadata))
+
+    def end(self, code: int) -> None:
+        """End the call with a google.rpc code. Only the first end counts."""
+
+    def fail(self, error: Exception) -> FailedCall:
+        """End the call with the status that stands for an error."""
+        if isinstance(error, ProtocolError):
+            failed = FailedCall(error.code, str(error), ((REQUEST_ID_KEY, self.request_id),))
+        else:
+            failed = refusal(error, self.request_id)
+        self.end(failed.code)
+        return failed
 
 
 class Calls:
-    """The calls of one server. `durations` has those that have ended, by method and google.rpc code."""
+    """The noted calls of one server. `durations` counts those that ended, by method and google.rpc code."""
 
     def __init__(self, tracer: CallTracer | None = None) -> None:
         self._tracer = tracer
-        # Bound once: a logger that is looked up in each call costs more than all the rest of this.
+        # Bound once: looking a logger up in every call costs more than everything else here.
         self.log_debug = structlog.get_logger(__name__).bind().debug
         self.durations: dict[tuple[str, int], Durations] = {}
 
     @property
     def keys(self) -> frozenset[str]:
-        """The keys of metadata that `begin` reads: an edge need not hand it others."""
+        """Metadata keys that `begin` reads; an edge may leave out all others."""
         return frozenset({REQUEST_ID_KEY}) | (frozenset() if self._tracer is None else self._tracer.context_keys)
 
-    def begin(self, method: str, metadata: Collection[tuple[str, str | bytes]]) -> Call:
-        """Take up a call: `method` is its full name, `metadata` what the caller sent with it."""
+    def begin(self, method: str, metadata: Collection[tuple[str, str | bytes]]) -> NotedCall:
+        """Take up a call of this full method name."""
         started = time.monotonic()
         tracer = self._tracer
-        sent = None
-        for key, value in metadata:
-            if key == REQUEST_ID_KEY and isinstance(value, str):
-                sent = value
-                break
-        request_id = request_id_of(sent)
-        # Every line that is logged on behalf of this call, by whatever module, then says which call it is.
+        request_id = request_id_in(metadata)
+        # Every log line on behalf of this call then carries its id.
         bind_contextvars(request_id=request_id)
         trace = None
         if tracer is not None:
@@ -75,7 +101,7 @@ class Calls:
             trace = tracer.begin(method, request_id, carrier)
         if trace is not None:
             bind_contextvars(trace_id=trace.trace_id, span_id=trace.span_id)
-        return Call(self, method, request_id, started, trace)
+        return NotedCall(self, method, request_id, started, trace)
 
     def count(self, method: str, code: int, seconds: float) -> None:
         """Count a call that has ended."""
@@ -87,21 +113,35 @@ class Calls:
         durations.seconds += seconds
 
 
-@dataclass(slots=True)
-class Call:
-    """One call under way."""
+class NotedCall(Call):
+    """A call that is counted, logged and, if sampled, traced."""
 
-    calls: Calls
-    method: str
-    request_id: str
-    started: float
-    trace: CallTrace | None
+    __slots__ = ("_calls", "_ended", "_method", "_started", "_trace")
+
+    def __init__(self, calls: Calls, method: str, request_id: str, started: float, trace: CallTrace | None) -> None:
+        self.request_id = request_id
+        self._calls = calls
+        self._method = method
+        self._started = started
+        self._trace = trace
+        self._ended = False
 
     def end(self, code: int) -> None:
-        """Note that the call ends now, with a google.rpc code."""
-        seconds = time.monotonic() - self.started
-        self.calls.count(self.method, code, seconds)
-        self.calls.log_debug("call", method=self.method, status=_NAMES[code], seconds=seconds)
-        if self.trace is not None:
-            self.trace.end(code)
+        """Count the call with a google.rpc code. Only the first end counts."""
+        if self._ended:
+            return
+        self._ended = True
+        seconds = time.monotonic() - self._started
+        self._calls.count(self._method, code, seconds)
+        self._calls.log_debug("call", method=self._method, status=_NAMES[code], seconds=seconds)
+        if self._trace is not None:
+            self._trace.end(code)
             unbind_contextvars("trace_id", "span_id")
+
+
+def request_id_in(metadata: Collection[tuple[str, str | bytes]]) -> str:
+    """Return the request id that the caller sent, or a new one."""
+    for key, value in metadata:
+        if key == REQUEST_ID_KEY and isinstance(value, str):
+            return request_id_of(value)
+    return request_id_of(None)

@@ -1,60 +1,101 @@
-"""`grpc.health.v1` without a transport: one status for the whole server, for who asks and who watches."""
+"""`grpc.health.v1` without a transport: Check and Watch.
+
+No status change waits for a watcher: each one gets the latest status when it reads again.
+"""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+import contextlib
+import math
+from collections.abc import Iterable
+from typing import TypeAlias
 
+from google.rpc import code_pb2
 from grpc_health.v1 import health_pb2
+
+from recommender.api.messages import decoded
+from recommender.edges.calls import ProtocolError
+from recommender.edges.method import Enter, Messages, Method, Send, Streaming, Unary, only
 
 SERVICE_NAME = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
 
+_LAST_STATUS_SECONDS = 0.1
+"""How long a watcher may take to read its last status."""
+
+_Status: TypeAlias = health_pb2.HealthCheckResponse
+_SERVING, _NOT_SERVING, _SERVICE_UNKNOWN = (
+    _Status(status=status) for status in (_Status.SERVING, _Status.NOT_SERVING, _Status.SERVICE_UNKNOWN)
+)
+
 
 class Health:
-    """The status of these services, and of the server under the empty name; NOT_SERVING until `turn`."""
+    """A status for each of some services; NOT_SERVING until `turn`. The empty name is the whole server."""
 
-    def __init__(self, services: tuple[str, ...]) -> None:
-        self._services = ("", *services)
-        self._serving = False
+    def __init__(self, names: Iterable[str]) -> None:
+        self._statuses: dict[str, _Status] = dict.fromkeys(names, _NOT_SERVING)
         self._left = False
         self._ended = False
         self._changed = asyncio.Event()
+        self._watches: set[asyncio.Timeout] = set()
 
-    def turn(self, *, serving: bool) -> None:
-        """Change the status; once a server leaves it stays unready."""
-        self._serving = serving and not self._left
-        self._left = self._left or not serving
-        self._tell()
+    def turn(self, *names: str, serving: bool) -> None:
+        """Set the status of these services, or of all if none is named; a no-op after `leave`."""
+        if not self._left:
+            self._statuses |= dict.fromkeys(names or self._statuses, _SERVING if serving else _NOT_SERVING)
+            self._wake()
+
+    def leave(self) -> None:
+        """Report NOT_SERVING for every service, for good."""
+        self.turn(serving=False)
+        self._left = True
 
     def end_watches(self) -> None:
-        """End every `watch` after the status that it has to tell."""
-        self._ended = True
-        self._tell()
+        """End every Watch after its latest status; one that does not read it is dropped."""
+        if not self._ended:
+            self._ended = True
+            self._wake()
+            last = asyncio.get_running_loop().time() + _LAST_STATUS_SECONDS
+            for watch in self._watches:
+                watch.reschedule(last)
 
-    def check(self, request: health_pb2.HealthCheckRequest) -> health_pb2.HealthCheckResponse | None:
-        """The status of a service; None if there is no such service."""
-        return None if request.service not in self._services else self._response(request)
+    def methods(self, enter: Enter | None = None, timeout: float = math.inf) -> tuple[Method, ...]:
+        """Return the RPCs of the health service; see `Method` for the arguments."""
+        return (
+            Unary(path=f"/{SERVICE_NAME}/Check", answer=self._check, enter=enter, timeout=timeout),
+            Streaming(path=f"/{SERVICE_NAME}/Watch", serve=self._watch, enter=enter),
+        )
 
-    async def watch(self, request: health_pb2.HealthCheckRequest) -> AsyncIterator[health_pb2.HealthCheckResponse]:
-        """The status now and whenever it changes."""
-        told: health_pb2.HealthCheckResponse | None = None
+    async def _check(self, message: bytes, _deadline: float, _request_id: str) -> _Status:
+        request = decoded(health_pb2.HealthCheckRequest, message)
+        status = self._statuses.get(request.service)
+        if status is None:
+            raise ProtocolError(code_pb2.NOT_FOUND, f"there is no service {request.service!r} here")
+        return status
+
+    async def _watch(self, messages: Messages, send: Send) -> None:
+        service = decoded(health_pb2.HealthCheckRequest, await only(messages)).service
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_LAST_STATUS_SECONDS if self._ended else None) as watch:
+                self._watches.add(watch)
+                try:
+                    await self._follow(service, send)
+                finally:
+                    self._watches.discard(watch)
+
+    async def _follow(self, service: str, send: Send) -> None:
+        """Send the status of a service, and again whenever it has changed, until watches end."""
+        sent: _Status | None = None
         while True:
-            response = self._response(request)
-            if response != told:
-                yield response
-                told = response
+            status = self._statuses.get(service, _SERVICE_UNKNOWN)
+            if status is not sent:
+                await send(status)
+                sent = status
             elif self._ended:
                 return
             else:
                 await self._changed.wait()
 
-    def _response(self, request: health_pb2.HealthCheckRequest) -> health_pb2.HealthCheckResponse:
-        if request.service not in self._services:
-            return health_pb2.HealthCheckResponse(status=health_pb2.HealthCheckResponse.SERVICE_UNKNOWN)
-        if self._serving:
-            return health_pb2.HealthCheckResponse(status=health_pb2.HealthCheckResponse.SERVING)
-        return health_pb2.HealthCheckResponse(status=health_pb2.HealthCheckResponse.NOT_SERVING)
-
-    def _tell(self) -> None:
+    def _wake(self) -> None:
         self._changed.set()
         self._changed = asyncio.Event()

@@ -1,4 +1,4 @@
-"""The interface between a server and an edge: listen, report health, drain, stop."""
+"""The interface between a server and the transport of an edge: listen, count connections, stop."""
 
 from __future__ import annotations
 
@@ -6,9 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Protocol, TypeAlias
 
-from recommender.api.service import RecommenderService
-from recommender.edges.calls import Calls
-from recommender.security.access import Access
+from recommender.edges.methods import Methods
 from recommender.security.certificates import Certificates
 
 
@@ -23,28 +21,13 @@ class Connections:
 
 
 class Listener(Protocol):
-    """The edge as a server drives it."""
+    """Takes the calls of `Methods` on a port."""
 
     def use_certificates(self, certificates: Certificates) -> None:
-        """Speak TLS with these from the next connection on; called before `listen` or never."""
+        """Speak TLS with these from the next connection on. The first call comes before `listen`."""
 
     async def listen(self, host: str, port: int) -> int:
-        """Take calls, with health NOT_SERVING. Returns the bound port; 0 asks for a free one. Raises StartError."""
-
-    def open(self, service: RecommenderService) -> None:
-        """Answer calls with this service; until then they fail with UNAVAILABLE."""
-
-    async def turn_serving(self) -> None:
-        """Report SERVING to health checks and watchers."""
-
-    async def turn_unready(self) -> None:
-        """Report NOT_SERVING to health checks and watchers, for good."""
-
-    def drain(self) -> None:
-        """Read no more from open streams; each ends once everything read is answered."""
-
-    def end_watches(self) -> None:
-        """End open health watches: they would hold up `stop`."""
+        """Take calls. Returns the bound port; 0 asks for a free one. Raises StartError."""
 
     async def connections(self) -> Connections | None:
         """Return connection counts; None if this edge has none. Raises OSError if they cannot be read now."""
@@ -53,5 +36,4 @@ class Listener(Protocol):
         """Take no more calls; give open ones `grace` seconds to finish."""
 
 
-MakeListener: TypeAlias = Callable[[Calls, Access | None], Listener]
-"""Builds a listener that notes calls in the first argument and checks tokens with the second, if any."""
+MakeListener: TypeAlias = Callable[[Methods], Listener]

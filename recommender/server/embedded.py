@@ -21,13 +21,12 @@ from typing import Any
 
 import structlog
 
-from recommender.edges.calls import Calls
 from recommender.edges.envoy.application import AsgiEdge
 from recommender.edges.envoy.call import Receive, Scope, Send
-from recommender.edges.envoy.listener import EnvoyListener, envoy_listener
+from recommender.edges.envoy.listener import EnvoyListener
+from recommender.edges.methods import Methods
 from recommender.errors import StartError
 from recommender.observability.log import set_up_logging
-from recommender.security.access import Access
 from recommender.server.process import ExitCode, spare_collections
 from recommender.server.server import Server
 from recommender.settings.otlp import Otlp
@@ -60,11 +59,11 @@ class Embedded:
     _asgi_single_callable = True
 
     def __init__(self) -> None:
-        self._application: AsgiEdge | None = None
+        self._edge: AsgiEdge | None = None
 
     def __call__(self, scope: Scope, receive: Receive, send: Send) -> Coroutine[Any, Any, None]:
         """Answer a request; or live, which is what pyvoy asks for first."""
-        return self._live(receive, send) if self._application is None else self._application(scope, receive, send)
+        return self._live(receive, send) if self._edge is None else self._edge(scope, receive, send)
 
     async def _live(self, receive: Receive, send: Send) -> None:
         await receive()
@@ -75,9 +74,9 @@ class Embedded:
         sys.executable = order.executable  # Envoy is no interpreter to start others with
         lines = set_up_logging(settings.operations.log_level, settings.operations.log_format)
 
-        def listener(rpcs: Calls, access: Access | None) -> EnvoyListener:
-            self._application, made = envoy_listener(settings, rpcs, access, order.folder)
-            return made
+        def listener(methods: Methods) -> EnvoyListener:
+            self._edge = AsgiEdge(methods, max_message_bytes=settings.network.max_message_bytes)
+            return EnvoyListener(self._edge, order.folder)
 
         server = Server(settings, listener, order.otlp)
 

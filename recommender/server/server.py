@@ -22,6 +22,7 @@ from recommender.domain import Model
 from recommender.edges.address import address_of
 from recommender.edges.grpc_aio.listener import grpc_listener
 from recommender.edges.listener import Listener, MakeListener
+from recommender.edges.methods import methods_of
 from recommender.errors import EngineError
 from recommender.models.follower import FollowerStatus
 from recommender.models.loader import loader
@@ -32,7 +33,7 @@ from recommender.security.access import Access, read_grants
 from recommender.security.certificates import read_certificates
 from recommender.security.reloading import ReloadedFiles
 from recommender.server.followers import Followers
-from recommender.server.probes import Probes
+from recommender.server.health_port import HealthPort
 from recommender.server.process import ExitCode, any_of
 from recommender.settings.network import NetworkSettings
 from recommender.settings.otlp import Otlp
@@ -67,17 +68,18 @@ class Server:
         self._shared_port = shared_port
         self._monitoring = Monitoring(settings.operations, settings.engine, otlp or Otlp())
         access = Access() if settings.network.tokens_file is not None else None
+        self._methods = methods_of(settings.network, self._monitoring.rpcs, access)
         self._listener: Listener = (
-            grpc_listener(settings, self._monitoring.rpcs, access, shared_port=shared_port)
+            grpc_listener(settings.network, self._methods, shared_port=shared_port)
             if listener is None
-            else listener(self._monitoring.rpcs, access)
+            else listener(self._methods)
         )
         self._secrets = _secrets(settings.network, self._listener, access)
         if access is not None:
             self._monitoring.watch_access(access)
         self._monitoring.watch_files(self._secrets)
         self._monitoring.watch_edge(self._listener.connections)
-        self._probes = Probes() if settings.operations.health_port is not None else None
+        self._probes = HealthPort() if settings.operations.health_port is not None else None
         self._stop = asyncio.Event()
         self._closing = False
         self._router = Router(retire_grace=settings.engine.engine_timeout_ms / 1e3, observer=self._note)
@@ -127,9 +129,9 @@ class Server:
             await self.close()
             raise
         self.serving = True
-        await self._listener.turn_serving()
+        self._methods.health.turn(serving=True)
         if self._probes is not None:
-            await self._probes.turn(alive=True, ready=True)
+            self._probes.turn(alive=True, ready=True)
         self._followers.follow()
 
     def stop(self) -> None:
@@ -151,7 +153,7 @@ class Server:
         self._closing = True
         await self._followers.close()
         ended = await self._router.close()
-        self._listener.end_watches()
+        self._methods.health.end_watches()
         await self._listener.stop(_LAST_ANSWERS_SECONDS)
         for files in self._secrets:
             await files.close()
@@ -166,11 +168,11 @@ class Server:
             self.health_port = await self._probes.listen(settings.network.host, settings.operations.health_port)
             log.info("probes", port=self.health_port)
 
-    async def _turn_unready(self, *, alive: bool) -> None:
+    def _turn_unready(self, *, alive: bool) -> None:
         self.serving = False
-        await self._listener.turn_unready()
+        self._methods.health.leave()
         if self._probes is not None:
-            await self._probes.turn(alive=alive, ready=False)
+            self._probes.turn(alive=alive, ready=False)
 
     async def _listen(self) -> None:
         network = self._settings.network
@@ -184,7 +186,7 @@ class Server:
 
     async def _load(self) -> None:
         await self._followers.load()
-        self._listener.open(RecommenderService(self._router, limits=_limits(self._settings.requests)))
+        self._methods.open(RecommenderService(self._router, limits=_limits(self._settings.requests)))
         log.info("ready", models=[served.label for served in self._router.serving()])
 
     def _note(self, change: VersionEvent) -> None:
@@ -194,13 +196,13 @@ class Server:
             self._monitoring.forget(change.version)
 
     async def _drain(self) -> ExitCode:
-        await self._turn_unready(alive=True)
+        self._turn_unready(alive=True)
         # Load balancers need a moment to notice; calls that come until then are answered.
         await asyncio.sleep(self._settings.operations.drain_wait_ms / 1e3)
         grace = self._settings.operations.drain_grace_ms / 1e3
         log.info("draining", grace_seconds=grace, waiting=self.statistics().waiting)
         started = time.monotonic()
-        self._listener.drain()
+        self._methods.drain()
         # A stopping gRPC server cancels calls that have arrived and are not yet handled. So the listener stays open
         # until nothing waits, for half of the grace at most: callers that ignore health cannot hold it open.
         with contextlib.suppress(TimeoutError):
@@ -213,7 +215,7 @@ class Server:
         seen = self.statistics()
         left = seen.waiting + seen.running
         await self._router.close()
-        self._listener.end_watches()
+        self._methods.health.end_watches()
         await stopping
         await self.close()
         log.info(
@@ -228,7 +230,7 @@ class Server:
 
     async def _give_up(self, lost: EngineError) -> ExitCode:
         log.error("engine lost", reason=str(lost))
-        await self._turn_unready(alive=False)
+        self._turn_unready(alive=False)
         # Health watchers are told before their streams end.
         await asyncio.sleep(_LAST_STATUS_SECONDS)
         await self.close()

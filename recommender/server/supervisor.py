@@ -23,8 +23,8 @@ from recommender.engine.machine import available_cpus
 from recommender.errors import StartError
 from recommender.observability.prometheus import Endpoint
 from recommender.observability.workers import WorkerMetrics
+from recommender.server.health_port import HealthPort
 from recommender.server.heartbeat import Beat
-from recommender.server.probes import Probes
 from recommender.server.process import ExitCode, any_of
 from recommender.settings.settings import Settings
 
@@ -79,7 +79,7 @@ class Supervisor:
         self._pause = pause
         self._command = tuple(command)
         self._workers = [_Worker(number) for number in range(settings.operations.workers or available_cpus())]
-        self._probes = Probes() if settings.operations.health_port is not None else None
+        self._probes = HealthPort() if settings.operations.health_port is not None else None
         self._metrics: Endpoint | None = None
         self._reserved: socket.socket | None = None
         self._keepers: list[asyncio.Task[None]] = []
@@ -123,7 +123,7 @@ class Supervisor:
         await any_of(self._stop.wait(), self._lost.wait())
         self._stop.set()
         if self._probes is not None:
-            await self._probes.turn(alive=not self._lost.is_set(), ready=False)
+            self._probes.turn(alive=not self._lost.is_set(), ready=False)
         operations = self._settings.operations
         patience = (operations.drain_wait_ms + operations.drain_grace_ms) / 1e3 + _AFTER_GRACE_SECONDS
         log.info("draining", workers=len(self._workers), seconds=patience)
@@ -241,7 +241,7 @@ class Supervisor:
         if self._probes is not None and self._keepers:
             started = len(self._keepers) == len(self._workers)
             ready = started and any(worker.beat.serving for worker in self._workers) and not self._stop.is_set()
-            await self._probes.turn(alive=not self._lost.is_set(), ready=ready)
+            self._probes.turn(alive=not self._lost.is_set(), ready=ready)
 
     def _send(self, number: signal.Signals) -> None:
         for worker in self._workers:

@@ -11,7 +11,9 @@ import grpc
 import pytest
 
 from recommender.client import Client, SyncClient
-from recommender.edges.grpc_aio.edge import GrpcEdge
+from recommender.edges.calls import Calls
+from recommender.edges.grpc_aio.edge import add_methods
+from recommender.edges.methods import Methods
 from recommender.errors import BacklogFullError
 from recommender.recommend_api.v1 import recommend_api_pb2 as api
 
@@ -37,10 +39,10 @@ class Full:
 
 @asynccontextmanager
 async def serving(service: Full) -> AsyncIterator[str]:
-    edge = GrpcEdge()
-    edge.open(service)  # type: ignore[arg-type]
+    methods = Methods(Calls())
+    methods.open(service)  # type: ignore[arg-type]
     server = grpc.aio.server()
-    edge.add_to(server)
+    add_methods(server, methods)
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
     try:

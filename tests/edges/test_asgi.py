@@ -8,6 +8,7 @@ import pytest
 
 from recommender.edges.calls import Calls
 from recommender.edges.envoy.application import AsgiEdge
+from recommender.edges.methods import Methods
 
 TIMEOUT = 30.0
 SCOPE = {
@@ -20,7 +21,8 @@ REQUEST = {"type": "http.request", "body": bytes(5), "more_body": False}
 
 
 def application() -> AsgiEdge:
-    return AsgiEdge(default_timeout=1.0, most_open=1, most_streams=1, max_message_bytes=100, rpcs=Calls(None))
+    methods = Methods(Calls(), default_timeout=1.0, most_open=1, most_streams=1)
+    return AsgiEdge(methods, max_message_bytes=100)
 
 
 async def test_a_call_that_was_ended_for_its_deadline_is_not_answered_when_its_request_comes_after_all() -> None:

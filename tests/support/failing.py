@@ -9,6 +9,7 @@ from recommender.api.service import RecommenderService
 from recommender.edges.calls import Calls
 from recommender.edges.grpc_aio.listener import GrpcListener
 from recommender.edges.listener import Listener, MakeListener
+from recommender.edges.methods import Methods
 from recommender.errors import (
     BacklogFullError,
     DeadlineError,
@@ -52,16 +53,15 @@ class FailingServer:
 
     def __init__(self, settings: Settings, listener: MakeListener | None = None, _otlp: object = None) -> None:
         self._settings = settings
-        self._listener: Listener = (
-            GrpcListener(default_timeout=5.0, most_open=1) if listener is None else listener(Calls(), None)
-        )
+        self._methods = Methods(Calls(), default_timeout=5.0, most_open=1)
+        self._listener: Listener = GrpcListener(self._methods) if listener is None else listener(self._methods)
         self._stop = asyncio.Event()
         self.port = self.metrics_port = 0
 
     async def start(self) -> None:
         self.port = await self._listener.listen(self._settings.network.host, self._settings.network.port)
         if self._settings.network.host != "127.0.0.2":
-            self._listener.open(cast("RecommenderService", FailingService()))
+            self._methods.open(cast("RecommenderService", FailingService()))
 
     def stop(self) -> None:
         self._stop.set()

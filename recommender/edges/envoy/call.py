@@ -1,17 +1,24 @@
-"""One gRPC call as HTTP carries it through ASGI: what its caller has sent, and how it is answered, once."""
+"""One gRPC call over ASGI: reads its request, sends its reply, and holds the states of both.
+
+A call has two states, one for each direction. Only the moves in `_REQUEST_MOVES` and `_REPLY_MOVES` are legal; any
+other raises IllegalMoveError.
+
+An ASGI server reports a disconnect only on another `receive()`. So a call that has read its request can `ask`.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import enum
 import math
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+import time
+from collections.abc import Awaitable, Callable, Mapping
 from typing import TypeAlias, TypedDict
 
 from google.protobuf.message import Message
 from google.rpc import code_pb2
 
-from recommender.api.metadata import REQUEST_ID_KEY, request_id_of
-from recommender.api.status import FailedCall, refusal
+from recommender.api.metadata import REQUEST_ID_KEY
 from recommender.edges.calls import Call
 from recommender.edges.envoy.framing import (
     ACCEPTED_ENCODINGS,
@@ -23,10 +30,60 @@ from recommender.edges.envoy.framing import (
     message_of,
     status_message,
 )
+from recommender.edges.method import Messages
+from recommender.errors import DeadlineError
+
+
+class Request(enum.IntEnum):
+    """How far the request is."""
+
+    UNREAD = enum.auto()
+    AWAITED = enum.auto()
+    """Its one message is being received, which must not be cancelled."""
+    STREAMED = enum.auto()
+    """Its messages are being received."""
+    READ = enum.auto()
+    """Nothing more is received, so the call may ask whether its caller has left."""
+    ASKED = enum.auto()
+    """That question is open."""
+    LATE = enum.auto()
+    """Its deadline has passed."""
+    LEFT = enum.auto()
+    """Its caller has left."""
+
+
+class Reply(enum.IntEnum):
+    """How far the reply is."""
+
+    NONE = enum.auto()
+    BEGUN = enum.auto()
+    """Headers are sent, and perhaps messages."""
+    ENDED = enum.auto()
+    """The end is on its way or sent. It is not cut off for a deadline."""
+
+
+# Bound once: looking a member up costs as much as a move.
+_UNREAD, _AWAITED, _STREAMED, _READ, _ASKED, _LATE, _LEFT = Request
+_NONE, _BEGUN, _ENDED = Reply
+
+_REQUEST_MOVES: Mapping[Request, frozenset[Request]] = {
+    _UNREAD: frozenset({_AWAITED, _STREAMED, _LATE}),
+    _AWAITED: frozenset({_READ, _LATE}),
+    _STREAMED: frozenset({_READ, _LATE}),
+    _READ: frozenset({_ASKED, _LATE}),
+    _ASKED: frozenset({_READ, _LATE, _LEFT}),
+    _LATE: frozenset({_LEFT}),
+    _LEFT: frozenset(),
+}
+_REPLY_MOVES: Mapping[Reply, frozenset[Reply]] = {
+    _NONE: frozenset({_BEGUN, _ENDED}),
+    _BEGUN: frozenset({_ENDED}),
+    _ENDED: frozenset(),
+}
 
 
 class Scope(TypedDict):
-    """What is read of an ASGI HTTP scope."""
+    """The fields of an ASGI HTTP scope that are read here."""
 
     method: str
     path: str
@@ -46,58 +103,86 @@ Send: TypeAlias = Callable[[Mapping[str, object]], Awaitable[None]]
 Headers: TypeAlias = Mapping[bytes, bytes]
 
 SWEEP_SECONDS = 0.02
-"""How often open calls are looked at."""
+"""How often open calls are checked."""
 GRPC = b"application/grpc"
+_LONGEST_LOOK_SECONDS = 1.0
+"""A call ends at most this long after its caller has left."""
 _HEADERS = [(b"content-type", GRPC), (b"grpc-accept-encoding", ACCEPTED_ENCODINGS.encode())]
-START = {"type": "http.response.start", "status": 200, "headers": _HEADERS, "trailers": True}
-_LAST = {"type": "http.response.body", "body": b"", "more_body": False}
-REQUEST_ID = REQUEST_ID_KEY.encode()
-OK = (b"grpc-status", b"0")
+_START = {"type": "http.response.start", "status": 200, "headers": _HEADERS, "trailers": True}
+_BODY_END = {"type": "http.response.body", "body": b"", "more_body": False}
+_REQUEST_ID = REQUEST_ID_KEY.encode()
+_OK = (b"grpc-status", b"0")
+_PASSED = "the deadline passed while the call was open"
 
 
 class LeftError(Exception):
     """The caller has left: there is nobody to answer."""
 
 
+class IllegalMoveError(Exception):
+    """A call was told to do what its state does not allow."""
+
+
 class HttpCall:
-    """One open call: what its caller sent of it, and how to answer."""
+    """One open call."""
 
     __slots__ = (
-        "_begun", "_ended", "asked", "deadline", "headers", "id", "late", "left", "look_at", "read", "receive", "rpc",
-        "send", "started", "task", "waits",
-    )  # fmt: skip
+        "_receive",
+        "_reply",
+        "_request",
+        "_send",
+        "_task",
+        "call",
+        "deadline",
+        "headers",
+        "look_at",
+        "started",
+    )
 
-    def __init__(self, headers: Headers, receive: Receive, send: Send, now: float, rpc: Call | None) -> None:
+    def __init__(self, headers: Headers, receive: Receive, send: Send, call: Call) -> None:
         self.headers = headers
-        self.rpc = rpc
-        self.id = request_id_of(text_of(headers.get(REQUEST_ID))) if rpc is None else rpc.request_id
-        self.receive = receive
-        self.send = send
-        self.started = now
+        self.call = call
+        self.started = time.monotonic()
         self.deadline = math.inf
-        self.look_at = now + SWEEP_SECONDS
-        self.task = asyncio.current_task()
-        self.waits = False
-        """Whether it waits for its request in a way that must not be cancelled."""
-        self.read = False
-        """Whether it reads no more of its request, so that the sweep may ask whether the caller has left."""
-        self.asked = False
-        """Whether that question is open."""
-        self.left = False
-        """Whether the answer was yes."""
-        self.late = False
-        """Whether its deadline has passed."""
-        self._begun = False
-        self._ended = False
+        """When the sweep is to `expire` the call."""
+        self.look_at = self.started + SWEEP_SECONDS
+        """When the sweep is to `ask`."""
+        self._receive = receive
+        self._send = send
+        self._task = asyncio.current_task()
+        self._request = _UNREAD
+        self._reply = _NONE
 
-    async def messages(self, most: int) -> AsyncIterator[bytes]:
-        """The messages of the request until it ends. Raises LeftError, FrameError."""
-        frames = Frames(most, check_encoding(self.headers.get(b"grpc-encoding", b"identity").decode("latin-1")))
+    @property
+    def late(self) -> bool:
+        """Whether `expire` cancelled the call's task."""
+        return self._request is _LATE
+
+    @property
+    def left(self) -> bool:
+        """Whether the caller's disconnect cancelled the call's task."""
+        return self._request is _LEFT
+
+    async def message(self, most: int) -> bytes:
+        """Receive the one message of a unary call, of at most `most` bytes. Raises LeftError, ProtocolError."""
+        self._move_request(_AWAITED)
+        event = await self._receive()
+        # Nearly always it comes whole and uncompressed.
+        message = message_of(event.get("body", b""))
+        if message is None or len(message) > most or self._request is _LATE:
+            message = await self._pieced(event, most)
+        self._move_request(_READ)
+        return message
+
+    async def messages(self, most: int) -> Messages:
+        """Receive messages of at most `most` bytes until the request ends. Raises LeftError, ProtocolError."""
+        frames = self._frames(most)
+        self._move_request(_STREAMED)
         more = True
         try:
             while more:
-                # A server that answers a question which was given up would find a future that is done.
-                event = await asyncio.shield(self.receive())
+                # Cancelled, it would leave the server a future that is done.
+                event = await asyncio.shield(self._receive())
                 if event["type"] == "http.disconnect":
                     raise LeftError
                 more = event.get("more_body", False)
@@ -105,111 +190,129 @@ class HttpCall:
                 while (message := frames.next()) is not None:
                     yield message
         finally:
-            self.read = True
+            if self._request is _STREAMED:
+                self._move_request(_READ)
         if frames.pending:
             raise FrameError(code_pb2.INVALID_ARGUMENT, "the request ends in the middle of a message")
 
-    async def message(self, most: int) -> bytes:
-        """The one message of a unary call. Raises LeftError, FrameError."""
-        self.waits = True
-        event = await self.receive()
-        # Nearly always it has come whole and plain.
-        message = message_of(event.get("body", b""))
-        if message is None or len(message) > most:
-            message = await self._pieced(event, most)
-        self.waits = False
-        self.read = True
-        if self.late:
-            raise LeftError  # it was ended meanwhile
-        return message
+    async def send(self, reply: Message) -> None:
+        """Send one reply of several; returns when the transport has taken it. Raises LeftError."""
+        try:
+            if self._reply is _NONE:
+                self._move_reply(_BEGUN)
+                await self._send(_START)
+            body = framed(reply.SerializeToString())
+            taken = asyncio.ensure_future(self._send({"type": "http.response.body", "body": body, "more_body": True}))
+            taken.add_done_callback(retrieve_error)
+            await asyncio.shield(taken)
+        except OSError as error:
+            raise LeftError from error
 
-    async def refuse(self, error: Exception) -> None:
-        """End the call with the status of an error."""
-        if isinstance(error, FrameError):
-            refused = FailedCall(error.code, str(error), ((REQUEST_ID_KEY, self.id),))
-        else:
-            refused = refusal(error, self.id)
-        self.note(refused.code)
+    async def answer(self, reply: bytes) -> None:
+        """Send the one reply and end the call. Raises OSError if the caller has left."""
+        self._move_reply(_ENDED)
+        send = self._send
+        await send(_START)
+        await send({"type": "http.response.body", "body": framed(reply), "more_body": False})
+        await send({"type": "http.response.trailers", "headers": [_OK, (_REQUEST_ID, self.call.request_id.encode())]})
+        self.call.end(code_pb2.OK)
+
+    async def finish(self) -> None:
+        """End the call after its replies. Raises OSError if the caller has left."""
+        self.call.end(code_pb2.OK)
+        await self._end([_OK, (_REQUEST_ID, self.call.request_id.encode())])
+
+    async def fail(self, error: Exception) -> None:
+        """End the call with the status of an error. Raises OSError if the caller has left."""
+        failed = self.call.fail(error)
         await self._end(
             [
-                (b"grpc-status", str(refused.code).encode()),
-                (b"grpc-message", status_message(refused.message)),
-                *header_lines(refused.metadata),
+                (b"grpc-status", str(failed.code).encode()),
+                (b"grpc-message", status_message(failed.message)),
+                *header_lines(failed.metadata),
             ]
         )
 
-    async def reply(self, message: Message) -> None:
-        """Send one message of several; returns when the transport has taken it. Raises OSError if nobody is there."""
-        if not self._begun:
-            self._begun = True
-            await self.send(START)
-        body = framed(message.SerializeToString())
-        taken = asyncio.ensure_future(self.send({"type": "http.response.body", "body": body, "more_body": True}))
-        taken.add_done_callback(look_at_end)
-        await asyncio.shield(taken)
+    async def fail_late(self) -> None:
+        """End the call with DEADLINE_EXCEEDED. Raises OSError if the caller has left."""
+        await self.fail(DeadlineError(_PASSED))
 
-    async def end(self) -> None:
-        """End the call after its replies, as it should."""
-        self.note(code_pb2.OK)
-        await self._end([OK, (REQUEST_ID, self.id.encode())])
+    def expire(self) -> asyncio.Task[None] | None:
+        """End the call for its deadline: cancel it, or return the task that answers it if it must not be cancelled."""
+        awaited = self._request is _AWAITED
+        self._move_request(_LATE)
+        self.deadline = math.inf
+        if not awaited:
+            self._cancel()
+            return None
+        # Once told the end, the server reports a disconnect, and `message` returns.
+        failing = asyncio.create_task(self.fail_late())
+        failing.add_done_callback(retrieve_error)
+        return failing
 
-    def note(self, code: int) -> None:
-        """Note with what status the call ends, once."""
-        if self.rpc is not None:
-            self.rpc.end(code)
-            self.rpc = None
-
-    def ask(self) -> None:
-        """Ask whether the caller has left; if so the call is cancelled."""
-        self.asked = True
-        asyncio.ensure_future(self.receive()).add_done_callback(self._told)
+    def ask(self, now: float) -> None:
+        """Ask whether the caller has left, which cancels the call; a no-op before the request is read."""
+        if self._request is _READ:
+            self._move_request(_ASKED)
+            self.look_at = now + min((now - self.started) / 2, _LONGEST_LOOK_SECONDS)
+            asyncio.ensure_future(self._receive()).add_done_callback(self._told)
 
     def _told(self, answer: asyncio.Future[Received]) -> None:
-        self.asked = False
-        if not answer.cancelled() and answer.exception() is None and answer.result()["type"] == "http.disconnect":
-            self.left = True
-            self.cancel()
+        gone = not answer.cancelled() and answer.exception() is None and answer.result()["type"] == "http.disconnect"
+        if gone:
+            self._move_request(_LEFT)
+            self.deadline = math.inf
+            self._cancel()
+        elif self._request is _ASKED:
+            self._move_request(_READ)
 
-    def cancel(self) -> None:
-        """Interrupt whatever it awaits."""
-        if self.task is not None:
-            self.task.cancel()
+    def _move_request(self, to: Request) -> None:
+        if to not in _REQUEST_MOVES[self._request]:
+            raise IllegalMoveError(
+                f"the request of {self.call.request_id} is {self._request.name}, not to be {to.name}"
+            )
+        self._request = to
+
+    def _move_reply(self, to: Reply) -> None:
+        if to not in _REPLY_MOVES[self._reply]:
+            raise IllegalMoveError(f"the reply to {self.call.request_id} is {self._reply.name}, not to be {to.name}")
+        self._reply = to
+        if to is _ENDED:
+            self.deadline = math.inf
+
+    def _cancel(self) -> None:
+        if self._task is not None:
+            self._task.cancel()
 
     async def _end(self, lines: list[tuple[bytes, bytes]]) -> None:
-        """Say how it ended, once: in trailers after replies, else in the headers, which are all then."""
-        if self._ended:
-            return
-        self._ended = True
-        self.deadline = math.inf  # what is on its way is not cut
-        if not self._begun:
-            await self.send({"type": "http.response.start", "status": 200, "headers": [*_HEADERS, *lines]})
-            await self.send(_LAST)
+        """Send the status: in trailers after replies, otherwise in headers with no body."""
+        begun = self._reply is _BEGUN
+        self._move_reply(_ENDED)
+        if begun:
+            await self._send(_BODY_END)
+            await self._send({"type": "http.response.trailers", "headers": lines})
         else:
-            await self.send(_LAST)
-            await self.send({"type": "http.response.trailers", "headers": lines})
+            await self._send({"type": "http.response.start", "status": 200, "headers": [*_HEADERS, *lines]})
+            await self._send(_BODY_END)
 
     async def _pieced(self, event: Received, most: int) -> bytes:
         frames = self._frames(most)
         while True:
-            if event["type"] == "http.disconnect":
+            # It may have been failed for its deadline meanwhile.
+            if event["type"] == "http.disconnect" or self._request is _LATE:
                 raise LeftError
             frames.feed(event.get("body", b""))
             if (message := frames.next()) is not None:
                 return message
             if not event.get("more_body", False):
                 raise FrameError(code_pb2.INVALID_ARGUMENT, "the request ends before its message does")
-            event = await self.receive()
+            event = await self._receive()
 
     def _frames(self, most: int) -> Frames:
         return Frames(most, check_encoding(self.headers.get(b"grpc-encoding", b"identity").decode("latin-1")))
 
 
-def text_of(header: bytes | None) -> str | None:
-    """The value of a header."""
-    return None if header is None else header.decode("latin-1")
-
-
-def look_at_end(taken: asyncio.Future[None]) -> None:
-    """Look at how it ended: whoever waited for it may be gone."""
-    if not taken.cancelled():
-        taken.exception()
+def retrieve_error(done: asyncio.Future[None]) -> None:
+    """Mark the error of a future as seen: nobody may be left to await it."""
+    if not done.cancelled():
+        done.exception()

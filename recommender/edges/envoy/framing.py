@@ -13,6 +13,8 @@ from urllib.parse import quote
 
 from google.rpc import code_pb2
 
+from recommender.edges.calls import ProtocolError
+
 ACCEPTED_ENCODINGS = "identity,gzip,deflate"
 
 _PREFIX = 5
@@ -22,12 +24,8 @@ _WINDOW_BITS = {"gzip": 31, "deflate": 15}
 _PRINTABLE = "".join(chr(code) for code in range(0x20, 0x7F) if chr(code) != "%")
 
 
-class FrameError(Exception):
-    """A call breaks gRPC's own rules; `code` is the status it ends with."""
-
-    def __init__(self, code: int, message: str) -> None:
-        super().__init__(message)
-        self.code = code
+class FrameError(ProtocolError):
+    """Bytes or headers that break gRPC's framing."""
 
 
 def framed(message: bytes) -> bytes:

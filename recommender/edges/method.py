@@ -1,0 +1,63 @@
+"""One RPC, ready for any edge: its path, what it costs a token, and what answers it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import AsyncGenerator, Awaitable, Callable, Collection
+from contextlib import AbstractContextManager, aclosing
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from google.protobuf.message import Message
+from google.rpc import code_pb2
+
+from recommender.edges.calls import Call, ProtocolError
+
+Metadata: TypeAlias = Collection[tuple[str, str | bytes]]
+Begin: TypeAlias = Callable[[Metadata], Call]
+Enter: TypeAlias = Callable[[str | None], AbstractContextManager[object]]
+"""Takes the `authorization` of a call; the result is held open until the call ends. Raises RecommenderError."""
+Answer: TypeAlias = Callable[[bytes, float, str], Awaitable[Message]]
+"""Takes a message, a deadline on the clock of `time.monotonic`, and the request id."""
+Messages: TypeAlias = AsyncGenerator[bytes, None]
+Send: TypeAlias = Callable[[Message], Awaitable[None]]
+"""Sends one reply of several; returns when the transport has taken it."""
+Serve: TypeAlias = Callable[[Messages, Send], Awaitable[None]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Method:
+    """What every RPC has: `/package.Service/Name`, how a call begins, and its time-out if the caller sets none.
+
+    `enter` checks a token; None means that the call needs none. `timeout` is in seconds.
+    """
+
+    path: str
+    begin: Begin = Call.begin
+    enter: Enter | None = None
+    timeout: float = math.inf
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Unary(_Method):
+    """One message in, one reply out."""
+
+    answer: Answer
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Streaming(_Method):
+    """Messages in, replies out, until `serve` returns."""
+
+    serve: Serve
+
+
+Method: TypeAlias = Unary | Streaming
+
+
+async def only(messages: Messages) -> bytes:
+    """Read the one message of a call that may have several replies. Raises ProtocolError if there is none."""
+    async with aclosing(messages):
+        async for message in messages:
+            return message
+    raise ProtocolError(code_pb2.INVALID_ARGUMENT, "the request ends before its message does")

@@ -1,0 +1,59 @@
+"""The health port for an orchestrator's probes: `grpc.health.v1` in plaintext without tokens, and nothing else.
+
+Kubelets speak neither TLS nor tokens. The three names of `probes` answer three questions: has it started, may it get
+calls, must it be killed. A draining server is alive but not ready.
+"""
+
+from __future__ import annotations
+
+import grpc
+
+from recommender.edges.address import address_of
+from recommender.edges.grpc_aio.edge import add_methods
+from recommender.edges.health import Health
+from recommender.errors import StartError
+from recommender.server.probes import LIVENESS, READINESS, STARTUP
+
+_MOST_CALLS = 16
+_MOST_BYTES = 4096
+
+
+class HealthPort:
+    """Answers `startup`, `readiness` (also under the empty name) and `liveness` from `listen` to `close`."""
+
+    def __init__(self) -> None:
+        self._health = Health(("", STARTUP, READINESS, LIVENESS))
+        # Anybody who reaches this port needs no token: it gives little and takes little.
+        options = (
+            ("grpc.so_reuseport", 0),
+            ("grpc.max_concurrent_streams", _MOST_CALLS),
+            ("grpc.max_receive_message_length", _MOST_BYTES),
+            ("grpc.max_metadata_size", _MOST_BYTES),
+            ("grpc.absolute_max_metadata_size", _MOST_BYTES),
+        )
+        self._server = grpc.aio.server(options=options)
+        add_methods(self._server, self._health.methods())
+
+    async def listen(self, host: str, port: int) -> int:
+        """Answer: alive, not started, not ready. Returns the bound port; 0 asks for a free one. Raises StartError."""
+        try:
+            bound = self._server.add_insecure_port(address_of(host, port))
+        except RuntimeError as error:
+            raise StartError(
+                f"cannot answer probes on port {port} of {host}: it is in use, or the address is not this machine's; "
+                "set RECOMMENDER_HEALTH_PORT to another one (0 takes a free one, empty answers none)"
+            ) from error
+        self.turn(alive=True, ready=False)
+        await self._server.start()
+        return bound
+
+    def turn(self, *, alive: bool, ready: bool) -> None:
+        """Change what is answered; a server that has been ready once has started."""
+        self._health.turn(LIVENESS, serving=alive)
+        self._health.turn("", READINESS, serving=ready)
+        if ready:
+            self._health.turn(STARTUP, serving=True)
+
+    async def close(self) -> None:
+        """Stop answering."""
+        await self._server.stop(0)
