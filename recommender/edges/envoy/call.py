@@ -198,7 +198,7 @@ class HttpCall:
     async def send(self, reply: Message) -> None:
         """Send one reply of several; returns when the transport has taken it. Raises LeftError."""
         try:
-            if self._reply is _NONE:
+            if self._reply is not _BEGUN:
                 self._move_reply(_BEGUN)
                 await self._send(_START)
             body = framed(reply.SerializeToString())
