@@ -57,14 +57,6 @@ def test_nothing_comes_after_a_server_that_holds_the_terminal(block: Block) -> N
     assert not [line for line in before if re.search(r"\brecommender serve\b(?!.*&)", line)]
 
 
-def test_ci_runs_the_blocks_that_are_its() -> None:
-    script = (ROOT / ".ci/run").read_text(encoding="utf-8")
-    lines = [line for block in COMMANDS if "ci" in block.words for line in block.text.splitlines()]
-
-    assert len(lines) == 2
-    assert "README.md" in script or all(line in script for line in lines[1:])
-
-
 WRONG = {
     "recommender srve": "no command srve",
     "recommender models pull shop": "no command pull",
