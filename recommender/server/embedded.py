@@ -1,7 +1,7 @@
-"""The server inside Envoy's process: what pyvoy calls, and how it hears from the process that started Envoy.
+"""The server inside Envoy's process: the ASGI application that pyvoy loads.
 
-Envoy embeds the interpreter and owns its signals. So the supervisor in `envoy.py`, at the other end of the socket on
-file descriptor 0, says what to serve and when to stop, and is told what came of it. If it dies, so does this process.
+Envoy embeds the interpreter and owns its signals. So the supervisor in `envoy.py` sends an `Order` and the stop over
+the socket on file descriptor 0, and reads the outcome from it. If the supervisor dies, so does this process.
 """
 
 from __future__ import annotations
@@ -35,17 +35,14 @@ from recommender.settings.settings import Settings
 log = structlog.get_logger(__name__)
 
 _SUPERVISOR = 0
-"""The file descriptor of our end of the socket."""
+"""File descriptor of this end of the socket."""
 _LAST_LINES_SECONDS = 1.0
-"""How long the last lines of the log may take to be written."""
+"""How long flushing the log may take."""
 
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """What the supervisor wants served and told of.
-
-    `executable` is the interpreter, and `folder` what Envoy and we share.
-    """
+    """What the supervisor wants served. `executable` is the interpreter; `folder` is shared with Envoy."""
 
     settings: Settings
     otlp: Otlp
@@ -54,7 +51,7 @@ class Order:
 
 
 class Embedded:
-    """The ASGI application that pyvoy loads: its lifespan is the server's life."""
+    """Runs the server for the lifespan of the ASGI application."""
 
     _asgi_single_callable = True
 
@@ -62,7 +59,7 @@ class Embedded:
         self._edge: AsgiEdge | None = None
 
     def __call__(self, scope: Scope, receive: Receive, send: Send) -> Coroutine[Any, Any, None]:
-        """Answer a request; or live, which is what pyvoy asks for first."""
+        """Answer a request, or run the lifespan, which pyvoy starts first."""
         return self._live(receive, send) if self._edge is None else self._edge(scope, receive, send)
 
     async def _live(self, receive: Receive, send: Send) -> None:
@@ -71,7 +68,7 @@ class Embedded:
         size = int.from_bytes(await reader.readexactly(8), "big")
         order: Order = pickle.loads(await reader.readexactly(size))  # noqa: S301 (from the process that started us)
         settings = order.settings
-        sys.executable = order.executable  # Envoy is no interpreter to start others with
+        sys.executable = order.executable  # by itself it would be Envoy, which cannot start child interpreters
         lines = set_up_logging(settings.operations.log_level, settings.operations.log_format)
 
         def listener(methods: Methods) -> EnvoyListener:
@@ -98,7 +95,7 @@ async def _serve(
     tell: Callable[[Mapping[str, object]], Awaitable[None]],
     finish: Callable[[], Awaitable[None]],
 ) -> None:
-    """Serve from start to end, and tell the supervisor of both; of the end when nothing is left to log."""
+    """Serve until the end, and report start and end to the supervisor; the end once the log is flushed."""
     obeying = asyncio.create_task(_obey(server, reader))
     try:
         try:
@@ -122,8 +119,8 @@ async def _serve(
 
 
 async def _obey(server: Server, reader: asyncio.StreamReader) -> None:
-    """Stop when told to; with nobody left to tell, end at once."""
-    with contextlib.suppress(OSError):  # a reset is an end too
+    """Stop when told to; kill this process if the supervisor is gone."""
+    with contextlib.suppress(OSError):  # a reset is an end of file too
         while await reader.readline():
             server.stop()
     os.kill(os.getpid(), signal.SIGKILL)
@@ -131,7 +128,7 @@ async def _obey(server: Server, reader: asyncio.StreamReader) -> None:
 
 async def _tell(writer: asyncio.StreamWriter, told: Mapping[str, object]) -> None:
     writer.write(json.dumps(told).encode() + b"\n")
-    with contextlib.suppress(OSError):  # who is gone is noticed by who reads
+    with contextlib.suppress(OSError):  # `_obey` notices that the supervisor is gone
         await writer.drain()
 
 

@@ -1,4 +1,4 @@
-"""Envoy's administration, asked over its Unix socket."""
+"""A client of Envoy's administration interface on its Unix socket."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ _TIMEOUT_SECONDS = 10.0
 
 
 class EnvoyAdmin:
-    """Asks one Envoy; every method raises OSError where it does not answer, or is silent for `patience` seconds."""
+    """Asks one Envoy. Every method raises OSError if it does not answer within `patience` seconds."""
 
     def __init__(self, path: Path, *, patience: float = _TIMEOUT_SECONDS) -> None:
         self._path = path
         self._patience = patience
 
     async def port(self, listener: str) -> int | None:
-        """The port on which a listener takes connections, None while it does not."""
+        """Return the port of a listener; None until it takes connections."""
         status, _ = await self._ask("GET", "/ready")
         if status != http.HTTPStatus.OK:
             return None
@@ -33,7 +33,7 @@ class EnvoyAdmin:
         return None
 
     async def counts(self, prefix: str, names: Iterable[str]) -> dict[str, int]:
-        """Where Envoy's counters and gauges stand whose names are `prefix` and one of these, by the latter."""
+        """Read the counters and gauges called `prefix` + name, by name."""
         status, body = await self._ask("GET", f"/stats?format=json&filter={quote('^' + re.escape(prefix))}")
         try:
             stats = {found["name"]: found for found in json.loads(body)["stats"] if "name" in found}
@@ -42,11 +42,11 @@ class EnvoyAdmin:
             raise OSError(f"Envoy's administration answered {status} without what was asked: {error!r}") from error
 
     async def turn_away(self) -> None:
-        """Ask callers on open connections, as they are answered, to open others elsewhere."""
+        """Ask callers on open connections, as they are answered, to reconnect elsewhere."""
         await self._ask("POST", "/healthcheck/fail")
 
     async def close_listeners(self) -> None:
-        """Take no more connections; those that are open go on."""
+        """Take no more connections; open ones go on."""
         await self._ask("POST", "/drain_listeners")
 
     async def _ask(self, method: str, path: str) -> tuple[int, bytes]:

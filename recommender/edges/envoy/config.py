@@ -19,11 +19,11 @@ _PING_TIMEOUT = "20s"
 _STREAM_WINDOW_BYTES = 1 << 18
 _CONNECTION_WINDOW_BYTES = 1 << 20
 _BUFFER_BYTES = 1 << 20
-"""What Envoy holds of one stream, each way, before the other side is made to wait."""
+"""What Envoy buffers of one stream in each direction before flow control holds up the sender."""
 
 _RUNTIME: Config = {
-    # Envoy ends a connection more than half of whose first streams were reset within a second. Ours all end sooner
-    # than that, a caller may leave when it likes, and a proxy has the calls of many on one connection.
+    # Envoy closes a connection if more than half of its first streams were reset within a second. Our calls are all
+    # shorter than that, callers may cancel at will, and a proxy has many callers on one connection.
     "overload.premature_reset_total_stream_count": 2**53,
 }
 
@@ -46,7 +46,7 @@ def envoy_config(
     """
     python = {"app": application, "interface": "asgi", "worker_threads": 1, "lifespan": True, "loop": "uvloop"}
     http2: Config = {
-        # The other codec, nghttp2, ends a connection with more than 33 resets a second, once 1,000 were made.
+        # The other codec, nghttp2, closes a connection with more than 33 resets a second after its first 1,000.
         "use_oghttp2_codec": True,
         "max_concurrent_streams": network.max_connection_calls,
         "initial_stream_window_size": _STREAM_WINDOW_BYTES,
@@ -77,15 +77,15 @@ def envoy_config(
                 },
             },
         ],
-        # The id of a request is the caller's, or ours.
+        # Request ids are the caller's or the application's.
         "generate_request_id": False,
         "server_header_transformation": "PASS_THROUGH",
         "http2_protocol_options": http2,
-        # Streams may be silent for as long as they like, as in every gRPC server.
+        # Streams may be idle for any time, as on every gRPC server.
         "stream_idle_timeout": "0s",
         "common_http_protocol_options": lasting,
         "max_request_headers_kb": max(1, network.max_metadata_bytes // 1024),
-        # Who is told to go away has so long to send what crossed it on the way.
+        # The time between the two GOAWAY frames: calls that crossed the first are still answered.
         "drain_timeout": "0.5s",
     }
     chain: Config = {
@@ -113,7 +113,7 @@ def envoy_config(
                 {
                     "name": LISTENER,
                     "address": {"socket_address": address},
-                    # Else a second server would share the port in silence.
+                    # Otherwise a second server would silently share the port.
                     "enable_reuse_port": False,
                     "per_connection_buffer_limit_bytes": _BUFFER_BYTES,
                     "filter_chains": [chain],

@@ -1,7 +1,6 @@
-"""gRPC's framing over HTTP/2, as its protocol page has it: messages, compression, timeouts, messages of statuses.
+"""gRPC's framing over HTTP/2 without a transport: messages, compression, time-outs, status messages.
 
-Pure code without a transport. A message is one byte that tells whether it is compressed, four bytes of length,
-and as many bytes.
+A message is a byte that tells whether it is compressed, four bytes of length, and that many bytes.
 """
 
 from __future__ import annotations
@@ -29,22 +28,22 @@ class FrameError(ProtocolError):
 
 
 def framed(message: bytes) -> bytes:
-    """A message as it travels, uncompressed."""
+    """Frame a message, uncompressed."""
     return b"\0" + len(message).to_bytes(4, "big") + message
 
 
 def message_of(body: bytes) -> bytes | None:
-    """The one uncompressed message that the bytes are, None where they are anything else: see Frames."""
+    """Return the message if the bytes are exactly one, uncompressed; otherwise None, and `Frames` has to parse them."""
     if len(body) >= _PREFIX and body[0] == 0 and int.from_bytes(body[1:_PREFIX], "big") == len(body) - _PREFIX:
         return body[_PREFIX:]
     return None
 
 
 class Frames:
-    """Messages out of bytes that come in pieces of any size.
+    """Parses messages from bytes that come in pieces of any size.
 
-    `encoding` is what the call says of compressed ones (`grpc-encoding`). A message of more than `most` bytes,
-    before or after it is unpacked, is refused as soon as its length is known.
+    `encoding` is the call's `grpc-encoding`. A message of more than `most` bytes, before or after it is unpacked, is
+    refused as soon as its length is known.
     """
 
     def __init__(self, most: int, encoding: str = "identity") -> None:
@@ -53,13 +52,13 @@ class Frames:
         self._buffer = bytearray()
 
     def feed(self, data: bytes) -> None:
-        """Take what came. Raises FrameError if a message that begins in it is too large."""
+        """Add bytes. Raises FrameError if the message that they begin is too large."""
         self._buffer += data
         if len(self._buffer) >= _PREFIX:
             self._size()
 
     def next(self) -> bytes | None:
-        """The next message, None while it is not complete. Raises FrameError if it cannot be had."""
+        """Return the next message; None until it is complete. Raises FrameError if it is malformed."""
         buffer = self._buffer
         if len(buffer) < _PREFIX:
             return None
@@ -76,7 +75,7 @@ class Frames:
 
     @property
     def pending(self) -> bool:
-        """Whether a message has begun that is not complete."""
+        """Whether part of a message is buffered."""
         return bool(self._buffer)
 
     def _size(self) -> int:
@@ -107,7 +106,7 @@ class Frames:
 
 
 def check_encoding(encoding: str) -> str:
-    """The encoding, if messages of it can be unpacked. Raises FrameError if not."""
+    """Return the encoding. Raises FrameError if it is not supported."""
     if encoding not in ("identity", *_WINDOW_BITS):
         raise FrameError(
             code_pb2.UNIMPLEMENTED, f"messages compressed by {encoding} are not taken; {ACCEPTED_ENCODINGS} are"
@@ -116,7 +115,7 @@ def check_encoding(encoding: str) -> str:
 
 
 def timeout_of(value: bytes | None) -> float | None:
-    """The seconds of a `grpc-timeout`, None where there is none. Raises FrameError if it is no such thing."""
+    """Parse a `grpc-timeout` into seconds. Returns None if absent. Raises FrameError if malformed."""
     if value is None:
         return None
     text = value.decode("latin-1")
@@ -127,7 +126,7 @@ def timeout_of(value: bytes | None) -> float | None:
 
 
 def header_lines(metadata: Iterable[tuple[str, str | bytes]]) -> list[tuple[bytes, bytes]]:
-    """Metadata as HTTP headers; binary values are base64 without padding."""
+    """Encode metadata as HTTP headers; binary values become base64 without padding."""
     return [
         (
             key.encode("ascii"),
@@ -138,5 +137,5 @@ def header_lines(metadata: Iterable[tuple[str, str | bytes]]) -> list[tuple[byte
 
 
 def status_message(message: str) -> bytes:
-    """A status's message as the header `grpc-message` has it."""
+    """Percent-encode a status message for the header `grpc-message`."""
     return quote(message, safe=_PRINTABLE).encode("ascii")

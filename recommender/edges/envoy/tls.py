@@ -1,4 +1,4 @@
-"""Certificates as Envoy takes them up: files of its secret discovery service, read again when they are replaced."""
+"""Certificates for Envoy, as files of its secret discovery service; it reloads them when they are replaced."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _CERTIFICATE, _AUTHORITIES = "certificate", "authorities"
 
 
 def write_secrets(folder: Path, certificates: Certificates) -> None:
-    """Put the certificates where Envoy finds them, each file by one rename; nobody else can read them."""
+    """Write the certificates for Envoy, each file atomically and readable by this user only."""
     chain = {"certificate_chain": _inline(certificates.chain), "private_key": _inline(certificates.key)}
     _write(folder, _CERTIFICATE, {"tls_certificate": chain})
     if certificates.client_authorities is not None:
@@ -22,7 +22,7 @@ def write_secrets(folder: Path, certificates: Certificates) -> None:
 
 
 def tls_context(folder: Path, *, clients: bool) -> dict[str, object]:
-    """How Envoy's listener speaks TLS by these files; `clients` must prove themselves, too, or need not."""
+    """Build the TLS context of Envoy's listener from these files; `clients` demands client certificates."""
     context: dict[str, object] = {
         "tls_params": {"tls_minimum_protocol_version": "TLSv1_2", "tls_maximum_protocol_version": "TLSv1_3"},
         "alpn_protocols": ["h2"],

@@ -1,4 +1,4 @@
-"""What Envoy is told where callers may have no gRPC: gRPC-Web and JSON become gRPC before they reach Python."""
+"""Envoy filters that turn gRPC-Web and JSON into gRPC before a call reaches Python."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ _DESCRIPTORS = "recommend_api.binpb"
 _SERVICE = "recommend_api.v1.RecommenderService"
 _KIND = "type.googleapis.com/envoy.extensions.filters.http."
 _ASKED = ("authorization", "content-type", "grpc-timeout", "x-grpc-web", "x-request-id", "x-user-agent")
-"""Headers that a page may send."""
+"""Request headers that a page may send."""
 _TOLD = ("grpc-message", "grpc-retry-pushback-ms", "grpc-status", "grpc-status-details-bin", "x-request-id")
-"""Headers of an answer that a page may read."""
+"""Response headers that a page may read."""
 _ANSWER_BYTES = 1 << 26
-"""What an answer may have as JSON: a thousand requests of a thousand items each are a third of it."""
+"""The limit of a JSON reply: a thousand requests of a thousand items each take a third of it."""
 _REMEMBERED_SECONDS = 7200
-"""How long a browser may remember that a page may call."""
+"""How long a browser may cache a preflight answer."""
 
 
 def web_filters(folder: Path, origins: Sequence[str]) -> list[Config]:
-    """Filters that go before the application's; leaves the descriptors of the service in `folder`.
+    """Build the filters before the application's, and write the service's descriptors to `folder`.
 
-    Pages of `origins` may call from a browser, if the configuration has `pages_may_call` too.
+    Pages of `origins` may call from a browser if the virtual host also has `pages_may_call`.
     """
     path = folder / _DESCRIPTORS
     path.write_bytes(_descriptors())
@@ -49,7 +49,7 @@ def web_filters(folder: Path, origins: Sequence[str]) -> list[Config]:
 
 
 def pages_may_call(origins: Sequence[str]) -> Config:
-    """What a virtual host says of the pages whose browsers ask it."""
+    """Build the CORS policy of a virtual host for pages of these origins."""
     policy: Config = {
         "@type": f"{_KIND}cors.v3.CorsPolicy",
         "allow_origin_string_match": [{"exact": origin} for origin in origins],
@@ -59,7 +59,7 @@ def pages_may_call(origins: Sequence[str]) -> Config:
         "max_age": str(_REMEMBERED_SECONDS),
     }
     return {
-        # Envoy looks for the policy at a route, wherever that leads.
+        # Envoy looks the policy up at a route; the route itself is never taken.
         "routes": [{"match": {"prefix": "/"}, "non_forwarding_action": {}}],
         "typed_per_filter_config": {"envoy.filters.http.cors": policy},
     }
@@ -70,7 +70,7 @@ def _filter(name: str, kind: str, config: Config | None = None) -> Config:
 
 
 def _descriptors() -> bytes:
-    """The service's, all that they import, and the details of errors."""
+    """Serialize the descriptors of the service, their imports, and the error details."""
     known = FileDescriptorSet.FromString(files(_PACKAGE).joinpath(_DESCRIPTORS).read_bytes())
     if error_details_pb2.DESCRIPTOR.name not in {each.name for each in known.file}:
         error_details_pb2.DESCRIPTOR.CopyToProto(known.file.add())
