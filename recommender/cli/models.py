@@ -222,13 +222,13 @@ def _artifact(settings: Settings, model: str) -> Artifact:
     path = Path(model)
     if (path / CARD_NAME).is_file():
         return open_version(path, Release(path.absolute().parent.name, path.absolute().name))
-    source = open_source(settings, model)
+    source = open_source(settings.models, model)
     with _bar("downloading") as progress:
         return source.fetch(source.wanted(), progress)
 
 
 def _registry(uri: str | None) -> Registry:
-    return open_registry(_settings(uri))
+    return open_registry(_settings(uri).models)
 
 
 def _settings(registry: str | None) -> Settings:

@@ -33,11 +33,12 @@ class Followers:
 
     async def load(self) -> None:
         """Load one version of each model; the candidate waits for `follow`. Raises StartError."""
-        for source in await in_background(open_sources, self._settings):
+        models = self._settings.models
+        for source in await in_background(open_sources, models):
             lane = self._router.add_lane(source.reference, source.names)
             await self._add(lane, self._follower(source, functools.partial(self._router.adopt, lane))).start()
-        if self._settings.models.candidate:
-            source = await in_background(open_source, self._settings, self._settings.models.candidate)
+        if models.candidate:
+            source = await in_background(open_source, models, models.candidate)
             lane = self._router.add_lane(source.reference, source.names)
             self._add(lane, self._trial(source, lane))
 

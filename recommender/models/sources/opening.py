@@ -12,39 +12,37 @@ from recommender.models.sources.mlflow import Registry
 from recommender.models.sources.reference import REFERENCE, reference_model
 from recommender.models.sources.registry import SCHEME, RegisteredSource
 from recommender.models.sources.source import Source
-from recommender.settings.settings import Settings
+from recommender.settings.models import ModelSettings
 
 
-def open_sources(settings: Settings) -> list[Source]:
-    """Where each model comes from that the settings name, in their order."""
-    references = [each.strip() for each in (settings.models.model or "").split(",") if each.strip()]
+def open_sources(settings: ModelSettings) -> list[Source]:
+    """Open the source of each model that the settings name, in their order. Blocks. Raises StartError."""
+    references = [each.strip() for each in (settings.model or "").split(",") if each.strip()]
     if not references:
-        return [FileSource(find_model(settings.models.weights_dir, settings.models.num_recommendations, None))]
+        return [FileSource(find_model(settings.weights_dir, settings.num_recommendations, None))]
     return [open_source(settings, reference) for reference in references]
 
 
-def open_source(settings: Settings, reference: str) -> Source:
-    """What a reference means: a model in the registry, `reference`, a model file, or a folder of versions.
+def open_source(settings: ModelSettings, reference: str) -> Source:
+    """Open what a reference means: a model in the registry, `reference`, a model file, or a folder of versions.
 
-    A folder may be pinned to a version after an `@`.
-
-    May block. Raises StartError if it means nothing.
+    A folder may be pinned to a version after an `@`. Blocks. Raises StartError if the reference means nothing.
     """
     if reference.startswith(SCHEME):
-        return RegisteredSource(reference, open_registry(settings), Cache(settings.models.model_cache_dir.expanduser()))
+        return RegisteredSource(reference, open_registry(settings), Cache(settings.model_cache_dir.expanduser()))
     if reference == REFERENCE:
         return FileSource(reference_model())
     path = Path(reference)
     if path.suffix == ".onnx" or path.is_file():
-        return FileSource(find_model(settings.models.weights_dir, settings.models.num_recommendations, path))
+        return FileSource(find_model(settings.weights_dir, settings.num_recommendations, path))
     folder, _, pinned = reference.rpartition("@")
     return FolderSource(Path(folder), pinned) if folder else FolderSource(path)
 
 
-def open_registry(settings: Settings) -> Registry:
-    """The registry that the settings name. Blocks. Raises StartError if they name none."""
-    if not settings.models.registry_uri:
+def open_registry(settings: ModelSettings) -> Registry:
+    """Open the registry that the settings name. Blocks. Raises StartError if they name none."""
+    if not settings.registry_uri:
         raise StartError(
             f"a model of a registry ({SCHEME}…) needs RECOMMENDER_REGISTRY_URI, such as http://localhost:5000"
         )
-    return Registry(settings.models.registry_uri)
+    return Registry(settings.registry_uri)
