@@ -23,8 +23,8 @@ from rich.table import Table
 
 from bench.questions.topk import session
 from recommender.export.artifact import write_model
-from recommender.export.coarse import Codes
 from recommender.export.graph import build_graph
+from recommender.export.head.coarse import Codes
 from recommender.export.nodes import Nodes
 from recommender.export.table import TABLE, Layout, pack
 

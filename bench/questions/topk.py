@@ -25,9 +25,9 @@ from rich.table import Table
 
 from recommender.engine.onnx_file import read_onnx_file
 from recommender.export.artifact import write_model
-from recommender.export.coarse import Codes
 from recommender.export.graph import build_graph
-from recommender.export.head import coarse_pays
+from recommender.export.head.coarse import Codes
+from recommender.export.head.head import coarse_pays
 from recommender.export.nodes import Nodes
 from recommender.export.table import TABLE, Layout, pack
 

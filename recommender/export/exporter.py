@@ -11,13 +11,13 @@ import numpy as np
 
 from recommender.export.artifact import card_files, drafts, publish, write_model
 from recommender.export.check import History, ModelFile, Scores, check_model
-from recommender.export.coarse import Codes
 from recommender.export.encoder import OPSET, add_encoder, export_encoder
 from recommender.export.errors import ExportError
 from recommender.export.graph import build_graph, describe
-from recommender.export.head import coarse_pays
+from recommender.export.head.coarse import Codes
+from recommender.export.head.head import coarse_pays
 from recommender.export.lists import Lists
-from recommender.export.load import load_network
+from recommender.export.networks.load import load_network
 from recommender.export.options import MAX_K, ExportOptions
 from recommender.export.subject import Subject
 from recommender.export.table import Layout, pack

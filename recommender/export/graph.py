@@ -8,11 +8,11 @@ from collections.abc import Callable, Mapping
 import onnx
 from onnx import TensorProto, helper
 
-from recommender.export.coarse import Codes
 from recommender.export.encoder import OPSET
-from recommender.export.head import add_head
+from recommender.export.head.coarse import Codes
+from recommender.export.head.head import add_head
+from recommender.export.head.selection import add_selection
 from recommender.export.nodes import Nodes
-from recommender.export.selection import add_selection
 from recommender.export.table import Layout
 
 IR_VERSION = 10  # ONNX Runtime 1.22 reads it.

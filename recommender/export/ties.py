@@ -12,9 +12,9 @@ import numpy as np
 
 from recommender.export.artifact import write_model
 from recommender.export.check import ModelFile, brute_force, masked
-from recommender.export.coarse import Codes
 from recommender.export.errors import ExportError
 from recommender.export.graph import build_graph
+from recommender.export.head.coarse import Codes
 from recommender.export.nodes import Nodes
 from recommender.export.table import TABLE, Layout, pack
 

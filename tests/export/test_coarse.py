@@ -12,8 +12,8 @@ import pytest
 from recommender.export import ExportError, ExportOptions, export_model
 from recommender.export.artifact import write_model
 from recommender.export.check import ModelFile, Ranking, difference, masked
-from recommender.export.coarse import Codes
 from recommender.export.graph import build_graph
+from recommender.export.head.coarse import Codes
 from recommender.export.nodes import Nodes
 from recommender.export.table import TABLE, Layout, pack
 from recommender.export.ties import check_ties

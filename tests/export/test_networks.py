@@ -15,8 +15,8 @@ from torch import Tensor, nn
 
 from recommender.export import ExportError, ExportOptions, export_model
 from recommender.export.check import ModelFile, difference, masked
-from recommender.export.load import load_network
-from recommender.export.network import real_items
+from recommender.export.networks.load import load_network
+from recommender.export.networks.network import real_items
 from recommender.export.subject import Subject
 from recommender.models.card import Card, card_path
 

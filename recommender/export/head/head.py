@@ -20,7 +20,7 @@ from typing import TypeAlias
 
 import numpy as np
 
-from recommender.export.blocks import (
+from recommender.export.head.blocks import (
     Pairs,
     all_scores,
     batch_of,
@@ -31,9 +31,9 @@ from recommender.export.blocks import (
     product,
     score_blocks,
 )
-from recommender.export.coarse import Codes, add_coarse_scores, choose_blocks, most_wanted, proven
+from recommender.export.head.coarse import Codes, add_coarse_scores, choose_blocks, most_wanted, proven
+from recommender.export.head.selection import FLOAT, INT64, mask, places, real_candidates, search, select_filled
 from recommender.export.nodes import Nodes
-from recommender.export.selection import FLOAT, INT64, mask, places, real_candidates, search, select_filled
 from recommender.export.table import TABLE, Layout
 
 Plan: TypeAlias = Callable[[Nodes], tuple[str, ...]]

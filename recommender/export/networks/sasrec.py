@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from recommender.export.errors import ExportError
-from recommender.export.network import last_state
+from recommender.export.networks.network import last_state
 
 
 class _Block(nn.Module):

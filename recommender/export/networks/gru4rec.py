@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from recommender.export.network import last_state
+from recommender.export.networks.network import last_state
 
 
 class Gru4Rec(nn.Module):

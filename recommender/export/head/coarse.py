@@ -22,8 +22,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from recommender.export.head.selection import FLOAT, UINT8, flat_places, mask_in_place
 from recommender.export.nodes import Nodes
-from recommender.export.selection import FLOAT, UINT8, flat_places, mask_in_place
 from recommender.export.table import Layout
 
 # Blocks looked at exactly for each wanted item, and on top of that: fewer make the test fail, more cost time.

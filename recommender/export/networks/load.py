@@ -11,10 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from recommender.export.errors import ExportError
-from recommender.export.gru4rec import Gru4Rec
-from recommender.export.network import ReferenceNetwork
+from recommender.export.networks.gru4rec import Gru4Rec
+from recommender.export.networks.network import ReferenceNetwork
+from recommender.export.networks.sasrec import SasRec
 from recommender.export.options import ExportOptions
-from recommender.export.sasrec import SasRec
 
 _BUILT_IN = ("reference", "sasrec", "gru4rec")
 

@@ -32,8 +32,8 @@ import numpy as np
 import numpy.typing as npt
 from onnx import helper
 
+from recommender.export.head.selection import FLOAT, INT64, flat_places, mask, mask_in_place, places, search, select
 from recommender.export.nodes import Nodes
-from recommender.export.selection import FLOAT, INT64, flat_places, mask, mask_in_place, places, search, select
 from recommender.export.table import TABLE, Layout
 
 # In a smaller catalogue selecting from everything is fastest.
