@@ -22,7 +22,7 @@ R = TypeVar("R")
 class Job(Generic[R]):
     """A call that one of a few threads does for an event loop, at most once.
 
-    `function` is told what to call as soon as it needs the interpreter no more for a while.
+    `function` gets a callback, to be called as soon as it releases the GIL for a while.
     """
 
     def __init__(self, function: Callable[[Callable[[], None]], R], begun: Callable[[], None] = lambda: None) -> None:
@@ -35,7 +35,7 @@ class Job(Generic[R]):
         self._ticket = [None]
 
     async def result(self) -> R:
-        """What the function gave; raises what it raised."""
+        """The result of the function; raises what it raised."""
         return await self._future
 
     def take_back(self) -> bool:
@@ -86,16 +86,16 @@ class Threads:
             thread.start()
 
     def put(self, function: Callable[[Callable[[], None]], R]) -> Job[R]:
-        """Have a thread do it as soon as one is free."""
+        """Queue a function for the next free thread."""
         job = Job(function)
         self._jobs.put(job.work)
         return job
 
     async def call(self, function: Callable[[Callable[[], None]], R], *, at_once: bool = False) -> R:
-        """What `function` gives.
+        """Run `function` on a thread and return its result.
 
-        A loop with much to do would keep the interpreter to itself and hold up the function until it has done it. With
-        `at_once` it gives the interpreter away, until the function needs it no more or `_HANDOVER_SECONDS` are over.
+        A busy event loop holds the GIL, and the function waits for it. With `at_once` the loop blocks, so that the
+        thread gets the GIL, until the function releases it or `_HANDOVER_SECONDS` are over.
         """
         if not at_once:
             return await self.put(function).result()
@@ -120,7 +120,7 @@ class Threads:
 
 
 async def in_background(function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
-    """What a blocking call returns or raises, from a daemon thread of its own.
+    """Run a blocking call on a daemon thread of its own; return or raise what it does.
 
     Cancelled, it leaves the thread behind: a call that hangs in native code or in a socket can neither be ended nor
     hold up the end of the process. `asyncio.to_thread` would have its thread joined at the end.

@@ -156,7 +156,7 @@ def open_model(settings: EngineSettings, artifact: Artifact, threads: int | None
 
 
 def loader(settings: Settings, tracer: Callable[[Model], Tracer | None] = lambda _: None) -> Loader:
-    """What loads versions as the settings want it; `tracer` gives who follows the callers of a model."""
+    """A loader of versions as the settings say; `tracer` gives the tracer of a model's calls, None for none."""
 
     def batcher(engine: OnnxEngine, cost: Cost) -> Batcher:
         return Batcher(

@@ -34,7 +34,7 @@ class Version:
     close_engine: Callable[[], bool]
     """End the engine and free its memory; blocks. False if it is stuck in a run."""
     measured: tuple[Observation, ...]
-    """What its batches took before it served."""
+    """Times of its batches, measured before it served."""
     vocabulary: Vocabulary | None = None
     fallback: tuple[int, ...] = ()
     fallbacks: int = 0
