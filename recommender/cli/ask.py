@@ -1,78 +1,203 @@
-"""`recommender client` and `recommender demo`: ask a server, and show its answers."""
+"""`recommender client`: ask a server, and show its answers."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+import json
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import grpc
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
+from typer.core import TyperCommand
 
-from recommender.cli.lazy import fail
-from recommender.client import Client, Recommendations
+from recommender.cli.connecting import meaning
+from recommender.cli.lazy import fail, new_typer
+from recommender.client import Client, Options, Recommendations
+from recommender.edges.address import address_of
+
+if TYPE_CHECKING:
+    from typer._click import Context
 
 EXAMPLES: tuple[tuple[int, ...], ...] = ((1, 2, 3, 4), (0,), (9999, 999, 99))
 """Histories that the reference model knows."""
 CALL_TIMEOUT = 10.0
+_LISTS = ("--items", "--keys", "--exclude", "--candidates")
+_MOST = 2**31 - 1
+_NEGATIVE = re.compile(r"-\d")
 
 
+class _WithLists(TyperCommand):
+    """A command whose lists may be typed with spaces: `--items 1 2 3`."""
+
+    def parse_args(self, ctx: Context, args: list[str]) -> list[str]:
+        return super().parse_args(ctx, list(_each_with_its_option(args)))
+
+
+def _each_with_its_option(words: Sequence[str]) -> Iterator[str]:
+    """`--items 1 2 3` as `--items=1 --items=2 --items=3`; the option alone if nothing follows."""
+    option, empty = None, False
+    for word in words:
+        if not word.startswith("-") or (option and _NEGATIVE.match(word)):
+            yield f"{option}={word}" if option else word
+            empty = False
+            continue
+        if option and empty:
+            yield option
+        option, empty = (word, True) if word in _LISTS else (None, False)
+        if option is None:
+            yield word
+    if option and empty:
+        yield option
+
+
+app = new_typer()
+
+_Items = Annotated[
+    list[str] | None,
+    typer.Option(metavar="ID …", help="A history: item ids, oldest first, as 1 2 3 4 or 1,2,3,4."),
+]
+_Keys = Annotated[list[str] | None, typer.Option(metavar="KEY …", help="A history as keys, where the model has them.")]
+_Exclude = Annotated[
+    list[str] | None, typer.Option(metavar="ID …", help="Never recommend these; keys if --keys is given.")
+]
+_Candidates = Annotated[
+    list[str] | None, typer.Option(metavar="ID …", help="Recommend among these only; keys if --keys is given.")
+]
+
+
+@app.command("client", cls=_WithLists)
 def client(
+    *,
     host: Annotated[str, typer.Option(help="Where the server is.")] = "localhost",
-    port: Annotated[int, typer.Option(help="The server's port.")] = 50051,
-    items: Annotated[str | None, typer.Option(help="A history: item ids, oldest first, as 1,2,3,4.")] = None,
-    limit: Annotated[int, typer.Option(help="How many recommendations; 0 leaves it to the server.")] = 0,
-    timeout: Annotated[float, typer.Option(help="Seconds to wait for each answer.")] = CALL_TIMEOUT,
+    port: Annotated[int, typer.Option(min=1, max=65535, help="The server's port.")] = 50051,
+    items: _Items = None,
+    keys: _Keys = None,
+    exclude: _Exclude = None,
+    candidates: _Candidates = None,
+    model: Annotated[str, typer.Option(help="The model to ask, as name, name@version or name@alias.")] = "",
+    limit: Annotated[
+        int, typer.Option(min=0, max=_MOST, help="How many recommendations; 0 leaves it to the server.")
+    ] = 0,
+    timeout: Annotated[
+        float, typer.Option(min=0.001, max=86_400, help="Seconds to wait for each answer.")
+    ] = CALL_TIMEOUT,
     ca: Annotated[Path | None, typer.Option(help="Authority of the server's certificate; with it, TLS.")] = None,
     certificate: Annotated[Path | None, typer.Option(help="Own certificate, for mutual TLS.")] = None,
     key: Annotated[Path | None, typer.Option(help="Key of the own certificate.")] = None,
+    token: Annotated[str | None, typer.Option(help="Token to send; other users may see it, a file is safer.")] = None,
     token_file: Annotated[Path | None, typer.Option(help="File that holds the token to send.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print an answer a line, as JSON.")] = False,
 ) -> None:
     """Ask a running server for recommendations.
 
-    Without --items, for a few examples.
+    Without --items and --keys, for a few examples.
     """
-    histories = (_history(items),) if items is not None else EXAMPLES
-    try:
-        credentials = None
-        if ca is not None:
-            own = [path.read_bytes() if path is not None else None for path in (key, certificate)]
-            credentials = grpc.ssl_channel_credentials(ca.read_bytes(), *own)
-        token = token_file.read_text(encoding="utf-8").strip() if token_file is not None else None
-    except OSError as error:
-        fail(f"{error.filename} cannot be read: {error.strerror}", 2)
+    if items is not None and keys is not None:
+        raise typer.BadParameter("a history is either --items or --keys", param_hint="--keys")
+    request: Options = {"limit": limit, "model": model}
+    histories: Sequence[tuple[int, ...]] = ((),)
+    if keys is not None:
+        request |= {"item_keys": keys, "excluded_item_keys": exclude or (), "candidate_item_keys": candidates or ()}
+    else:
+        histories = EXAMPLES if items is None else (_ids(items, "--items"),)
+        request |= {
+            "excluded_item_ids": _ids(exclude or (), "--exclude"),
+            "candidate_item_ids": _ids(candidates or (), "--candidates"),
+        }
+    target = address_of(host, port)
+    credentials, token = _secrets(ca, certificate, key, token, token_file)
 
     async def ask() -> list[Recommendations]:
-        async with Client(f"{host}:{port}", credentials=credentials, token=token) as connection:
-            return [await connection.recommend(ids, limit=limit, timeout=timeout) for ids in histories]
+        async with Client(target, credentials=credentials, token=token) as connection:
+            return [await connection.recommend(ids, timeout=timeout, **request) for ids in histories]
 
     try:
         answers = asyncio.run(ask())
     except grpc.aio.AioRpcError as error:
-        fail(f"{host}:{port} answered {error.code().name}: {error.details()}", 1)
-    print_answers(histories, answers)
+        said = meaning(error.code(), error.details(), where="--host and --port", tls=ca is not None)
+        fail(f"{target}: {said}" if said else f"{target} answered {error.code().name}: {error.details()}", 1)
+    except (ValueError, TypeError, grpc.aio.UsageError) as error:
+        fail(f"that cannot be sent: {error}", 2)
+    shown: Sequence[tuple[int | str, ...]] = histories if keys is None else (tuple(keys),)
+    if as_json:
+        for history, answer in zip(shown, answers, strict=True):
+            typer.echo(json.dumps({"history": history, **asdict(answer)}))
+    else:
+        print_answers(shown, answers, details=True)
 
 
-def print_answers(histories: Sequence[tuple[int, ...]], answers: Sequence[Recommendations]) -> None:
-    """Print a table of histories with their recommendations."""
+def print_answers(
+    histories: Sequence[tuple[int | str, ...]], answers: Sequence[Recommendations], *, details: bool = False
+) -> None:
+    """Print a table of histories with their recommendations; `details` adds how each answer came about."""
+    console = Console()
+    asked = [escape(" ".join(map(str, history))) for history in histories]
+    room = console.width - min(max(map(len, asked), default=0), console.width // 2) - len("│  │  │")
     table = Table("history", "recommendations, best first, with scores", show_lines=True)
-    for history, answer in zip(histories, answers, strict=True):
-        ids = [str(item) for item in answer.item_ids]
-        scores = [f"{score:.2f}" for score in answer.scores]
-        width = max(map(len, (*ids, *scores)), default=0)
-        lines = [" ".join(cell.rjust(width) for cell in row) for row in (ids, scores) if row]
-        table.add_row(" ".join(map(str, history)), "\n".join(lines))
+    for history, answer in zip(asked, answers, strict=True):
+        rows = [answer.item_keys, tuple(map(str, answer.item_ids)), tuple(f"{score:.2f}" for score in answer.scores)]
+        lines = [escape(line) for line in _columns([row for row in rows if row], room)]
+        if details:
+            lines += [f"[dim]{escape(line)}[/]" for line in _details(answer)]
+        table.add_row(history, "\n".join(lines))
     table.caption = f"model {answers[0].model_version}"
-    Console().print(table)
+    console.print(table, highlight=False)
 
 
-def _history(text: str) -> tuple[int, ...]:
+def _columns(rows: Sequence[Sequence[str]], room: int) -> Iterator[str]:
+    """The rows with their cells one below the other, broken where there is no more room."""
+    width = max((len(cell) for row in rows for cell in row), default=0)
+    count = max(room // (width + 1), 1)
+    for start in range(0, len(rows[0]) if rows else 0, count):
+        for row in rows:
+            yield " ".join(cell.rjust(width) for cell in row[start : start + count])
+
+
+def _details(answer: Recommendations) -> Iterator[str]:
+    unknown = (*map(str, answer.unknown_item_ids), *answer.unknown_item_keys)
+    if unknown:
+        yield f"not known to the model: {' '.join(unknown)}"
+    source = "the fallback list" if answer.is_fallback else "the model"
+    yield f"from {source}, request {answer.request_id}"
+
+
+def _secrets(
+    ca: Path | None, certificate: Path | None, key: Path | None, token: str | None, token_file: Path | None
+) -> tuple[grpc.ChannelCredentials | None, str | None]:
+    """Read the files that are named. A fault ends the process with a sentence."""
+    if ca is None and (certificate is not None or key is not None):
+        fail("--certificate and --key need --ca: TLS proves both sides", 2)
+    if (certificate is None) != (key is None):
+        fail("--certificate and --key go together: give both or neither", 2)
     try:
-        return tuple(int(part) for part in text.split(",") if part.strip())
+        own = [path.read_bytes() if path is not None else None for path in (key, certificate)]
+        credentials = None if ca is None else grpc.ssl_channel_credentials(ca.read_bytes(), *own)
+        if token_file is not None:
+            token = token_file.read_text(encoding="utf-8").strip()
+    except OSError as error:
+        fail(f"{error.filename} cannot be read: {error.strerror}", 2)
+    except UnicodeDecodeError:
+        fail(f"{token_file} is not a file with a token: it is not UTF-8 text", 2)
+    if token is not None and not (token.isascii() and token.isprintable()):
+        fail("the token has characters that cannot be sent; is it the right file?", 2)
+    return credentials, token
+
+
+def _ids(words: Sequence[str], option: str) -> tuple[int, ...]:
+    """The ids in words such as `1` or `1,2,3`."""
+    try:
+        ids = tuple(int(part) for word in words for part in word.split(",") if part.strip())
     except ValueError:
         raise typer.BadParameter(
-            f"{text!r} is not a list of whole numbers such as 1,2,3,4", param_hint="--items"
+            f"{' '.join(words)!r} is not a list of whole numbers such as 1 2 3 4 or 1,2,3,4", param_hint=option
         ) from None
+    if beyond := [each for each in ids if not -_MOST <= each <= _MOST]:
+        raise typer.BadParameter(f"{beyond[0]} is no item id: they are between 0 and {_MOST}", param_hint=option)
+    return ids

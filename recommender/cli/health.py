@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, cast
 import grpc
 import typer
 
+from recommender.cli.connecting import meaning
 from recommender.cli.lazy import fail, imported
 from recommender.edges.address import address_of
 
@@ -29,7 +30,12 @@ def health(
             check = channel.unary_unary("/grpc.health.v1.Health/Check", _request, _status)
             status = check(name, timeout=timeout)
     except grpc.RpcError as error:
-        fail(f"{name} of {address}: {error.code().name}: {error.details()}", 1)
+        said = meaning(error.code(), error.details(), where="--address") or f"{error.code().name}: {error.details()}"
+        if error.code() is grpc.StatusCode.NOT_FOUND:
+            said = "no such name there; the server's own port has no names, ask at RECOMMENDER_HEALTH_PORT"
+        fail(f"{name} of {address}: {said}", 1)
+    except ValueError as error:
+        fail(f"{name} of {address} cannot be asked: {error}", 2)
     typer.echo(f"{name}: {status}")
     raise typer.Exit(status != "SERVING")
 

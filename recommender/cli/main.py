@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from typing import Annotated
 
 import typer
@@ -12,7 +13,7 @@ from recommender.cli.lazy import Lazy, group_of, new_typer
 
 COMMANDS = {
     "serve": Lazy("recommender.cli.serve:serve", "Serve a model until SIGTERM or SIGINT."),
-    "client": Lazy("recommender.cli.ask:client", "Ask a running server for recommendations."),
+    "client": Lazy("recommender.cli.ask:app", "Ask a running server for recommendations."),
     "demo": Lazy("recommender.cli.demo:demo", "Start a server, send it concurrent requests, show what came of it."),
     "export": Lazy("recommender.cli.export:export", "Export a torch network as a model file with its card."),
     "models": Lazy("recommender.cli.models:app", "List, show, verify, publish and promote the versions of models."),
@@ -49,4 +50,10 @@ def main() -> None:
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     # ONNX Runtime's official builds report to Microsoft by default, from 1.29 on also on Linux.
     os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
-    app(prog_name="recommender")
+    try:
+        app(prog_name="recommender")
+    except OSError as error:
+        if error.filename is None:
+            raise
+        typer.echo(f"recommender: {error.filename}: {error.strerror}", err=True)
+        sys.exit(2)

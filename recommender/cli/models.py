@@ -48,19 +48,26 @@ def list_models(
     with _told():
         opened = _registry(registry)
         found = [each for model in ([name] if name else opened.names()) for each in opened.versions(model)]
+        measured = [opened.metrics(each) for each in found]
     if as_json:
-        _print([_facts(each) for each in found])
+        _print([{**_facts(each), "metrics": dict(metrics)} for each, metrics in zip(found, measured, strict=True)])
         return
-    table = Table("model", "version", "aliases", "created", "sha256", "tags", title=opened.uri)
+    table = Table("model", "version", "aliases", "created", "sha256", "metrics", "tags", title=opened.uri)
     last = None
-    for each in found:
+    for each, metrics in zip(found, measured, strict=True):
         tags = ", ".join(f"{key}={value}" for key, value in sorted(each.tags.items()) if not _is_ours(key))
         digest = each.tags.get("recommender.sha256", "")[:_DIGITS]
         created = each.created.astimezone().strftime("%Y-%m-%d %H:%M")
         if last not in (None, each.name):
             table.add_section()
         table.add_row(
-            each.name if each.name != last else "", each.version, ", ".join(each.aliases), created, digest, tags
+            each.name if each.name != last else "",
+            each.version,
+            ", ".join(each.aliases),
+            created,
+            digest,
+            ", ".join(f"{key}={value:g}" for key, value in sorted(metrics.items())),
+            tags,
         )
         last = each.name
     Console().print(

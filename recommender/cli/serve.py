@@ -21,15 +21,27 @@ def serve(
     host: Annotated[str | None, typer.Option(help="Address to listen on.")] = None,
     port: Annotated[int | None, typer.Option(help="TCP port; 0 takes a free one.")] = None,
     model_option: Annotated[str | None, typer.Option("--model", help="The same as the argument.")] = None,
+    edge: Annotated[str | None, typer.Option(help="grpc or envoy.")] = None,
+    workers: Annotated[int | None, typer.Option(help="Servers on the port; 0: one for each CPU.")] = None,
+    metrics_port: Annotated[int | None, typer.Option(help="TCP port for Prometheus and `recommender top`.")] = None,
+    registry: Annotated[str | None, typer.Option(help="Tracking URI of the MLflow registry.")] = None,
     num_recommendations: Annotated[int | None, typer.Option(help="Number where callers set no limit.")] = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu, cuda or coreml.")] = None,
     log_level: Annotated[str | None, typer.Option(help="debug, info, warning or error.")] = None,
 ) -> None:
-    """Serve a model until SIGTERM or SIGINT; options win over the environment and `.env` files."""
+    """Serve a model until SIGTERM or SIGINT.
+
+    Every setting is an environment variable or a line of a `.env` file; `recommender config` lists them all. Options
+    win over both.
+    """
     settings = load_settings(
         host=host,
         port=port,
         model=model or model_option,
+        edge=edge,
+        workers=workers,
+        metrics_port=metrics_port,
+        registry_uri=registry,
         num_recommendations=num_recommendations,
         device=device,
         log_level=log_level,

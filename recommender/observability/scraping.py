@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import itertools
 import math
 import time
@@ -43,6 +44,8 @@ def scrape(url: str) -> Scrape:
     try:
         with urllib.request.urlopen(url, timeout=_PATIENCE) as answer:  # noqa: S310 (the operator's own address)
             text = answer.read().decode()
+    except http.client.HTTPException as error:
+        raise NoMetricsError(f"{url} answers, but not with metrics; {advice}") from error
     except (OSError, ValueError) as error:
         reason = error.reason if isinstance(error, urllib.error.URLError) else error
         raise NoMetricsError(f"no metrics at {url}: {reason}; {advice}") from error

@@ -219,6 +219,7 @@ def test_the_commands_from_push_to_rollback(mlflow_uri: str, tmp_path: Path, mon
 
     listed = json.loads(command("list", name, "--json"))
     assert [(each["version"], each["aliases"]) for each in listed] == [("3", []), ("2", ["champion"]), ("1", [])]
+    assert [each["metrics"] for each in listed] == [{}, {}, {"recall": 0.3}]
     assert "champion" in command("list", name)
     shown = json.loads(command("show", f"models:/{name}@champion", "--json"))
     assert (shown["name"], shown["version"], shown["card"]["items"]) == (name, "2", 50)

@@ -88,6 +88,24 @@ async def test_the_command_draws_and_saves_a_picture(serve: Serve, tmp_path: Pat
     assert picture.read_text(encoding="utf-8").startswith("<svg")
 
 
+async def test_a_port_of_grpc_is_a_sentence(serve: Serve) -> None:
+    async with serve() as server:
+        done = await asyncio.to_thread(top, "--url", f"http://127.0.0.1:{server.port}/metrics")
+
+    assert done.returncode == 1
+    assert "answers, but not with metrics" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+async def test_a_picture_that_cannot_be_written_is_a_sentence(serve: Serve, tmp_path: Path) -> None:
+    async with serve(metrics_port=0) as server:
+        words = ("--url", f"http://127.0.0.1:{server.metrics_port}/metrics", "--interval", "0.1", "--looks", "1")
+        done = await asyncio.to_thread(top, *words, "--svg", str(tmp_path / "none" / "top.svg"))
+
+    assert done.returncode == 2
+    assert done.stderr == f"recommender: {tmp_path / 'none' / 'top.svg'}: No such file or directory\n"
+
+
 def test_without_a_server_it_says_what_to_do() -> None:
     done = top("--url", "http://127.0.0.1:1/metrics")
 

@@ -112,6 +112,14 @@ class Registry:
         ]
         return sorted(found, key=lambda each: int(each.version), reverse=True)
 
+    def metrics(self, registered: Registered) -> Mapping[str, float]:
+        """The metrics of the run that a version comes from; empty if the run is gone."""
+        if not registered.run_id:
+            return {}
+        with contextlib.suppress(ModelError), _translated("the run is gone"):
+            return dict(self._client.get_run(registered.run_id).data.metrics)
+        return {}
+
     def download(self, registered: Registered, folder: Path, progress: Progress, *, only: str | None = None) -> None:
         """Put the files of a version into a folder; `only` one of them, if it is named."""
         from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository  # noqa: PLC0415

@@ -1,0 +1,148 @@
+"""`recommender client`, and what it and `recommender health` say where nobody answers them."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import socket
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from recommender.cli.main import app
+from tests.support.catalogues import add_fallback, add_vocabulary, export_catalogue
+from tests.support.certificates import Authority
+from tests.support.facts import FACTS
+from tests.support.serving import AnyServer, Serve, ServeHere
+
+
+async def typed(*words: str) -> Result:
+    """What a command says; at most once at a time, since it borrows the process's standard output."""
+    return await asyncio.to_thread(CliRunner().invoke, app, [*words], env={"COLUMNS": "100"})
+
+
+async def asked(server: AnyServer, *words: str) -> Result:
+    return await typed("client", "--host", "127.0.0.1", "--port", str(server.port), *words)
+
+
+@pytest.mark.parametrize("words", [("1", "2", "3", "4"), ("1,2,3,4",), ("1,2", "3,4")])
+async def test_a_history_has_spaces_or_commas(server: AnyServer, words: tuple[str, ...]) -> None:
+    answer = await asked(server, "--items", *words, "--json")
+
+    assert (answer.exit_code, answer.stderr) == (0, "")
+    assert json.loads(answer.stdout)["item_ids"] == FACTS[1, 2, 3, 4]
+
+
+async def test_exclusions_candidates_model_and_limit_are_sent(server: AnyServer) -> None:
+    excluded = FACTS[1, 2, 3, 4][:2]
+    words = ("--items", "1", "2", "3", "4", "--limit", "3", "--model", "reference@1", "--json")
+    without = await asked(server, *words, "--exclude", *map(str, excluded))
+    among = await asked(server, "--candidates", "5", "6", *words)
+    nowhere = await asked(server, "--items", "1", "--model", "none")
+
+    assert json.loads(without.stdout)["item_ids"] == FACTS[1, 2, 3, 4][2:5]
+    assert sorted(json.loads(among.stdout)["item_ids"]) == [5, 6]
+    assert nowhere.exit_code == 1
+    assert "answered NOT_FOUND" in nowhere.stderr
+
+
+async def test_unknown_ids_source_and_request_id_are_shown(server: AnyServer) -> None:
+    answer = await asked(server, "--items", "1", "20000")
+    said = json.loads((await asked(server, "--items", "1", "20000", "--json")).stdout)
+
+    assert "not known to the model: 20000" in answer.stdout
+    assert "from the model, request " in answer.stdout
+    assert (said["unknown_item_ids"], said["is_fallback"]) == ([20000], False)
+    assert said["request_id"]
+
+
+async def test_keys_are_asked_with_and_shown(serve: Serve, tmp_path: Path) -> None:
+    model = export_catalogue(tmp_path, 20)
+    add_vocabulary(model, [f"item [{number}]" for number in range(20)])
+    add_fallback(model, [3, 4])
+    async with serve(model=model) as server:
+        answer = await asked(server, "--keys", "item [1]", "none", "--exclude", "item [2]", "--limit", "2")
+        said = json.loads((await asked(server, "--keys", "item [1]", "--limit", "2", "--json")).stdout)
+        fallback = await asked(server, "--keys", "none", "--limit", "2")
+
+    assert answer.exit_code == 0, answer.stderr
+    assert "not known to the model: none" in answer.stdout
+    assert all(f"item [{number}]" in answer.stdout for number in (1, *said["item_ids"]) if number != 2)
+    assert said["item_keys"] == [f"item [{number}]" for number in said["item_ids"]]
+    assert "from the fallback list" in fallback.stdout
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (("--items", "99999999999999999999"), "99999999999999999999 is no item id"),
+        (("--items", "1;2"), "is not a list of whole numbers"),
+        (("--items", "1", "--keys", "a"), "either --items or --keys"),
+        (("--items", "1", "--limit", "99999999999"), "--limit"),
+        (("--items", "1", "--timeout", "nan"), "--timeout"),
+        (("--items", "1", "--port", "0"), "--port"),
+        (("--items", "1", "--token", "a\nb"), "the token has characters that cannot be sent"),
+        (("--items", "1", "--token-file", "/none"), "/none cannot be read"),
+        (("--items", "1", "--key", "/none"), "need --ca"),
+        (("--keys", "\udcff"), "cannot be sent"),
+        (("--items", "1", "--model", "\udcff"), "cannot be sent"),
+    ],
+)
+async def test_what_cannot_be_sent_is_a_sentence(words: tuple[str, ...], sentence: str) -> None:
+    answer = await typed("client", *words)
+
+    assert answer.exit_code == 2
+    assert sentence in " ".join(answer.stderr.split())
+    assert isinstance(answer.exception, SystemExit)
+
+
+async def test_nobody_listening_is_a_sentence() -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        port = taken.getsockname()[1]
+        client = await typed("client", "--host", "127.0.0.1", "--port", str(port))
+        health = await typed("health", "--address", f"127.0.0.1:{port}")
+
+    assert (client.exit_code, health.exit_code) == (1, 1)
+    assert client.stderr == (
+        f"recommender: 127.0.0.1:{port}: nobody listens there: start `recommender serve`, or say where it is with "
+        "--host and --port\n"
+    )
+    assert "nobody listens there" in health.stderr
+
+
+async def test_slips_of_tls_are_sentences(serve: Serve, server: AnyServer, tmp_path: Path) -> None:
+    ours, other = Authority(), Authority()
+    ca, wrong = (str(each.write_pem(tmp_path / f"{number}.pem")) for number, each in enumerate((ours, other)))
+    async with serve(**ours.write_server(tmp_path)) as encrypted:
+        said = [
+            await asked(encrypted),
+            await asked(encrypted, "--ca", wrong),
+            await asked(server, "--ca", ca),
+            await asked(encrypted, "--ca", ca, "--items", "1"),
+        ]
+
+    assert [each.exit_code for each in said] == [1, 1, 1, 0]
+    sentences = ("give the file of its authority with --ca", "not from the authority in --ca", "leave out --ca")
+    for answer, sentence in zip(said[:3], sentences, strict=True):
+        assert sentence in answer.stderr
+
+
+async def test_a_port_of_something_else_is_a_sentence(serve: ServeHere) -> None:
+    async with serve(health_port=0, metrics_port=0) as server:
+        ports: dict[str, Callable[[], int]] = {
+            "its health port": lambda: server.health_port,
+            "not the metrics port": lambda: server.metrics_port,
+        }
+        for sentence, port in ports.items():
+            answer = await typed("client", "--host", "127.0.0.1", "--port", str(port()))
+            assert answer.exit_code == 1
+            assert sentence in answer.stderr
+        health = await typed("health", "--address", f"127.0.0.1:{server.port}")
+        serving = await typed("health", "--address", f"127.0.0.1:{server.health_port}")
+
+    assert health.exit_code == 1
+    assert "ask at RECOMMENDER_HEALTH_PORT" in health.stderr
+    assert (serving.exit_code, serving.stdout) == (0, "readiness: SERVING\n")
