@@ -20,7 +20,7 @@ from recommender.batching.batcher import Batcher
 from recommender.batching.statistics import Statistics
 from recommender.domain import Model
 from recommender.edges.address import address_of
-from recommender.edges.grpc_aio.listener import grpc_listener
+from recommender.edges.grpc_aio.listener import GrpcListener
 from recommender.edges.listener import Listener, MakeListener
 from recommender.edges.methods import methods_of
 from recommender.errors import EngineError
@@ -70,7 +70,7 @@ class Server:
         access = Access() if settings.network.tokens_file is not None else None
         self._methods = methods_of(settings.network, self._monitoring.rpcs, access)
         self._listener: Listener = (
-            grpc_listener(settings.network, self._methods, shared_port=shared_port)
+            GrpcListener(self._methods, settings.network, shared_port=shared_port)
             if listener is None
             else listener(self._methods)
         )

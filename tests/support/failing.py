@@ -54,7 +54,9 @@ class FailingServer:
     def __init__(self, settings: Settings, listener: MakeListener | None = None, _otlp: object = None) -> None:
         self._settings = settings
         self._methods = Methods(Calls(), default_timeout=5.0, most_open=1)
-        self._listener: Listener = GrpcListener(self._methods) if listener is None else listener(self._methods)
+        self._listener: Listener = (
+            GrpcListener(self._methods, settings.network) if listener is None else listener(self._methods)
+        )
         self._stop = asyncio.Event()
         self.port = self.metrics_port = 0
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import Any
 
 import grpc
@@ -19,36 +18,16 @@ _STREAM_WINDOW = 262_144
 """Bytes that a caller may send ahead of the server's reads: a thousand histories of a hundred items."""
 
 
-@dataclass(frozen=True, slots=True)
-class ConnectionLimits:
-    """Limits of one connection. Times are milliseconds; 0 is no limit.
-
-    gRPC varies `age` by a tenth, so connections opened together do not end together.
-    """
-
-    message_bytes: int = 4_194_304
-    metadata_bytes: int = 16_384
-    streams: int = 1024
-    age: int = 0
-    age_grace: int = 0
-    idle: int = 0
-    keepalive: int = 0
-    least_ping_interval: int = 10_000
-    handshake: int = 10_000
-
-
 class GrpcListener:
-    """Listens with grpc.aio.
+    """Listens with grpc.aio, within the connection limits of `settings`.
 
     The port speaks TLS only if `use_certificates` comes before `listen`. `shared_port` lets other processes listen on
     the same port.
     """
 
-    def __init__(
-        self, methods: Iterable[Method], limits: ConnectionLimits | None = None, *, shared_port: bool = False
-    ) -> None:
+    def __init__(self, methods: Iterable[Method], settings: NetworkSettings, *, shared_port: bool = False) -> None:
         self._certificates: Certificates | None = None
-        self._server = grpc.aio.server(options=_options(limits or ConnectionLimits(), shared_port=shared_port))
+        self._server = grpc.aio.server(options=_options(settings, shared_port=shared_port))
         add_methods(self._server, methods)
 
     def use_certificates(self, certificates: Certificates) -> None:
@@ -92,48 +71,33 @@ class GrpcListener:
         )
 
 
-def grpc_listener(settings: NetworkSettings, methods: Iterable[Method], *, shared_port: bool = False) -> GrpcListener:
-    """Build the listener that these settings describe."""
-    limits = ConnectionLimits(
-        message_bytes=settings.max_message_bytes,
-        metadata_bytes=settings.max_metadata_bytes,
-        streams=settings.max_connection_calls,
-        age=settings.max_connection_age_ms,
-        age_grace=settings.max_connection_age_grace_ms,
-        idle=settings.max_connection_idle_ms,
-        keepalive=settings.keepalive_ms,
-        least_ping_interval=settings.min_ping_interval_ms,
-        handshake=settings.handshake_timeout_ms,
-    )
-    return GrpcListener(methods, limits, shared_port=shared_port)
-
-
 def _configuration(certificates: Certificates) -> grpc.ServerCertificateConfiguration:
     return grpc.ssl_server_certificate_configuration(
         [(certificates.key, certificates.chain)], root_certificates=certificates.client_authorities
     )
 
 
-def _options(limits: ConnectionLimits, *, shared_port: bool) -> tuple[tuple[str, int], ...]:
+def _options(settings: NetworkSettings, *, shared_port: bool) -> tuple[tuple[str, int], ...]:
     options = [
         # Otherwise a second server would silently share the port.
         ("grpc.so_reuseport", int(shared_port)),
-        ("grpc.max_receive_message_length", limits.message_bytes),
+        ("grpc.max_receive_message_length", settings.max_message_bytes),
         # A window that grows with bandwidth buffers tens of megabytes of a message that will be refused.
         ("grpc.http2.bdp_probe", 0),
         ("grpc.http2.lookahead_bytes", _STREAM_WINDOW),
         # Between two different limits gRPC refuses at random.
-        ("grpc.max_metadata_size", limits.metadata_bytes),
-        ("grpc.absolute_max_metadata_size", limits.metadata_bytes),
-        ("grpc.max_concurrent_streams", limits.streams),
+        ("grpc.max_metadata_size", settings.max_metadata_bytes),
+        ("grpc.absolute_max_metadata_size", settings.max_metadata_bytes),
+        ("grpc.max_concurrent_streams", settings.max_connection_calls),
         ("grpc.keepalive_permit_without_calls", 1),
-        ("grpc.http2.min_recv_ping_interval_without_data_ms", limits.least_ping_interval),
-        ("grpc.server_handshake_timeout_ms", limits.handshake),
+        ("grpc.http2.min_recv_ping_interval_without_data_ms", settings.min_ping_interval_ms),
+        ("grpc.server_handshake_timeout_ms", settings.handshake_timeout_ms),
     ]
+    # gRPC varies the age by a tenth, so connections opened together do not end together.
     lasting = (
-        ("grpc.max_connection_age_ms", limits.age),
-        ("grpc.max_connection_age_grace_ms", limits.age_grace),
-        ("grpc.max_connection_idle_ms", limits.idle),
-        ("grpc.keepalive_time_ms", limits.keepalive),
+        ("grpc.max_connection_age_ms", settings.max_connection_age_ms),
+        ("grpc.max_connection_age_grace_ms", settings.max_connection_age_grace_ms),
+        ("grpc.max_connection_idle_ms", settings.max_connection_idle_ms),
+        ("grpc.keepalive_time_ms", settings.keepalive_ms),
     )
     return (*options, *((name, value) for name, value in lasting if value))
