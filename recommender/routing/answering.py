@@ -91,16 +91,13 @@ class Answering:
         Raises what `Router.route`, `Asked.for_version` and `Batcher.submit` raise.
         """
         router = self._router
-        if router.candidate is None:
-            version = router.route(asked.model) if asked.model else router.live
-            wanted, remarks = asked.for_version(version)
-            if isinstance(wanted, Query):
-                return Answer(version, await version.batcher.submit(wanted, deadline=deadline), remarks)
-            return _finished(version, wanted, remarks)
-        (outcome,) = await self.answer_many((asked,), deadline)
-        if isinstance(outcome, RecommenderError):
-            raise outcome
-        return outcome
+        if router.candidate is not None:
+            return await self._answer_beside(router.candidate, asked, deadline)
+        version = router.route(asked.model) if asked.model else router.live
+        wanted, remarks = asked.for_version(version)
+        if isinstance(wanted, Query):
+            return Answer(version, await version.batcher.submit(wanted, deadline=deadline), remarks)
+        return _finished(version, wanted, remarks)
 
     async def answer_many(self, requests: Sequence[Asked], deadline: float = math.inf) -> list[Outcome]:
         """Return the outcome of each request of a call, in order: its answer, or the error that `answer` raises."""
@@ -108,59 +105,86 @@ class Answering:
         candidate, live = router.candidate, router.live
         for place, asked in enumerate(requests):
             try:
-                version = router.route(asked.model) if asked.model else live
-                if candidate is None or version is not live or self._pins(asked):
-                    call.add(place, asked, version)
+                if candidate is None:
+                    version = router.route(asked.model) if asked.model else live
+                    call.add(place, asked, version, *asked.for_version(version))
                 else:
-                    self._split(call, candidate, place, asked)
+                    call.add(place, asked, *self._pick(asked, candidate))
             except RecommenderError as error:
                 call.outcomes[place] = error
         started = time.monotonic()
         await call.rank(deadline)
-        if candidate is not None and call.rows:
+        if candidate is not None:
             instead = self._compare(call, candidate, live, time.monotonic() - started)
             await instead.rank(deadline)
             call.outcomes |= instead.outcomes
         return [call.outcomes[place] for place in range(len(requests))]
 
-    def _split(self, call: _Call, candidate: Candidate, place: int, asked: Asked) -> None:
-        """Add a request for the canary if it is in its share; for the live version if not, or if the canary refuses."""
-        router = self._router
-        picked = router.pick(asked.key)
+    async def _answer_beside(self, candidate: Candidate, asked: Asked, deadline: float) -> Answer:
+        """Answer one request while there is a candidate. A call of one would cost half as much again."""
+        router, live = self._router, self._router.live
+        version, wanted, remarks = self._pick(asked, candidate)
+        if not isinstance(wanted, Query):
+            return _finished(version, wanted, remarks)
+        started = time.monotonic()
         try:
-            call.add(place, asked, picked)
-        except InvalidRequestError:
-            if picked is router.live:
+            ranking = await version.batcher.submit(wanted, deadline=deadline)
+        except _FAILURES as error:
+            _note(candidate, live, version, time.monotonic() - started, failed=True)
+            if not self._is_for_live(version, asked, error):
                 raise
-            call.add(place, asked, router.live)  # raises too if the request is at fault
-            candidate.note(picked, 0.0, failed=True)
+            version = router.live
+            wanted, remarks = asked.for_version(version)
+            if not isinstance(wanted, Query):
+                return _finished(version, wanted, remarks)
+            return Answer(version, await version.batcher.submit(wanted, deadline=deadline), remarks)
+        _note(candidate, live, version, time.monotonic() - started, failed=False)
+        if candidate.mode == "shadow" and version is live and not self._pins(asked):
+            _mirror(candidate, live, [(asked, ranking.item_ids)])
+        return Answer(version, ranking, remarks)
+
+    def _pick(self, asked: Asked, candidate: Candidate) -> tuple[Version, Query | Ranking, Remarks]:
+        """Pick the version for a request, and read it for that; the live one if a canary cannot answer it."""
+        router = self._router
+        version = router.route(asked.model)
+        if version is router.live and not self._pins(asked):
+            picked = router.pick(asked.key)
+            if picked is not version:
+                try:
+                    return picked, *asked.for_version(picked)
+                except InvalidRequestError:
+                    wanted, remarks = asked.for_version(version)  # raises too if the request is at fault
+                    candidate.note(picked, 0.0, failed=True)
+                    return version, wanted, remarks
+        return version, *asked.for_version(version)
 
     def _compare(self, call: _Call, candidate: Candidate, live: Version, seconds: float) -> _Call:
         """Count how the rows of a call ended, and mirror them. Returns those that the live version answers instead.
 
         A row counts with the seconds of its call, on both sides alike.
         """
-        router, instead = self._router, _Call()
-        mirrors = candidate.mode == "shadow"
+        mirrors, now_live, instead = candidate.mode == "shadow", self._router.live, _Call()
         copies: list[_Copy] = []
         for version, rows in call.rows.items():
             for place, asked, _, _ in rows:
                 outcome = call.outcomes[place]
+                if isinstance(outcome, (Answer, *_FAILURES)):
+                    _note(candidate, live, version, seconds, failed=not isinstance(outcome, Answer))
                 if isinstance(outcome, Answer):
                     if mirrors and version is live and not self._pins(asked):
                         copies.append((asked, outcome.ranking.item_ids))
-                elif not isinstance(outcome, _FAILURES):
-                    continue
-                elif isinstance(outcome, _WORTH_ANOTHER_TRY) and version is not router.live and not self._pins(asked):
+                elif self._is_for_live(version, asked, outcome):
                     try:
-                        instead.add(place, asked, router.live)
+                        instead.add(place, asked, now_live, *asked.for_version(now_live))
                     except InvalidRequestError as error:
                         instead.outcomes[place] = error
-                if version in (live, candidate.version):
-                    candidate.note(version, seconds, failed=not isinstance(outcome, Answer))
-        if copies and candidate is router.candidate:
+        if copies and candidate is self._router.candidate:
             _mirror(candidate, live, copies)
         return instead
+
+    def _is_for_live(self, version: Version, asked: Asked, error: Exception) -> bool:
+        """Whether the live version is to answer what another one failed at."""
+        return version is not self._router.live and isinstance(error, _WORTH_ANOTHER_TRY) and not self._pins(asked)
 
     def _pins(self, asked: Asked) -> bool:
         """Whether a request names a version, or another model than the live one."""
@@ -174,12 +198,8 @@ class _Call:
         self.outcomes: dict[int, Outcome] = {}
         self.rows: dict[Version, list[_Row]] = {}
 
-    def add(self, place: int, asked: Asked, version: Version) -> None:
-        """Add a request for a version; it has its outcome at once if there is nothing to rank.
-
-        Raises InvalidRequestError if the version cannot answer it.
-        """
-        wanted, remarks = asked.for_version(version)
+    def add(self, place: int, asked: Asked, version: Version, wanted: Query | Ranking, remarks: Remarks) -> None:
+        """Add a request as a version reads it; it has its outcome at once if there is nothing to rank."""
         if isinstance(wanted, Query):
             self.rows.setdefault(version, []).append((place, asked, wanted, remarks))
         else:
@@ -187,6 +207,8 @@ class _Call:
 
     async def rank(self, deadline: float) -> None:
         """Rank the rows, those of several versions at the same time."""
+        if not self.rows:
+            return
         shares = [
             version.batcher.submit_many([query for _, _, query, _ in rows], deadline=deadline)
             for version, rows in self.rows.items()
@@ -196,6 +218,12 @@ class _Call:
         for (version, rows), rankings in zip(self.rows.items(), ended, strict=True):
             for (place, _, _, remarks), ranking in zip(rows, rankings, strict=True):
                 outcomes[place] = Answer(version, ranking, remarks) if isinstance(ranking, Ranking) else ranking
+
+
+def _note(candidate: Candidate, live: Version, version: Version, seconds: float, *, failed: bool) -> None:
+    """Count a request for its side, unless a third version had it."""
+    if version in (live, candidate.version):
+        candidate.note(version, seconds, failed=failed)
 
 
 def _finished(version: Version, ranking: Ranking, remarks: Remarks) -> Answer:
