@@ -109,17 +109,17 @@ class Follower:
         try:
             wanted = await self._wanted()
         except (SourceError, ModelError) as error:
-            self._note_failure(error)
             await self._start_with_another(error)
+            self._note_failure(error)
             return
         try:
             await self._bring(wanted, proven=True)
         except ModelError as error:
+            await self._start_with_another(error)
             self._refuse(wanted, error, 0.0)
-            await self._start_with_another(error)
         except SourceError as error:
-            self._note_failure(error)
             await self._start_with_another(error)
+            self._note_failure(error)
         else:
             await self._keep(wanted)
 

@@ -107,7 +107,7 @@ def set_up_logging(level: LogLevel, log_format: LogFormat, *, worker: int | None
         # The richer formatter prints local variables, and with them what users have seen.
         [structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), exception_formatter=structlog.dev.plain_traceback)]
         if text
-        else [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
+        else [structlog.processors.format_exc_info, _event_first, structlog.processors.JSONRenderer()]
     )
     writer = Writer(sys.stderr)
     structlog.configure(
@@ -124,6 +124,13 @@ def set_up_logging(level: LogLevel, log_format: LogFormat, *, worker: int | None
         cache_logger_on_first_use=True,
     )
     return writer
+
+
+def _event_first(
+    _logger: structlog.typing.WrappedLogger, _level: str, event: structlog.typing.EventDict
+) -> structlog.typing.EventDict:
+    """Put what happened before its circumstances."""
+    return {"event": event.pop("event"), **event}
 
 
 def _numbered(worker: int) -> structlog.typing.Processor:

@@ -28,13 +28,18 @@ class Followers:
         self._settings = settings
         self._loader = loader
         self._router = router
+        self._sources: Sequence[Source] = ()
         self._followers: list[Follower] = []
         self._tasks: list[asyncio.Task[None]] = []
 
+    async def open(self) -> None:
+        """Find out where each model comes from. Raises StartError."""
+        self._sources = await in_background(open_sources, self._settings.models)
+
     async def load(self) -> None:
-        """Load one version of each model; the candidate waits for `follow`. Raises StartError."""
+        """Load one version of each model; the candidate waits for `follow`. After `open`. Raises StartError."""
         models = self._settings.models
-        for source in await in_background(open_sources, models):
+        for source in self._sources:
             lane = self._router.add_lane(source.reference, source.names)
             await self._add(lane, self._follower(source, functools.partial(self._router.adopt, lane))).start()
         if models.candidate:

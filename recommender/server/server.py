@@ -123,6 +123,7 @@ class Server:
         """Listen, load, warm up, and turn healthy. Raises StartError, with nothing left running."""
         try:
             await self._answer_probes()
+            await self._followers.open()
             for step in (self._load, self._listen) if self._shared_port else (self._listen, self._load):
                 await step()
         except BaseException:
@@ -180,14 +181,19 @@ class Server:
             await files.start()
         self.port = await self._listener.listen(network.host, network.port)
         log.info("listening", address=address_of(network.host, self.port), security=_security(network))
-        log.info("settings", **self._settings.environment())
+        log.info("settings", **self._settings.changed())
         # The supervisor collects the metrics of one of several, on this machine.
         await self._monitoring.start("127.0.0.1" if self._shared_port else network.host)
 
     async def _load(self) -> None:
         await self._followers.load()
         self._methods.open(RecommenderService(self._router, limits=_limits(self._settings.requests)))
-        log.info("ready", models=[served.label for served in self._router.serving()])
+        models = [served.label for served in self._router.serving()]
+        log.info(
+            "ready",
+            models=models,
+            ask=_client_command(self._settings.network, self.port or self._settings.network.port),
+        )
 
     def _note(self, change: VersionEvent) -> None:
         if change.kind == "serving":
@@ -252,6 +258,21 @@ def _secrets(network: NetworkSettings, listener: Listener, access: Access | None
             ReloadedFiles("tokens", [network.tokens_file], parse=read_grants, use=access.replace, every=every)
         )
     return watched
+
+
+def _client_command(network: NetworkSettings, port: int) -> str:
+    """A command to ask this server with; a `port` of 0 is not listened on yet, and is the one of the settings."""
+    words = ["recommender client"]
+    if network.host not in ("localhost", "127.0.0.1", "0.0.0.0", "::"):  # noqa: S104 (not listened on)
+        words.append(f"--host {network.host}")
+    words.append(f"--port {port or network.port}")
+    if network.tls_certificate is not None:
+        words.append("--ca CA.pem")
+    if network.tls_client_ca is not None:
+        words.append("--certificate CLIENT.pem --key CLIENT.key")
+    if network.tokens_file is not None:
+        words.append("--token-file TOKEN")
+    return " ".join(words)
 
 
 def _security(network: NetworkSettings) -> str:

@@ -94,6 +94,10 @@ class Settings(BaseModel):
         """Every setting by its key: for the log, `recommender config` and the environment of child processes."""
         return {key_of(name): text_of(value) for name, value in self._flat().items()}
 
+    def changed(self) -> dict[str, str]:
+        """The settings that differ from their defaults, as `environment` has them."""
+        return {key_of(name): text_of(value) for name, value in self._flat().items() if value != FIELDS[name].default}
+
     @model_validator(mode="before")
     @classmethod
     def _distribute(cls, values: object) -> object:

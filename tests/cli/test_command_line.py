@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -18,6 +19,7 @@ from recommender.server.server import Server
 from recommender.settings.settings import Settings
 from tests.support.facts import FACTS
 from tests.support.paths import ROOT
+from tests.support.process import running
 
 
 async def recommender(*words: str, settings: Mapping[str, str] | None = None, cwd: Path = ROOT) -> tuple[int, str, str]:
@@ -130,3 +132,32 @@ async def test_nothing_on_the_command_line_lists_what_there_is() -> None:
     assert code == 2
     for command in ("serve", "client", "demo", "export", "config"):
         assert command in out + err
+
+
+async def test_the_options_of_serve_are_settings_and_ready_says_how_to_ask() -> None:
+    options = ("reference", "--edge", "grpc", "--workers", "1", "--metrics-port", "0", "--registry", "http://none")
+    async with running(*options) as server:
+        (settings,) = (event for event in server.log if event["event"] == "settings")
+        ask = server.log[-1]["ask"]
+        code, out, err = await recommender(*ask.split()[1:], "--items", "1", "2", "3", "4")
+
+    assert (settings["RECOMMENDER_MODEL"], settings["RECOMMENDER_METRICS_PORT"]) == ("reference", "0")
+    assert settings["RECOMMENDER_REGISTRY_URI"] == "http://none"
+    assert "RECOMMENDER_EDGE" not in settings
+    assert ask == f"recommender client --port {server.port}"
+    assert (code, err) == (0, "")
+    assert cells(FACTS[1, 2, 3, 4]) in out
+
+
+@pytest.mark.parametrize("edge", ["grpc", "envoy"])
+async def test_a_start_that_fails_says_only_why(tmp_path: Path, edge: str) -> None:
+    missing = await recommender("serve", "--port", "0", "--edge", edge, cwd=tmp_path)
+    model = str(shutil.copy(ROOT / "weights" / "10_model.onnx", tmp_path))
+    (tmp_path / "10_model.card.json").write_text("{}", encoding="utf-8")
+    damaged = await recommender("serve", "--port", "0", "--edge", edge, "--model", model, "--log-level", "warning")
+
+    for (code, out, err), why in ((missing, "there is no model file"), (damaged, "10_model.card.json is not valid")):
+        assert (code, out) == (2, "")
+        assert err.startswith("recommender: ")
+        assert why in err
+        assert err.count("\n") == 1, err

@@ -16,6 +16,7 @@ import structlog
 from recommender.client import Client
 from recommender.observability.log import Limiter, Writer
 from tests.support.models import table, write_model
+from tests.support.paths import ROOT
 from tests.support.process import running
 
 TIMEOUT = 30.0
@@ -81,7 +82,12 @@ async def test_a_call_is_one_line_at_debug_with_its_id_and_so_is_its_batch() -> 
     assert (batch["rows"], batch["cells"], batch["closed"], batch["failed"]) == (1, 2, "drained", False)
     assert "request_id" not in batch, "a batch belongs to no single call"
     (settings,) = (event for event in server.log if event["event"] == "settings")
-    assert settings["RECOMMENDER_MAX_BATCH_SIZE"] == "64"
+    assert {key: value for key, value in settings.items() if key.startswith("RECOMMENDER_")} == {
+        "RECOMMENDER_PORT": "0",
+        "RECOMMENDER_WEIGHTS_DIR": str(ROOT / "weights"),
+        "RECOMMENDER_LOG_LEVEL": "debug",
+    }
+    assert all(next(iter(event)) == "event" for event in server.log), "what happened comes first"
 
 
 async def test_attempts_of_one_call_share_its_id_and_a_flood_of_refusals_is_a_few_lines(tmp_path: Path) -> None:
