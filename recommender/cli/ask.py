@@ -154,7 +154,7 @@ def print_answers(
 def _columns(rows: Sequence[Sequence[str]], room: int) -> Iterator[str]:
     """The rows with their cells one below the other, broken where there is no more room."""
     width = max((len(cell) for row in rows for cell in row), default=0)
-    count = max(room // (width + 1), 1)
+    count = max((room + 1) // (width + 1), 1)
     for start in range(0, len(rows[0]) if rows else 0, count):
         for row in rows:
             yield " ".join(cell.rjust(width) for cell in row[start : start + count])
