@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import json
 import math
+import os
 import re
 import shutil
 import signal
@@ -16,6 +17,7 @@ import urllib.request
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +25,8 @@ import grpc
 import pytest
 
 from recommender.client import Client
+from recommender.security.access import digest_of, new_token
+from tests.support.certificates import Authority
 from tests.support.models import table, write_model
 from tests.support.paths import ROOT, WEIGHTS
 from tests.support.process import Process, running
@@ -35,22 +39,32 @@ PATIENCE = 100.0
 
 pytestmark = pytest.mark.system("prometheus", "promtool")
 
-SCALE = {"1m": "4s", "5m": "4s", "10m": "5s", "30m": "5s", "1h": "6s", "2h": "6s", "6h": "8s", "1d": "8s", "3d": "10s"}
+SCALE = {
+    "1m": "4s", "5m": "4s", "10m": "5s", "30m": "5s", "1h": "6s", "2h": "6s", "6h": "8s", "1d": "8s", "3d": "10s",
+    "30d": "12s",
+}  # fmt: skip
 """Hours as seconds: the windows of the rules, so that a test can fill them."""
 
 
 def panels() -> dict[str, str]:
-    """Every query of every panel, by dashboard and title, with the variables filled in as Grafana would."""
+    """Every query of every panel and annotation, by dashboard and title, with variables filled in as Grafana would."""
     queries = {}
     for path in sorted((FOLDER / "dashboards").glob("*.json")):
-        for panel in json.loads(path.read_text(encoding="utf-8"))["panels"]:
+        dashboard = json.loads(path.read_text(encoding="utf-8"))
+        for panel in dashboard["panels"]:
             for target in panel.get("targets", []):
-                expression = target["expr"].replace("$__rate_interval", "4s")
-                for variable in ("$job", "$instance"):
-                    expression = expression.replace(variable, ".*")
-                assert "$" not in expression
-                queries[f"{path.stem}: {panel['title']}: {target['legendFormat']}"] = expression
+                queries[f"{path.stem}: {panel['title']}: {target['legendFormat']}"] = filled_in(target["expr"])
+        for annotation in dashboard["annotations"]["list"]:
+            queries[f"{path.stem}: {annotation['name']}"] = filled_in(annotation["expr"])
     return queries
+
+
+def filled_in(expression: str) -> str:
+    expression = expression.replace("$__rate_interval", "4s")
+    for variable in ("$job", "$instance"):
+        expression = expression.replace(variable, ".*")
+    assert "$" not in expression
+    return expression
 
 
 def quick_rules() -> str:
@@ -136,10 +150,10 @@ async def going_on(*works: Callable[[], Awaitable[object]]) -> AsyncIterator[Non
 
 
 def asking(
-    server_port: int, clients: contextlib.AsyncExitStack, history: list[int], *, pause: float = 0.0
+    server_port: int, clients: contextlib.AsyncExitStack, history: list[int], *, pause: float = 0.0, **options: Any
 ) -> Callable[[], Awaitable[object]]:
     """Ask a server, and rest for `pause` seconds; what it answers is the metrics' affair."""
-    client = Client(f"127.0.0.1:{server_port}")
+    client = Client(f"127.0.0.1:{server_port}", **options)
     clients.push_async_callback(client.close)
 
     async def ask() -> None:
@@ -160,6 +174,21 @@ def stalling(server: Process) -> Callable[[], Awaitable[object]]:
         await asyncio.sleep(0.5)
 
     return stall
+
+
+def killing(server: Process) -> Callable[[], Awaitable[object]]:
+    """Kill the worker that has come up last, four times: with every early death one is down for longer."""
+    left = iter(range(4))  # after the fifth the supervisor gives up
+
+    async def kill() -> None:
+        if next(left, None) is None:
+            await asyncio.sleep(TIMEOUT)
+            return
+        worker = [event for event in server.log if event["event"] == "worker serves"][-1]
+        os.kill(worker["pid"], signal.SIGKILL)
+        await server.until("worker serves")
+
+    return kill
 
 
 @pytest.mark.parametrize(
@@ -185,44 +214,44 @@ def test_every_alert_has_a_unit_test_that_fires_it() -> None:
 
 
 async def test_every_panel_has_data_and_every_alert_fires_when_it_should(serve: Serve, tmp_path: Path) -> None:
-    slow = write_model(tmp_path / "5_model.onnx", table(), burn=100)
     hanging = {"RECOMMENDER_METRICS_PORT": "0", "RECOMMENDER_ENGINE_TIMEOUT_MS": "600000"}
-    overloaded = {"model": slow, "num_recommendations": 5, "max_batch_size": 1, "max_backlog": 2}
-    versions = {"num_recommendations": K, "model_poll_ms": 200, "metrics_port": 0}
-    for name in ("shop", "gone"):
-        write_version(tmp_path / name / "1", 1)
-    async with (
-        serve(model=tmp_path / "shop", **versions) as refusing,
-        serve(model=tmp_path / "gone", **versions) as orphaned,
-        serve(metrics_port=0) as well,
-        serve(metrics_port=0, model=WEIGHTS / "5_model.onnx", num_recommendations=5) as other_model,
-        serve(metrics_port=0, **overloaded) as full,
-        serve(metrics_port=0) as forgotten,
-        running(settings=hanging, module="tests.support.hanging") as stuck,
-        running(settings=hanging, module="tests.support.hanging") as stalled,
-        contextlib.AsyncExitStack() as clients,
-        prometheus(
-            tmp_path,
-            {
-                "recommender": [
-                    well.metrics_port, other_model.metrics_port, full.metrics_port,
-                    refusing.metrics_port,
-                    orphaned.metrics_port,
-                    metrics_port(stuck), metrics_port(stalled), 1,
-                ],
-                "forgotten": [forgotten.metrics_port],
-            },
-        ) as looking,
-        going_on(
-            asking(well.port, clients, [1, 2], pause=0.2),
-            *(asking(full.port, clients, [1]) for _ in range(8)),
-            asking(stuck.port, clients, [14], pause=0.2),
-            stalling(stalled),
-        ),
-        Client(f"127.0.0.1:{stuck.port}") as hopeless,
-    ):  # fmt: skip
+    several = {"RECOMMENDER_WORKERS": "2", "RECOMMENDER_METRICS_PORT": "0"}
+    async with contextlib.AsyncExitStack() as open_:
+        start = open_.enter_async_context
+        well = await start(serve(metrics_port=0))
+        other_model = await start(serve(metrics_port=0, model=WEIGHTS / "5_model.onnx", num_recommendations=5))
+        forgotten = await start(serve(metrics_port=0))
+        behind_envoy = await start(serve(metrics_port=0, edge="envoy"))
+        full = await start(serve(**overloaded(tmp_path)))
+        refusing, orphaned, trying = [await start(serve(**settings)) for settings in following(tmp_path)]
+        secured = await start(serve(**secrets(tmp_path), metrics_port=0, secrets_reload_ms=200))
+        stuck = await start(running(settings=hanging, module="tests.support.hanging"))
+        stalled = await start(running(settings=hanging, module="tests.support.hanging"))
+        both = await start(running(settings=several, wait_for="all workers serve"))
+        open_.callback(both.signal, signal.SIGTERM)  # killed alone it would leave its workers behind
+        here = [well, other_model, full, refusing, orphaned, trying, secured, behind_envoy]
+        ports = [server.metrics_port for server in here] + [metrics_port(each) for each in (stuck, stalled, both)]
+        looking = await start(prometheus(tmp_path, {"recommender": [*ports, 1], "forgotten": [forgotten.metrics_port]}))
+        trusting = grpc.ssl_channel_credentials((tmp_path / "ca.pem").read_bytes())
+        token = (tmp_path / "web.token").read_text(encoding="utf-8")
+        await start(
+            going_on(
+                asking(well.port, open_, [1, 2], pause=0.2),
+                *(asking(full.port, open_, [1]) for _ in range(8)),
+                asking(stuck.port, open_, [14], pause=0.2),
+                asking(secured.port, open_, [1], pause=0.2, credentials=trusting, token=token),
+                asking(secured.port, open_, [1], pause=0.2, credentials=trusting),
+                asking(behind_envoy.port, open_, [1], pause=0.2),
+                asking(trying.port, open_, [1], pause=0.05),
+                asking(both_port(both), open_, [1], pause=0.2),
+                stalling(stalled),
+                killing(both),
+            )
+        )
+        hopeless = await start(Client(f"127.0.0.1:{stuck.port}"))
         write_version(tmp_path / "shop" / "2", 2, schema_version=99)
         shutil.rmtree(tmp_path / "gone")
+        (tmp_path / "tokens.toml").write_text("no TOML", encoding="utf-8")
         hung: asyncio.Task[object] | None = None
         try:
             async with asyncio.timeout(PATIENCE):
@@ -242,6 +271,42 @@ async def test_every_panel_has_data_and_every_alert_fires_when_it_should(serve: 
         assert sorted(alerts() - looking.fired) == [], "alerts that did not fire"
 
 
+def overloaded(folder: Path) -> dict[str, Any]:
+    """Settings of a server that has more callers than it can serve."""
+    slow = write_model(folder / "5_model.onnx", table(), burn=100)
+    return {"model": slow, "num_recommendations": 5, "max_batch_size": 1, "max_backlog": 2, "metrics_port": 0}
+
+
+def following(folder: Path) -> list[dict[str, Any]]:
+    """Settings of a server that will refuse a version, of one whose source will go, and of one with a bad candidate."""
+    for model in ("shop/1", "gone/1", "live/tried/1"):
+        write_version(folder / model, 1)
+    write_version(folder / "tried/2", 2, fails_on=1)
+    common = {"num_recommendations": K, "model_poll_ms": 200, "metrics_port": 0}
+    trial = {"candidate": folder / "tried", "candidate_share_percent": 50, "candidate_least_requests": 20}
+    return [
+        {**common, "model": folder / "shop"},
+        {**common, "model": folder / "gone"},
+        {**common, "model": folder / "live/tried", **trial},
+    ]
+
+
+def secrets(folder: Path) -> dict[str, Any]:
+    """Settings of a server whose certificate expires today and whose token has few requests."""
+    token, authority = new_token(), Authority()
+    (folder / "web.token").write_text(token, encoding="utf-8")
+    authority.write_pem(folder / "ca.pem")
+    tokens = folder / "tokens.toml"
+    tokens.write_text(f'[web]\nsha256 = ["{digest_of(token).hex()}"]\nrequests_per_second = 2\n', encoding="utf-8")
+    expires = datetime.now(UTC) + timedelta(hours=12)
+    return {**authority.write_server(folder, expires=expires), "tokens_file": tokens}
+
+
+def both_port(server: Process) -> int:
+    (port,) = (event["port"] for event in server.log if event["event"] == "port reserved")
+    return int(port)
+
+
 def metrics_port(server: Process) -> int:
-    (event,) = (event for event in server.log if event["event"] == "metrics")
+    event = next(event for event in server.log if event["event"] == "metrics")
     return int(event["address"].rsplit(":", 1)[1].split("/")[0])
