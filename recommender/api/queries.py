@@ -104,6 +104,14 @@ class Asked:
             candidates = frozenset(catalogue.known("candidate_item", *options.candidates)) - excluded
             excluded = frozenset()
         if not history:
+            if not self.history and not options.history_keys and not version.fallback:
+                raise InvalidRequestError(
+                    Violation(
+                        "item_ids",
+                        f"the request names neither item_ids nor item_keys, and model {version.model.label} has no "
+                        "fallback list to answer from",
+                    )
+                )
             return _fallback(version, k, excluded, candidates), catalogue.remarks(is_fallback=True)
         if candidates is not None and not candidates:
             return Ranking([], []), catalogue.remarks()

@@ -72,7 +72,8 @@ class Embedded:
         lines = set_up_logging(settings.operations.log_level, settings.operations.log_format)
 
         def listener(methods: Methods) -> EnvoyListener:
-            self._edge = AsgiEdge(methods, max_message_bytes=settings.network.max_message_bytes)
+            network = settings.network
+            self._edge = AsgiEdge(methods, max_message_bytes=network.max_message_bytes, web=network.web)
             return EnvoyListener(self._edge, order.folder)
 
         server = Server(settings, listener, order.otlp)

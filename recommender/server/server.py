@@ -192,7 +192,7 @@ class Server:
         log.info(
             "ready",
             models=models,
-            ask=_client_command(self._settings.network, self.port or self._settings.network.port),
+            ask=_client_command(self._settings.network, self.port),
         )
 
     def _note(self, change: VersionEvent) -> None:

@@ -203,14 +203,32 @@ async def test_pages_of_the_origins_that_are_named_may_call_and_no_others(port: 
         )
 
 
-async def test_a_path_that_is_no_method_is_told_what_is_spoken_and_any_other_content_is_taken_for_json(
+async def test_a_path_that_is_no_method_is_told_the_methods_and_any_other_content_is_taken_for_json(
     port: int,
 ) -> None:
     nothing = await ask(port, "Nothing", {}, JSON)
+    got = await ask(port, "Recommend", b"", JSON, "GET")
     plain = await ask(port, "Recommend", {"itemIds": HISTORY}, {"content-type": "text/plain"})
 
-    assert nothing.status == 415
+    assert (nothing.status, got.status) == (404, 404)
+    assert nothing.said == got.said
+    for method in ("Recommend", "BatchRecommend", "StreamRecommend", "GetModel", "ListModels"):
+        assert f"/{SERVICE_NAME}/{method}" in nothing.said["message"]
     assert plain.said["itemIds"] == ANSWER
+
+
+async def test_a_server_that_does_not_describe_itself_names_no_method(serve: Serve) -> None:
+    async with serve(web=True, reflection=False) as server:
+        nothing = await ask(server.port, "Nothing", {}, JSON)
+
+    assert (nothing.status, nothing.said["message"]) == (404, "there is no such method here")
+
+
+async def test_a_history_by_a_wrong_name_is_told_the_right_ones(port: int) -> None:
+    empty = await ask(port, "Recommend", {"items": [1]}, JSON)
+
+    assert empty.status == 400
+    assert "the request names neither item_ids nor item_keys" in empty.said["message"]
 
 
 async def test_unless_it_is_asked_for_only_grpc_is_spoken(serve: Serve) -> None:

@@ -8,12 +8,14 @@ asked about.
 from __future__ import annotations
 
 import asyncio
+import json
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 from typing import TypeAlias
 
 from google.rpc import code_pb2
 
+from recommender.api.metadata import SERVICE_NAME
 from recommender.edges.calls import ProtocolError
 from recommender.edges.envoy.call import (
     GRPC,
@@ -32,22 +34,26 @@ from recommender.edges.methods import Methods
 from recommender.security.access import AUTHORIZATION_KEY
 
 _AUTHORIZATION = AUTHORIZATION_KEY.encode()
-_NO_GRPC = b"gRPC is spoken here: POST with content-type application/grpc, over HTTP/2\n"
+_NO_GRPC = (415, b"text/plain", b"gRPC is spoken here: POST with content-type application/grpc, over HTTP/2\n")
 
 Respond: TypeAlias = Callable[[HttpCall], Awaitable[bytes | None]]
 """Returns the reply to a call, or None after those of a stream."""
 
 
 class AsgiEdge:
-    """Answers calls of `methods` over ASGI. `max_message_bytes` bounds each message of a request."""
+    """Answers calls of `methods` over ASGI. `max_message_bytes` bounds each message of a request.
 
-    def __init__(self, methods: Methods, *, max_message_bytes: int) -> None:
+    With `web` what is neither gRPC nor turned into it gets 404 with the methods there are, unless reflection is off.
+    """
+
+    def __init__(self, methods: Methods, *, max_message_bytes: int, web: bool = False) -> None:
         self._max_message_bytes = max_message_bytes
         self._keys = tuple((key.encode(), key) for key in methods.keys)
         self._methods: dict[str, tuple[Method, Respond]] = {
             method.path: (method, self._respond(method)) for method in methods
         }
         self._unknown = _UNKNOWN, self._respond(_UNKNOWN)
+        self._not_grpc = (404, b"application/json", _no_method(self._methods)) if web else _NO_GRPC
         self._calls: dict[HttpCall, None] = {}
         self._sweeping = False
         self._failing: set[asyncio.Task[None]] = set()
@@ -61,7 +67,10 @@ class AsgiEdge:
         """Answer one HTTP request."""
         headers = dict(scope["headers"])
         if scope["method"] != "POST" or not _is_grpc(headers.get(b"content-type", b"")):
-            await _refuse_other_http(send)
+            status, content_type, body = self._not_grpc
+            headers_sent = [(b"content-type", content_type)]
+            await send({"type": "http.response.start", "status": status, "headers": headers_sent})
+            await send({"type": "http.response.body", "body": body, "more_body": False})
             return
         method, respond = self._methods.get(scope["path"], self._unknown)
         call = HttpCall(headers, receive, send, method.begin(self._metadata(headers)))
@@ -162,6 +171,10 @@ def _is_grpc(content_type: bytes) -> bool:
     return content_type == GRPC or content_type.startswith((GRPC + b"+", GRPC + b";"))
 
 
-async def _refuse_other_http(send: Send) -> None:
-    await send({"type": "http.response.start", "status": 415, "headers": [(b"content-type", b"text/plain")]})
-    await send({"type": "http.response.body", "body": _NO_GRPC, "more_body": False})
+def _no_method(paths: Collection[str]) -> bytes:
+    """Tell a caller without gRPC which methods there are, if the server describes itself at all."""
+    message = "there is no such method here"
+    if any("Reflection" in path for path in paths):
+        ours = [path for path in paths if path.startswith(f"/{SERVICE_NAME}/")]
+        message += f": POST JSON to one of {', '.join(ours)}"
+    return json.dumps({"code": code_pb2.NOT_FOUND, "message": message}).encode() + b"\n"
