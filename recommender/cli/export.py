@@ -80,4 +80,8 @@ def export(
             path = export_model(options, lambda stage, share: bar.update(task, description=stage, completed=share))
     except ExportError as error:
         fail(str(error), 2)
+    except (MemoryError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and "allocate memory" not in str(error):
+            raise
+        fail(f"there is not enough memory for {items:,} items of {dim} numbers: lower --items or --dim", 2)
     typer.echo(f"{path}: {path.stat().st_size:,} bytes, checked against the network, card beside it")

@@ -65,3 +65,14 @@ def test_a_version_is_measured_on_the_event_loop_that_serves_it() -> None:
     proof = Proof.from_json(done.stdout)
     assert proof.event_loop == "uvloop"
     assert len(proof.measured) == len(proof.observations) > 0
+
+
+def test_a_registry_that_is_none_is_a_sentence() -> None:
+    for uri in ("nonsense://x", "nonsense"):
+        done = subprocess.run(
+            [sys.executable, "-m", "recommender", "models", "list", "--registry", uri],
+            capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        assert done.returncode == 2
+        assert done.stderr.startswith("recommender: ")
+        assert "Traceback" not in done.stderr

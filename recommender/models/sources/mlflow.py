@@ -71,7 +71,8 @@ class Registry:
                 f"a registry needs {error.name}, which is not installed: install recommender[mlflow]"
             ) from error
         self.uri = uri
-        self._client = MlflowClient(uri, uri)
+        with _translated(f"{uri} is no registry"):
+            self._client = MlflowClient(uri, uri)
 
     def version(self, name: str, version: str) -> Registered:
         """A version by its number."""
