@@ -10,7 +10,7 @@ from recommender.api.queries import Asked
 from recommender.api.status import status_of
 from recommender.models.version import Version
 from recommender.recommend_api.v1 import recommend_api_pb2 as api
-from recommender.routing.answering import Answer
+from recommender.routing.answering import NO_REMARKS, Answer
 from recommender.routing.router import Router
 
 _MODEL, _FALLBACK = api.SOURCE_MODEL, api.SOURCE_FALLBACK
@@ -28,15 +28,16 @@ def write(asked: Asked, answer: Answer, reply: api.RecommendResponse) -> None:
         item_ids, scores = item_ids[:kept], scores[:kept]
     reply.request_id = asked.request_id
     reply.model_version = version.label
-    reply.source = _FALLBACK if remarks.is_fallback else _MODEL
+    reply.source = _MODEL
     reply.item_ids.extend(item_ids)
     reply.scores.extend(scores)
     if version.vocabulary is not None:
         reply.item_keys.extend(version.vocabulary.keys(item_ids))
-    if remarks.unknown_item_ids:
+    if remarks is not NO_REMARKS:
         reply.unknown_item_ids.extend(remarks.unknown_item_ids)
-    if remarks.unknown_item_keys:
         reply.unknown_item_keys.extend(remarks.unknown_item_keys)
+        if remarks.is_fallback:
+            reply.source = _FALLBACK
 
 
 def failure(error: Exception) -> status_pb2.Status:

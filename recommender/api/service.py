@@ -44,16 +44,25 @@ class RecommenderService:
         """
         requests = self._reader.requests_of(request)
         charge(len(requests))
-        read = [self._read_or_error(each) for each in requests]
-        outcomes = iter(await self._answering.answer_many([each for each in read if isinstance(each, Asked)], deadline))
+        read: list[Asked] = []
+        refused: dict[int, RecommenderError] = {}
+        for place, each in enumerate(requests):
+            try:
+                read.append(self._reader.read(each))
+            except RecommenderError as error:
+                refused[place] = error
+        outcomes = zip(read, await self._answering.answer_many(read, deadline), strict=True)
         response = api.BatchRecommendResponse()
         add_result = response.results.add
-        for asked in read:
+        for place in range(len(requests)):
             result = add_result()
-            outcome = next(outcomes) if isinstance(asked, Asked) else asked
-            if isinstance(asked, Asked) and isinstance(outcome, Answer):
+            if place in refused:
+                result.error.CopyFrom(failure(refused[place]))
+                continue
+            asked, outcome = next(outcomes)
+            if isinstance(outcome, Answer):
                 write(asked, outcome, result.response)
-            elif isinstance(outcome, RecommenderError):
+            else:
                 result.error.CopyFrom(failure(outcome))
         return response
 
@@ -80,9 +89,3 @@ class RecommenderService:
     def list_models(self, _: api.ListModelsRequest) -> api.ListModelsResponse:
         """Describe every model that is served."""
         return api.ListModelsResponse(models=[description(version, self._router) for version in self._router.serving()])
-
-    def _read_or_error(self, request: api.RecommendRequest) -> Asked | RecommenderError:
-        try:
-            return self._reader.read(request)
-        except RecommenderError as error:
-            return error

@@ -107,9 +107,10 @@ class Answering:
             try:
                 if candidate is None:
                     version = router.route(asked.model) if asked.model else live
-                    call.add(place, asked, version, *asked.for_version(version))
+                    wanted, remarks = asked.for_version(version)
                 else:
-                    call.add(place, asked, *self._pick(asked, candidate))
+                    version, wanted, remarks = self._pick(asked, candidate)
+                call.add(place, asked, version, wanted, remarks)
             except RecommenderError as error:
                 call.outcomes[place] = error
         started = time.monotonic()
