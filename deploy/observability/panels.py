@@ -78,6 +78,8 @@ ANSWERED = 'recommender_outcome="answered"'
 FAILED = 'recommender_outcome="failed"'
 FALLBACKS = total("recommender_fallbacks_total")
 MODEL, LEGEND = "recommender_model", "{{recommender_model}}"
+ONE = "{{instance}} {{worker}} {{recommender_model}}"
+"""One model of one server, or of one of its workers."""
 
 BURN_LEVELS = ((1.0, "yellow"), (6.0, "orange"), (14.4, "red"))
 BUDGET_LEVELS = ((0.0, "orange"), (0.25, "green"))
@@ -146,7 +148,7 @@ SERVICE = {
     "Overload": (
         Panel(
             "Backlog", "Requests that wait, of the number that may. At 100 % the server refuses.",
-            [(f"recommender:backlog:ratio{{{HERE}}}", "{{instance}}")], SHARE, most=1, levels=((0.8, "red"),),
+            [(f"recommender:backlog:ratio{{{HERE}}}", ONE)], SHARE, most=1, levels=((0.8, "red"),),
         ),
         Panel(
             "Refused and expired",
@@ -157,7 +159,7 @@ SERVICE = {
         Panel(
             "Engine busy",
             "Share of the time that the engine's slots run: near 100 % there is no more to have from batching.",
-            [(f"recommender:engine_busy:ratio_rate1m{{{HERE}}}", "{{instance}}")],
+            [(f"recommender:engine_busy:ratio_rate1m{{{HERE}}}", ONE)],
             SHARE, most=1, levels=((0.9, "orange"),),
         ),
         Panel(
@@ -215,7 +217,7 @@ ENGINE = {
     "Batching": (
         Panel(
             "Rows a run", "Many, where many wait: that is what batching is for.",
-            [(f"recommender:batch_rows:mean_rate1m{{{HERE}}}", "{{instance}}")],
+            [(f"recommender:batch_rows:mean_rate1m{{{HERE}}}", ONE)],
         ),
         Panel(
             "Sizes of batches", "How many runs had how many rows.",
@@ -257,7 +259,7 @@ ENGINE = {
             "Version", "Which server serves what, on which execution provider.",
             [(
                 f"recommender_model_info{{{HERE}}}",
-                "{{instance}}: {{recommender_model}} {{recommender_execution_provider}}",
+                "{{instance}} {{worker}} {{recommender_model}} {{recommender_execution_provider}}",
             )], kind="names", width=24,
         ),
         Panel(
@@ -267,12 +269,13 @@ ENGINE = {
         ),
         Panel(
             "Versions refused", "1 as long as a version is wanted that may not serve: the log says why.",
-            [(f"recommender_model_refused{{{HERE}}}", "{{instance}} {{recommender_model_reference}}")],
+            [(f"recommender_model_refused{{{HERE}}}", "{{instance}} {{worker}} {{recommender_model_reference}}")],
             levels=((1.0, "red"),),
         ),
         Panel(
             "Sources that cannot be asked", "1 while new versions cannot be looked for.",
-            [(f"recommender_model_source_failing{{{HERE}}}", "{{instance}} {{recommender_model_reference}}")],
+            [(f"recommender_model_source_failing{{{HERE}}}",
+              "{{instance}} {{worker}} {{recommender_model_reference}}")],
             levels=((1.0, "red"),),
         ),
     ),
@@ -312,16 +315,20 @@ ENGINE = {
             "Memory", "Resident.",
             [(f"sum by (instance) (process_memory_usage_bytes{{{HERE}}})", "{{instance}}")], BYTES,
         ),
-        Panel("Up since", "Age of each process.", [(f"process_uptime_seconds{{{HERE}}}", "{{instance}}")], SECONDS),
+        Panel(
+            "Up since", "Age of each process.",
+            [(f"process_uptime_seconds{{{HERE}}}", "{{instance}} {{worker}}")], SECONDS,
+        ),
         Panel(
             "Certificates expire in", "Renewal has failed where this falls below two weeks.",
-            [(f"recommender_certificate_expiry_seconds{{{HERE}}} - time()", "{{instance}} {{recommender_file_path}}")],
+            [(f"recommender_certificate_expiry_seconds{{{HERE}}} - time()",
+              "{{instance}} {{worker}} {{recommender_file_path}}")],
             SECONDS, width=12, levels=((0, "red"), (2 * DAY, "orange"), (14 * DAY, "transparent")), below="red",
         ),
         Panel(
             "Files not reloaded",
             "1 while changed certificates or tokens cannot be taken up: the former ones stay in use.",
-            [(f"recommender_files_stale{{{HERE}}}", "{{instance}} {{recommender_file_kind}}")],
+            [(f"recommender_files_stale{{{HERE}}}", "{{instance}} {{worker}} {{recommender_file_kind}}")],
             width=12, levels=((1.0, "red"),),
         ),
     ),

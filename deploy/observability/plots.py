@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import re
 import time
 import urllib.parse
 import urllib.request
@@ -21,7 +22,6 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 HERE = Path(__file__).parent
-COLUMNS = 3
 POINTS = 200
 
 Series: TypeAlias = tuple[str, list[float], list[float]]
@@ -51,28 +51,46 @@ class Range:
         return [self._series(each, legend) for each in found]
 
     def _series(self, found: Mapping[str, Any], legend: str) -> Series:
-        for label, value in found["metric"].items():
-            legend = legend.replace("{{" + label + "}}", value)
+        legend = " ".join(re.sub(r"\{\{(\w+)\}\}", lambda label: found["metric"].get(label[1], ""), legend).split())
         times = [float(at) - self.start for at, _ in found["values"]]
         return legend, times, [float(value) for _, value in found["values"]]
 
 
 def draw(dashboard: Mapping[str, Any], asked: Range) -> Figure:
-    """One picture of a dashboard, its panels in their order."""
-    panels = [panel for panel in dashboard["panels"] if panel["type"] != "row"]
-    rows = math.ceil(len(panels) / COLUMNS)
-    figure = Figure(figsize=(5.2 * COLUMNS, 2.9 * rows), layout="constrained")
-    figure.suptitle(dashboard["title"])
-    axes: Sequence[Axes] = figure.subplots(rows, COLUMNS, squeeze=False).flatten().tolist()
-    for panel, axis in zip(panels, axes, strict=False):
-        series = [each for target in panel["targets"] for each in asked.query(target["expr"], target["legendFormat"])]
-        axis.set_title(f"{panel['title']}{_unit(panel)}", fontsize=10, loc="left")
-        axis.set_xlim(0, asked.end - asked.start)
-        axis.grid(alpha=0.3)
-        (_draw_heatmap if panel["type"] == "heatmap" else _draw_lines)(axis, series, panel)
-    for axis in axes[len(panels) :]:
-        axis.set_axis_off()
+    """One picture of a dashboard: its rows with their titles, and the panels of each in their order."""
+    rows: dict[str, list[Mapping[str, Any]]] = {}
+    for panel in dashboard["panels"]:
+        if panel["type"] == "row":
+            rows[panel["title"]] = []
+        else:
+            rows[list(rows)[-1]].append(panel)
+    columns = [_columns(len(panels)) for panels in rows.values()]
+    heights = [math.ceil(len(panels) / wide) for panels, wide in zip(rows.values(), columns, strict=True)]
+    figure = Figure(figsize=(15.6, 2.9 * sum(heights)), layout="constrained")
+    parts = figure.subfigures(len(rows), 1, height_ratios=heights, squeeze=False)[:, 0]
+    for part, (title, panels), height, wide in zip(parts, rows.items(), heights, columns, strict=True):
+        part.suptitle(title, fontweight="bold", x=0.01, ha="left")
+        axes: Sequence[Axes] = part.subplots(height, wide, squeeze=False).flatten().tolist()
+        for panel, axis in zip(panels, axes, strict=False):
+            _draw_panel(axis, panel, asked)
+        for axis in axes[len(panels) :]:
+            axis.set_axis_off()
     return figure
+
+
+def _columns(panels: int) -> int:
+    """Three panels beside each other, or four where that fills the line better."""
+    return 4 if -panels % 4 < -panels % 3 else 3
+
+
+def _draw_panel(axis: Axes, panel: Mapping[str, Any], asked: Range) -> None:
+    series = [each for target in panel["targets"] for each in asked.query(target["expr"], target["legendFormat"])]
+    if panel["fieldConfig"]["defaults"].get("unit") == "bytes":
+        series = [(name, times, [value / 1e6 for value in values]) for name, times, values in series]
+    axis.set_title(f"{panel['title']}{_unit(panel)}", fontsize=10, loc="left")
+    axis.set_xlim(0, asked.end - asked.start)
+    axis.grid(alpha=0.3)
+    {"heatmap": _draw_heatmap, "stat": _draw_text}.get(panel["type"], _draw_lines)(axis, series, panel)
 
 
 def _draw_lines(axis: Axes, series: Sequence[Series], panel: Mapping[str, Any]) -> None:
@@ -85,9 +103,30 @@ def _draw_lines(axis: Axes, series: Sequence[Series], panel: Mapping[str, Any]) 
         for each in series:
             known = _finite(each)
             axis.plot(list(known), list(known.values()), label=each[0], linewidth=1.4)
-    axis.set_ylim(bottom=0)
+    lowest, highest = axis.get_ylim()
+    for step in panel["fieldConfig"]["defaults"].get("thresholds", {}).get("steps", []):
+        # Far from the data a threshold would flatten it.
+        if step["color"] != "transparent" and step["value"] and lowest < step["value"] < 2 * highest:
+            axis.axhline(step["value"], color=step["color"], linestyle="--", linewidth=1)
+    axis.set_ylim(0, 1.05 * highest if any(any(values) for _, _, values in series) else 1)
     if series:
-        axis.legend(fontsize=7, loc="upper left")
+        axis.legend(fontsize=7, loc="upper left", framealpha=0.6)
+    else:
+        axis.text(0.5, 0.5, "no data", transform=axis.transAxes, ha="center", color="grey")
+
+
+def _draw_text(axis: Axes, series: Sequence[Series], panel: Mapping[str, Any]) -> None:
+    """What a panel of numbers ends with, in the colour of its threshold; names where it shows those."""
+    axis.set_axis_off()
+    defaults = panel["fieldConfig"]["defaults"]
+    steps = defaults.get("thresholds", {}).get("steps", [])
+    for number, (name, _, values) in enumerate(series):
+        last = next((value for value in reversed(values) if math.isfinite(value)), math.nan)
+        shown = f"{last:.1%}" if defaults.get("unit") == "percentunit" else f"{last:g}"
+        reached = [step["color"] for step in steps if step["value"] is None or last >= step["value"]]
+        text, size = (name, 10) if panel["options"].get("textMode") == "name" else (shown, 28)
+        colour = reached[-1] if reached else "black"
+        axis.text(0.5, 0.75 - 0.15 * number, text, transform=axis.transAxes, ha="center", fontsize=size, color=colour)
 
 
 def _draw_heatmap(axis: Axes, series: Sequence[Series], _: Mapping[str, Any]) -> None:
@@ -108,7 +147,7 @@ def _finite(series: Series) -> dict[float, float]:
 
 def _unit(panel: Mapping[str, Any]) -> str:
     unit = panel.get("fieldConfig", {}).get("defaults", {}).get("unit", "")
-    return {"s": ", s", "percentunit": ", share", "reqps": ", a second", "bytes": ", bytes"}.get(unit, "")
+    return {"s": ", s", "percentunit": ", share", "reqps": ", a second", "bytes": ", MB"}.get(unit, "")
 
 
 def main() -> None:
