@@ -32,7 +32,7 @@ def health(
     except grpc.RpcError as error:
         said = meaning(error.code(), error.details(), where="--address") or f"{error.code().name}: {error.details()}"
         if error.code() is grpc.StatusCode.NOT_FOUND:
-            said = "no such name there; the server's own port has no names, ask at RECOMMENDER_HEALTH_PORT"
+            said = "NOT_FOUND: no such name there; the server's own port has no names, ask at RECOMMENDER_HEALTH_PORT"
         fail(f"{name} of {address}: {said}", 1)
     except ValueError as error:
         fail(f"{name} of {address} cannot be asked: {error}", 2)
