@@ -30,10 +30,10 @@ def health(
             check = channel.unary_unary("/grpc.health.v1.Health/Check", _request, _status)
             status = check(name, timeout=timeout)
     except grpc.RpcError as error:
-        said = meaning(error.code(), error.details(), where="--address") or f"{error.code().name}: {error.details()}"
+        said = meaning(error.code(), error.details(), where="--address") or error.details()
         if error.code() is grpc.StatusCode.NOT_FOUND:
-            said = "NOT_FOUND: no such name there; the server's own port has no names, ask at RECOMMENDER_HEALTH_PORT"
-        fail(f"{name} of {address}: {said}", 1)
+            said = "no such name there; the server's own port has no names, ask at RECOMMENDER_HEALTH_PORT"
+        fail(f"{name} of {address}: {error.code().name}: {said}", 1)
     except ValueError as error:
         fail(f"{name} of {address} cannot be asked: {error}", 2)
     typer.echo(f"{name}: {status}")
