@@ -249,7 +249,7 @@ async def test_a_stream_that_is_cancelled_leaves_nothing_behind(serve: Serve, tm
 async def test_on_drain_a_stream_answers_what_it_has_read_and_ends(serve: Serve, tmp_path: Path) -> None:
     model = write_model(tmp_path / "5_model.onnx", table(), burn=20)
     async with (
-        serve(model=model, num_recommendations=5, max_batch_size=4) as server,
+        serve(model=model, num_recommendations=5, max_batch_size=4, default_timeout_ms=60_000) as server,
         grpc.aio.insecure_channel(f"127.0.0.1:{server.port}") as channel,
     ):
         served = asyncio.create_task(server.run())

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 import re
 import shutil
-import subprocess
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -20,18 +18,13 @@ from recommender.settings.settings import Settings
 from tests.support.facts import FACTS
 from tests.support.paths import ROOT
 from tests.support.process import running
+from tests.support.programs import run
 
 
 async def recommender(*words: str, settings: Mapping[str, str] | None = None, cwd: Path = ROOT) -> tuple[int, str, str]:
     """Run `python -m recommender …`; its exit code, output and errors."""
-    process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "recommender", *words,
-        cwd=cwd, env={**os.environ, "COLUMNS": "100", "PYTHONPATH": str(ROOT), **(settings or {})},
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-    )  # fmt: skip
-    out, err = await asyncio.wait_for(process.communicate(), 110)
-    assert process.returncode is not None
-    return process.returncode, out.decode(), err.decode()
+    environment = {**os.environ, "COLUMNS": "100", "PYTHONPATH": str(ROOT), **(settings or {})}
+    return await run(sys.executable, "-m", "recommender", *words, cwd=cwd, env=environment, patience=110)
 
 
 def cells(ids: list[int]) -> str:

@@ -6,6 +6,7 @@ import asyncio
 import signal
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from pathlib import Path
 from typing import Any, TypeAlias
 
 import grpc
@@ -21,6 +22,7 @@ from recommender.server.server import Server
 from recommender.settings.otlp import Otlp
 from recommender.settings.settings import Settings
 from tests.support.collector import Collector, attributes, collecting
+from tests.support.models import table, write_model
 from tests.support.paths import WEIGHTS
 from tests.support.process import Process, running
 
@@ -239,9 +241,11 @@ async def test_on_every_edge_the_same_id_is_in_the_reply_its_metadata_the_log_an
 
 @pytest.mark.parametrize("edge", ["grpc", "envoy"])
 @pytest.mark.parametrize("trouble", ["down", "refuses", "dawdles"])
-async def test_a_collector_in_trouble_is_one_warning_and_nobody_elses(trouble: str, edge: str) -> None:
+async def test_a_collector_in_trouble_is_one_warning_and_nobody_elses(tmp_path: Path, trouble: str, edge: str) -> None:
     with collecting() as collector:
         settings = {
+            # The reference model has a warning of its own.
+            "RECOMMENDER_MODEL": str(write_model(tmp_path / "10_model.onnx", table())),
             "OTEL_EXPORTER_OTLP_ENDPOINT": f"http://127.0.0.1:{1 if trouble == 'down' else collector.port}",
             "OTEL_EXPORTER_OTLP_TIMEOUT": "1",
             "OTEL_METRIC_EXPORT_INTERVAL": "100",

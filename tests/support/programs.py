@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import subprocess
 import sysconfig
+from collections.abc import Mapping
 from pathlib import Path
 
 
@@ -15,9 +16,18 @@ def program(name: str) -> str:
     return str(found)
 
 
-async def run(*command: str, cwd: Path | None = None) -> tuple[int, str, str]:
-    """Run a program to its end; its exit code, stdout and stderr."""
-    process = await asyncio.create_subprocess_exec(*command, cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-    out, err = await asyncio.wait_for(process.communicate(), 60)
+async def run(
+    *command: str, cwd: Path | None = None, env: Mapping[str, str] | None = None, patience: float = 60
+) -> tuple[int, str, str]:
+    """Run a program to its end, which comes within `patience` seconds; its exit code, stdout and stderr."""
+    process = await asyncio.create_subprocess_exec(
+        *command, cwd=cwd, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    try:
+        out, err = await asyncio.wait_for(process.communicate(), patience)
+    except TimeoutError:
+        process.kill()
+        out, err = await process.communicate()
+        raise AssertionError(f"{command} did not end within {patience} s: {out.decode()}{err.decode()}") from None
     assert process.returncode is not None
     return process.returncode, out.decode(), err.decode()
