@@ -22,9 +22,9 @@ from recommender.server.server import Server
 from recommender.settings.otlp import Otlp
 from recommender.settings.settings import Settings
 from tests.support.collector import Collector, attributes, collecting
-from tests.support.models import table, write_model
 from tests.support.paths import WEIGHTS
 from tests.support.process import Process, running
+from tests.support.versions import K, write_version
 
 TIMEOUT = 30.0
 METHOD = "recommend_api.v1.RecommenderService/Recommend"
@@ -245,7 +245,8 @@ async def test_a_collector_in_trouble_is_one_warning_and_nobody_elses(tmp_path: 
     with collecting() as collector:
         settings = {
             # The reference model has a warning of its own.
-            "RECOMMENDER_MODEL": str(write_model(tmp_path / "10_model.onnx", table())),
+            "RECOMMENDER_MODEL": str(write_version(tmp_path / "shop" / "1", 1).parent),
+            "RECOMMENDER_NUM_RECOMMENDATIONS": str(K),
             "OTEL_EXPORTER_OTLP_ENDPOINT": f"http://127.0.0.1:{1 if trouble == 'down' else collector.port}",
             "OTEL_EXPORTER_OTLP_TIMEOUT": "1",
             "OTEL_METRIC_EXPORT_INTERVAL": "100",
