@@ -7,9 +7,10 @@ from typing import Annotated
 import typer
 
 from recommender.cli.lazy import imported
-from recommender.cli.running import load_settings, logged, run
+from recommender.cli.running import load_settings, loaded, logged, run
 from recommender.server.process import stopping_on_signals
 from recommender.server.supervisor import Supervisor
+from recommender.settings.otlp import Otlp
 
 
 def serve(
@@ -49,6 +50,8 @@ def serve(
     if settings.operations.workers == 1:
         # A supervisor imports none of it: 60 MB.
         imported("recommender.cli.worker:serve_alone")(settings)
+
+    loaded(Otlp.load)  # else each worker would end for it, again and again
 
     async def main() -> int:
         supervisor = Supervisor(settings)

@@ -28,7 +28,7 @@ def serve_alone(settings: Settings) -> NoReturn:
 
 
 def _serve(settings: Settings, worker: int | None) -> NoReturn:
-    otlp = loaded(Otlp.load)
+    otlp = loaded(lambda: Otlp.load(worker))
 
     async def main() -> tuple[ExitCode, bool]:
         server: Server | EnvoyServer

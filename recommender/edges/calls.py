@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 from typing import Protocol
 
 import structlog
@@ -13,6 +14,7 @@ from structlog.contextvars import bind_contextvars, unbind_contextvars
 from recommender.api.metadata import REQUEST_ID_KEY, request_id_of
 from recommender.api.status import FailedCall, refusal
 from recommender.histogram import Durations, bucket
+from recommender.settings.otlp import ExemplarFilter
 
 _NAMES = {number: name for name, number in code_pb2.Code.items()}
 
@@ -35,6 +37,17 @@ class CallTracer(Protocol):
 
     def begin(self, method: str, request_id: str, carrier: Mapping[str, str]) -> CallTrace | None:
         """Start a span; returns None if the call is not sampled."""
+
+
+@dataclass(frozen=True, slots=True)
+class CallExemplar:
+    """The last call in a bucket of durations. Its ids are hexadecimal, empty if it is not sampled."""
+
+    seconds: float
+    at: float
+    """End of the call in seconds since the epoch."""
+    trace_id: str
+    span_id: str
 
 
 class ProtocolError(Exception):
@@ -72,13 +85,20 @@ class Call:
 
 
 class Calls:
-    """The noted calls of one server. `durations` counts those that ended, by method and google.rpc code."""
+    """The noted calls of one server. `durations` counts those that ended, by method and google.rpc code.
 
-    def __init__(self, tracer: CallTracer | None = None) -> None:
+    `exemplars` says of which calls the last in each bucket is kept.
+    """
+
+    def __init__(self, tracer: CallTracer | None = None, exemplars: ExemplarFilter = "trace_based") -> None:
         self._tracer = tracer
+        self._keeps_sampled = exemplars != "always_off"
+        self._keeps_all = exemplars == "always_on"
         # Bound once: looking a logger up in every call costs more than everything else here.
         self.log_debug = structlog.get_logger(__name__).bind().debug
         self.durations: dict[tuple[str, int], Durations] = {}
+        self.exemplars: dict[tuple[str, int], dict[int, CallExemplar]] = {}
+        """By bucket of the durations of the same key."""
 
     @property
     def keys(self) -> frozenset[str]:
@@ -103,14 +123,18 @@ class Calls:
             bind_contextvars(trace_id=trace.trace_id, span_id=trace.span_id)
         return NotedCall(self, method, request_id, started, trace)
 
-    def count(self, method: str, code: int, seconds: float) -> None:
-        """Count a call that has ended."""
+    def count(self, method: str, code: int, seconds: float, trace: CallTrace | None = None) -> None:
+        """Count a call that has ended, and keep it as an exemplar if it may be one."""
         key = (method, code)
         durations = self.durations.get(key)
         if durations is None:
             durations = self.durations[key] = Durations()
-        durations.counts[bucket(seconds)] += 1
+        place = bucket(seconds)
+        durations.counts[place] += 1
         durations.seconds += seconds
+        if self._keeps_all or (trace is not None and self._keeps_sampled):
+            ids = ("", "") if trace is None else (trace.trace_id, trace.span_id)
+            self.exemplars.setdefault(key, {})[place] = CallExemplar(seconds, time.time(), *ids)
 
 
 class NotedCall(Call):
@@ -132,7 +156,7 @@ class NotedCall(Call):
             return
         self._ended = True
         seconds = time.monotonic() - self._started
-        self._calls.count(self._method, code, seconds)
+        self._calls.count(self._method, code, seconds, self._trace)
         self._calls.log_debug("call", method=self._method, status=_NAMES[code], seconds=seconds)
         if self._trace is not None:
             self._trace.end(code)

@@ -7,9 +7,11 @@ them too.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Final, Literal, TypeAlias
 
+from recommender.edges.calls import CallExemplar
 from recommender.histogram import LATENCY_BOUNDS
 
 Kind: TypeAlias = Literal["counter", "updowncounter", "gauge", "histogram"]
@@ -73,6 +75,8 @@ class Distribution:
 
     counts: tuple[int, ...]
     total: float
+    exemplars: Mapping[int, CallExemplar] = field(default_factory=dict)
+    """A call of some buckets."""
 
 
 @dataclass(frozen=True, slots=True)

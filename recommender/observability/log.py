@@ -7,8 +7,8 @@ import queue
 import sys
 import threading
 import time
-from collections.abc import Callable
-from typing import TextIO, cast
+from collections.abc import Callable, Mapping
+from typing import Final, TextIO, TypeAlias, cast
 
 import structlog
 
@@ -46,6 +46,20 @@ class Limiter:
         if count >= self._burst:
             raise structlog.DropEvent
         return event
+
+
+Listener: TypeAlias = Callable[[Mapping[str, object]], None]
+
+also: Final[set[Listener]] = set()
+"""Listeners who get each event beside standard error. They must not block, log or raise."""
+
+
+def _tell_listeners(
+    _logger: structlog.typing.WrappedLogger, _level: str, event: structlog.typing.EventDict
+) -> structlog.typing.EventDict:
+    for tell in tuple(also):
+        tell(event)
+    return event
 
 
 class Writer:
@@ -117,6 +131,7 @@ def set_up_logging(level: LogLevel, log_format: LogFormat, *, worker: int | None
             *(() if worker is None else (_numbered(worker),)),
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
+            _tell_listeners,
             *renderer,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(getattr(logging, level.upper())),

@@ -15,7 +15,7 @@ from typing import Any, TypeAlias
 import psutil
 from google.rpc import code_pb2
 
-from recommender.edges.calls import Calls
+from recommender.edges.calls import CallExemplar, Calls
 from recommender.edges.listener import Connections
 from recommender.histogram import Durations, bucket
 from recommender.models.follower import FollowerStatus
@@ -110,7 +110,8 @@ class Metrics:
     def _own_points(self) -> Iterable[tuple[Instrument, DataPoint]]:
         for (method, code), durations in self._rpcs.durations.items():
             attributes = ("grpc", method, code_pb2.Code.Name(code))
-            yield instruments.CALL_DURATION, DataPoint(attributes, _distribution(durations))
+            exemplars = dict(self._rpcs.exemplars.get((method, code), {}))
+            yield instruments.CALL_DURATION, DataPoint(attributes, _distribution(durations, exemplars))
         for status in self._followers():
             reference = status.reference
             for outcome, count in status.outcomes.items():
@@ -177,8 +178,8 @@ def _version_points(version: Version, engine: EngineSettings) -> Iterable[tuple[
     yield instruments.MODEL_INFO, DataPoint(about, 1)
 
 
-def _distribution(durations: Durations) -> Distribution:
-    return Distribution(tuple(durations.counts), durations.seconds)
+def _distribution(durations: Durations, exemplars: Mapping[int, CallExemplar] | None = None) -> Distribution:
+    return Distribution(tuple(durations.counts), durations.seconds, exemplars or {})
 
 
 def _sizes(batches: Mapping[int, int]) -> Distribution:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Callable, Coroutine, Iterable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import structlog
 
 from recommender.edges.calls import Calls
+from recommender.errors import SettingsError
 from recommender.models.follower import FollowerStatus
 from recommender.models.version import Version
 from recommender.observability.metrics import AskEdge, Metrics
@@ -20,43 +21,70 @@ from recommender.settings.operations import OperationSettings
 from recommender.settings.otlp import Otlp
 
 if TYPE_CHECKING:
+    from recommender.observability.meters import MetricSender
     from recommender.observability.tracing import BatchTracing, Tracing
 
 log = structlog.get_logger(__name__)
 
 
+class Sender(Protocol):
+    """Sends one signal to a collector."""
+
+    async def close(self) -> None:
+        """Send what is left within two seconds, and stop."""
+
+
 class Monitoring:
     """Metrics and tracing of one server: a Prometheus endpoint, and what `otlp` sends to a collector.
 
-    The edge notes its calls in `rpcs`. What is off is neither imported nor started.
+    The edge notes its calls in `rpcs`. What is off is neither imported nor started. Raises SettingsError if the
+    OpenTelemetry SDK refuses a variable.
     """
 
     def __init__(self, operations: OperationSettings, engine: EngineSettings, otlp: Otlp) -> None:
         self.metrics_port = 0
         """Port of the endpoint once started; 0 if there is none."""
         self._wanted_port = operations.metrics_port
-        self._interval = otlp.interval if otlp.metrics else None
         self._ending = contextlib.AsyncExitStack()
         self._tracing: Tracing | None = None
-        if otlp.traces or otlp.metrics:
-            from recommender.observability.otlp import (  # noqa: PLC0415 (the SDK is slow to import)
-                Delivery,
-                make_resource,
-                pass_on_warnings,
-            )
+        self._senders: list[Sender] = []
+        self._metric_sender: MetricSender | None = None
+        if not (otlp.traces or otlp.metrics or otlp.logs):
+            self.rpcs = Calls(exemplars=otlp.exemplars)
+            self._metrics = Metrics(self.rpcs, engine)
+            return
+        try:
+            self._send(engine, otlp)
+        except SettingsError:
+            raise
+        except Exception as error:  # whatever a library raises on a value, operators get a sentence
+            raise SettingsError(f"OpenTelemetry refuses a value of its OTEL_ variables: {error}") from error
 
-            pass_on_warnings()
-            self._delivery = Delivery()
-            self._resource = make_resource()
+    def _send(self, engine: EngineSettings, otlp: Otlp) -> None:
+        from recommender.observability.delivery import Delivery, pass_on_warnings  # noqa: PLC0415 (slow to import)
+        from recommender.observability.otlp import make_resource  # noqa: PLC0415 (slow to import)
+
+        pass_on_warnings()
+        delivery = Delivery()
+        resource = make_resource(otlp.worker)
         if otlp.traces:
-            from recommender.observability.otlp import SpanSender  # noqa: PLC0415 (the SDK is slow to import)
-            from recommender.observability.tracing import Tracing  # noqa: PLC0415 (the SDK is slow to import)
+            from recommender.observability.otlp import SpanSender  # noqa: PLC0415 (slow to import)
+            from recommender.observability.tracing import Tracing  # noqa: PLC0415 (slow to import)
 
-            sender = SpanSender(self._delivery)
-            self._ending.push_async_callback(sender.close)
-            self._tracing = Tracing(sender.processor, self._resource, ratio=otlp.ratio)
-        self.rpcs = Calls(self._tracing)
+            spans = SpanSender(otlp.traces, delivery)
+            self._senders.append(spans)
+            self._tracing = Tracing(spans.processor, resource, ratio=otlp.ratio)
+        self.rpcs = Calls(self._tracing, otlp.exemplars)
         self._metrics = Metrics(self.rpcs, engine)
+        if otlp.metrics:
+            from recommender.observability.meters import MetricSender  # noqa: PLC0415 (slow to import)
+
+            self._metric_sender = MetricSender(self._metrics, resource, otlp.metrics, delivery, interval=otlp.interval)
+            self._senders.append(self._metric_sender)
+        if otlp.logs:
+            from recommender.observability.records import RecordSender  # noqa: PLC0415 (slow to import)
+
+            self._senders.append(RecordSender(resource, otlp.logs, delivery))
 
     async def start(self, host: str) -> None:
         """Open the endpoint at `host` and send metrics from now on. Raises StartError if it cannot listen."""
@@ -67,13 +95,9 @@ class Monitoring:
             self._ending.push_async_callback(asyncio.to_thread, endpoint.close)
             self.metrics_port = endpoint.port
             log.info("metrics", address=f"http://{host}:{endpoint.port}/metrics")
-        if self._interval is not None:
-            from recommender.observability.otlp import MetricSender  # noqa: PLC0415 (the SDK is slow to import)
-
-            sender = MetricSender(self._metrics, self._resource, self._delivery, interval=self._interval)
-            self._ending.push_async_callback(sender.close)
-            self._run(sender.run())
-        if self._wanted_port is not None or self._interval is not None:
+        if self._metric_sender is not None:
+            self._run(self._metric_sender.run())
+        if self._wanted_port is not None or self._metric_sender is not None:
             self._run(self._metrics.watch_loop())
 
     def tracer(self, name: str, version: str) -> BatchTracing | None:
@@ -107,6 +131,9 @@ class Monitoring:
     async def close(self) -> None:
         """Send what is left and stop everything; a second call is a no-op."""
         await self._ending.aclose()
+        senders, self._senders = self._senders, []
+        # Side by side: a dead collector must not hold the others up.
+        await asyncio.gather(*(sender.close() for sender in senders))
 
     def _run(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(work)

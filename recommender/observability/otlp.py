@@ -1,205 +1,100 @@
-"""Spans and metrics to an OpenTelemetry collector over gRPC. A failing collector never harms the service.
+"""Spans, metrics and log records to an OpenTelemetry collector, by the SDK's exporters.
 
-The SDK reads endpoint, credentials and queue sizes from the standard OTEL_* variables. What cannot be delivered is
-dropped, with one warning when delivery fails and one line when it works again.
+The SDK reads endpoint, credentials and queue sizes from the standard OTEL_* variables.
 """
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
-import logging
-import threading
-import time
 import uuid
-from collections.abc import Callable, Iterable, Sequence
 from importlib.metadata import version
+from typing import TYPE_CHECKING
 
-import structlog
-from opentelemetry.exporter.otlp.proto.grpc.metric_exporter import OTLPMetricExporter
-from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
-from opentelemetry.sdk.metrics.export import (
-    AggregationTemporality,
-    Gauge,
-    Histogram,
-    HistogramDataPoint,
-    Metric,
-    MetricExportResult,
-    MetricsData,
-    NumberDataPoint,
-    ResourceMetrics,
-    ScopeMetrics,
-    Sum,
-)
+from opentelemetry.sdk._logs.export import LogRecordExporter
+from opentelemetry.sdk.metrics.export import MetricExporter
 from opentelemetry.sdk.resources import OTELResourceDetector, Resource
-from opentelemetry.sdk.trace import ReadableSpan
-from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, SpanExportResult
-from opentelemetry.sdk.util.instrumentation import InstrumentationScope
+from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter
 
-from recommender.observability.instruments import DataPoint, Distribution, Instrument, Reading
-from recommender.observability.metrics import Metrics
+from recommender.observability.delivery import Attempts, Delivery, NotedSpans, flush_and_end, take_reasons
+from recommender.settings.otlp import Protocol, Signal, in_force
 
-_LAST_SECONDS = 2.0
-"""Time to deliver what is left when the server stops."""
-
-log = structlog.get_logger(__name__)
+if TYPE_CHECKING:
+    from opentelemetry.exporter.otlp.proto.grpc.exporter import Compression  # type: ignore[attr-defined]
 
 
-def make_resource() -> Resource:
-    """Describe this service; OTEL_SERVICE_NAME and OTEL_RESOURCE_ATTRIBUTES override our values."""
-    ours = {
+def make_resource(worker: int | None = None) -> Resource:
+    """Describe this service; OTEL_SERVICE_NAME and OTEL_RESOURCE_ATTRIBUTES override our values.
+
+    The number of one of several workers is part of `service.instance.id` in any case: counters under one identity may
+    not come from two processes.
+    """
+    about = {
         "service.name": "recommender",
         "service.version": version("recommender"),
         "service.instance.id": str(uuid.uuid4()),
+        **OTELResourceDetector().detect().attributes,
     }
-    return Resource.create({**ours, **OTELResourceDetector().detect().attributes})
+    if worker is not None:
+        about["service.instance.id"] = f"{about['service.instance.id']}-{worker}"
+    return Resource.create(about)
 
 
-class Delivery:
-    """Logs when delivery starts to fail and when it works again, not each attempt."""
+def span_exporter(protocol: Protocol) -> SpanExporter:
+    """Make the SDK's exporter of spans; raises what it raises on a variable."""
+    if protocol == "grpc":
+        from opentelemetry.exporter.otlp.proto.grpc import trace_exporter as grpc  # noqa: PLC0415 (imports gRPC)
 
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._failing = False
+        return grpc.OTLPSpanExporter(compression=_uncompressed("traces"))
+    from opentelemetry.exporter.otlp.proto.http import trace_exporter as http  # noqa: PLC0415 (imports requests)
 
-    @property
-    def failing(self) -> bool:
-        """Whether the last attempt failed."""
-        return self._failing
+    return http.OTLPSpanExporter()
 
-    def note(self, *, delivered: bool, signal: str) -> None:
-        """Record an attempt. Thread-safe."""
-        with self._lock:
-            changed, self._failing = self._failing is delivered, not delivered
-        if changed and delivered:
-            log.info("telemetry is delivered again", signal=signal)
-        elif changed:
-            log.warning("telemetry cannot be delivered: it is dropped until it can", signal=signal)
+
+def metric_exporter(protocol: Protocol) -> MetricExporter:
+    """Make the SDK's exporter of metrics; raises what it raises on a variable."""
+    if protocol == "grpc":
+        from opentelemetry.exporter.otlp.proto.grpc import metric_exporter as grpc  # noqa: PLC0415 (imports gRPC)
+
+        return grpc.OTLPMetricExporter(compression=_uncompressed("metrics"))
+    from opentelemetry.exporter.otlp.proto.http import metric_exporter as http  # noqa: PLC0415 (imports requests)
+
+    return http.OTLPMetricExporter()
+
+
+def record_exporter(protocol: Protocol) -> LogRecordExporter:
+    """Make the SDK's exporter of log records; raises what it raises on a variable."""
+    if protocol == "grpc":
+        from opentelemetry.exporter.otlp.proto.grpc import _log_exporter as grpc  # noqa: PLC0415 (imports gRPC)
+
+        return grpc.OTLPLogExporter(compression=_uncompressed("logs"))
+    from opentelemetry.exporter.otlp.proto.http import _log_exporter as http  # noqa: PLC0415 (imports requests)
+
+    return http.OTLPLogExporter()
 
 
 class SpanSender:
     """Sends spans in batches from a thread of its own; a full `processor` drops spans."""
 
-    def __init__(self, delivery: Delivery) -> None:
-        self._delivery = delivery
-        self._exporter = _NotingExporter(OTLPSpanExporter(), delivery)
+    def __init__(self, protocol: Protocol, delivery: Delivery) -> None:
+        exporter = span_exporter(protocol)
+        take_reasons(exporter)
+        self._attempts = Attempts("traces", protocol, delivery)
+        self._exporter = NotedSpans(exporter, self._attempts)
         self.processor = BatchSpanProcessor(self._exporter)
 
     async def close(self) -> None:
         """Send what is left within two seconds, and end the thread."""
-        if not self._delivery.failing:
-            await _briefly(self.processor.force_flush)
-        self._exporter.shutdown()  # ends an attempt in progress
-        await asyncio.to_thread(self.processor.shutdown)
+        await flush_and_end(
+            self.processor.force_flush,
+            self._exporter.shutdown,
+            self.processor.shutdown,
+            deliverable=not self._attempts.failing,
+        )
 
 
-class MetricSender:
-    """Sends a reading every `interval` seconds."""
+def _uncompressed(signal: Signal) -> Compression | None:
+    """Say `none` in the exporter's own way, since its variables do not know it; None leaves it to them."""
+    from opentelemetry.exporter.otlp.proto.grpc.exporter import (  # type: ignore[attr-defined] # noqa: PLC0415 (imports gRPC)
+        Compression,
+    )
 
-    def __init__(self, metrics: Metrics, resource: Resource, delivery: Delivery, *, interval: float) -> None:
-        self._metrics = metrics
-        self._resource = resource
-        self._delivery = delivery
-        self._interval = interval
-        self._exporter = OTLPMetricExporter()
-        self._started = time.time_ns()
-
-    async def run(self) -> None:
-        """Send until cancelled; an attempt that takes longer than the interval delays the next."""
-        while True:
-            await asyncio.sleep(self._interval)
-            await asyncio.to_thread(self._send, await self._metrics.read())
-
-    async def close(self) -> None:
-        """Send the last values within two seconds; call it after `run` is cancelled."""
-        if not self._delivery.failing:
-            reading = await self._metrics.read()
-            await _briefly(lambda: self._send(reading))
-        self._exporter.shutdown()
-
-    def _send(self, reading: Reading) -> None:
-        delivered = False
-        try:
-            data = metrics_data(reading, self._resource, self._started, time.time_ns())
-            delivered = self._exporter.export(data) is MetricExportResult.SUCCESS
-        except ValueError:  # `close` shut the channel meanwhile
-            return
-        except Exception:  # a bug here must end neither the sending nor a shutdown
-            log.exception("metrics could not be sent")
-        self._delivery.note(delivered=delivered, signal="metrics")
-
-
-class _NotingExporter(SpanExporter):
-    def __init__(self, exporter: SpanExporter, delivery: Delivery) -> None:
-        self._exporter = exporter
-        self._delivery = delivery
-        self._open = True
-
-    def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
-        result = SpanExportResult.FAILURE
-        try:
-            result = self._exporter.export(spans)
-        finally:
-            if self._open:
-                self._delivery.note(delivered=result is SpanExportResult.SUCCESS, signal="traces")
-        return result
-
-    def shutdown(self) -> None:
-        if self._open:
-            self._open = False
-            self._exporter.shutdown()
-
-
-async def _briefly(work: Callable[[], object]) -> None:
-    with contextlib.suppress(TimeoutError):
-        await asyncio.wait_for(asyncio.to_thread(work), _LAST_SECONDS)
-
-
-def pass_on_warnings() -> None:
-    """Route warnings of the SDK to our log, except those about delivery, which Delivery logs."""
-    sdk = logging.getLogger("opentelemetry")
-    sdk.handlers = [_OurLog(logging.WARNING)]
-    sdk.propagate = False
-    for name in ("opentelemetry.exporter", "opentelemetry.sdk._shared_internal"):
-        told = logging.getLogger(name)
-        told.handlers = [logging.NullHandler()]
-        told.propagate = False
-
-
-class _OurLog(logging.Handler):
-    def emit(self, record: logging.LogRecord) -> None:
-        log.warning("opentelemetry", message=record.getMessage())
-
-
-def metrics_data(reading: Reading, resource: Resource, since: int, now: int) -> MetricsData:
-    """Convert a reading to OpenTelemetry's model, cumulative from `since` to `now` in nanoseconds since the epoch."""
-    metrics = [
-        Metric(instrument.name, instrument.meaning, instrument.unit, _data(instrument, points, since, now))
-        for instrument, points in reading
-        if points
-    ]
-    scope = ScopeMetrics(InstrumentationScope("recommender", version("recommender")), metrics, "")
-    return MetricsData([ResourceMetrics(resource, [scope], "")])
-
-
-def _data(instrument: Instrument, points: Iterable[DataPoint], since: int, now: int) -> Sum | Gauge | Histogram:
-    cumulative = AggregationTemporality.CUMULATIVE
-    numbers: list[NumberDataPoint] = []
-    distributions: list[HistogramDataPoint] = []
-    for point in points:
-        attributes = dict(zip(instrument.attributes, point.attributes, strict=True))
-        value = point.value
-        if isinstance(value, Distribution):
-            none: float = None  # type: ignore[assignment]  # minimum and maximum are optional in the protocol
-            distributions.append(
-                HistogramDataPoint(
-                    attributes, since, now, sum(value.counts), value.total, value.counts, instrument.bounds, none, none
-                )
-            )
-        else:
-            numbers.append(NumberDataPoint(attributes, since, now, value))
-    if instrument.kind == "histogram":
-        return Histogram(distributions, cumulative)
-    if instrument.kind == "gauge":
-        return Gauge(numbers)
-    return Sum(numbers, cumulative, is_monotonic=instrument.kind == "counter")
+    return Compression.NoCompression if in_force(signal, "COMPRESSION").lower() == "none" else None

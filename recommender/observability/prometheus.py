@@ -10,7 +10,9 @@ from typing import Any
 from prometheus_client import CollectorRegistry, start_http_server
 from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
+from prometheus_client.samples import Exemplar
 
+from recommender.edges.calls import CallExemplar
 from recommender.errors import StartError
 from recommender.observability.instruments import DataPoint, Distribution, Instrument, Reading
 
@@ -80,6 +82,13 @@ def _histogram(
     ends = (*(str(float(bound)) for bound in instrument.bounds), "+Inf")
     for point in points:
         if isinstance(point.value, Distribution):
-            buckets = list(zip(ends, itertools.accumulate(point.value.counts), strict=True))
+            exemplars = point.value.exemplars
+            counts = enumerate(zip(ends, itertools.accumulate(point.value.counts), strict=True))
+            buckets = [(*each, _exemplar(exemplars[place])) if place in exemplars else each for place, each in counts]
             family.add_metric(point.attributes, buckets, point.value.total)
     return family
+
+
+def _exemplar(call: CallExemplar) -> Exemplar:
+    ids = {"trace_id": call.trace_id, "span_id": call.span_id} if call.trace_id else {}
+    return Exemplar(ids, call.seconds, call.at)

@@ -7,12 +7,14 @@ from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 
 from prometheus_client.metrics_core import GaugeMetricFamily, Metric
-from prometheus_client.parser import text_string_to_metric_families
+from prometheus_client.openmetrics.parser import text_string_to_metric_families
 from prometheus_client.registry import Collector
 from prometheus_client.samples import Sample
 
 _READ_SECONDS = 5.0
 """How long a scrape waits for a worker. A later one is left out and has a `recommender_worker_up` of 0."""
+
+_OPENMETRICS = "application/openmetrics-text; version=1.0.0"
 
 
 class WorkerMetrics(Collector):
@@ -30,7 +32,7 @@ class WorkerMetrics(Collector):
         families: dict[str, Metric] = {}
         for number, text in texts.items():
             up.add_metric([str(number)], float(text is not None))
-            for family in text_string_to_metric_families(text or ""):
+            for family in _families(text or "# EOF\n"):
                 merged = families.setdefault(family.name, Metric(family.name, family.documentation, family.type))
                 merged.samples += [_of_worker(sample, number) for sample in family.samples]
         return [up, *families.values()]
@@ -40,15 +42,24 @@ class WorkerMetrics(Collector):
         return ()
 
 
+def _families(text: str) -> Iterable[Metric]:
+    families: Iterable[Metric] = text_string_to_metric_families(text)  # type: ignore[no-untyped-call]
+    return families
+
+
 def _of_worker(sample: Sample, number: int) -> Sample:
-    return Sample(sample.name, {**sample.labels, "worker": str(number)}, sample.value, sample.timestamp)
+    return Sample(
+        sample.name, {**sample.labels, "worker": str(number)}, sample.value, sample.timestamp, sample.exemplar
+    )
 
 
 def _read(port: int) -> str | None:
     if not port:
         return None
     try:
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=_READ_SECONDS) as answer:
+        # Prometheus' own text format has no exemplars.
+        page = urllib.request.Request(f"http://127.0.0.1:{port}/metrics", headers={"Accept": _OPENMETRICS})
+        with urllib.request.urlopen(page, timeout=_READ_SECONDS) as answer:  # noqa: S310 (this machine)
             return str(answer.read().decode())
     except OSError:
         return None

@@ -76,12 +76,13 @@ class Embedded:
             self._edge = AsgiEdge(methods, max_message_bytes=network.max_message_bytes, web=network.web)
             return EnvoyListener(self._edge, order.folder)
 
-        server = Server(settings, listener, order.otlp)
-
         async def finish() -> None:
             await asyncio.to_thread(lines.finish, _LAST_LINES_SECONDS)
 
-        serving = asyncio.create_task(_serve(server, reader, lambda told: _tell(writer, told), finish))
+        def compose() -> Server:
+            return Server(settings, listener, order.otlp)
+
+        serving = asyncio.create_task(_serve(compose, reader, lambda told: _tell(writer, told), finish))
         await send({"type": "lifespan.startup.complete"})
         await receive()
         serving.cancel()
@@ -91,12 +92,17 @@ class Embedded:
 
 
 async def _serve(
-    server: Server,
+    compose: Callable[[], Server],
     reader: asyncio.StreamReader,
     tell: Callable[[Mapping[str, object]], Awaitable[None]],
     finish: Callable[[], Awaitable[None]],
 ) -> None:
     """Serve until the end, and report start and end to the supervisor; the end once the log is flushed."""
+    try:
+        server = compose()
+    except StartError as error:
+        await tell({"refused": str(error)})
+        return
     obeying = asyncio.create_task(_obey(server, reader))
     try:
         try:

@@ -220,6 +220,7 @@ class Server:
                 await self._router.drain()
         seen = self.statistics()
         left = seen.waiting + seen.running
+        self._closing = True  # the last metrics are sent when all is closed
         await self._router.close()
         self._methods.health.end_watches()
         await stopping
