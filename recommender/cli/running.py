@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import sys
-from collections.abc import Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine
 from typing import Any, TypeVar
 
 from recommender.cli.lazy import fail
 from recommender.errors import StartError
-from recommender.observability.log import set_up_logging
+from recommender.observability.log import Writer, set_up_logging
 from recommender.settings.operations import LogLevel
 from recommender.settings.settings import Settings
 
@@ -39,18 +40,30 @@ def loaded(load: Callable[[], R]) -> R:
         fail(str(error), 2)
 
 
-async def logged(
-    settings: Settings, coroutine: Coroutine[Any, Any, R], worker: int | None = None, level: LogLevel | None = None
-) -> R:
-    """Run with a log on standard error, and wait until its last lines are written.
+@contextlib.asynccontextmanager
+async def open_log(
+    settings: Settings, *, worker: int | None = None, level: LogLevel | None = None, hold: float = 0.0
+) -> AsyncIterator[Writer]:
+    """Log on standard error, and wait at the end until the last lines are written.
 
-    `level` replaces the level of the settings.
+    `level` replaces the level of the settings. Lines of a start are held back for `hold` seconds, or until `release`:
+    a StartError until then drops them, as its sentence says all.
     """
-    writer = set_up_logging(level or settings.operations.log_level, settings.operations.log_format, worker=worker)
+    operations = settings.operations
+    writer = set_up_logging(level or operations.log_level, operations.log_format, worker=worker, hold=hold)
     try:
-        return await coroutine
+        yield writer
+    except StartError:
+        writer.drop()
+        raise
     finally:
         await asyncio.to_thread(writer.finish, _LAST_LINES_SECONDS)
+
+
+async def logged(settings: Settings, coroutine: Coroutine[Any, Any, R], level: LogLevel | None = None) -> R:
+    """Run with a log on standard error, at this level or that of the settings."""
+    async with open_log(settings, level=level):
+        return await coroutine
 
 
 def run(coroutine: Coroutine[Any, Any, R]) -> R:

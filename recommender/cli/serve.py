@@ -7,10 +7,13 @@ from typing import Annotated
 import typer
 
 from recommender.cli.lazy import imported
-from recommender.cli.running import load_settings, loaded, logged, run
-from recommender.server.process import stopping_on_signals
-from recommender.server.supervisor import Supervisor
+from recommender.cli.running import load_settings, loaded, open_log, run
+from recommender.server.process import ExitCode, stopping_on_signals
+from recommender.server.supervisor import Supervisor, WorkerNotStartedError
 from recommender.settings.otlp import Otlp
+
+_HELD_SECONDS = 10.0
+"""How long a start may take to fail without a line but its reason; a worker imports for a second or more."""
 
 
 def serve(
@@ -53,10 +56,15 @@ def serve(
 
     loaded(Otlp.load)  # else each worker would end for it, again and again
 
-    async def main() -> int:
+    async def main() -> ExitCode:
         supervisor = Supervisor(settings)
-        async with stopping_on_signals(supervisor):
-            await supervisor.start()
+        async with open_log(settings, hold=_HELD_SECONDS) as lines, stopping_on_signals(supervisor):
+            try:
+                await supervisor.start()
+            except WorkerNotStartedError:
+                lines.drop()
+                return ExitCode.NOT_STARTED
+            lines.release()
             return await supervisor.run()
 
-    raise typer.Exit(run(logged(settings, main())))
+    raise typer.Exit(run(main()))

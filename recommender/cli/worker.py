@@ -8,10 +8,11 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from recommender.cli.running import load_settings, loaded, logged, run
+from recommender.cli.running import load_settings, loaded, open_log, run
+from recommender.observability.log import Writer
 from recommender.server.envoy import EnvoyServer
 from recommender.server.heartbeat import beat
-from recommender.server.process import ExitCode, spare_collections, stopping_on_signals
+from recommender.server.process import HELD_SECONDS, ExitCode, spare_collections, stopping_on_signals
 from recommender.server.server import Server
 from recommender.settings.otlp import Otlp
 from recommender.settings.settings import Settings
@@ -31,23 +32,28 @@ def _serve(settings: Settings, worker: int | None) -> NoReturn:
     otlp = loaded(lambda: Otlp.load(worker))
 
     async def main() -> tuple[ExitCode, bool]:
-        server: Server | EnvoyServer
-        if settings.network.edge == "envoy":
-            server = EnvoyServer(settings, otlp=otlp)
-        else:
-            server = Server(settings, otlp=otlp, shared_port=worker is not None)
-        async with stopping_on_signals(server):
-            beating = asyncio.create_task(beat(server)) if worker is not None and isinstance(server, Server) else None
-            try:
-                await server.start()
-                spare_collections()
-                code = await server.run()
-                return code, await server.close()
-            finally:
-                if beating is not None:
-                    beating.cancel()
+        async with open_log(settings, worker=worker, hold=HELD_SECONDS) as lines:
+            server: Server | EnvoyServer
+            if settings.network.edge == "envoy":
+                server = EnvoyServer(settings, otlp=otlp)
+            else:
+                server = Server(settings, otlp=otlp, shared_port=worker is not None)
+            async with stopping_on_signals(server):
+                return await serve_until_stopped(server, lines)
 
-    code, ended = run(logged(settings, main(), worker))
+    async def serve_until_stopped(server: Server | EnvoyServer, lines: Writer) -> tuple[ExitCode, bool]:
+        beating = asyncio.create_task(beat(server)) if worker is not None and isinstance(server, Server) else None
+        try:
+            await server.start()
+            lines.release()
+            spare_collections()
+            code = await server.run()
+            return code, await server.close()
+        finally:
+            if beating is not None:
+                beating.cancel()
+
+    code, ended = run(main())
     if not ended:
         # A native call that hangs cannot be joined, and would keep the process from ending.
         os._exit(code)

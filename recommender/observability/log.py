@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import queue
 import sys
@@ -66,11 +67,13 @@ class Writer:
     """A file whose `write` never blocks: a thread passes lines on to `target`.
 
     If `target` is not read, up to `most` lines wait and later ones are dropped. A warning counts the dropped lines
-    once there is room.
+    once there is room. The first lines are held back until `release`, for `hold` seconds at most.
     """
 
-    def __init__(self, target: TextIO, most: int = 10_000) -> None:
+    def __init__(self, target: TextIO, most: int = 10_000, *, hold: float = 0.0) -> None:
         self._target = target
+        self._hold = hold
+        self._released = threading.Event()
         self._lines: queue.Queue[str | None] = queue.Queue(most)
         self._lost = 0
         self._thread = threading.Thread(target=self._pass_on, name="log", daemon=True)
@@ -87,9 +90,20 @@ class Writer:
     def flush(self) -> None:
         """No-op: the thread flushes each line."""
 
+    def release(self) -> None:
+        """Write the lines that are held back; a no-op if none are."""
+        self._released.set()
+
+    def drop(self) -> None:
+        """Forget the lines that are held back; a no-op once they are released."""
+        with contextlib.suppress(queue.Empty):
+            while not self._released.is_set():
+                self._lines.get_nowait()
+
     def finish(self, timeout: float) -> bool:
         """Write what waits within `timeout` seconds; True if all of it was written. The last call."""
         deadline = time.monotonic() + timeout
+        self.release()
         try:
             self._lines.put(None, timeout=timeout)
         except queue.Full:
@@ -98,6 +112,8 @@ class Writer:
         return not self._thread.is_alive()
 
     def _pass_on(self) -> None:
+        self._released.wait(self._hold)
+        self.release()
         while (line := self._lines.get()) is not None:
             try:
                 self._target.write(line)
@@ -109,12 +125,15 @@ class Writer:
                 structlog.get_logger(__name__).warning("log lines were lost: standard error was not read", lines=lost)
 
 
-def set_up_logging(level: LogLevel, log_format: LogFormat, *, worker: int | None = None) -> Writer:
+def set_up_logging(level: LogLevel, log_format: LogFormat, *, worker: int | None = None, hold: float = 0.0) -> Writer:
     """Write events to standard error: one JSON object a line, or text; `auto` is text in a terminal.
 
     Call `finish` on the returned writer, or the last lines may be missing. Lines of one of several servers have its
     number as `worker`, and lines of a call what was bound with `structlog.contextvars`. Call it once, before anything
     logs.
+
+    The first lines are held back for at most `hold` seconds: until the writer is told what becomes of them, or until
+    an error is logged. At level debug none are.
     """
     text = log_format == "text" or (log_format == "auto" and sys.stderr.isatty())
     renderer: list[structlog.typing.Processor] = (
@@ -123,10 +142,11 @@ def set_up_logging(level: LogLevel, log_format: LogFormat, *, worker: int | None
         if text
         else [structlog.processors.format_exc_info, _event_first, structlog.processors.JSONRenderer()]
     )
-    writer = Writer(sys.stderr)
+    writer = Writer(sys.stderr, hold=0.0 if level == "debug" else hold)
     structlog.configure(
         processors=[
             Limiter(),
+            _releasing_on_error(writer),
             structlog.contextvars.merge_contextvars,
             *(() if worker is None else (_numbered(worker),)),
             structlog.processors.add_log_level,
@@ -146,6 +166,17 @@ def _event_first(
 ) -> structlog.typing.EventDict:
     """Put what happened before its circumstances."""
     return {"event": event.pop("event"), **event}
+
+
+def _releasing_on_error(writer: Writer) -> structlog.typing.Processor:
+    def release(
+        _logger: structlog.typing.WrappedLogger, level: str, event: structlog.typing.EventDict
+    ) -> structlog.typing.EventDict:
+        if level in ("error", "critical"):
+            writer.release()
+        return event
+
+    return release
 
 
 def _numbered(worker: int) -> structlog.typing.Processor:

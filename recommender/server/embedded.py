@@ -26,8 +26,8 @@ from recommender.edges.envoy.call import Receive, Scope, Send
 from recommender.edges.envoy.listener import EnvoyListener
 from recommender.edges.methods import Methods
 from recommender.errors import StartError
-from recommender.observability.log import set_up_logging
-from recommender.server.process import ExitCode, spare_collections
+from recommender.observability.log import Writer, set_up_logging
+from recommender.server.process import HELD_SECONDS, ExitCode, spare_collections
 from recommender.server.server import Server
 from recommender.settings.otlp import Otlp
 from recommender.settings.settings import Settings
@@ -69,25 +69,22 @@ class Embedded:
         order: Order = pickle.loads(await reader.readexactly(size))  # noqa: S301 (from the process that started us)
         settings = order.settings
         sys.executable = order.executable  # by itself it would be Envoy, which cannot start child interpreters
-        lines = set_up_logging(settings.operations.log_level, settings.operations.log_format)
+        lines = set_up_logging(settings.operations.log_level, settings.operations.log_format, hold=HELD_SECONDS)
 
         def listener(methods: Methods) -> EnvoyListener:
             network = settings.network
             self._edge = AsgiEdge(methods, max_message_bytes=network.max_message_bytes, web=network.web)
             return EnvoyListener(self._edge, order.folder)
 
-        async def finish() -> None:
-            await asyncio.to_thread(lines.finish, _LAST_LINES_SECONDS)
-
         def compose() -> Server:
             return Server(settings, listener, order.otlp)
 
-        serving = asyncio.create_task(_serve(compose, reader, lambda told: _tell(writer, told), finish))
+        serving = asyncio.create_task(_serve(compose, reader, lambda told: _tell(writer, told), lines))
         await send({"type": "lifespan.startup.complete"})
         await receive()
         serving.cancel()
         await asyncio.wait({serving})
-        await finish()
+        await _finish(lines)
         await send({"type": "lifespan.shutdown.complete"})
 
 
@@ -95,12 +92,13 @@ async def _serve(
     compose: Callable[[], Server],
     reader: asyncio.StreamReader,
     tell: Callable[[Mapping[str, object]], Awaitable[None]],
-    finish: Callable[[], Awaitable[None]],
+    lines: Writer,
 ) -> None:
     """Serve until the end, and report start and end to the supervisor; the end once the log is flushed."""
     try:
         server = compose()
     except StartError as error:
+        lines.drop()
         await tell({"refused": str(error)})
         return
     obeying = asyncio.create_task(_obey(server, reader))
@@ -108,21 +106,27 @@ async def _serve(
         try:
             await server.start()
         except StartError as error:
+            lines.drop()
             await tell({"refused": str(error)})
             return
+        lines.release()
         spare_collections()
         await tell({"port": server.port, "metrics_port": server.metrics_port})
         code = await server.run()
         ended = await server.close()
-        await finish()
+        await _finish(lines)
         await tell({"code": code, "ended": ended})
     except Exception as error:
         log.exception("the server failed", exc_info=error)
-        await finish()
+        await _finish(lines)
         await tell({"code": ExitCode.EDGE_LOST, "ended": False})
         raise
     finally:
         obeying.cancel()
+
+
+async def _finish(lines: Writer) -> None:
+    await asyncio.to_thread(lines.finish, _LAST_LINES_SECONDS)
 
 
 async def _obey(server: Server, reader: asyncio.StreamReader) -> None:

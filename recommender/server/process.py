@@ -32,6 +32,8 @@ class ExitCode(IntEnum):
     """A worker died again and again; the log says why."""
 
 
+HELD_SECONDS = 2.0
+"""How long a start may take to fail without a line in the log but its reason."""
 _YOUNG = 10_000
 """Live new objects that trigger a collection: some hundred calls in flight."""
 

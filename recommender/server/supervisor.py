@@ -43,6 +43,10 @@ _AFTER_GRACE_SECONDS = 5.0
 """Time beyond their grace after which workers are killed."""
 
 
+class WorkerNotStartedError(StartError):
+    """A worker cannot start; it has said why on standard error."""
+
+
 @dataclass(slots=True, eq=False)
 class _Worker:
     """One worker's place; its process changes with each restart."""
@@ -50,8 +54,13 @@ class _Worker:
     number: int
     process: asyncio.subprocess.Process | None = None
     beat: Beat = _NO_BEAT
+    has_served: bool = False
     early_deaths: int = 0
     code: int = 0
+
+    def cannot_start(self) -> bool:
+        """Whether it ended before it ever served, by a setting, the model or the port: another try is no use."""
+        return self.code == ExitCode.NOT_STARTED and not self.has_served
 
     def send(self, number: signal.Signals) -> None:
         if self.process is not None and self.process.returncode is None:
@@ -95,7 +104,10 @@ class Supervisor:
         self._stop.set()
 
     async def start(self) -> None:
-        """Reserve the port and start the workers. Raises StartError, with nothing left running."""
+        """Reserve the port and start the workers. Raises StartError, with nothing left running.
+
+        Returns early if told to stop, or if a worker died too often to go on.
+        """
         host, operations = self._settings.network.host, self._settings.operations
         try:
             self._reserved = _reserve(host, self._settings.network.port)
@@ -114,7 +126,7 @@ class Supervisor:
         except BaseException:
             await self.close()
             raise
-        if not self._stop.is_set():
+        if not self._stop.is_set() and not self._lost.is_set():
             await self._tell()
             log.info("all workers serve", workers=len(self._workers))
 
@@ -153,15 +165,15 @@ class Supervisor:
         return True
 
     async def _start(self, workers: Sequence[_Worker]) -> None:
-        """Start these and wait until each serves. Raises StartError if one cannot."""
+        """Start these and wait until each serves. Raises WorkerNotStartedError if one cannot."""
         keepers = [asyncio.create_task(self._keep(worker)) for worker in workers]
         self._keepers += keepers
-        while not all(worker.beat.serving for worker in workers) and not self._stop.is_set():
-            await any_of(self._changed.wait(), self._stop.wait(), *keepers)
+        while not (all(worker.beat.serving for worker in workers) or self._stop.is_set() or self._lost.is_set()):
+            await any_of(self._changed.wait(), self._stop.wait(), self._lost.wait())
             self._changed.clear()
-            failed = [worker for worker in workers if worker.code == ExitCode.NOT_STARTED]
+            failed = [worker for worker in workers if worker.cannot_start()]
             if failed:
-                raise StartError(f"worker {failed[0].number} could not start; its own line says why")
+                raise WorkerNotStartedError(f"worker {failed[0].number} could not start; its own line says why")
 
     async def _keep(self, worker: _Worker) -> None:
         """Restart one worker until `stop`, or until it has died early too often."""
@@ -175,7 +187,7 @@ class Supervisor:
             worker.beat = _NO_BEAT
             self._changed.set()
             await self._tell()
-            if self._stop.is_set():
+            if self._stop.is_set() or worker.cannot_start():
                 return
             lasted = time.monotonic() - started
             worker.early_deaths = worker.early_deaths + 1 if lasted < _EARLY_SECONDS else 0
@@ -233,7 +245,7 @@ class Supervisor:
                 self._changed.set()
                 await self._tell()
             if beat.serving and not ready:
-                ready = True
+                ready = worker.has_served = True
                 log.info("worker serves", worker=worker.number, pid=process.pid)
 
     async def _tell(self) -> None:

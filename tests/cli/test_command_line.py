@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pytest
@@ -142,15 +143,33 @@ async def test_the_options_of_serve_are_settings_and_ready_says_how_to_ask() -> 
     assert cells(FACTS[1, 2, 3, 4]) in out
 
 
-@pytest.mark.parametrize("edge", ["grpc", "envoy"])
-async def test_a_start_that_fails_says_only_why(tmp_path: Path, edge: str) -> None:
-    missing = await recommender("serve", "--port", "0", "--edge", edge, cwd=tmp_path)
+@pytest.mark.parametrize("options", [(), ("--edge", "envoy"), ("--workers", "2")])
+async def test_a_start_that_fails_says_only_why(tmp_path: Path, options: Sequence[str]) -> None:
+    served = ("serve", "--port", "0", "--metrics-port", "0", *options)
+    missing = await recommender(*served, cwd=tmp_path)
     model = str(shutil.copy(ROOT / "weights" / "10_model.onnx", tmp_path))
     (tmp_path / "10_model.card.json").write_text("{}", encoding="utf-8")
-    damaged = await recommender("serve", "--port", "0", "--edge", edge, "--model", model, "--log-level", "warning")
+    damaged = await recommender(*served, "--model", model)
 
     for (code, out, err), why in ((missing, "there is no model file"), (damaged, "10_model.card.json is not valid")):
         assert (code, out) == (2, "")
         assert err.startswith("recommender: ")
         assert why in err
         assert err.count("\n") == 1, err
+
+
+async def test_a_failed_check_of_the_model_is_one_line_but_at_debug(tmp_path: Path) -> None:
+    model = str(shutil.copy(ROOT / "weights" / "10_model.onnx", tmp_path))
+    card = json.loads((ROOT / "weights" / "10_model.card.json").read_text(encoding="utf-8"))
+    card["golden"][0]["scores"][0] = 99.0
+    (tmp_path / "10_model.card.json").write_text(json.dumps(card), encoding="utf-8")
+    served = ("serve", "--port", "0", "--model", model)
+    code, out, err = await recommender(*served)
+    *lines, last = (await recommender(*served, "--log-level", "debug"))[2].splitlines()
+
+    assert (code, out) == (2, "")
+    assert err.startswith("recommender: ")
+    assert "does not give its card's answer" in err
+    assert err.count("\n") == 1, err
+    assert last == err.rstrip()
+    assert [json.loads(line)["event"] for line in lines][:2] == ["listening", "settings"]

@@ -237,20 +237,22 @@ async def test_what_stops_a_worker_s_start_stops_the_supervisor_s() -> None:
         code = await server.exit_code()
 
     assert code == ExitCode.NOT_STARTED
-    assert "there is no model file" in server.text
-    assert server.text.splitlines()[-1].endswith("worker 0 could not start; its own line says why")
+    assert server.text.startswith("recommender: there is no model file")
+    assert server.text.count("\n") == 1, "and nothing of the workers around it"
 
 
 LINE = '{"serving": true, "metrics_port": 0}'
 BEATS = f"import time\nwhile True: print('{LINE}'); time.sleep(0.05)"
 DIES = f"print('{LINE}')"
+DIES_FIRST = "raise SystemExit(1)"
 FALLS_SILENT = f"import time\nprint('{LINE}'); time.sleep(600)"
 
 
-async def test_a_worker_that_dies_again_and_again_ends_the_supervisor() -> None:
-    supervisor = Supervisor(Settings(workers=2, port=0), (sys.executable, "-u", "-c", DIES), pause=0.001)
-    await supervisor.start()
+@pytest.mark.parametrize("program", [DIES, DIES_FIRST])
+async def test_a_worker_that_dies_again_and_again_ends_the_supervisor(program: str) -> None:
+    supervisor = Supervisor(Settings(workers=2, port=0), (sys.executable, "-u", "-c", program), pause=0.001)
     async with asyncio.timeout(PATIENCE):
+        await supervisor.start()
         code = await supervisor.run()
 
     assert code == ExitCode.WORKERS_LOST
