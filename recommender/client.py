@@ -10,16 +10,20 @@ import asyncio
 import itertools
 import json
 import secrets
+import sys
 import time
 from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from types import TracebackType
-from typing import Any, Final, Self, TypeAlias, TypedDict, TypeVar, Unpack
+from types import ModuleType, TracebackType
+from typing import TYPE_CHECKING, Any, Final, Self, TypeAlias, TypedDict, TypeVar, Unpack
 
 import grpc
 
 from recommender.recommend_api.v1 import recommend_api_pb2 as api
 from recommender.recommend_api.v1 import recommend_api_pb2_grpc as api_grpc
+
+if TYPE_CHECKING:
+    from opentelemetry.trace import Span
 
 Request: TypeAlias = api.RecommendRequest
 """One request of a batch call or a stream."""
@@ -56,6 +60,8 @@ _OPTIONS: Final = (
     # Else clients of one process share one connection, and with it one worker of several.
     ("grpc.use_local_subchannel_pool", 1),
 )
+
+_STATUS_NAMES: Final = {code.value[0]: code.name for code in grpc.StatusCode}
 
 A = TypeVar("A")
 R = TypeVar("R")
@@ -103,6 +109,8 @@ class Client:
 
     Without `credentials` the channel is plaintext; `token` is sent with every call. Calls raise
     grpc.aio.AioRpcError with the server's status. `timeout` is in seconds and covers a call with all its retries.
+
+    If OpenTelemetry's tracer provider is set by then, each attempt is a span, and the server continues its trace.
     """
 
     def __init__(
@@ -110,9 +118,9 @@ class Client:
     ) -> None:
         self._authorization = _authorization(token)
         self._channel = (
-            grpc.aio.insecure_channel(target, _OPTIONS)
+            grpc.aio.insecure_channel(target, _OPTIONS, interceptors=_aio_interceptors())
             if credentials is None
-            else grpc.aio.secure_channel(target, credentials, _OPTIONS)
+            else grpc.aio.secure_channel(target, credentials, _OPTIONS, interceptors=_aio_interceptors())
         )
         self._stub: api_grpc.RecommenderServiceAsyncStub = api_grpc.RecommenderServiceStub(self._channel)
 
@@ -189,7 +197,7 @@ class SyncClient:
         self, target: str, *, credentials: grpc.ChannelCredentials | None = None, token: str | None = None
     ) -> None:
         self._authorization = _authorization(token)
-        self._channel = (
+        self._channel = _traced(
             grpc.insecure_channel(target, _OPTIONS)
             if credentials is None
             else grpc.secure_channel(target, credentials, _OPTIONS)
@@ -283,3 +291,49 @@ def _outcome(result: api.RecommendResult | api.StreamRecommendResponse) -> Recom
         return _recommendations(result.response)
     codes = {code.value[0]: code for code in grpc.StatusCode}
     return Refusal(codes.get(result.error.code, grpc.StatusCode.UNKNOWN), result.error.message)
+
+
+def _instrumentation(instrumentor: str) -> ModuleType | None:
+    """GRPC's instrumentation if a tracer provider is set, and not all of gRPC is instrumented anyway."""
+    if "opentelemetry.trace" not in sys.modules:  # else it would be imported for nothing
+        return None
+    from opentelemetry import trace  # noqa: PLC0415
+
+    if isinstance(trace.get_tracer_provider(), trace.ProxyTracerProvider):
+        return None
+    from opentelemetry.instrumentation import grpc as instrumentation  # noqa: PLC0415 (slow to import)
+
+    return None if getattr(instrumentation, instrumentor)().is_instrumented_by_opentelemetry else instrumentation
+
+
+def _aio_interceptors() -> Sequence[grpc.aio.ClientInterceptor]:
+    found = _instrumentation("GrpcAioInstrumentorClient")
+    made: Sequence[grpc.aio.ClientInterceptor] = found.aio_client_interceptors(**_hooks()) if found else ()
+    return made
+
+
+def _traced(channel: grpc.Channel) -> grpc.Channel:
+    found = _instrumentation("GrpcInstrumentorClient")
+    made: grpc.Channel = found.intercept_channel(channel, found.client_interceptor(**_hooks())) if found else channel
+    return made
+
+
+def _hooks() -> dict[str, Callable[[Span, object], None]]:
+    return {"request_hook": _name_stably, "response_hook": _end_stably}
+
+
+def _name_stably(span: Span, _request: object) -> None:
+    """Add the names of the stable semantic conventions to the interceptor's older ones."""
+    said = getattr(span, "attributes", None) or {}
+    if "rpc.service" in said:
+        span.set_attributes({"rpc.system.name": "grpc", "rpc.method": f"{said['rpc.service']}/{said['rpc.method']}"})
+
+
+def _end_stably(span: Span, told: object) -> None:
+    said = getattr(span, "attributes", None) or {}
+    if isinstance(told, api.StreamRecommendResponse) or "rpc.grpc.status_code" not in said:
+        return  # a message of a stream, which does not end it
+    code = _STATUS_NAMES[said["rpc.grpc.status_code"]]
+    span.set_attribute("rpc.response.status_code", code)
+    if code != grpc.StatusCode.OK.name:
+        span.set_attribute("error.type", code)

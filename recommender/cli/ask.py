@@ -6,6 +6,7 @@ import asyncio
 import json
 import re
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -94,6 +95,9 @@ def client(
     token: Annotated[str | None, typer.Option(help="Token to send; other users may see it, a file is safer.")] = None,
     token_file: Annotated[Path | None, typer.Option(help="File that holds the token to send.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print an answer a line, as JSON.")] = False,
+    trace: Annotated[
+        bool, typer.Option("--trace", help="Send a trace to the collector of the OTEL_ variables, and print its id.")
+    ] = False,
 ) -> None:
     """Ask a running server for recommendations.
 
@@ -119,7 +123,8 @@ def client(
             return [await connection.recommend(ids, timeout=timeout, **request) for ids in histories]
 
     try:
-        answers = asyncio.run(ask())
+        with sending_a_trace() if trace else nullcontext():
+            answers = asyncio.run(ask())
     except grpc.aio.AioRpcError as error:
         said = meaning(error.code(), error.details(), where="--host and --port", tls=ca is not None)
         fail(f"{target}: {said}" if said else f"{target} answered {error.code().name}: {error.details()}", 1)
@@ -131,6 +136,21 @@ def client(
             typer.echo(json.dumps({"history": history, **asdict(answer)}))
     else:
         print_answers(shown, answers, details=True)
+
+
+@contextmanager
+def sending_a_trace() -> Iterator[None]:
+    """Have clients trace their calls meanwhile, in one trace. A fault ends the process with a sentence."""
+    from recommender.cli.running import loaded  # noqa: PLC0415 (slow to import)
+    from recommender.observability.otlp import tracing_a_command  # noqa: PLC0415 (the SDK is slow to import)
+    from recommender.settings.otlp import Otlp  # noqa: PLC0415
+
+    otlp = loaded(Otlp.load)
+    if otlp.traces is None:
+        fail("--trace needs a collector: set OTEL_EXPORTER_OTLP_ENDPOINT to where it is", 2)
+    with tracing_a_command("recommender client", otlp.traces) as trace_id:
+        typer.echo(f"trace {trace_id}", err=True)
+        yield
 
 
 def print_answers(

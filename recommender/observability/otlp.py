@@ -6,12 +6,16 @@ The SDK reads endpoint, credentials and queue sizes from the standard OTEL_* var
 from __future__ import annotations
 
 import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.metadata import version
 from typing import TYPE_CHECKING
 
+from opentelemetry import trace
 from opentelemetry.sdk._logs.export import LogRecordExporter
 from opentelemetry.sdk.metrics.export import MetricExporter
 from opentelemetry.sdk.resources import OTELResourceDetector, Resource
+from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter
 
 from recommender.observability.delivery import Attempts, Delivery, NotedSpans, flush_and_end, take_reasons
@@ -89,6 +93,23 @@ class SpanSender:
             self.processor.shutdown,
             deliverable=not self._attempts.failing,
         )
+
+
+@contextmanager
+def tracing_a_command(name: str, protocol: Protocol) -> Iterator[str]:
+    """Set the process's tracer provider, and yield the hexadecimal id of the trace that has all spans meanwhile.
+
+    Spans are sent at the end; the SDK writes to standard error what it cannot deliver.
+    """
+    about = {"service.name": name.replace(" ", "-"), **OTELResourceDetector().detect().attributes}
+    provider = TracerProvider(resource=Resource.create(about), shutdown_on_exit=False)
+    provider.add_span_processor(BatchSpanProcessor(span_exporter(protocol)))
+    trace.set_tracer_provider(provider)
+    try:
+        with trace.get_tracer("recommender").start_as_current_span(name) as span:
+            yield f"{span.get_span_context().trace_id:032x}"
+    finally:
+        provider.shutdown()
 
 
 def _uncompressed(signal: Signal) -> Compression | None:
