@@ -22,17 +22,21 @@ from recommender.models.artifact import open_artifact
 from recommender.models.checks import check_answers
 from recommender.models.loader import open_model
 from recommender.models.sources.file import find_model
+from recommender.settings.engine import LARGEST_BATCH, MOST_THREADS
+from recommender.settings.requests import LONGEST_HISTORY
 
 _COLUMNS = ("threads", "history", "batch", "runs", "p50 ms", "p99 ms", "µs a row", "rows a second")
 
 
 def profile(
     model: Annotated[Path, typer.Argument(help="Model file to measure.")],
-    p99_ms: Annotated[float, typer.Option("--p99-ms", min=0.01, help="Latency objective, engine and wait.")] = 20.0,
+    p99_ms: Annotated[
+        float, typer.Option("--p99-ms", min=0.01, max=86_400_000, help="Latency objective, engine and wait.")
+    ] = 20.0,
     threads: Annotated[str, typer.Option(help="Thread counts, as 1,2,4; empty: up to all CPUs.")] = "",
     batches: Annotated[str, typer.Option(help="Batch sizes.")] = "1,4,16,64,128",
     histories: Annotated[str, typer.Option(help="Items of a history; the settings are for the longest.")] = "1,20,100",
-    seconds: Annotated[float, typer.Option(min=0.0, help="How long each combination is measured.")] = 0.5,
+    seconds: Annotated[float, typer.Option(min=0.0, max=86_400, help="How long each combination is measured.")] = 0.5,
     device: Annotated[str | None, typer.Option(help="auto, cpu, cuda or coreml.")] = None,
     output: Annotated[Path | None, typer.Option(help="Write the measurements and the advice here, as JSON.")] = None,
 ) -> None:
@@ -42,9 +46,9 @@ def profile(
     """
     settings = load_settings(device=device)
     counts, rows, lengths = (
-        _counts(threads, "--threads"),
-        _counts(batches, "--batches"),
-        _counts(histories, "--histories"),
+        _counts(threads, "--threads", MOST_THREADS),
+        _counts(batches, "--batches", LARGEST_BATCH),
+        _counts(histories, "--histories", LONGEST_HISTORY),
     )
     counts = counts or list(profiling.thread_counts(available_cpus()))
     out = Console()
@@ -117,8 +121,11 @@ def _cells(point: Point) -> tuple[str, ...]:
     )
 
 
-def _counts(text: str, option: str) -> list[int]:
+def _counts(text: str, option: str, most: int) -> list[int]:
+    """Parse whole numbers from 1 to `most`. Raises BadParameter."""
     counts = [int(part) if part.strip().isdecimal() else 0 for part in text.split(",") if part.strip()]
     if 0 in counts:
         raise typer.BadParameter(f"{text!r} is not a list of whole numbers such as 1,2,4", param_hint=option)
+    if max(counts, default=0) > most:
+        raise typer.BadParameter(f"{max(counts)} is more than {most}, the most that a server takes", param_hint=option)
     return sorted(set(counts))

@@ -22,6 +22,8 @@ from recommender.errors import EngineError, ModelError
 from recommender.settings.engine import Device
 
 _QUIETEST = 4  # ONNX Runtime's own log repeats the errors that it raises.
+_OUT_OF_MEMORY = "Failed to allocate memory"
+"""What ONNX Runtime says of an allocation that failed."""
 _COPIES_WHILE_LOADING = 2
 """Copies of a model's constants that loading needs at worst: measured, inline and external."""
 _TELLING_BYTES = 1 << 25
@@ -173,7 +175,10 @@ def as_model_error(path: Path) -> Iterator[None]:
     except ModelError:
         raise
     except Exception as error:
-        raise ModelError(f"{path} loads but does not run: {error}") from error
+        said = str(error).strip() or type(error).__name__
+        if isinstance(error, MemoryError) or _OUT_OF_MEMORY in said:
+            said += "; it takes more memory than there is: run smaller batches, or give it more"
+        raise ModelError(f"{path} loads but does not run: {said}") from error
 
 
 def quiet_options() -> onnxruntime.RunOptions:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, TypeAlias
+from typing import Annotated, Final, Literal, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -14,6 +14,9 @@ CoreMLUnits: TypeAlias = Literal["all", "cpu_and_gpu", "cpu_and_neural_engine", 
 """Which parts of Apple's chips CoreML may use."""
 CoreMLFormat: TypeAlias = Literal["mlprogram", "neuralnetwork"]
 """What CoreML compiles a graph to."""
+
+MOST_THREADS: Final = 1024
+LARGEST_BATCH: Final = 4096
 
 
 class EngineSettings(BaseModel):
@@ -83,7 +86,7 @@ class EngineSettings(BaseModel):
         int,
         Field(
             ge=0,
-            le=1024,
+            le=MOST_THREADS,
             description="CPUs that one engine run uses. 0: all that this process may use (affinity and cgroup quota, "
             "rounded down), shared out among the engine slots, or one where the model is so quick that more bring "
             "nothing. Lower it where other processes need the cores; `recommender profile` measures what it costs.",
@@ -109,7 +112,7 @@ class EngineSettings(BaseModel):
         int,
         Field(
             ge=1,
-            le=4096,
+            le=LARGEST_BATCH,
             description="Rows of one batch at most. Larger batches raise throughput until the cores are busy, and the "
             "time that everybody in the batch waits.",
         ),

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, TypeAlias
+from typing import Annotated, Final, Literal, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, Field
 
 UnknownItems: TypeAlias = Literal["report", "reject"]
 """Whether items that the catalogue lacks are left out and reported, or refuse the request."""
+
+LONGEST_HISTORY: Final = 100_000
 
 
 class RequestSettings(BaseModel):
@@ -19,7 +21,7 @@ class RequestSettings(BaseModel):
         int,
         Field(
             ge=1,
-            le=100_000,
+            le=LONGEST_HISTORY,
             description="Items of one history at most; a longer one is refused with INVALID_ARGUMENT. It bounds what "
             "one caller can cost everybody in its batch.",
         ),

@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from tests.support import models
 
 
@@ -46,3 +48,15 @@ def test_a_model_that_is_not_there_and_a_list_that_is_none_are_sentences(tmp_pat
     assert wrong.returncode == 2
     assert "is not a list of whole numbers" in wrong.stderr.replace("\n", " ")
     assert "Traceback" not in missing.stderr + wrong.stderr
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "most"), [("--batches", 4096, 4096), ("--histories", 10**5, 10**5), ("--threads", 1024, 1024)]
+)
+def test_more_than_a_server_takes_is_refused_at_the_option(tmp_path: Path, option: str, value: int, most: int) -> None:
+    wrong = run(tmp_path, "none.onnx", option, f"1,{value + 1}")
+    right = run(tmp_path, "none.onnx", option, str(value))
+
+    assert (wrong.returncode, right.returncode) == (2, 2)
+    assert f"{option}: {value + 1} is more than {most}, the most that a server takes" in wrong.stderr.replace("\n", " ")
+    assert "there is no model file none.onnx" in right.stderr

@@ -12,6 +12,7 @@ import pytest
 import structlog
 from onnx import TensorProto, helper, numpy_helper
 
+from recommender.engine.sessions import as_model_error
 from recommender.errors import ModelError
 from recommender.models.artifact import open_artifact
 from recommender.models.loader import loader
@@ -240,6 +241,11 @@ async def check(model: Path) -> None:
 async def test_more_recommendations_than_the_table_has_rows_fail_the_checks(path: Path) -> None:
     with pytest.raises(ModelError, match="loads but does not run"):
         await check(models.batched(path, models.table(5)))
+
+
+def test_a_run_without_memory_says_so_and_what_to_try(path: Path) -> None:
+    with pytest.raises(ModelError, match=r"does not run: MemoryError; .* run smaller batches"), as_model_error(path):
+        raise MemoryError
 
 
 async def test_a_catalogue_larger_than_the_table_fails_the_checks(model: Path) -> None:
