@@ -16,19 +16,23 @@ if TYPE_CHECKING:
     from recommender.settings.settings import Settings
 
 _STATUSES = ("UNKNOWN", "SERVING", "NOT_SERVING", "SERVICE_UNKNOWN")
+_MOST_BYTES = 127
 
 
 def health(
     address: Annotated[str | None, typer.Option(help="Where to ask; by default RECOMMENDER_HEALTH_PORT here.")] = None,
     name: Annotated[str, typer.Option(help="startup, readiness or liveness.")] = "readiness",
-    timeout: Annotated[float, typer.Option(help="Seconds to wait for the answer.")] = 2.0,
+    timeout: Annotated[float, typer.Option(min=0.001, max=86_400, help="Seconds to wait for the answer.")] = 2.0,
 ) -> None:
     """Ask a server's health port, for probes that run a command; exit code 0 if it is SERVING, else 1."""
+    request = _request(name)
     address = address or _configured()
     try:
         with grpc.insecure_channel(address) as channel:
-            check = channel.unary_unary("/grpc.health.v1.Health/Check", _request, _status)
-            status = check(name, timeout=timeout)
+            check: grpc.UnaryUnaryMultiCallable[bytes, str] = channel.unary_unary(
+                "/grpc.health.v1.Health/Check", None, _status
+            )
+            status = check(request, timeout=timeout)
     except grpc.RpcError as error:
         said = meaning(error.code(), error.details(), where="--address") or error.details()
         if error.code() is grpc.StatusCode.NOT_FOUND:
@@ -54,8 +58,13 @@ def _configured() -> str:
 
 
 def _request(name: str) -> bytes:
-    """Field 1, the name of the service; shorter than 128 bytes, so its length is one byte."""
-    encoded = name.encode()
+    """Field 1, the name of the service; a length below 128 is one byte."""
+    try:
+        encoded = name.encode()
+    except UnicodeError:
+        fail("--name must be UTF-8 text", 2)
+    if len(encoded) > _MOST_BYTES:
+        fail(f"--name has {len(encoded)} bytes and may have {_MOST_BYTES}: ask for startup, readiness or liveness", 2)
     return bytes((0x0A, len(encoded))) + encoded
 
 

@@ -78,7 +78,7 @@ def top(
     url: Annotated[
         str | None, typer.Option(help="The server's metrics; by default at RECOMMENDER_METRICS_PORT, or 9464.")
     ] = None,
-    interval: Annotated[float, typer.Option(min=0.1, help="Seconds between two looks.")] = 2.0,
+    interval: Annotated[float, typer.Option(min=0.1, max=86_400, help="Seconds between two looks.")] = 2.0,
     looks: Annotated[int, typer.Option(min=0, help="Stop after so many; 0 never.")] = 0,
     svg: Annotated[Path | None, typer.Option(help="Write the last look to this file, as a picture.")] = None,
 ) -> None:

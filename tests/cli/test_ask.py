@@ -146,3 +146,31 @@ async def test_a_port_of_something_else_is_a_sentence(serve: ServeHere) -> None:
     assert health.exit_code == 1
     assert "ask at RECOMMENDER_HEALTH_PORT" in health.stderr
     assert (serving.exit_code, serving.stdout) == (0, "readiness: SERVING\n")
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (("health", "--timeout", "0"), "greater than or equal to 0.001"),
+        (("health", "--timeout", "-1"), "greater than or equal to 0.001"),
+        (("health", "--timeout", "inf"), "less than or equal to 86400"),
+        (("health", "--timeout", "nan"), "less than or equal to 86400"),
+        (("client", "--timeout", "nan"), "less than or equal to 86400"),
+        (("top", "--interval", "nan"), "less than or equal to 86400"),
+        (("health", "--name", "é" * 64), "--name has 128 bytes and may have 127"),
+        (("health", "--name", "\udcff"), "--name must be UTF-8 text"),
+    ],
+)
+async def test_times_and_names_that_cannot_be_sent_are_sentences(words: tuple[str, ...], sentence: str) -> None:
+    answer = await typed(*words)
+
+    assert answer.exit_code == 2
+    assert sentence in " ".join(answer.stderr.split())
+
+
+async def test_a_health_check_has_a_name_of_127_bytes_at_most(serve: ServeHere) -> None:
+    async with serve(health_port=0) as server:
+        answer = await typed("health", "--address", f"127.0.0.1:{server.health_port}", "--name", "a" * 127)
+
+    assert answer.exit_code == 1
+    assert "NOT_FOUND: no such name there" in answer.stderr
