@@ -5,8 +5,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import sys
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from typing import Any, TypeVar
+
+import structlog
+import typer
 
 from recommender.cli.lazy import fail
 from recommender.errors import StartError
@@ -25,6 +28,8 @@ _LAST_LINES_SECONDS = 2.0
 """How long the end of the process waits until its log is read."""
 
 R = TypeVar("R")
+
+log = structlog.get_logger(__name__)
 
 
 def load_settings(**overrides: object) -> Settings:
@@ -58,6 +63,16 @@ async def open_log(
         raise
     finally:
         await asyncio.to_thread(writer.finish, _LAST_LINES_SECONDS)
+
+
+@contextlib.contextmanager
+def failures_logged() -> Iterator[None]:
+    """Log an error of a server that runs, with its traceback, and end with 1: `main` would make a sentence of some."""
+    try:
+        yield
+    except Exception as error:
+        log.exception("the server failed", exc_info=error)
+        raise typer.Exit(1) from error
 
 
 async def logged(settings: Settings, coroutine: Coroutine[Any, Any, R], level: LogLevel | None = None) -> R:

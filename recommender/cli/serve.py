@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from recommender.cli.lazy import imported
-from recommender.cli.running import load_settings, loaded, open_log, run
+from recommender.cli.running import failures_logged, load_settings, loaded, open_log, run
 from recommender.server.process import ExitCode, stopping_on_signals
 from recommender.server.supervisor import Supervisor, WorkerNotStartedError
 from recommender.settings.otlp import Otlp
@@ -65,6 +65,7 @@ def serve(
                 lines.drop()
                 return ExitCode.NOT_STARTED
             lines.release()
-            return await supervisor.run()
+            with failures_logged():
+                return await supervisor.run()
 
     raise typer.Exit(run(main()))

@@ -8,7 +8,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from recommender.cli.running import load_settings, loaded, open_log, run
+from recommender.cli.running import failures_logged, load_settings, loaded, open_log, run
 from recommender.observability.log import Writer
 from recommender.server.envoy import EnvoyServer
 from recommender.server.heartbeat import beat
@@ -47,8 +47,9 @@ def _serve(settings: Settings, worker: int | None) -> NoReturn:
             await server.start()
             lines.release()
             spare_collections()
-            code = await server.run()
-            return code, await server.close()
+            with failures_logged():
+                code = await server.run()
+                return code, await server.close()
         finally:
             if beating is not None:
                 beating.cancel()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import select
 import time
@@ -63,6 +64,19 @@ async def test_what_would_end_an_engines_thread_fails_one_caller_and_the_thread_
         assert (await client.recommend([1], timeout=TIMEOUT)).item_ids
 
     assert refused.value.code() == grpc.StatusCode.INTERNAL
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+async def test_a_bug_that_looks_like_a_slip_of_the_caller_keeps_its_traceback_in_the_log(workers: str) -> None:
+    settings = {"RECOMMENDER_WORKERS": workers}
+    async with running(settings=settings, module="tests.support.breaking", wait_for=None) as server:
+        code = await server.exit_code()
+
+    (failed,) = (event for event in server.log if event["event"] == "the server failed")
+    assert failed["exception"].startswith("Traceback")
+    assert failed["exception"].endswith("No such file or directory: '/gone'")
+    assert json.loads(server.text.splitlines()[-1]) == failed, "and no sentence after it"
+    assert code == 1
 
 
 async def test_a_log_that_nobody_reads_holds_up_neither_answers_nor_the_end() -> None:
