@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import sys
 from collections.abc import Callable, Coroutine, Iterable, Sequence
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, Protocol
 
 import structlog
@@ -99,6 +101,17 @@ class Monitoring:
             self._run(self._metric_sender.run())
         if self._wanted_port is not None or self._metric_sender is not None:
             self._run(self._metrics.watch_loop())
+
+    def listening(self) -> AbstractContextManager[object]:
+        """Context to begin listening in: calls that are traced here get no second span of `opentelemetry-instrument`.
+
+        What it wraps gRPC's servers in asks for each call, in the context that the server was started in.
+        """
+        if self._tracing is None or "opentelemetry.instrumentation.utils" not in sys.modules:
+            return contextlib.nullcontext()
+        from opentelemetry.instrumentation.utils import suppress_instrumentation  # noqa: PLC0415 (it is imported)
+
+        return suppress_instrumentation()
 
     def tracer(self, name: str, version: str) -> BatchTracing | None:
         """Tracer of that model's batches; None if nothing is traced."""

@@ -179,7 +179,8 @@ class Server:
         network = self._settings.network
         for files in self._secrets:
             await files.start()
-        self.port = await self._listener.listen(network.host, network.port)
+        with self._monitoring.listening():
+            self.port = await self._listener.listen(network.host, network.port)
         log.info("listening", address=address_of(network.host, self.port), security=_security(network))
         log.info("settings", **self._settings.changed())
         # The supervisor collects the metrics of one of several, on this machine.
