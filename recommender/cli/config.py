@@ -22,5 +22,5 @@ def config(
     elif markdown:
         sys.stdout.write(pages.markdown())
     else:
-        for key, value in load_settings().environment().items():
+        for key, value in load_settings().shown().items():
             sys.stdout.write(f"{key}={value}\n")

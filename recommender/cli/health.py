@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Annotated, cast
 
 import grpc
@@ -11,6 +10,7 @@ import typer
 from recommender.cli.connecting import meaning
 from recommender.cli.lazy import fail, imported
 from recommender.edges.address import address_of
+from recommender.errors import SettingsError
 
 if TYPE_CHECKING:
     from recommender.settings.settings import Settings
@@ -46,8 +46,11 @@ def health(
 
 def _configured() -> str:
     """The address of the health port that the settings name."""
-    load_settings = cast("Callable[[], Settings]", imported("recommender.cli.running:load_settings"))
-    settings = load_settings()
+    settings_class = cast("type[Settings]", imported("recommender.settings.settings:Settings"))
+    try:
+        settings = settings_class.load()
+    except SettingsError as error:
+        fail(str(error), 2)
     host, port = settings.network.host, settings.operations.health_port
     if not port:
         fail("there is no RECOMMENDER_HEALTH_PORT to ask: set it, or give --address", 2)

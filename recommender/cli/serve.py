@@ -32,11 +32,12 @@ def serve(
     num_recommendations: Annotated[int | None, typer.Option(help="Number where callers set no limit.")] = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu, cuda or coreml.")] = None,
     log_level: Annotated[str | None, typer.Option(help="debug, info, warning or error.")] = None,
+    config_file: Annotated[str | None, typer.Option(help="TOML or YAML file of settings.")] = None,
+    secrets_dir: Annotated[str | None, typer.Option(help="Folder of secrets, a file for each setting.")] = None,
 ) -> None:
     """Serve a model until SIGTERM or SIGINT.
 
-    Every setting is an environment variable or a line of a `.env` file; `recommender config` lists them all. Options
-    win over both.
+    Every setting is an environment variable or stands in a file; `recommender config` lists them all. Options win.
     """
     settings = load_settings(
         host=host,
@@ -49,6 +50,8 @@ def serve(
         num_recommendations=num_recommendations,
         device=device,
         log_level=log_level,
+        config_file=config_file,
+        secrets_dir=secrets_dir,
     )
     if settings.operations.workers == 1:
         # A supervisor imports none of it: 60 MB.

@@ -2,68 +2,42 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Literal, TypeAlias
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
+
+from recommender.settings.group import Group
 
 LogLevel: TypeAlias = Literal["debug", "info", "warning", "error"]
 LogFormat: TypeAlias = Literal["auto", "text", "json"]
 
 
-class OperationSettings(BaseModel):
+class OperationSettings(Group):
     """What the life cycle, the supervisor and observability read."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    health_port: Annotated[
-        int | None,
-        Field(
-            ge=0,
-            le=65535,
-            description="TCP port of a health service for an orchestrator's probes, at RECOMMENDER_HOST: plaintext, no "
-            "tokens, the names startup, readiness and liveness. 0 takes a free one. Empty: none.",
-        ),
-    ] = None
-    workers: Annotated[
-        int,
-        Field(
-            ge=0,
-            le=256,
-            description="Servers on the port, each a process with a share of the threads and of the backlog. 0: one "
-            "for each CPU. More than 1 pays off where the event loop, not the engine, is the limit (docs/workers.md).",
-        ),
-    ] = 1
-    drain_wait_ms: Annotated[
-        int,
-        Field(
-            ge=0,
-            le=3_600_000,
-            description="Milliseconds that a draining server, unready already, still takes calls: as long as a load "
-            "balancer that asks for health needs to notice. 0 where endpoints are taken out before the signal comes.",
-        ),
-    ] = 0
-    drain_grace_ms: Annotated[
-        int,
-        Field(
-            ge=0,
-            le=3_600_000,
-            description="Milliseconds that accepted requests get to finish after SIGTERM or SIGINT. Keep it below the "
-            "time after which the orchestrator kills.",
-        ),
-    ] = 10_000
-    metrics_port: Annotated[
-        int | None,
-        Field(
-            ge=0,
-            le=65535,
-            description="TCP port of the Prometheus endpoint, at RECOMMENDER_HOST. 0 takes a free one; the log says "
-            "which. Empty: no endpoint. `recommender top` reads it too.",
-        ),
-    ] = None
-    log_level: Annotated[LogLevel, Field(description="Least severe events to log: debug, info, warning, error.")] = (
-        "info"
-    )
-    log_format: Annotated[
-        LogFormat,
-        Field(description="auto, text or json. auto writes text in a terminal and one JSON object a line elsewhere."),
-    ] = "auto"
+    health_port: Annotated[int | None, Field(ge=0, le=65535)] = None
+    """TCP port of a health service for an orchestrator's probes, at RECOMMENDER_HOST: plaintext, no tokens, the names
+    startup, readiness and liveness. 0 takes a free one. Empty: none."""
+    workers: Annotated[int, Field(ge=0, le=256)] = 1
+    """Servers on the port, each a process with a share of the threads and of the backlog. 0: one for each CPU. More
+    than 1 pays off where the event loop, not the engine, is the limit (docs/workers.md)."""
+    drain_wait_ms: Annotated[int, Field(ge=0, le=3_600_000)] = 0
+    """Milliseconds that a draining server, unready already, still takes calls: as long as a load balancer that asks for
+    health needs to notice. 0 where endpoints are taken out before the signal comes."""
+    drain_grace_ms: Annotated[int, Field(ge=0, le=3_600_000)] = 10_000
+    """Milliseconds that accepted requests get to finish after SIGTERM or SIGINT. Keep it below the time after which the
+    orchestrator kills."""
+    metrics_port: Annotated[int | None, Field(ge=0, le=65535)] = None
+    """TCP port of the Prometheus endpoint, at RECOMMENDER_HOST. 0 takes a free one; the log says which. Empty: no
+    endpoint. `recommender top` reads it too."""
+    log_level: LogLevel = "info"
+    """Least severe events to log: debug, info, warning, error."""
+    log_format: LogFormat = "auto"
+    """auto, text or json. auto writes text in a terminal and one JSON object a line elsewhere."""
+    config_file: Path | None = None
+    """TOML or YAML file of settings, by their names without RECOMMENDER_, in small letters: `port = 50051` in a .toml
+    file, `port: 50051` in a .yaml or .yml file. Taken from the command line and the environment only. Empty: none."""
+    secrets_dir: Path = Path("/run/secrets")
+    """Folder of secrets: a file RECOMMENDER_REGISTRY_URI in it holds the value of that setting. Files of other names
+    are not looked at, and the folder need not exist. Taken from the command line and the environment only."""

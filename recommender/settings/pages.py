@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import ast
+import inspect
+import itertools
 import textwrap
 
 from recommender.settings.environment import key_of, text_of
-from recommender.settings.settings import FIELDS
+from recommender.settings.group import Group
+from recommender.settings.settings import GROUPS
+from recommender.settings.sources import FIELDS
 
 _TEMPLATE_WIDTH = 100
 _PAGE = """\
@@ -13,17 +18,22 @@ _PAGE = """\
 
 Written by `just docs` from `recommender/settings/`; a check fails when it is out of date.
 
-Every setting is an environment variable, or a line in a `.env` file in the working directory. What
+Every setting is an environment variable, or stands in a file that `pydantic-settings` reads. What
 comes first in this list wins:
 
 1. options of `recommender serve`
 2. the environment
-3. `.env`
-4. `.env.dev`, for local development: `just env` makes it from `.env.template`
-5. the default
+3. `.env` in the working directory
+4. the folder `RECOMMENDER_SECRETS_DIR`: a file for each setting, named as its key
+5. the TOML or YAML file `RECOMMENDER_CONFIG_FILE`
+6. `.env.dev` in the working directory, for local development: `just env` makes it from `.env.template`
+7. the default
 
 An unknown `RECOMMENDER_` key, or a value that a setting cannot have, stops the start with a sentence
-that says which. `recommender config` prints what is in force, secrets masked. Empty means: the default.
+that says which. `recommender config` prints what is in force, passwords in addresses masked. Empty
+means: the default. Enumerations are taken in any case. `${{NAME}}` in a `.env` file stands for the value
+of that variable. A process whose environment has every setting, as a server's children do, reads no
+file.
 
 | key | default | what it does, and when to move it |
 | --- | --- | --- |
@@ -35,7 +45,8 @@ def template() -> str:
     """`.env.template`: every setting with its comment and its default, commented out."""
     lines = [
         "# Settings of `recommender serve`. Copy to .env.dev for local development and take out the # where you",
-        "# want another value. Precedence: command line, environment, .env, .env.dev, the defaults shown here.",
+        "# want another value. Precedence: command line, environment, .env, secrets directory, configuration file,",
+        "# .env.dev, the defaults shown here.",
     ]
     for key, default, description in described():
         lines += [
@@ -56,5 +67,17 @@ def markdown() -> str:
 
 
 def described() -> list[tuple[str, str, str]]:
-    """Every setting as key, default and description, in the order a reader wants them."""
-    return [(key_of(name), text_of(field.default), field.description or "") for name, field in FIELDS.items()]
+    """Every setting as key, default and description, group by group."""
+    said = {name: text for group in GROUPS.values() for name, text in _strings_below(group).items()}
+    return [(key_of(name), text_of(field.default), said.get(name, "")) for name, field in FIELDS.items()]
+
+
+def _strings_below(group: type[Group]) -> dict[str, str]:
+    """The string below each field of a class, as one line."""
+    (tree,) = ast.parse(inspect.getsource(group)).body
+    found: dict[str, str] = {}
+    for pair in itertools.pairwise(ast.iter_child_nodes(tree)):
+        match pair:
+            case ast.AnnAssign(target=ast.Name(id=name)), ast.Expr(value=ast.Constant(value=str(text))):
+                found[name] = " ".join(text.split())
+    return found

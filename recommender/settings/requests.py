@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated, Final, Literal, TypeAlias
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
+
+from recommender.settings.group import Group
 
 UnknownItems: TypeAlias = Literal["report", "reject"]
 """Whether items that the catalogue lacks are left out and reported, or refuse the request."""
@@ -12,50 +14,20 @@ UnknownItems: TypeAlias = Literal["report", "reject"]
 LONGEST_HISTORY: Final = 100_000
 
 
-class RequestSettings(BaseModel):
+class RequestSettings(Group):
     """What the API reads: limits of a request, and unknown items."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    max_history: Annotated[
-        int,
-        Field(
-            ge=1,
-            le=LONGEST_HISTORY,
-            description="Items of one history at most; a longer one is refused with INVALID_ARGUMENT. It bounds what "
-            "one caller can cost everybody in its batch.",
-        ),
-    ] = 4096
-    max_excluded: Annotated[
-        int,
-        Field(
-            ge=0,
-            le=100_000,
-            description="Excluded items of one request at most; more are refused with INVALID_ARGUMENT. They cost "
-            "their own length only, so this bounds messages more than work.",
-        ),
-    ] = 10_000
-    max_candidates: Annotated[
-        int,
-        Field(
-            ge=0,
-            le=10_000,
-            description="Candidates of one request at most; more are refused with INVALID_ARGUMENT. Each is looked up "
-            "by itself, so a long list costs more than ranking the whole of a small catalogue.",
-        ),
-    ] = 10_000
-    max_batch_requests: Annotated[
-        int,
-        Field(
-            ge=1,
-            le=100_000,
-            description="Requests of one BatchRecommend call at most; more are refused with INVALID_ARGUMENT.",
-        ),
-    ] = 1_000
-    unknown_items: Annotated[
-        UnknownItems,
-        Field(
-            description="What becomes of ids and keys that the model does not know: report leaves them out and lists "
-            "them in the reply, reject refuses the request with INVALID_ARGUMENT.",
-        ),
-    ] = "report"
+    max_history: Annotated[int, Field(ge=1, le=LONGEST_HISTORY)] = 4096
+    """Items of one history at most; a longer one is refused with INVALID_ARGUMENT. It bounds what one caller can cost
+    everybody in its batch."""
+    max_excluded: Annotated[int, Field(ge=0, le=100_000)] = 10_000
+    """Excluded items of one request at most; more are refused with INVALID_ARGUMENT. They cost their own length only,
+    so this bounds messages more than work."""
+    max_candidates: Annotated[int, Field(ge=0, le=10_000)] = 10_000
+    """Candidates of one request at most; more are refused with INVALID_ARGUMENT. Each is looked up by itself, so a long
+    list costs more than ranking the whole of a small catalogue."""
+    max_batch_requests: Annotated[int, Field(ge=1, le=100_000)] = 1_000
+    """Requests of one BatchRecommend call at most; more are refused with INVALID_ARGUMENT."""
+    unknown_items: UnknownItems = "report"
+    """What becomes of ids and keys that the model does not know: report leaves them out and lists them in the reply,
+    reject refuses the request with INVALID_ARGUMENT."""

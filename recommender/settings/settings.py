@@ -2,58 +2,34 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Self
 
-from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
-from pydantic.fields import FieldInfo
+from pydantic import BaseModel, ConfigDict, model_validator
 
 from recommender.errors import SettingsError
 from recommender.settings.engine import EngineSettings
-from recommender.settings.environment import faults, key_of, read, text_of
+from recommender.settings.environment import key_of, text_of
+from recommender.settings.group import Group
 from recommender.settings.models import ModelSettings
 from recommender.settings.network import NetworkSettings
 from recommender.settings.operations import OperationSettings
 from recommender.settings.requests import RequestSettings
+from recommender.settings.sources import FIELDS, read
 
-_GROUPS: Mapping[str, type[BaseModel]] = {
+GROUPS: Mapping[str, type[Group]] = {
     "network": NetworkSettings,
     "models": ModelSettings,
     "engine": EngineSettings,
     "requests": RequestSettings,
     "operations": OperationSettings,
 }
-_ORDER = (
-    ("network", "secrets_reload_ms"),
-    ("models", "reload_timeout_ms"),
-    ("engine", "max_backlog"),
-    ("requests", "max_batch_requests"),
-    ("network", "handshake_timeout_ms"),
-    ("requests", "unknown_items"),
-    ("network", "default_timeout_ms"),
-    ("engine", "deduplicate"),
-    ("operations", "log_format"),
-)
-"""The order on the pages: of each group the fields up to this one, from where it was left."""
+_GROUP_OF = {name: group for group, kind in GROUPS.items() for name in kind.model_fields}
+"""The group of each setting. No name stands in two."""
+_CREDENTIALS = re.compile("//[^/@]+@")
 _NOT_BEHIND_ENVOY = ("workers", "min_ping_interval_ms", "max_connection_age_grace_ms")
 """What Envoy cannot hold is refused rather than ignored."""
-
-
-def _in_order() -> dict[str, str]:
-    left = {group: iter(kind.model_fields) for group, kind in _GROUPS.items()}
-    order: dict[str, str] = {}
-    for group, last in _ORDER:
-        for name in left[group]:
-            order[name] = group
-            if name == last:
-                break
-    return order
-
-
-_GROUP_OF = _in_order()
-FIELDS: Mapping[str, FieldInfo] = {name: _GROUPS[group].model_fields[name] for name, group in _GROUP_OF.items()}
-"""Every setting by its field name, in the order of the pages. No name stands in two groups."""
 
 
 class Settings(BaseModel):
@@ -74,29 +50,30 @@ class Settings(BaseModel):
         super().__init__(**values)
 
     @classmethod
-    def load(cls, overrides: Mapping[str, object] | None = None, folder: Path = Path()) -> Settings:
-        """Read `.env.dev`, then `.env`, then the environment, then `overrides` by field name; the later wins.
+    def load(cls, overrides: Mapping[str, object] | None = None) -> Settings:
+        """Read all sources; `overrides`, by field name, win over them.
 
-        Raises SettingsError on an unknown RECOMMENDER_ key or a value that a setting cannot have.
+        Raises SettingsError on an unknown RECOMMENDER_ key, a value that a setting cannot have, or a source that
+        cannot be read.
         """
-        values, origins = read(folder, FIELDS)
-        given = {name: value for name, value in (overrides or {}).items() if value is not None}
-        try:
-            return cls.model_validate({**values, **given})
-        except ValidationError as error:
-            raise SettingsError(faults(error, origins)) from error
+        return cls(**read({name: value for name, value in (overrides or {}).items() if value is not None}))
 
     def replace(self, **values: object) -> Settings:
         """Copy with other values of these settings, by field name."""
         return Settings(**{**self._flat(), **values})
 
     def environment(self) -> dict[str, str]:
-        """Every setting by its key: for the log, `recommender config` and the environment of child processes."""
+        """Every setting by its key, for the environment of child processes: they need no file then."""
         return {key_of(name): text_of(value) for name, value in self._flat().items()}
 
+    def shown(self) -> dict[str, str]:
+        """As `environment`, names and passwords in addresses masked: for the log and `recommender config`."""
+        return {key: _CREDENTIALS.sub("//***@", text) for key, text in self.environment().items()}
+
     def changed(self) -> dict[str, str]:
-        """The settings that differ from their defaults, as `environment` has them."""
-        return {key_of(name): text_of(value) for name, value in self._flat().items() if value != FIELDS[name].default}
+        """The settings that differ from their defaults, as `shown` has them."""
+        shown, defaults = self.shown(), Settings().shown()
+        return {key: text for key, text in shown.items() if text != defaults[key]}
 
     @model_validator(mode="before")
     @classmethod

@@ -36,6 +36,7 @@ def test_no_command_no_heavy_import(words: tuple[str, ...]) -> None:
     [
         (("client", "--help"), {"numpy", "onnxruntime", "uvloop"}),
         (("health", "--help"), HEAVY - {"asyncio", "grpc"}),
+        (("health",), HEAVY - {"asyncio", "grpc"}),
         (("config",), {"grpc", "numpy", "onnxruntime"}),
         (("export", "--help"), {"torch", "grpc"}),
         (("serve", "--help"), {"numpy", "onnxruntime", "torch"}),

@@ -17,7 +17,8 @@ from recommender.observability.instruments import INSTRUMENTS
 from recommender.recommend_api.v1 import recommend_api_pb2 as api
 from recommender.server.probes import LIVENESS, READINESS, STARTUP
 from recommender.settings.environment import key_of
-from recommender.settings.settings import FIELDS, Settings
+from recommender.settings.settings import Settings
+from recommender.settings.sources import FIELDS
 from tests.support.declared import (
     DEPLOY,
     documents,

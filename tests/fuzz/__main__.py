@@ -25,7 +25,8 @@ def fuzz(name: str, seconds: int) -> None:
     """Fuzz one target; ends the process."""
     import atheris  # noqa: PLC0415 (what it instruments must be imported after it)
 
-    with atheris.instrument_imports(include=["recommender", "dotenv", "pydantic", "protovalidate", "tomllib"]):
+    instrumented = ["recommender", "dotenv", "pydantic", "pydantic_settings", "protovalidate", "tomllib"]
+    with atheris.instrument_imports(include=instrumented):
         from tests.fuzz.targets import TARGETS  # noqa: PLC0415
 
     found = FOUND / name

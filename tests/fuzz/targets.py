@@ -6,6 +6,7 @@ A target names what it holds to: it raises AssertionError, or whatever it should
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import tempfile
@@ -313,7 +314,8 @@ def environment(data: bytes) -> None:
             del os.environ[key]
     (_folder() / ".env").write_bytes(data)
     try:
-        found = Settings.load(folder=_folder())
+        with contextlib.chdir(_folder()):
+            found = Settings.load()
     except SettingsError as error:
         _worded(error)
         return

@@ -1,4 +1,4 @@
-"""Settings: where they come from, what is refused and in which words."""
+"""Settings: groups, pages, and the order of their sources."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from recommender.errors import SettingsError
 from recommender.settings.engine import EngineSettings
 from recommender.settings.environment import key_of
 from recommender.settings.network import NetworkSettings
 from recommender.settings.pages import described, markdown, template
-from recommender.settings.settings import FIELDS, Settings
+from recommender.settings.settings import Settings
+from recommender.settings.sources import FIELDS
 from tests.support.paths import ROOT
 
 
@@ -35,20 +35,23 @@ def test_every_setting_of_the_template_can_be_read_back(tmp_path: Path) -> None:
     (tmp_path / ".env").write_text("\n".join(uncommented), encoding="utf-8")
 
     assert len(uncommented) == len(FIELDS)
-    assert Settings.load(folder=tmp_path) == Settings()
+    assert Settings.load() == Settings()
 
 
 def test_the_more_particular_source_wins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    lines = ["RECOMMENDER_PORT=1", "RECOMMENDER_THREADS=1", "RECOMMENDER_MAX_BACKLOG=1", "RECOMMENDER_MAX_HISTORY=1"]
+    names = ["port", "threads", "max_backlog", "max_history", "workers", "engine_slots"]
+    lines = [f"{key_of(name)}=1" for name in names]
     (tmp_path / ".env.dev").write_text("\n".join(lines), encoding="utf-8")
-    (tmp_path / ".env").write_text("\n".join(lines[:3]).replace("=1", "=2"), encoding="utf-8")
-    monkeypatch.setenv("RECOMMENDER_PORT", "3")
-    monkeypatch.setenv("RECOMMENDER_THREADS", "3")
+    (tmp_path / "settings.toml").write_text("".join(f"{name} = 2\n" for name in names[:5]), encoding="utf-8")
+    for name in names[:4]:
+        (tmp_path / key_of(name)).write_text("3\n", encoding="utf-8")
+    (tmp_path / ".env").write_text("\n".join(lines[:3]).replace("=1", "=4"), encoding="utf-8")
+    monkeypatch.setenv("RECOMMENDER_PORT", "5")
+    monkeypatch.setenv("RECOMMENDER_THREADS", "5")
 
-    settings = Settings.load({"port": 4}, tmp_path)
+    settings = Settings.load({"port": 6, "config_file": "settings.toml", "secrets_dir": str(tmp_path)})
 
-    assert (settings.network.port, settings.engine.threads) == (4, 3)
-    assert (settings.engine.max_backlog, settings.requests.max_history) == (2, 1)
+    assert [int(settings.environment()[key_of(name)]) for name in names] == [6, 5, 4, 3, 2, 1]
 
 
 def test_settings_cannot_be_changed() -> None:
@@ -75,70 +78,37 @@ def test_settings_are_given_by_name_or_in_groups() -> None:
         Settings(port=1, network=NetworkSettings())
 
 
-def test_a_name_that_is_no_setting_is_a_mistake_of_the_caller(tmp_path: Path) -> None:
+def test_a_name_that_is_no_setting_is_a_mistake_of_the_caller() -> None:
     with pytest.raises(ValueError, match="no setting has the name 'prot'"):
-        Settings.load({"prot": 1}, tmp_path)
+        Settings.load({"prot": 1})
 
 
 @pytest.mark.parametrize("value", ["", "  "])
-def test_an_empty_value_is_the_default(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, value: str) -> None:
+def test_an_empty_value_is_the_default(monkeypatch: pytest.MonkeyPatch, value: str) -> None:
     monkeypatch.setenv("RECOMMENDER_MODEL", value)
     monkeypatch.setenv("RECOMMENDER_PORT", value)
 
-    assert Settings.load(folder=tmp_path) == Settings()
+    assert Settings.load() == Settings()
 
 
-def test_an_unknown_key_is_named_with_its_value_and_the_nearest_one(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    monkeypatch.setenv("RECOMMENDER_MAX_BATCHSIZE", "9")
-    with pytest.raises(SettingsError) as refused:
-        Settings.load(folder=tmp_path)
+def test_an_empty_value_covers_a_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / ".env").write_text("RECOMMENDER_METRICS_PORT=9464", encoding="utf-8")
+    monkeypatch.setenv("RECOMMENDER_METRICS_PORT", "")
 
-    assert str(refused.value) == (
-        "RECOMMENDER_MAX_BATCHSIZE='9' in the environment is not a setting; the nearest is RECOMMENDER_MAX_BATCH_SIZE. "
-        "`recommender config` lists them all."
-    )
+    assert Settings.load() == Settings()
 
 
-def test_an_unknown_key_in_a_file_is_named_with_the_file(tmp_path: Path) -> None:
-    (tmp_path / ".env").write_text("RECOMMENDER_PROT=9", encoding="utf-8")
-    with pytest.raises(SettingsError, match=r"RECOMMENDER_PROT='9' in \.env is not .* RECOMMENDER_PORT"):
-        Settings.load(folder=tmp_path)
+@pytest.mark.parametrize("level", ["WARNING", "Warning", " warning "])
+def test_enumerations_are_taken_in_any_case(monkeypatch: pytest.MonkeyPatch, level: str) -> None:
+    monkeypatch.setenv("RECOMMENDER_LOG_LEVEL", level)
+    monkeypatch.setenv("RECOMMENDER_DEVICE", "CPU")
+
+    assert Settings.load({"edge": "GRPC"}) == Settings(log_level="warning", device="cpu")
+    assert Settings(unknown_items="Reject").requests.unknown_items == "reject"
 
 
-@pytest.mark.parametrize(
-    ("key", "value", "reason"),
-    [
-        ("PORT", "65536", "input should be less than or equal to 65535"),
-        ("PORT", "many", "input should be a valid integer"),
-        ("DEVICE", "tpu", "input should be 'auto', 'cpu', 'cuda' or 'coreml'"),
-        ("MAX_BATCH_SIZE", "0", "input should be greater than or equal to 1"),
-        ("THREAD_SPINNING", "perhaps", "input should be a valid boolean"),
-        ("LOG_LEVEL", "loud", "input should be 'debug', 'info', 'warning' or 'error'"),
-    ],
-)
-def test_a_bad_value_is_named_with_its_key_and_what_would_do(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, key: str, value: str, reason: str
-) -> None:
-    monkeypatch.setenv(key_of(key), value)
-    with pytest.raises(SettingsError) as refused:
-        Settings.load(folder=tmp_path)
+def test_passwords_in_addresses_are_masked_for_eyes_but_not_for_children() -> None:
+    settings = Settings(registry_uri="https://me:secret@mlflow:5000")
 
-    assert str(refused.value).startswith(f"RECOMMENDER_{key}='{value}' in the environment cannot be used: {reason}")
-
-
-@pytest.mark.parametrize("key", ["RECOMMENDER_PORT", "RECOMMENDER_PORT_50051_TCP", "RECOMMENDER_SERVICE_HOST"])
-def test_what_kubernetes_injects_gets_a_sentence_of_its_own(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, key: str
-) -> None:
-    monkeypatch.setenv(key, "tcp://10.3.2.1:50051")
-    with pytest.raises(SettingsError, match="enableServiceLinks: false"):
-        Settings.load(folder=tmp_path)
-
-
-def test_several_faults_are_all_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setenv("RECOMMENDER_PORT", "x")
-    monkeypatch.setenv("RECOMMENDER_THREADS", "-1")
-    with pytest.raises(SettingsError, match=r"RECOMMENDER_PORT='x'.*RECOMMENDER_THREADS='-1'"):
-        Settings.load(folder=tmp_path)
+    assert settings.shown()["RECOMMENDER_REGISTRY_URI"] == "https://***@mlflow:5000"
+    assert settings.environment()["RECOMMENDER_REGISTRY_URI"] == "https://me:secret@mlflow:5000"
