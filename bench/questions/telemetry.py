@@ -1,8 +1,9 @@
-"""What metrics and traces cost: calls/s with them, against the same server without, in interleaved rounds.
+"""What metrics and traces cost: CPU a call and calls/s, against the same server without, in interleaved rounds.
 
 Every variant is a server in a process of its own; h2load (Debian: nghttp2-client) asks one after the other, in many
 short rounds and an order that turns by one each; a round's share is one quotient. `off` stands in twice: what the
-second one's share strays from 1 is what the machine does by itself. Metrics are scraped once a second, fifteen times as
+second one's share strays from 1 is what the machine does by itself. Shares of CPU are medians of pairs with their 95 %
+bootstrap interval. Metrics are scraped once a second, fifteen times as
 often as the configuration in deploy/ does. Spans go to a collector that takes and forgets them, in a process of its
 own; CPU is the server's only.
 """
@@ -28,7 +29,7 @@ from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, SpanExportResult
 
-from bench.figures import spread
+from bench.figures import interval, spread
 from bench.questions.overhead import HISTORY, WARM_UP_CALLS, Target, running
 from bench.serving import free_port
 from recommender.edges.calls import Calls
@@ -62,6 +63,7 @@ def variants(edge: str, collector: int, metrics_port: int) -> dict[str, Mapping[
         "off": {},
         "off again": {},
         "metrics": metrics,
+        "traces, 0 %": {**ratio, "OTEL_TRACES_SAMPLER_ARG": "0"},
         "traces, 1 %": {**ratio, "OTEL_TRACES_SAMPLER_ARG": "0.01"},
         "traces, 100 %": {**ratio, "OTEL_TRACES_SAMPLER_ARG": "1"},
     }
@@ -159,10 +161,15 @@ def measure(targets: Mapping[str, Target], body: Path, arguments: argparse.Names
             rates[name].append(targets[name].load(body, arguments.calls, arguments.in_flight).calls_per_second)
             cpu[name].append((targets[name].cpu_seconds() - before) / arguments.calls * 1e6)
     print(f"{arguments.in_flight} in flight, {arguments.rounds} rounds of {arguments.calls} calls:")
-    print("| variant | calls/s, median [least … most] | share of off | µs CPU a call, over all rounds |")
+    print("| variant | calls/s, median [least … most] | share of off | µs CPU a call, over all rounds | CPU by off |")
     for name in names:
         shares = [rate / off for rate, off in zip(rates[name], rates["off"], strict=True)]
-        print(f"| {name} | {spread(rates[name])} | {spread(shares)} | {statistics.mean(cpu[name]):.0f} |")
+        costs = [spent / off for spent, off in zip(cpu[name], cpu["off"], strict=True)]
+        low, high = interval(costs)
+        print(
+            f"| {name} | {spread(rates[name])} | {spread(shares)} | {statistics.mean(cpu[name]):.0f} "
+            f"| {statistics.median(costs):.3f} [{low:.3f} … {high:.3f}] |"
+        )
 
 
 if __name__ == "__main__":

@@ -284,6 +284,23 @@ async def test_a_collector_in_trouble_is_one_warning_and_nobody_elses(tmp_path: 
     assert stopped["given_up"] == 0
 
 
+async def test_a_stop_waits_two_seconds_for_all_signals_together() -> None:
+    with collecting() as collector:
+        collector.gate.clear()
+        settings = {
+            "OTEL_EXPORTER_OTLP_ENDPOINT": f"http://127.0.0.1:{collector.port}",
+            "OTEL_METRIC_EXPORT_INTERVAL": "100",
+            "OTEL_BSP_SCHEDULE_DELAY": "100",
+        }
+        async with running(settings=settings) as server, Client(f"127.0.0.1:{server.port}") as client:
+            await client.recommend([1], timeout=TIMEOUT)
+            await asyncio.to_thread(collector.until, lambda: collector.attempts > 1)
+            await stop(server)
+
+    (stopped,) = (event for event in server.log if event["event"] == "stopped")
+    assert 1 < stopped["seconds"] < 3, "spans and metrics were waited for, side by side"
+
+
 async def test_a_collector_that_comes_back_gets_what_is_sent_from_then_on() -> None:
     with collecting() as collector:
         settings = {
