@@ -24,8 +24,8 @@ from tests.support.serving import Serve
 TIMEOUT = 30.0
 
 
-def shown(picture: RenderableType) -> str:
-    console = Console(file=io.StringIO(), width=160, record=True)
+def shown(picture: RenderableType, width: int = 160) -> str:
+    console = Console(file=io.StringIO(), width=width, record=True)
     console.print(picture)
     return console.export_text()
 
@@ -54,6 +54,22 @@ async def test_it_shows_what_happened_between_two_looks(serve: Serve) -> None:
     assert 0 < change.quantile(0.5, telemetry.QUEUE_TIME) <= change.quantile(0.99, telemetry.QUEUE_TIME)
     for word in ("reference@1", "CPUExecutionProvider", url, "Recommend", "OK", "whole call", "0 of 1,024"):
         assert word in text
+
+
+@pytest.mark.parametrize("width", [80, 100, 160])
+def test_panels_stand_side_by_side_and_a_call_in_half_a_minute_is_a_rate(width: int) -> None:
+    name = telemetry.CALL_DURATION.prometheus_name
+    method, status = (each.replace(".", "_") for each in (telemetry.RPC_METHOD, telemetry.RPC_STATUS))
+    call = ((method, "recommend_api.v1.RecommenderService/StreamRecommend"), (status, "RESOURCE_EXHAUSTED"))
+    counts = [{name + "_count": {call: count}} for count in (4.0, 5.0)]
+    text = shown(Screen("http://there").draw(Change(Scrape(0.0, counts[0]), Scrape(30.0, counts[1]))), width)
+    lines = text.splitlines()
+
+    assert max(map(len, lines)) <= width
+    assert sum("calls" in line and "batches" in line for line in lines) == 1
+    for word in ("StreamRecommend", "RESOURCE_EXHAUSTED", " 0.03 ", "whole call", "memory"):
+        assert word in text
+    assert ("p95" in text) == (width > 80)
 
 
 def test_quantiles_are_even_within_a_bucket_and_count_what_is_new() -> None:
