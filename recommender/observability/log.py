@@ -138,7 +138,14 @@ def set_up_logging(level: LogLevel, log_format: LogFormat, *, worker: int | None
     text = log_format == "text" or (log_format == "auto" and sys.stderr.isatty())
     renderer: list[structlog.typing.Processor] = (
         # The richer formatter prints local variables, and with them what users have seen.
-        [structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), exception_formatter=structlog.dev.plain_traceback)]
+        [
+            structlog.dev.ConsoleRenderer(
+                pad_event_to=0,
+                sort_keys=False,
+                colors=sys.stderr.isatty(),
+                exception_formatter=structlog.dev.plain_traceback,
+            )
+        ]
         if text
         else [structlog.processors.format_exc_info, _event_first, structlog.processors.JSONRenderer()]
     )

@@ -5,7 +5,10 @@ from __future__ import annotations
 import asyncio
 import io
 import json
+import os
+import re
 import signal
+import sys
 import threading
 from pathlib import Path
 
@@ -18,6 +21,7 @@ from recommender.observability.log import Limiter, Writer
 from tests.support.models import table, write_model
 from tests.support.paths import ROOT
 from tests.support.process import running
+from tests.support.programs import run
 
 TIMEOUT = 30.0
 
@@ -88,6 +92,17 @@ async def test_a_call_is_one_line_at_debug_with_its_id_and_so_is_its_batch() -> 
         "RECOMMENDER_LOG_LEVEL": "debug",
     }
     assert all(next(iter(event)) == "event" for event in server.log), "what happened comes first"
+
+
+async def test_lines_for_a_terminal_are_not_padded_and_begin_with_what_matters(tmp_path: Path) -> None:
+    (tmp_path / "10_model.onnx").write_bytes(b"none")
+    words = ("serve", "--port", "0", "--model", str(tmp_path / "10_model.onnx"), "--log-level", "debug")
+    environment = {**os.environ, "RECOMMENDER_LOG_FORMAT": "text"}
+    _, _, err = await run(sys.executable, "-m", "recommender", *words, cwd=ROOT, env=environment)
+
+    line = err.splitlines()[0]
+    assert re.fullmatch(r"\S+Z \[info +\] listening address=127\.0\.0\.1:\d+ security=plaintext", line), line
+    assert len(line) <= 100
 
 
 async def test_attempts_of_one_call_share_its_id_and_a_flood_of_refusals_is_a_few_lines(tmp_path: Path) -> None:
