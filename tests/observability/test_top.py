@@ -60,7 +60,7 @@ async def test_it_shows_what_happened_between_two_looks(serve: Serve) -> None:
 def test_panels_stand_side_by_side_and_a_call_in_half_a_minute_is_a_rate(width: int) -> None:
     name = telemetry.CALL_DURATION.prometheus_name
     method, status = (each.replace(".", "_") for each in (telemetry.RPC_METHOD, telemetry.RPC_STATUS))
-    call = ((method, "recommend_api.v1.RecommenderService/StreamRecommend"), (status, "RESOURCE_EXHAUSTED"))
+    call: Labels = ((method, "recommend_api.v1.RecommenderService/StreamRecommend"), (status, "RESOURCE_EXHAUSTED"))
     counts = [{name + "_count": {call: count}} for count in (4.0, 5.0)]
     text = shown(Screen("http://there").draw(Change(Scrape(0.0, counts[0]), Scrape(30.0, counts[1]))), width)
     lines = text.splitlines()
