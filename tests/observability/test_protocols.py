@@ -19,7 +19,7 @@ from opentelemetry.proto.metrics.v1.metrics_pb2 import AggregationTemporality
 
 from recommender.client import Client
 from recommender.recommend_api.v1.recommend_api_pb2 import RecommendRequest
-from tests.support.collector import attributes
+from tests.support.collector import attributes, collecting
 from tests.support.otlp_http import HttpCollector, collecting_http
 from tests.support.process import Process, running
 
@@ -118,6 +118,30 @@ async def test_all_signals_go_over_http_as_the_variables_say() -> None:
     assert attributes(line.attributes)["status"] == "OK"
     (ready,) = (record for record in records(collector) if record.body.string_value == "ready")
     assert not ready.trace_id
+
+
+@pytest.mark.parametrize("compression", ["none", "gzip"])
+async def test_all_signals_go_over_grpc_as_the_variables_say(compression: str) -> None:
+    with collecting() as collector:
+        settings = {
+            **QUICK,
+            "OTEL_EXPORTER_OTLP_ENDPOINT": f"http://127.0.0.1:{collector.port}",
+            "OTEL_EXPORTER_OTLP_HEADERS": "authorization=Bearer%20abc",
+            "OTEL_EXPORTER_OTLP_COMPRESSION": compression,
+            "OTEL_LOGS_EXPORTER": "otlp",
+        }
+        async with running("--log-level", "debug", settings=settings) as server:
+            await ask(server)
+            await asyncio.to_thread(
+                collector.until, lambda: any(record.body.string_value == "call" for record in collector.records)
+            )
+            await stop(server)
+
+    assert {metadata["authorization"] for metadata in collector.metadata} == {"Bearer abc"}
+    (call,) = collector.named(METHOD[1:])
+    (line,) = (record for record in collector.records if record.body.string_value == "call")
+    assert (line.trace_id, line.span_id) == (call.trace_id, call.span_id)
+    assert "rpc.server.call.duration" in collector.metrics
 
 
 async def test_deltas_are_sent_as_deltas() -> None:

@@ -9,9 +9,11 @@ from contextlib import contextmanager
 from typing import Any
 
 import grpc
+from opentelemetry.proto.collector.logs.v1 import logs_service_pb2, logs_service_pb2_grpc
 from opentelemetry.proto.collector.metrics.v1 import metrics_service_pb2, metrics_service_pb2_grpc
 from opentelemetry.proto.collector.trace.v1 import trace_service_pb2, trace_service_pb2_grpc
 from opentelemetry.proto.common.v1.common_pb2 import AnyValue, KeyValue
+from opentelemetry.proto.logs.v1.logs_pb2 import LogRecord
 from opentelemetry.proto.metrics.v1.metrics_pb2 import Metric
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
@@ -29,18 +31,30 @@ class Collector:
         self.attempts = 0
         self.spans: list[Span] = []
         self.metrics: dict[str, Metric] = {}
+        self.records: list[LogRecord] = []
+        self.metadata: list[dict[str, str]] = []
+        """Of each call of the three services."""
         self.resource: dict[str, object] = {}
         self._changed = threading.Condition()
 
-    def take(self, context: Any, spans: list[Span], metrics: list[Metric], resource: Any) -> None:
+    def take(
+        self,
+        context: Any,
+        spans: list[Span],
+        metrics: list[Metric],
+        resource: Any,
+        records: list[LogRecord] | None = None,
+    ) -> None:
         with self._changed:
             self.attempts += 1
+            self.metadata.append(dict(context.invocation_metadata()))
             self._changed.notify_all()
         self.gate.wait(PATIENCE)
         if self.refusal is not None:
             context.abort(self.refusal, "not now")
         with self._changed:
             self.spans += spans
+            self.records += records or []
             self.metrics |= {metric.name: metric for metric in metrics}
             self.resource = attributes(resource.attributes)
             self._changed.notify_all()
@@ -76,6 +90,17 @@ class _Metrics(metrics_service_pb2_grpc.MetricsServiceServicer):
         return metrics_service_pb2.ExportMetricsServiceResponse()
 
 
+class _Logs(logs_service_pb2_grpc.LogsServiceServicer):
+    def __init__(self, collector: Collector) -> None:
+        self._collector = collector
+
+    def Export(self, request: Any, context: Any) -> Any:  # noqa: N802
+        for each in request.resource_logs:
+            records = [record for scope in each.scope_logs for record in scope.log_records]
+            self._collector.take(context, [], [], each.resource, records)
+        return logs_service_pb2.ExportLogsServiceResponse()
+
+
 @contextmanager
 def collecting() -> Iterator[Collector]:
     """A collector on a free port."""
@@ -83,6 +108,7 @@ def collecting() -> Iterator[Collector]:
     server = grpc.server(ThreadPoolExecutor(8))
     trace_service_pb2_grpc.add_TraceServiceServicer_to_server(_Traces(collector), server)  # type: ignore[no-untyped-call]
     metrics_service_pb2_grpc.add_MetricsServiceServicer_to_server(_Metrics(collector), server)  # type: ignore[no-untyped-call]
+    logs_service_pb2_grpc.add_LogsServiceServicer_to_server(_Logs(collector), server)  # type: ignore[no-untyped-call]
     collector.port = server.add_insecure_port("127.0.0.1:0")
     server.start()
     try:
