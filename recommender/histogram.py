@@ -31,6 +31,17 @@ class Durations:
     seconds: float = 0.0
 
 
+@dataclass(frozen=True, slots=True)
+class CallExemplar:
+    """The last call in a bucket of durations. Its ids are hexadecimal, empty if it is not sampled."""
+
+    seconds: float
+    at: float
+    """End of the call in seconds since the epoch."""
+    trace_id: str
+    span_id: str
+
+
 def bucket(seconds: float) -> int:
     """The place of a duration in a Histogram."""
     return bisect_left(LATENCY_BOUNDS, seconds)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
 from typing import Protocol
 
 import structlog
@@ -13,7 +12,7 @@ from structlog.contextvars import bind_contextvars, unbind_contextvars
 
 from recommender.api.metadata import REQUEST_ID_KEY, request_id_of
 from recommender.api.status import FailedCall, refusal
-from recommender.histogram import Durations, bucket
+from recommender.histogram import CallExemplar, Durations, bucket
 from recommender.settings.otlp import ExemplarFilter
 
 _NAMES = {number: name for name, number in code_pb2.Code.items()}
@@ -37,17 +36,6 @@ class CallTracer(Protocol):
 
     def begin(self, method: str, request_id: str, carrier: Mapping[str, str]) -> CallTrace | None:
         """Start a span; returns None if the call is not sampled."""
-
-
-@dataclass(frozen=True, slots=True)
-class CallExemplar:
-    """The last call in a bucket of durations. Its ids are hexadecimal, empty if it is not sampled."""
-
-    seconds: float
-    at: float
-    """End of the call in seconds since the epoch."""
-    trace_id: str
-    span_id: str
 
 
 class ProtocolError(Exception):

@@ -11,8 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final, Literal, TypeAlias
 
-from recommender.edges.calls import CallExemplar
-from recommender.histogram import LATENCY_BOUNDS
+from recommender.histogram import LATENCY_BOUNDS, CallExemplar
 
 Kind: TypeAlias = Literal["counter", "updowncounter", "gauge", "histogram"]
 

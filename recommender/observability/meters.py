@@ -34,7 +34,7 @@ from opentelemetry.sdk.metrics.export import (
 from opentelemetry.sdk.metrics.view import ExponentialBucketHistogramAggregation
 from opentelemetry.sdk.resources import Resource
 
-from recommender.edges.calls import CallExemplar
+from recommender.histogram import CallExemplar
 from recommender.observability.delivery import Attempts, Delivery, flush_and_end, in_daemon, take_reasons
 from recommender.observability.instruments import INSTRUMENTS, DataPoint, Distribution, Instrument
 from recommender.observability.metrics import Metrics

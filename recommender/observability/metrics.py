@@ -15,9 +15,9 @@ from typing import Any, TypeAlias
 import psutil
 from google.rpc import code_pb2
 
-from recommender.edges.calls import CallExemplar, Calls
+from recommender.edges.calls import Calls
 from recommender.edges.listener import Connections
-from recommender.histogram import Durations, bucket
+from recommender.histogram import CallExemplar, Durations, bucket
 from recommender.models.follower import FollowerStatus
 from recommender.models.version import Version
 from recommender.observability import instruments

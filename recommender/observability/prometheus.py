@@ -12,8 +12,8 @@ from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamil
 from prometheus_client.registry import Collector
 from prometheus_client.samples import Exemplar
 
-from recommender.edges.calls import CallExemplar
 from recommender.errors import StartError
+from recommender.histogram import CallExemplar
 from recommender.observability.instruments import DataPoint, Distribution, Instrument, Reading
 
 _READ_SECONDS = 5.0
