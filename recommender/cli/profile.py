@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Column, Table
 
+from recommender.cli.lazy import fail
 from recommender.cli.running import load_settings, run
 from recommender.engine import profile as profiling
 from recommender.engine.engine import OnnxEngine
@@ -72,7 +73,10 @@ def profile(
                 done=lambda: progress.advance(task),
             )
 
-    points = run(main())
+    try:
+        points = run(main())
+    except MemoryError:
+        fail("measuring takes more memory than there is: lower --batches or --histories", 2)
     advice = profiling.advise(points, p99_ms / 1e3, lengths[-1])
     table = Table(*(Column(name, justify="right") for name in _COLUMNS), title=f"{model} on this machine")
     for point in points:
