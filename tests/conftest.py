@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import ExitStack, asynccontextmanager
 from typing import Any, get_args
 
+import hypothesis
 import onnxruntime
 import pytest
 import structlog
@@ -24,6 +25,9 @@ from tests.support.serving import AnyServer, Serve, Shared, in_a_thread, server_
 
 _RECIPES = {"system": "just test-system", "long": "just test-long"}
 _NO_TESTS = ("fuzzing (`just fuzz`)", "soaking (`just soak`)", "other servers (`just bench-peers`)")
+# No test asserts wall time: a busy machine is no failure.
+hypothesis.settings.register_profile("suite", deadline=None)
+hypothesis.settings.load_profile("suite")
 _DEBIAN = {"chromium": "chromium", "h2load": "nghttp2-client", "prometheus": "prometheus", "promtool": "prometheus"}
 # A server in the test's process logs as one that nobody set up: without a line for every call.
 structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.INFO))
