@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
-from collections.abc import Iterator
 
 import grpc
 import pytest
@@ -22,19 +21,16 @@ from tests.support.serving import AnyServer
 TIMEOUT = 30.0
 METHOD = "recommend_api.v1.RecommenderService/Recommend"
 STREAM = "recommend_api.v1.RecommenderService/StreamRecommend"
-_exported = InMemorySpanExporter()
 
 
 @pytest.fixture
-def exported() -> Iterator[InMemorySpanExporter]:
-    """What the process's tracer provider exports; it can be set but once."""
-    if isinstance(trace.get_tracer_provider(), trace.ProxyTracerProvider):
-        provider = TracerProvider(shutdown_on_exit=False)
-        provider.add_span_processor(SimpleSpanProcessor(_exported))
-        trace.set_tracer_provider(provider)
-    _exported.clear()
-    yield _exported
-    _exported.clear()
+def exported(monkeypatch: pytest.MonkeyPatch) -> InMemorySpanExporter:
+    """What the process's tracer provider exports. It could be set but once, and would trace the tests after this."""
+    exporter = InMemorySpanExporter()
+    provider = TracerProvider(shutdown_on_exit=False)
+    provider.add_span_processor(SimpleSpanProcessor(exporter))
+    monkeypatch.setattr(trace, "get_tracer_provider", lambda: provider)
+    return exporter
 
 
 def only(exported: InMemorySpanExporter) -> ReadableSpan:
