@@ -25,7 +25,7 @@ Scores = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True, slots=True)
-class Ranking:
+class Rankings:
     """What a model answers: ids int64 [batch, k], scores float32 [batch, k]."""
 
     ids: Ids
@@ -45,7 +45,7 @@ class ModelFile:
         k: int,
         excluded: Sequence[tuple[int, int]] = (),
         candidates: Sequence[Sequence[int]] | None = None,
-    ) -> Ranking:
+    ) -> Rankings:
         """Rank for these histories; `candidates` are one ascending list a row, or None for the whole catalogue."""
         return self.rank_in_each_way(histories, k, excluded, candidates)[-1]
 
@@ -55,7 +55,7 @@ class ModelFile:
         k: int,
         excluded: Sequence[tuple[int, int]] = (),
         candidates: Sequence[Sequence[int]] | None = None,
-    ) -> list[Ranking]:
+    ) -> list[Rankings]:
         """The same from each session that can tell: two without exclusions and candidates, the quick one last."""
         rows, lengths = padded(histories)
         few, few_lengths = (
@@ -72,7 +72,7 @@ class ModelFile:
         sessions = [self._session]
         if self._unrestricted is not None and not len(excluded) and candidates is None:
             sessions.append(self._unrestricted)
-        return [Ranking(*session.run(["recommendations", "scores"], feeds)) for session in sessions]
+        return [Rankings(*session.run(["recommendations", "scores"], feeds)) for session in sessions]
 
 
 def _session(path: Path, **pinned: int) -> ort.InferenceSession:
@@ -92,7 +92,7 @@ def padded(rows: Sequence[Sequence[int]]) -> tuple[Ids, Ids]:
     return together, lengths
 
 
-def brute_force(scores: Scores, k: int) -> Ranking:
+def brute_force(scores: Scores, k: int) -> Rankings:
     """The k best of all scores [batch, items], ties lower id first; -1 and -inf where a row has no more."""
     ids = np.empty((len(scores), k), np.int64)
     for row, own in enumerate(scores):
@@ -101,7 +101,7 @@ def brute_force(scores: Scores, k: int) -> Ranking:
         able = np.flatnonzero(own >= worst)
         ids[row] = able[np.argsort(-own[able], kind="stable")[:k]]
     best = np.take_along_axis(scores, ids, axis=1)
-    return Ranking(np.where(np.isneginf(best), -1, ids), best)
+    return Rankings(np.where(np.isneginf(best), -1, ids), best)
 
 
 def masked(scores: Scores, excluded: Sequence[tuple[int, int]], candidates: Sequence[Sequence[int]] | None) -> Scores:
@@ -116,7 +116,7 @@ def masked(scores: Scores, excluded: Sequence[tuple[int, int]], candidates: Sequ
     return allowed
 
 
-def difference(got: Ranking, scores: Scores, k: int, tolerance: float) -> str | None:
+def difference(got: Rankings, scores: Scores, k: int, tolerance: float) -> str | None:
     """How a ranking differs from the brute-force one over `scores` [batch, items]; None where they are equal.
 
     Equal means: the right length, each score right, the order best first and the lower id first among equals, nothing
@@ -175,7 +175,7 @@ def check_model(
         k: int,
         excluded: Sequence[tuple[int, int]] = (),
         candidates: Sequence[Sequence[int]] | None = None,
-    ) -> Ranking:
+    ) -> Rankings:
         nonlocal largest
         known = masked(scores[list(chosen)], excluded, candidates)
         for got in model.rank_in_each_way([histories[row] for row in chosen], k, excluded, candidates):

@@ -11,7 +11,7 @@ import pytest
 
 from recommender.export import ExportError, ExportOptions, export_model
 from recommender.export.artifact import write_model
-from recommender.export.check import ModelFile, Ranking, difference, masked
+from recommender.export.check import ModelFile, Rankings, difference, masked
 from recommender.export.graph import build_graph
 from recommender.export.head.coarse import Codes
 from recommender.export.nodes import Nodes
@@ -75,7 +75,7 @@ def test_the_ranking_is_the_exact_one_on_every_kind_of_table(kind: str, tmp_path
         assert difference(got, masked(scores, excluded, None), 10, tolerance) is None
 
 
-def ask(path: Path, users: npt.NDArray[np.int64], k: int) -> tuple[Ranking, npt.NDArray[np.int64]]:
+def ask(path: Path, users: npt.NDArray[np.int64], k: int) -> tuple[Rankings, npt.NDArray[np.int64]]:
     session = ort.InferenceSession(path, providers=["CPUExecutionProvider"])
     ids, scores, fallbacks = session.run(
         ["recommendations", "scores", "fallbacks"],
@@ -88,7 +88,7 @@ def ask(path: Path, users: npt.NDArray[np.int64], k: int) -> tuple[Ranking, npt.
             "candidates_length": np.zeros(len(users), np.int64),
         },
     )
-    return Ranking(ids, scores), fallbacks
+    return Rankings(ids, scores), fallbacks
 
 
 def test_a_proven_ranking_needs_no_fallback(tmp_path: Path) -> None:

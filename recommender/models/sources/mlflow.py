@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import tempfile
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -300,8 +301,6 @@ def _size(folder: Path) -> int:
 
 @contextlib.contextmanager
 def _folder_for(name: str) -> Iterator[Path]:
-    import tempfile  # noqa: PLC0415 (only who publishes pays)
-
     with tempfile.TemporaryDirectory() as folder:
         yield Path(folder) / name
 

@@ -8,6 +8,8 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
+
 from recommender.errors import ModelError
 from recommender.models.artifact import Artifact
 from recommender.models.card import CARD_NAME, card_path
@@ -31,8 +33,7 @@ def files_of(artifact: Artifact) -> Iterator[list[Path]]:
 
 def write_mlmodel(path: Path, run_id: str, artifact: Artifact, ports: frozenset[str]) -> None:
     """Write MLflow's description of the model: an ONNX flavor, and the signature of these inputs and outputs."""
-    import numpy as np  # noqa: PLC0415 (only who publishes pays)
-    from mlflow.models import Model, ModelSignature  # noqa: PLC0415
+    from mlflow.models import Model, ModelSignature  # noqa: PLC0415 (slow, and optional)
     from mlflow.types import Schema, TensorSpec  # noqa: PLC0415
 
     def schema(names: list[str]) -> Schema:
