@@ -319,5 +319,6 @@ def both_port(server: Process) -> int:
 
 
 def metrics_port(server: Process) -> int:
-    event = next(event for event in server.log if event["event"] == "metrics")
+    # Of several workers each has its own endpoint, and the supervisor has the one for all.
+    event = next(event for event in server.log if event["event"] == "metrics" and "worker" not in event)
     return int(event["address"].rsplit(":", 1)[1].split("/")[0])

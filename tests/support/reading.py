@@ -71,6 +71,8 @@ class Server:
     def _note(self, line: str) -> None:
         self.log += line
         event: dict[str, Any] = json.loads(line) if line.startswith("{") else {}
+        if event.get("event") == "metrics" and "worker" in event:
+            return  # a worker's own endpoint, which its supervisor reads
         if event.get("event") in ("listening", "metrics"):
             port = re.findall(r":(\d+)(?:/|$)", event["address"])[-1]
             self.ports[_PORT if event["event"] == "listening" else _METRICS_PORT] = port
