@@ -1,10 +1,12 @@
 """The health port for an orchestrator's probes: `grpc.health.v1` in plaintext without tokens, and nothing else.
 
-Kubelets speak neither TLS nor tokens. The three names of `probes` answer three questions: has it started, may it get
+Kubelets speak neither TLS nor tokens. Three names answer three questions: has it started, may it get
 calls, must it be killed. A draining server is alive but not ready.
 """
 
 from __future__ import annotations
+
+from typing import Final
 
 import grpc
 
@@ -12,7 +14,10 @@ from recommender.edges.address import address_of
 from recommender.edges.grpc_aio.edge import add_methods
 from recommender.edges.health import Health
 from recommender.errors import StartError
-from recommender.server.probes import LIVENESS, READINESS, STARTUP
+
+STARTUP: Final = "startup"
+READINESS: Final = "readiness"
+LIVENESS: Final = "liveness"
 
 _MOST_CALLS = 16
 _MOST_BYTES = 4096

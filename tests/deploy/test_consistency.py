@@ -15,7 +15,7 @@ import yaml
 from recommender.api.metadata import SERVICE_NAME
 from recommender.observability.instruments import INSTRUMENTS
 from recommender.recommend_api.v1 import recommend_api_pb2 as api
-from recommender.server.probes import LIVENESS, READINESS, STARTUP
+from recommender.server.health_port import LIVENESS, READINESS, STARTUP
 from recommender.settings.environment import key_of
 from recommender.settings.settings import Settings
 from recommender.settings.sources import FIELDS

@@ -17,12 +17,13 @@ import structlog
 
 from recommender.client import Client
 from recommender.errors import StartError
-from recommender.server.probes import LIVENESS, READINESS, STARTUP, probe
+from recommender.server.health_port import LIVENESS, READINESS, STARTUP
 from recommender.server.process import ExitCode
 from recommender.server.supervisor import Supervisor
 from recommender.settings.settings import Settings
 from tests.support.facts import FACTS
 from tests.support.pages import read
+from tests.support.probes import probe
 from tests.support.process import Process, running
 from tests.support.versions import K, answer_of, write_version
 

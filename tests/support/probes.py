@@ -1,15 +1,9 @@
-"""The names of probes, and how to send one. Imports next to nothing: `recommender health` runs every few seconds."""
+"""Ask a health port, as an orchestrator's gRPC probe does."""
 
 from __future__ import annotations
 
-from typing import Final
-
 import grpc
 from grpc_health.v1 import health_pb2
-
-STARTUP: Final = "startup"
-READINESS: Final = "readiness"
-LIVENESS: Final = "liveness"
 
 
 async def probe(address: str, name: str, timeout: float) -> str:
