@@ -3,6 +3,7 @@
 Compares, in turn and never side by side: the head of our exports, the plain MatMul + TopK graph, the product alone
 (MatMul whose scores stay where they are), and faiss `IndexFlatIP` where it is installed. Every answer is compared with
 the plain graph's. Run: `uv run --group dev --group model --with faiss-cpu python -m bench.questions.topk`.
+With `--device cuda` the graphs run on the GPU, copies of ids and scores over the bus included; faiss stays on the CPU.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from rich.console import Console
 from rich.table import Table
 
 from recommender.engine.onnx_file import read_onnx_file
+from recommender.engine.provider import CPU, CUDA, CudaOptions
 from recommender.export.artifact import write_model
 from recommender.export.graph import build_graph
 from recommender.export.head.coarse import Codes
@@ -37,12 +39,19 @@ except ImportError:
     faiss = None
 
 THREADS = 2
+PROVIDERS = {"cpu": [CPU], "cuda": [(CUDA, CudaOptions().as_provider_options()), CPU]}
 Answer = tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]] | None
 Run = Callable[[npt.NDArray[np.int64], int], Answer]
 
 
 def session(
-    path: Path, *, spinning: bool, prepack: bool, restricted: bool = False, threads: int = THREADS
+    path: Path,
+    *,
+    spinning: bool,
+    prepack: bool,
+    restricted: bool = False,
+    threads: int = THREADS,
+    device: str = "cpu",
 ) -> ort.InferenceSession:
     options = ort.SessionOptions()
     # As the engine does, in a session for runs that restrict nothing.
@@ -52,7 +61,11 @@ def session(
     options.intra_op_num_threads = threads
     options.add_session_config_entry("session.intra_op.allow_spinning", str(int(spinning)))
     options.add_session_config_entry("session.disable_prepacking", str(int(not prepack)))
-    return ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    opened = ort.InferenceSession(path, options, providers=PROVIDERS[device])
+    if opened.get_providers()[0] != {"cpu": CPU, "cuda": CUDA}[device]:
+        msg = f"{path.name} runs on {opened.get_providers()}, not on {device}"
+        raise SystemExit(msg)
+    return opened
 
 
 @cache
@@ -112,9 +125,16 @@ def plain(embeddings: npt.NDArray[np.float32], folder: Path, *, select: bool) ->
 
 
 def runs(
-    embeddings: npt.NDArray[np.float32], folder: Path, *, spinning: bool, prepack: bool, with_faiss: bool, threads: int
+    embeddings: npt.NDArray[np.float32],
+    folder: Path,
+    *,
+    spinning: bool,
+    prepack: bool,
+    with_faiss: bool,
+    threads: int,
+    device: str,
 ) -> dict[str, Run]:
-    opened = partial(session, spinning=spinning, prepack=prepack, threads=threads)
+    opened = partial(session, spinning=spinning, prepack=prepack, threads=threads, device=device)
     heads = {"head": opened(ours(embeddings, folder))}
     if coarse_pays(Layout(*embeddings.shape)):
         heads["coarse head"] = opened(ours(embeddings, folder, coarse=True))
@@ -194,14 +214,14 @@ def main() -> None:
     parser.add_argument("--k", default="10")
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--threads", type=int, default=THREADS)
+    parser.add_argument("--device", choices=sorted(PROVIDERS), default="cpu")
     parser.add_argument("--spinning", action="store_true")
     parser.add_argument("--no-prepack", action="store_true")
     parser.add_argument("--no-faiss", action="store_true")
     options = parser.parse_args()
     random = np.random.default_rng(0)
-    table = Table(
-        "items", "batch", "k", "what", "median ms", "5 % … 95 %", "x plain", "x product", "ranking", title="top-K"
-    )
+    columns = ("items", "batch", "k", "what", "median ms", "5 % … 95 %", "x plain", "x product", "ranking")
+    table = Table(*columns, title=f"top-K on {options.device}")
     for size in options.sizes.split(","):
         items, dim = map(int, size.split("x"))
         embeddings = random.random((items, dim), dtype=np.float32)
@@ -213,6 +233,7 @@ def main() -> None:
                 prepack=not options.no_prepack,
                 with_faiss=not options.no_faiss,
                 threads=options.threads,
+                device=options.device,
             )
             for k in map(int, options.k.split(",")):
                 for batch in map(int, options.batches.split(",")):
