@@ -12,8 +12,10 @@ import grpc
 
 from recommender.edges.address import address_of
 from recommender.edges.grpc_aio.edge import add_methods
+from recommender.edges.grpc_aio.listener import port_options
 from recommender.edges.health import Health
 from recommender.errors import StartError
+from recommender.settings.network import NetworkSettings
 
 STARTUP: Final = "startup"
 READINESS: Final = "readiness"
@@ -24,18 +26,15 @@ _MOST_BYTES = 4096
 
 
 class HealthPort:
-    """Answers `startup`, `readiness` (also under the empty name) and `liveness` from `listen` to `close`."""
+    """Answers `startup`, `readiness` (also under the empty name) and `liveness` from `listen` to `close`.
 
-    def __init__(self) -> None:
+    `network` has the limits of time, which are those of the service's port.
+    """
+
+    def __init__(self, network: NetworkSettings) -> None:
         self._health = Health(("", STARTUP, READINESS, LIVENESS))
         # Anybody who reaches this port needs no token: it gives little and takes little.
-        options = (
-            ("grpc.so_reuseport", 0),
-            ("grpc.max_concurrent_streams", _MOST_CALLS),
-            ("grpc.max_receive_message_length", _MOST_BYTES),
-            ("grpc.max_metadata_size", _MOST_BYTES),
-            ("grpc.absolute_max_metadata_size", _MOST_BYTES),
-        )
+        options = port_options(network, calls=_MOST_CALLS, message_bytes=_MOST_BYTES, metadata_bytes=_MOST_BYTES)
         self._server = grpc.aio.server(options=options)
         add_methods(self._server, self._health.methods())
 

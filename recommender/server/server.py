@@ -79,7 +79,7 @@ class Server:
             self._monitoring.watch_access(access)
         self._monitoring.watch_files(self._secrets)
         self._monitoring.watch_edge(self._listener.connections)
-        self._probes = HealthPort() if settings.operations.health_port is not None else None
+        self._probes = HealthPort(settings.network) if settings.operations.health_port is not None else None
         self._stop = asyncio.Event()
         self._closing = False
         self._router = Router(retire_grace=settings.engine.engine_timeout_ms / 1e3, observer=self._note)

@@ -88,7 +88,7 @@ class Supervisor:
         self._pause = pause
         self._command = tuple(command)
         self._workers = [_Worker(number) for number in range(settings.operations.workers or available_cpus())]
-        self._probes = HealthPort() if settings.operations.health_port is not None else None
+        self._probes = HealthPort(settings.network) if settings.operations.health_port is not None else None
         self._metrics: Endpoint | None = None
         self._reserved: socket.socket | None = None
         self._keepers: list[asyncio.Task[None]] = []

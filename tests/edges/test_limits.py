@@ -167,17 +167,6 @@ async def test_a_connection_without_a_call_is_closed(serve: Serve) -> None:
         assert reason == b"connection idle"
 
 
-async def test_a_client_that_pings_too_often_is_cut_off(serve: Serve) -> None:
-    async with serve(min_ping_interval_ms=60_000) as server, raw(server.port) as caller:
-        for _ in range(10):
-            caller.http2.ping(b"12345678")
-        await caller.flush()
-        code, _ = await caller.goaway()
-
-        assert code == h2.errors.ErrorCodes.ENHANCE_YOUR_CALM
-        assert await answered(server.port)
-
-
 async def test_who_connects_and_says_nothing_is_dropped(serve: Serve) -> None:
     async with serve(handshake_timeout_ms=100) as server, raw(server.port, greeted=False) as caller:
         assert await caller.ended()

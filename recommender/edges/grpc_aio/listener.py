@@ -27,7 +27,14 @@ class GrpcListener:
 
     def __init__(self, methods: Iterable[Method], settings: NetworkSettings, *, shared_port: bool = False) -> None:
         self._certificates: Certificates | None = None
-        self._server = grpc.aio.server(options=_options(settings, shared_port=shared_port))
+        options = port_options(
+            settings,
+            calls=settings.max_connection_calls,
+            message_bytes=settings.max_message_bytes,
+            metadata_bytes=settings.max_metadata_bytes,
+            shared_port=shared_port,
+        )
+        self._server = grpc.aio.server(options=options)
         add_methods(self._server, methods)
 
     def use_certificates(self, certificates: Certificates) -> None:
@@ -77,27 +84,30 @@ def _configuration(certificates: Certificates) -> grpc.ServerCertificateConfigur
     )
 
 
-def _options(settings: NetworkSettings, *, shared_port: bool) -> tuple[tuple[str, int], ...]:
+def port_options(
+    network: NetworkSettings, *, calls: int, message_bytes: int, metadata_bytes: int, shared_port: bool = False
+) -> tuple[tuple[str, int], ...]:
+    """Channel options of a server: the settings' limits of time, and the most that a connection or a call may hold."""
     options = [
         # Otherwise a second server would silently share the port.
         ("grpc.so_reuseport", int(shared_port)),
-        ("grpc.max_receive_message_length", settings.max_message_bytes),
+        ("grpc.max_receive_message_length", message_bytes),
         # A window that grows with bandwidth buffers tens of megabytes of a message that will be refused.
         ("grpc.http2.bdp_probe", 0),
         ("grpc.http2.lookahead_bytes", _STREAM_WINDOW),
         # Between two different limits gRPC refuses at random.
-        ("grpc.max_metadata_size", settings.max_metadata_bytes),
-        ("grpc.absolute_max_metadata_size", settings.max_metadata_bytes),
-        ("grpc.max_concurrent_streams", settings.max_connection_calls),
+        ("grpc.max_metadata_size", metadata_bytes),
+        ("grpc.absolute_max_metadata_size", metadata_bytes),
+        ("grpc.max_concurrent_streams", calls),
         ("grpc.keepalive_permit_without_calls", 1),
-        ("grpc.http2.min_recv_ping_interval_without_data_ms", settings.min_ping_interval_ms),
-        ("grpc.server_handshake_timeout_ms", settings.handshake_timeout_ms),
+        ("grpc.http2.min_ping_interval_without_data_ms", network.min_ping_interval_ms),
+        ("grpc.server_handshake_timeout_ms", network.handshake_timeout_ms),
     ]
     # gRPC varies the age by a tenth, so connections opened together do not end together.
     lasting = (
-        ("grpc.max_connection_age_ms", settings.max_connection_age_ms),
-        ("grpc.max_connection_age_grace_ms", settings.max_connection_age_grace_ms),
-        ("grpc.max_connection_idle_ms", settings.max_connection_idle_ms),
-        ("grpc.keepalive_time_ms", settings.keepalive_ms),
+        ("grpc.max_connection_age_ms", network.max_connection_age_ms),
+        ("grpc.max_connection_age_grace_ms", network.max_connection_age_grace_ms),
+        ("grpc.max_connection_idle_ms", network.max_connection_idle_ms),
+        ("grpc.keepalive_time_ms", network.keepalive_ms),
     )
     return (*options, *((name, value) for name, value in lasting if value))
