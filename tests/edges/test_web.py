@@ -93,6 +93,20 @@ async def test_json_in_json_out_with_the_known_answers(port: int) -> None:
     assert all(reply["response"]["itemIds"] == ANSWER for reply in stream.said)
 
 
+@pytest.mark.parametrize("host", ["", "Host: upstream\r\n"])
+async def test_http_1_0_is_answered_as_proxies_speak_it_by_default(port: int, host: str) -> None:
+    body = json.dumps({"itemIds": HISTORY})
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    lines = f"POST /{SERVICE_NAME}/Recommend HTTP/1.0\r\n{host}Content-Type: application/json\r\n"
+    writer.write(f"{lines}Connection: close\r\nContent-Length: {len(body)}\r\n\r\n{body}".encode())
+    async with asyncio.timeout(TIMEOUT):
+        head, _, said = (await reader.read()).partition(b"\r\n\r\n")
+    writer.close()
+
+    assert head.split(b"\r\n")[0] == b"HTTP/1.0 200 OK"
+    assert json.loads(said)["itemIds"] == ANSWER
+
+
 async def test_the_largest_answer_fits_into_json(port: int) -> None:
     requests = [{"itemIds": [1, row], "limit": 1000} for row in range(1000)]
     answer = await ask(port, "BatchRecommend", {"requests": requests}, {**JSON, "grpc-timeout": "30S"})
@@ -183,7 +197,7 @@ async def test_grpc_web_has_the_reply_and_then_the_status_in_the_body(port: int)
 
 def preflight(origin: str) -> dict[str, str]:
     """What a browser sends before a page's call."""
-    headers = "authorization,content-type,grpc-timeout"
+    headers = "authorization,baggage,b3,content-type,grpc-timeout,traceparent,tracestate,x-b3-traceid"
     return {"origin": origin, "access-control-request-method": "POST", "access-control-request-headers": headers}
 
 

@@ -81,6 +81,8 @@ def envoy_config(
         "generate_request_id": False,
         "server_header_transformation": "PASS_THROUGH",
         "http2_protocol_options": http2,
+        # Proxies in front of the web edge speak HTTP/1.0 by default (nginx does), some without a host.
+        "http_protocol_options": {"accept_http_10": bool(filters), "default_host_for_http_10": "recommender"},
         # Streams may be idle for any time, as on every gRPC server.
         "stream_idle_timeout": "0s",
         "common_http_protocol_options": lasting,

@@ -15,7 +15,12 @@ _PACKAGE = "recommender.recommend_api.v1"
 _DESCRIPTORS = "recommend_api.binpb"
 _SERVICE = "recommend_api.v1.RecommenderService"
 _KIND = "type.googleapis.com/envoy.extensions.filters.http."
-_ASKED = ("authorization", "content-type", "grpc-timeout", "x-grpc-web", "x-request-id", "x-user-agent")
+_TRACED = (
+    *("traceparent", "tracestate", "baggage"),
+    *("b3", "x-b3-flags", "x-b3-parentspanid", "x-b3-sampled", "x-b3-spanid", "x-b3-traceid"),
+)
+"""Headers of a trace that began in a page."""
+_ASKED = ("authorization", "content-type", "grpc-timeout", "x-grpc-web", "x-request-id", "x-user-agent", *_TRACED)
 """Request headers that a page may send."""
 _TOLD = ("grpc-message", "grpc-retry-pushback-ms", "grpc-status", "grpc-status-details-bin", "x-request-id")
 """Response headers that a page may read."""
