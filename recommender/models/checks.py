@@ -18,6 +18,8 @@ from recommender.models.artifact import Artifact
 _REPEATS = 3
 _LENGTH = 32
 """Items of a history that is long enough to show what histories cost."""
+_RESTRICTED = 8
+"""Recommendations of a ranking that exclusions and candidates are tried on."""
 
 
 async def check_answers(engine: OnnxEngine, artifact: Artifact) -> None:
@@ -29,6 +31,7 @@ async def check_answers(engine: OnnxEngine, artifact: Artifact) -> None:
         for run in engine.ways:
             await check_golden_answers(run, artifact)
         await check_limits(engine.run, artifact.path, engine.model)
+        await check_restrictions(engine.run, artifact.path, engine.model, engine.contract.inputs)
 
 
 async def check_golden_answers(run: Run, artifact: Artifact) -> None:
@@ -63,6 +66,31 @@ async def check_limits(run: Run, path: Path, model: Model) -> None:
     if fault is not None:
         raise ModelError(
             f"{path} does not keep its limits: for the history [{last}] {fault}; train or export the model again"
+        )
+
+
+async def check_restrictions(run: Run, path: Path, model: Model, inputs: frozenset[str]) -> None:
+    """Raise ModelError unless exclusions and candidates hold, beside a row that has neither.
+
+    Only restrictions with an input of the model are tried.
+    """
+    k = min(model.max_k, _RESTRICTED)
+    plain = Query((0,), k)
+    (best,) = (ranking.item_ids for ranking in await run([plain]))
+    without, among = best[:1], tuple(sorted(best[1:] or best))
+    faults = []
+    if "excluded" in inputs:
+        _, ranking = await run([plain, plain._replace(excluded=tuple(without))])
+        left = k if model.items is None else min(k, model.items - len(without))
+        if set(without) & set(ranking.item_ids) or len(ranking.item_ids) != left:
+            faults.append(f"without {without} it ranks {ranking.item_ids}")
+    if "candidates" in inputs:
+        _, ranking = await run([plain, Query((0,), len(among), candidates=among)])
+        if sorted(ranking.item_ids) != list(among):
+            faults.append(f"among {list(among)} it ranks {ranking.item_ids}")
+    if faults:
+        raise ModelError(
+            f"{path} does not keep to what is excluded or to candidates: {'; '.join(faults)}; export the model again"
         )
 
 

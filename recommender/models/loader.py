@@ -80,6 +80,8 @@ class Loader:
             working = memory_growth(before)
             batcher = self._make_batcher(engine, Cost.fit(measured))
             version = await in_background(self._version, engine, artifact, batcher, measured)
+            if version.vocabulary is not None and not proven:
+                await in_background(version.vocabulary.check)
         except BaseException:
             await in_background(engine.close)
             raise

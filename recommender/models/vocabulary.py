@@ -22,6 +22,9 @@ _MAGIC = b"RECVOCA1"
 _FOOTER = struct.Struct("<QQ8s")
 """Bytes of the padded trie, number of keys, magic."""
 _ALIGNMENT = 8
+_MOST_TRIED = 1_000_000
+"""Keys that a check looks up both ways: some three seconds."""
+_TRIED_AT_ONCE = 10_000
 
 
 class Vocabulary:
@@ -34,7 +37,10 @@ class Vocabulary:
 
     @classmethod
     def open(cls, path: Path, items: int) -> Vocabulary:
-        """Map a file that `write_vocabulary` wrote for a catalogue of `items` items. Raises ModelError if it is not."""
+        """Map a file that `write_vocabulary` wrote for a catalogue of `items` items.
+
+        Raises ModelError if it is not one, or if its numbers do not lead from every item to a key and back.
+        """
         size = path.stat().st_size
         with path.open("rb") as file:
             file.seek(max(size - _FOOTER.size, 0))
@@ -54,6 +60,8 @@ class Vocabulary:
         except RuntimeError as error:
             raise ModelError(f"{path} holds no readable trie: {error}; export the model again") from error
         numbers = np.memmap(path, np.int32, "r", offset=trie_size, shape=(2, count))
+        if len(trie) != count or not _are_inverse(numbers[0], numbers[1]):
+            raise ModelError(f"{path} does not lead from every item to a key and back; export the model again")
         return cls(trie, numbers[0], numbers[1])
 
     def __len__(self) -> int:
@@ -68,6 +76,34 @@ class Vocabulary:
         """The key of each item id; IndexError if one is not in the catalogue."""
         restore, place_of = self._trie.restore_key, self._place_of
         return [restore(int(place_of[item])) for item in ids]
+
+    def check(self) -> None:
+        """Look keys up both ways: all, or of a large catalogue a million at even distances.
+
+        Raises ModelError if one is not text, is empty, or does not lead back to its item. Blocks.
+        """
+        tried = range(0, len(self), -(-len(self) // _MOST_TRIED))
+        for start in range(0, len(tried), _TRIED_AT_ONCE):
+            items = tried[start : start + _TRIED_AT_ONCE]
+            try:
+                keys = self.keys(items)
+            except (KeyError, UnicodeDecodeError) as error:
+                raise ModelError(
+                    f"the vocabulary holds a key that is not text: {error}; export the model again"
+                ) from error
+            if not all(keys) or self.ids(keys) != list(items):
+                raise ModelError(
+                    f"the vocabulary does not lead from items {items[0]} to {items[-1]} to their keys and back; "
+                    "export the model again"
+                )
+
+
+def _are_inverse(item_of: npt.NDArray[np.int32], place_of: npt.NDArray[np.int32]) -> bool:
+    """Whether both are permutations, each the inverse of the other."""
+    count = len(place_of)
+    if count == 0 or place_of.min() < 0 or place_of.max() >= count:
+        return False
+    return bool((item_of[place_of] == np.arange(count, dtype=np.int32)).all())
 
 
 def write_vocabulary(keys: Sequence[str], path: Path) -> None:

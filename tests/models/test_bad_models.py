@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 import structlog
 from onnx import TensorProto, helper, numpy_helper
@@ -256,6 +257,19 @@ async def test_a_catalogue_larger_than_the_table_fails_the_checks(model: Path) -
 async def test_a_catalogue_smaller_than_the_table_fails_the_checks(model: Path) -> None:
     with pytest.raises(ModelError, match="recommends what is not in its catalogue"):
         await check(card(model, items=20, max_k=20))
+
+
+@pytest.mark.parametrize("names", [["excluded"], ["candidates", "candidates_length"]])
+async def test_exclusions_and_candidates_that_the_network_ignores_fail_the_checks(
+    model: Path, names: list[str]
+) -> None:
+    network = onnx.load(model)
+    for name in names:
+        shape = ["n"] if name == "candidates_length" else ["n", "m"]
+        network.graph.input.append(value(name, TensorProto.INT64, list(shape)))
+    onnx.save(network, model)
+    with pytest.raises(ModelError, match=r"does not keep to .*: (without|among) \["):
+        await check(card(model))
 
 
 async def test_a_version_says_in_the_log_what_its_batches_take(path: Path) -> None:

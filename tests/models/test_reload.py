@@ -99,6 +99,14 @@ def with_a_misfit_input(folder: Path) -> None:
     _list_again(folder)
 
 
+def with_numbers_out_of_range(folder: Path) -> None:
+    keys = (folder / MODEL_NAME).with_suffix(".keys")
+    content = bytearray(keys.read_bytes())
+    content[-28:-24] = b"\xff\xff\xff\x7f"  # the last number before the footer
+    keys.write_bytes(content)
+    _list_again(folder)
+
+
 def _list_again(folder: Path, **changes: object) -> None:
     from recommender.models.card import file_sha256  # noqa: PLC0415
 
@@ -116,6 +124,10 @@ REFUSED = {
     "a wrong contract": ({"spoil": with_a_misfit_input}, "input context is unknown"),
     "too few recommendations": ({"spoil": of_the_older_form_with_too_few}, "returns 3 at most"),
     "a vocabulary of another size": ({"keys": 49}, "has 49 keys and the catalogue 50 items"),
+    "a vocabulary whose numbers are out of range": (
+        {"keys": 50, "spoil": with_numbers_out_of_range},
+        "does not lead from every item to a key and back",
+    ),
     "golden answers that differ": ({"golden": WRONG_GOLDEN}, "does not give its card's answer"),
     "a card of tomorrow": ({"schema_version": 99}, "schema version 99"),
 }

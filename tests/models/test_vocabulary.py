@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import struct
 from pathlib import Path
 
+import marisa_trie
+import numpy as np
+import numpy.typing as npt
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -62,6 +66,48 @@ def test_a_vocabulary_that_lost_bytes_in_the_middle_is_refused(tmp_path: Path) -
     path.write_bytes(content[:40] + content[48:])
     with pytest.raises(ModelError, match="cut short or altered"):
         Vocabulary.open(path, 2)
+
+
+def numbers_of(path: Path, count: int) -> npt.NDArray[np.int32]:
+    """The numbers of a vocabulary's file, places of items and items of places, to be changed in the file."""
+    footer = 24
+    offset = path.stat().st_size - footer - 2 * 4 * count
+    return np.memmap(path, np.int32, "r+", offset=offset, shape=(2, count))
+
+
+@pytest.mark.parametrize("array", [0, 1])
+@pytest.mark.parametrize("number", [-1, 3, 2**31 - 1, "twice"])
+def test_numbers_that_lead_to_no_item_or_to_another_are_refused(tmp_path: Path, array: int, number: int | str) -> None:
+    write_vocabulary(["a", "b", "c"], tmp_path / "m.keys")
+    numbers = numbers_of(tmp_path / "m.keys", 3)
+    numbers[array][0] = numbers[array][1] if isinstance(number, str) else number
+    numbers.flush()  # type: ignore[attr-defined] # a memmap
+
+    with pytest.raises(ModelError, match="does not lead from every item to a key and back"):
+        Vocabulary.open(tmp_path / "m.keys", 3)
+
+
+def test_a_check_finds_keys_that_no_caller_could_send(tmp_path: Path) -> None:
+    path = tmp_path / "m.keys"
+    write_vocabulary(["left", "right"], path)
+    Vocabulary.open(path, 2).check()
+    trie = marisa_trie.BinaryTrie([b"left", b"righ\xff"]).tobytes()
+    trie += bytes(-len(trie) % 8)
+    path.write_bytes(
+        trie + np.array([0, 1, 0, 1], np.int32).tobytes() + struct.pack("<QQ8s", len(trie), 2, b"RECVOCA1")
+    )
+
+    with pytest.raises(ModelError, match="a key that is not text"):
+        Vocabulary.open(path, 2).check()
+
+
+def test_keys_are_told_apart_byte_by_byte(tmp_path: Path) -> None:
+    composed, decomposed = "caf\u00e9", "cafe\u0301"
+    write_vocabulary([composed, decomposed], tmp_path / "m.keys")
+    vocabulary = Vocabulary.open(tmp_path / "m.keys", 2)
+    vocabulary.check()
+
+    assert vocabulary.ids([decomposed, composed, "caf\u00c9"]) == [1, 0, None]
 
 
 def test_a_fallback_list_comes_back_in_order(tmp_path: Path) -> None:
