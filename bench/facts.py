@@ -11,12 +11,13 @@ import sys
 import time
 from pathlib import Path
 
+import onnxruntime
 import psutil
 
 from recommender.engine.machine import available_cpus
 
 ROOT = Path(__file__).parents[1]
-_PACKAGES = ("recommender", "grpcio", "onnxruntime", "numpy", "uvloop")
+_PACKAGES = ("recommender", "grpcio", "numpy", "uvloop")
 
 
 def machine() -> dict[str, str]:
@@ -29,6 +30,8 @@ def machine() -> dict[str, str]:
         "system": platform.platform(),
         "Python": platform.python_version(),
         **{package: importlib.metadata.version(package) for package in _PACKAGES},
+        # By the module: the GPU build is another distribution, onnxruntime-gpu.
+        "onnxruntime": onnxruntime.__version__,
         "revision": revision(),
         "command": shlex.join(("python", *sys.orig_argv[1:])),
         "taken": time.strftime("%Y-%m-%d %H:%M:%S %Z"),

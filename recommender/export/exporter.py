@@ -8,6 +8,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
+import onnxruntime
 
 from recommender.export.artifact import card_files, drafts, publish, write_model
 from recommender.export.check import History, ModelFile, Scores, check_model
@@ -98,7 +99,11 @@ def export_model(options: ExportOptions, progress: Progress = lambda _stage, _sh
             opset=OPSET,
             exported_by=options.exported_by,
             exported_at=datetime.now(UTC).replace(microsecond=0),
-            exported_with={name: version(name) for name in ("torch", "onnx", "onnxruntime", "recommender")},
+            exported_with={
+                **{name: version(name) for name in ("torch", "onnx", "recommender")},
+                # By the module: the GPU build is another distribution, onnxruntime-gpu.
+                "onnxruntime": onnxruntime.__version__,
+            },
             files=card_files(files),
             golden=_golden(ModelFile(path), histories[:3], options.num_recommendations),
         )

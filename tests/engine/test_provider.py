@@ -51,9 +51,10 @@ def test_auto_prefers_cuda_and_never_takes_coreml() -> None:
 
 
 def test_on_the_cpu_nothing_fell_back(load: Load, model: Path) -> None:
+    if CUDA in onnxruntime.get_available_providers():
+        pytest.skip("this build of ONNX Runtime has CUDA, which auto prefers")
     engine = load(model, device="auto")
-    if engine.provider == CPU and CUDA not in onnxruntime.get_available_providers():
-        assert engine.fallback_reason is None
+    assert (engine.provider, engine.fallback_reason) == (CPU, None)
 
 
 @needs_azure
@@ -85,6 +86,8 @@ def test_a_provider_that_does_not_start_is_refused_instead_of_replaced(model: Pa
 def test_where_cuda_does_not_work_auto_takes_the_cpu_and_says_why(
     load: Load, model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    if CUDA in onnxruntime.get_available_providers():
+        pytest.skip("this build of ONNX Runtime has CUDA: tests/engine/test_wheels.py shows what it does")
     monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: [CUDA, CPU])
     with pytest.warns(UserWarning, match="not in available"):
         engine = load(model, device="auto")
