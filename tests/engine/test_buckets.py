@@ -14,6 +14,7 @@ from recommender.engine.buckets import Bucket, Buckets, bucket_for
 from recommender.engine.engine import OnnxEngine
 from recommender.models.artifact import open_artifact
 from recommender.models.checks import check_answers
+from recommender.settings.engine import Device
 from tests.support import models
 from tests.support.engines import Load
 from tests.support.paths import WEIGHTS
@@ -110,9 +111,10 @@ async def test_slots_do_not_meet_in_one_bucket(load: Load, tmp_path: Path) -> No
         assert ranking.item_ids == models.brute_force(TABLE, history, 10)[0]
 
 
-async def test_the_reference_model_gives_its_golden_answers_in_buckets(load: Load) -> None:
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.cuda)])
+async def test_the_reference_model_gives_its_golden_answers_in_buckets(load: Load, device: Device) -> None:
     artifact = open_artifact(WEIGHTS / "10_model.onnx")
-    engine = load(artifact.path, bucketed=True)
+    engine = load(artifact.path, bucketed=True, device=device)
     await engine.warm_up(16)
     await check_answers(engine, artifact)
 

@@ -15,6 +15,7 @@ from recommender.batching.batcher import Batcher
 from recommender.batching.cost import Cost
 from recommender.domain import Query, Ranking
 from recommender.errors import BacklogFullError, DeadlineError, RecommenderError
+from recommender.settings.engine import Device
 from tests.support import models
 from tests.support.engines import Load
 
@@ -65,10 +66,13 @@ class Callers:
 
 
 @pytest.mark.parametrize("slots", [1, 2])
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.cuda)])
 async def test_whoever_leaves_or_is_late_everybody_else_has_the_right_answer_once(
-    load: Load, tmp_path: Path, slots: int
+    load: Load, tmp_path: Path, slots: int, device: Device
 ) -> None:
-    engine = load(models.batched(tmp_path / "10_model.onnx", models.table(ITEMS, 16)), slots=slots)
+    told = {"recommender.items": str(ITEMS)}
+    path = models.batched(tmp_path / "10_model.onnx", models.table(ITEMS, 16), metadata=told)
+    engine = load(path, slots=slots, device=device)
     drawn = random.Random(slots)
     asked = [Query(tuple(drawn.choices(range(ITEMS), k=drawn.randrange(1, 30))), 10) for _ in range(100)]
     rankings = {query: (await engine.run([query]))[0] for query in asked}

@@ -19,7 +19,7 @@ from recommender.export.nodes import Nodes
 from recommender.export.table import TABLE, Layout, pack
 from recommender.models.artifact import open_artifact
 from recommender.models.loader import open_model
-from recommender.settings.engine import EngineSettings
+from recommender.settings.engine import Device, EngineSettings
 
 SIZE, MAX_K = 4, 60
 _LOOKED_UP = 1 << 18
@@ -30,9 +30,20 @@ def embeddings(items: int) -> np.ndarray:
     return np.random.default_rng(items).integers(-2, 3, (items, SIZE)).astype(np.float32)
 
 
-@pytest.fixture(scope="module", params=[70, 4_100, 70_000], ids=["all scores", "one slab", "many slabs"])
+SIZES = {"all scores": 70, "one slab": 4_100, "many slabs": 70_000}
+DEVICES: tuple[tuple[Device, tuple[pytest.MarkDecorator, ...]], ...] = (("cpu", ()), ("cuda", (pytest.mark.cuda,)))
+
+
+@pytest.fixture(
+    scope="module",
+    params=[
+        pytest.param((items, device), id=name if device == "cpu" else f"{name} on {device}", marks=marks)
+        for name, items in SIZES.items()
+        for device, marks in DEVICES
+    ],
+)
 def engine(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[OnnxEngine]:
-    items: int = request.param
+    items, device = request.param
     layout = Layout(items, SIZE)
 
     def last_item(g: Nodes) -> str:
@@ -44,7 +55,7 @@ def engine(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     model = build_graph(last_item, layout, largest=2.0, metadata=told)
     path = tmp_path_factory.mktemp("model") / "10_model.onnx"
     write_model(model, pack(embeddings(items), None, layout), path, 1 << 30)
-    engine = open_model(EngineSettings(device="cpu"), open_artifact(path))
+    engine = open_model(EngineSettings(device=device), open_artifact(path))
     yield engine
     engine.close()
 

@@ -15,6 +15,7 @@ from recommender.client import Client
 from recommender.errors import ModelError
 from recommender.models.card import CARD_NAME, MODEL_NAME
 from recommender.models.sources.folder import FolderSource
+from recommender.settings.engine import Device
 from tests.support.following import FOLLOWING, PATIENCE, TIMEOUT, answer, load, until
 from tests.support.models import write_older_model
 from tests.support.serving import ServeHere
@@ -28,8 +29,9 @@ def models(tmp_path: Path) -> Path:
     return tmp_path / "shop"
 
 
-async def test_a_new_version_serves_and_no_request_notices(models: Path, serve: ServeHere) -> None:
-    async with serve(model=models, **FOLLOWING) as server, Client(f"127.0.0.1:{server.port}") as client:
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.cuda)])
+async def test_a_new_version_serves_and_no_request_notices(models: Path, serve: ServeHere, device: Device) -> None:
+    async with serve(model=models, device=device, **FOLLOWING) as server, Client(f"127.0.0.1:{server.port}") as client:
         async with load(client) as answers:
             for version in (2, 3):
                 write_version(models / str(version), version)
