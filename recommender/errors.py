@@ -102,5 +102,9 @@ class SourceError(StartError):
     """Where models come from cannot be asked now: a registry that is down, slow or refuses us."""
 
 
+class SourceTimeoutError(SourceError):
+    """A source that was asked has not answered in time."""
+
+
 class ProviderError(StartError):
     """The execution provider that was asked for is not to be had on this machine."""

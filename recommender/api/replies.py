@@ -2,18 +2,35 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import structlog
 from google.protobuf import timestamp_pb2
 from google.rpc import code_pb2, status_pb2
 
 from recommender.api.queries import Asked
 from recommender.api.status import status_of
+from recommender.models.follower import Refusal, SourceFailure
 from recommender.models.version import Version
 from recommender.recommend_api.v1 import recommend_api_pb2 as api
 from recommender.routing.answering import NO_REMARKS, Answer
 from recommender.routing.router import Router
+from recommender.settings.masking import masked
 
 _MODEL, _FALLBACK = api.SOURCE_MODEL, api.SOURCE_FALLBACK
+
+_LOG_SAYS_WHY = "; the server's log says why"
+_SOURCE_FAILURES: Mapping[SourceFailure, str] = {
+    "SOURCE_TIMEOUT": "the source of the model did not answer in time",
+    "SOURCE_UNREACHABLE": "the source of the model cannot be asked",
+    "NO_VERSION": "the source of the model has no version to serve",
+}
+_REFUSALS: Mapping[Refusal, str] = {
+    "VERSION_REFUSED": "the version did not pass its checks",
+    "VERSION_FAILED": "the version could not be loaded",
+    "ROLLED_BACK": "the version was a candidate and was rolled back",
+}
+"""All that callers learn of these failures: a fixed sentence after its code."""
 
 log = structlog.get_logger(__name__)
 
@@ -72,10 +89,12 @@ def description(version: Version, router: Router) -> api.Model:
     lane = router.lane_of(version)
     if lane is not None and lane.following is not None:
         following = lane.following()
-        described.reference = following.reference
-        described.source_failure = following.failing or ""
+        described.reference = masked(following.reference)
         described.refused_version = following.refused or ""
-        described.refusal = following.refusal or ""
+        if (failing := following.failing_code) is not None:
+            described.source_failure = f"{failing}: {_SOURCE_FAILURES[failing]}{_LOG_SAYS_WHY}"
+        if (refusal := following.refusal_code) is not None:
+            described.refusal = f"{refusal}: {_REFUSALS[refusal]}{_LOG_SAYS_WHY}"
     return described
 
 

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, NoReturn
 import typer
 from typer.core import TyperCommand, TyperGroup
 
+from recommender.settings.masking import masked
+
 if TYPE_CHECKING:
     from typer._click import Command, HelpFormatter
 
@@ -74,6 +76,6 @@ def group_of(table: Mapping[str, Lazy]) -> type[TyperGroup]:
 
 
 def fail(message: str, code: int) -> NoReturn:
-    """End the process with a sentence on standard error."""
-    typer.echo(f"recommender: {message}", err=True)
+    """End the process with a sentence on standard error, names and passwords in addresses masked."""
+    typer.echo(f"recommender: {masked(message)}", err=True)
     raise typer.Exit(code)

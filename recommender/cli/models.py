@@ -52,7 +52,7 @@ def list_models(
     if as_json:
         _print([{**_facts(each), "metrics": dict(metrics)} for each, metrics in zip(found, measured, strict=True)])
         return
-    table = Table("model", "version", "aliases", "created", "sha256", "metrics", "tags", title=opened.uri)
+    table = Table("model", "version", "aliases", "created", "sha256", "metrics", "tags", title=opened.address)
     last = None
     for each, metrics in zip(found, measured, strict=True):
         tags = ", ".join(f"{key}={value}" for key, value in sorted(each.tags.items()) if not _is_ours(key))
@@ -172,7 +172,7 @@ def push(
     if as_json:
         _print({**_facts(pushed), "aliases": [alias] if alias else [], "before": before})
         return
-    typer.echo(f"{pushed.label} is registered in {opened.uri}")
+    typer.echo(f"{pushed.label} is registered in {opened.address}")
     if alias:
         _say_promoted(pushed.name, alias, before, pushed.version)
 

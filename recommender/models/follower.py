@@ -21,7 +21,7 @@ from typing import Literal, NoReturn, TypeAlias, TypeVar
 import structlog
 
 from recommender.batching.cost import Observation
-from recommender.errors import ModelError, RecommenderError, SourceError
+from recommender.errors import ModelError, RecommenderError, SourceError, SourceTimeoutError
 from recommender.models.artifact import Artifact, Release
 from recommender.models.sources.source import Source
 from recommender.models.version import Version
@@ -44,12 +44,18 @@ than its bounds allow.
 """
 
 
+SourceFailure: TypeAlias = Literal["SOURCE_TIMEOUT", "SOURCE_UNREACHABLE", "NO_VERSION"]
+Refusal: TypeAlias = Literal["VERSION_REFUSED", "VERSION_FAILED", "ROLLED_BACK"]
+"""What callers are told of a failure. Its reason may name hosts, users and paths: it is the operator's to know."""
+
+
 @dataclass(frozen=True, slots=True)
 class FollowerStatus:
     """How one source is followed, as of now.
 
     `loading` is the version on its way in. `refused` is the last one that was refused, with `refusal` as the
     reason, until another one serves. `failing` says why the source cannot be asked, `failing_since` since when.
+    `failing_code` and `refusal_code` say as much of it as callers may know.
     """
 
     reference: str
@@ -57,7 +63,9 @@ class FollowerStatus:
     loading: str | None
     refused: str | None
     refusal: str | None
+    refusal_code: Refusal | None
     failing: str | None
+    failing_code: SourceFailure | None
     failing_since: datetime | None
     outcomes: dict[Outcome, int]
 
@@ -95,7 +103,9 @@ class Follower:
         self._loading: Release | None = None
         self._refused: Release | None = None
         self._refusal: str | None = None
+        self._refusal_code: Refusal | None = None
         self._failing: str | None = None
+        self._failing_code: SourceFailure | None = None
         self._failing_since: datetime | None = None
         self._failures = 0
         self._outcomes: dict[Outcome, int] = {"served": 0, "refused": 0, "overtaken": 0, "rolled_back": 0}
@@ -159,7 +169,7 @@ class Follower:
             self._refuse(wanted, error, time.monotonic() - started)
         else:
             if outcome == "served":
-                self._refused = self._refusal = None
+                self._refused = self._refusal = self._refusal_code = None
             # In the turn in which the version began to serve: who looks sees both, or neither.
             self._report(wanted, outcome, time.monotonic() - started)
             if outcome == "served":
@@ -168,7 +178,7 @@ class Follower:
     def refuse(self, reason: str) -> None:
         """Take the version that serves for refused from now on: it is not brought in again."""
         if self._current is not None:
-            self._refused, self._refusal = self._current, reason
+            self._refused, self._refusal, self._refusal_code = self._current, reason, "ROLLED_BACK"
             self._current = self._version = None
             self._outcomes["rolled_back"] += 1
 
@@ -180,7 +190,9 @@ class Follower:
             loading=self._loading.label if self._loading else None,
             refused=self._refused.label if self._refused else None,
             refusal=self._refusal,
+            refusal_code=self._refusal_code,
             failing=self._failing,
+            failing_code=self._failing_code,
             failing_since=self._failing_since,
             outcomes=dict(self._outcomes),
         )
@@ -240,7 +252,7 @@ class Follower:
             async with asyncio.timeout(seconds):
                 return await in_background(function, *arguments)
         except TimeoutError:
-            raise SourceError(f"{self.source.reference} did not answer within {seconds:g} s") from None
+            raise SourceTimeoutError(f"{self.source.reference} did not answer within {seconds:g} s") from None
 
     def _pause(self) -> float:
         pause = self._interval * 2.0 ** min(self._failures, 10)
@@ -253,16 +265,20 @@ class Follower:
         if self._failing != str(error):
             log.warning("the source of a model cannot be asked", reference=self.source.reference, reason=str(error))
         self._failing = str(error)
+        self._failing_code = "NO_VERSION" if isinstance(error, ModelError) else "SOURCE_UNREACHABLE"
+        if isinstance(error, SourceTimeoutError):
+            self._failing_code = "SOURCE_TIMEOUT"
 
     def _note_answer(self) -> None:
         if self._failing is not None:
             log.info("the source of a model answers again", reference=self.source.reference)
-        self._failing = self._failing_since = None
+        self._failing = self._failing_code = self._failing_since = None
         self._failures = 0
 
     def _refuse(self, release: Release, error: Exception, seconds: float) -> None:
         reason = str(error) if isinstance(error, RecommenderError) else repr(error)
         self._refused, self._refusal = release, reason
+        self._refusal_code = "VERSION_REFUSED" if isinstance(error, ModelError) else "VERSION_FAILED"
         self._report(release, "refused", seconds, reason)
 
     def _report(self, release: Release, outcome: Outcome, seconds: float, reason: str = "") -> None:

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import logging
 import queue
 import sys
 import threading
 import time
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Final, TextIO, TypeAlias, cast
 
 import structlog
 
+from recommender.settings.masking import masked
 from recommender.settings.operations import LogFormat, LogLevel
 
 
@@ -129,8 +132,8 @@ def set_up_logging(level: LogLevel, log_format: LogFormat, *, worker: int | None
     """Write events to standard error: one JSON object a line, or text; `auto` is text in a terminal.
 
     Call `finish` on the returned writer, or the last lines may be missing. Lines of one of several servers have its
-    number as `worker`, and lines of a call what was bound with `structlog.contextvars`. Call it once, before anything
-    logs.
+    number as `worker`, and lines of a call what was bound with `structlog.contextvars`. Names and passwords in URLs are
+    masked. Call it once, before anything logs.
 
     The first lines are held back for at most `hold` seconds: until the writer is told what becomes of them, or until
     an error is logged. At level debug none are.
@@ -143,11 +146,11 @@ def set_up_logging(level: LogLevel, log_format: LogFormat, *, worker: int | None
                 pad_event_to=0,
                 sort_keys=False,
                 colors=sys.stderr.isatty(),
-                exception_formatter=structlog.dev.plain_traceback,
+                exception_formatter=_plain_traceback,
             )
         ]
         if text
-        else [structlog.processors.format_exc_info, _event_first, structlog.processors.JSONRenderer()]
+        else [structlog.processors.format_exc_info, _mask, _event_first, structlog.processors.JSONRenderer()]
     )
     writer = Writer(sys.stderr, hold=0.0 if level == "debug" else hold)
     structlog.configure(
@@ -158,6 +161,7 @@ def set_up_logging(level: LogLevel, log_format: LogFormat, *, worker: int | None
             *(() if worker is None else (_numbered(worker),)),
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
+            _mask,
             _tell_listeners,
             *renderer,
         ],
@@ -166,6 +170,29 @@ def set_up_logging(level: LogLevel, log_format: LogFormat, *, worker: int | None
         cache_logger_on_first_use=True,
     )
     return writer
+
+
+def _mask(
+    _logger: structlog.typing.WrappedLogger, _level: str, event: structlog.typing.EventDict
+) -> structlog.typing.EventDict:
+    """Mask names and passwords in addresses, whatever the value is that holds them."""
+    return {key: _masked(value) for key, value in event.items()}
+
+
+def _masked(value: object) -> object:
+    if isinstance(value, str):
+        return masked(value)
+    if isinstance(value, Mapping):
+        return {key: _masked(each) for key, each in value.items()}
+    if isinstance(value, list | tuple | set | frozenset):
+        return [_masked(each) for each in value]
+    return masked(str(value)) if isinstance(value, Path) else value
+
+
+def _plain_traceback(file: TextIO, exc_info: structlog.typing.ExcInfo) -> None:
+    text = io.StringIO()
+    structlog.dev.plain_traceback(text, exc_info)
+    file.write(masked(text.getvalue()))
 
 
 def _event_first(

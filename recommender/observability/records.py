@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+import traceback
 from collections.abc import Mapping
 
 from opentelemetry._logs import LogRecord, SeverityNumber
@@ -16,6 +17,7 @@ from opentelemetry.trace import NonRecordingSpan, SpanContext, TraceFlags, set_s
 from recommender.observability import log
 from recommender.observability.delivery import Attempts, Delivery, NotedRecords, flush_and_end, take_reasons
 from recommender.observability.otlp import record_exporter
+from recommender.settings.masking import masked
 from recommender.settings.otlp import Protocol
 
 _SEVERITIES = {
@@ -61,8 +63,10 @@ class RecordSender:
                 severity_number=_SEVERITIES.get(level, SeverityNumber.UNSPECIFIED),
                 context=_context(event),
                 body=str(event["event"]),
-                attributes={key: _value(value) for key, value in event.items() if key not in _NO_ATTRIBUTES},
-                exception=_exception(event.get("exc_info")),
+                attributes={
+                    **{key: _value(value) for key, value in event.items() if key not in _NO_ATTRIBUTES},
+                    **_told_of(_exception(event.get("exc_info"))),
+                },
             )
         )
 
@@ -78,6 +82,17 @@ def _context(event: Mapping[str, object]) -> Context:
 
 def _value(value: object) -> str | bool | int | float:
     return value if isinstance(value, str | bool | int | float) else str(value)
+
+
+def _told_of(error: BaseException | None) -> dict[str, str]:
+    """An exception by the names of the semantic conventions; the SDK would send its text unmasked."""
+    if error is None:
+        return {}
+    return {
+        "exception.type": type(error).__qualname__,
+        "exception.message": masked(str(error)),
+        "exception.stacktrace": masked("".join(traceback.format_exception(error))),
+    }
 
 
 def _exception(told: object) -> BaseException | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from typing import Self
 
@@ -12,6 +11,7 @@ from recommender.errors import SettingsError
 from recommender.settings.engine import EngineSettings
 from recommender.settings.environment import key_of, text_of
 from recommender.settings.group import Group
+from recommender.settings.masking import masked
 from recommender.settings.models import ModelSettings
 from recommender.settings.network import NetworkSettings
 from recommender.settings.operations import OperationSettings
@@ -27,7 +27,6 @@ GROUPS: Mapping[str, type[Group]] = {
 }
 _GROUP_OF = {name: group for group, kind in GROUPS.items() for name in kind.model_fields}
 """The group of each setting. No name stands in two."""
-_CREDENTIALS = re.compile("//[^/@]+@")
 _NOT_BEHIND_ENVOY = ("workers", "min_ping_interval_ms", "max_connection_age_grace_ms")
 """What Envoy cannot hold is refused rather than ignored."""
 
@@ -68,7 +67,7 @@ class Settings(BaseModel):
 
     def shown(self) -> dict[str, str]:
         """As `environment`, names and passwords in addresses masked: for the log and `recommender config`."""
-        return {key: _CREDENTIALS.sub("//***@", text) for key, text in self.environment().items()}
+        return {key: masked(text) for key, text in self.environment().items()}
 
     def changed(self) -> dict[str, str]:
         """The settings that differ from their defaults, as `shown` has them."""

@@ -105,6 +105,24 @@ async def test_a_start_without_the_registry_serves_what_was_served_last(
         await until(server, lambda seen: seen.failing is None)
 
 
+async def test_the_registry_s_password_is_told_to_nobody(
+    way: Way, settings: dict[str, object], serve: ServeHere, tmp_path: Path
+) -> None:
+    secret = {**settings, "registry_uri": way.uri.replace("//", "//scout:secret@")}
+    async with serve(**secret) as server, Client(f"127.0.0.1:{server.port}") as client:
+        way.breaks("fail")
+        seen = await until(server, lambda seen: seen.failing is not None)
+        (told,) = await client.list_models(timeout=TIMEOUT)
+
+    assert (
+        told.source_failure == "SOURCE_UNREACHABLE: the source of the model cannot be asked; the server's log says why"
+    )
+    assert "secret" not in f"{seen} {told}"
+    (note,) = (tmp_path / "cache" / "served").iterdir()
+    assert "secret" not in note.read_text()
+    assert note.stat().st_mode & 0o077 == 0
+
+
 async def test_a_start_without_the_registry_and_without_a_cache_is_refused(
     way: Way, settings: dict[str, object], serve: ServeHere
 ) -> None:

@@ -64,6 +64,8 @@ class Cache:
         note.parent.mkdir(parents=True, exist_ok=True)
         draft = note.with_suffix(".draft")
         told = {"name": release.name, "version": release.version, "stamp": release.stamp, "aliases": release.aliases}
+        draft.unlink(missing_ok=True)
+        draft.touch(mode=0o600, exist_ok=False)
         draft.write_text(json.dumps({"reference": reference, **told}), encoding="utf-8")
         draft.replace(note)
         with contextlib.suppress(OSError):

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from recommender.errors import ModelError
+from recommender.errors import ModelError, SourceError
 from recommender.models.artifact import Artifact, Release, open_version
 from recommender.models.card import CARD_NAME
 from recommender.models.sources.source import Progress
@@ -70,7 +70,7 @@ class FolderSource:
         """Nothing to note: the folder is there at the next start."""
 
     def versions(self) -> list[str]:
-        """The versions that have a card, the largest first."""
+        """The versions that have a card, the largest first. Raises SourceError if the folder cannot be read."""
         try:
             found = [
                 each.name
@@ -78,7 +78,7 @@ class FolderSource:
                 if _VERSION.fullmatch(each.name) and (each / CARD_NAME).is_file()
             ]
         except OSError as error:
-            raise ModelError(f"the model folder {self.folder} cannot be read: {error.strerror or error}") from error
+            raise SourceError(f"the model folder {self.folder} cannot be read: {error.strerror or error}") from error
         return sorted(found, key=_order, reverse=True)
 
     def _release(self, version: str) -> Release:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from recommender.errors import ModelError, SourceError
 from recommender.models.card import CARD_NAME, Card, file_sha256
 from recommender.models.sources.source import Progress
+from recommender.settings.masking import masked
 
 if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion
@@ -71,29 +72,31 @@ class Registry:
             raise ModelError(
                 f"a registry needs {error.name}, which is not installed: install recommender[mlflow]"
             ) from error
-        self.uri = uri
-        with _translated(f"{uri} is no registry"):
+        self.address = masked(uri)
+        """The URI without its name and password, for messages."""
+        self._uri = uri
+        with _translated(f"{self.address} is no registry"):
             self._client = MlflowClient(uri, uri)
 
     def version(self, name: str, version: str) -> Registered:
         """A version by its number."""
-        with _translated(f"{self.uri} has no version {version} of a model {name!r}"):
+        with _translated(f"{self.address} has no version {version} of a model {name!r}"):
             return _registered(self._client.get_model_version(name, version))
 
     def by_alias(self, name: str, alias: str) -> Registered:
         """The version that an alias stands for."""
-        with _translated(f"{self.uri} has no model {name!r} with the alias {alias!r}"):
+        with _translated(f"{self.address} has no model {name!r} with the alias {alias!r}"):
             return _registered(self._client.get_model_version_by_alias(name, alias))
 
     def names(self) -> list[str]:
         """Every registered model."""
-        with _translated(f"{self.uri} has no models"):
+        with _translated(f"{self.address} has no models"):
             return [model.name for model in self._client.search_registered_models(max_results=1000)]
 
     def versions(self, name: str) -> list[Registered]:
         """The versions of a model with their aliases, the newest first."""
         quoted = name.replace("'", "\\'")
-        with _translated(f"{self.uri} has no model {name!r}"):
+        with _translated(f"{self.address} has no model {name!r}"):
             model = self._client.get_registered_model(name)
             found = [_registered(each) for each in self._client.search_model_versions(f"name='{quoted}'")]
         aliases: dict[str, list[str]] = {}
@@ -126,13 +129,14 @@ class Registry:
         """Put the files of a version into a folder; `only` one of them, if it is named."""
         from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository  # noqa: PLC0415
 
-        with _translated(f"{self.uri} has no files of {registered.label}"):
+        with _translated(f"{self.address} has no files of {registered.label}"):
             uri = self._client.get_model_version_download_uri(registered.name, registered.version)
-            files = get_artifact_repository(uri, tracking_uri=self.uri, registry_uri=self.uri)
+            files = get_artifact_repository(uri, tracking_uri=self._uri, registry_uri=self._uri)
             there = [each for each in files.list_artifacts() if not each.is_dir and only in (None, each.path)]
             if not any(each.path == CARD_NAME for each in there):
                 raise ModelError(
-                    f"{registered.label} in {self.uri} has no {CARD_NAME}: publish it with `recommender models push`"
+                    f"{registered.label} in {self.address} has no {CARD_NAME}: publish it with "
+                    "`recommender models push`"
                 )
             with _reporting(folder, sum(each.file_size or 0 for each in there), progress):
                 for each in there:
@@ -155,7 +159,7 @@ class Registry:
         The files' names are those in the card, whose own is `card.json`. `write_description` puts MLflow's own into a
         file, given the id of the run.
         """
-        with _translated(f"{self.uri} cannot take {name!r}"):
+        with _translated(f"{self.address} cannot take {name!r}"):
             client = self._client
             experiment = client.get_experiment_by_name(name)
             experiment_id = experiment.experiment_id if experiment else client.create_experiment(name)
@@ -222,7 +226,7 @@ class Registry:
         return current, trail[0]
 
     def _set(self, name: str, alias: str, version: str, trail: Sequence[str]) -> None:
-        with _translated(f"{self.uri} has no version {version} of a model {name!r}"):
+        with _translated(f"{self.address} has no version {version} of a model {name!r}"):
             self._client.set_registered_model_alias(name, alias, version)
             self._client.set_registered_model_tag(name, _PREVIOUS_TAG + alias, ",".join(trail[:_LONGEST_TRAIL]))
 
@@ -233,7 +237,7 @@ class Registry:
 
     def _trail(self, name: str, alias: str) -> list[str]:
         """The versions that an alias stood for, the last first."""
-        with _translated(f"{self.uri} has no model {name!r}"):
+        with _translated(f"{self.address} has no model {name!r}"):
             tags = self._client.get_registered_model(name).tags
         return [version for version in tags.get(_PREVIOUS_TAG + alias, "").split(",") if version]
 
@@ -319,8 +323,11 @@ def _registered(version: ModelVersion) -> Registered:
 
 
 def _cause(error: BaseException) -> str:
-    """What lies at the bottom of an error, in one line: the layers above it say where it was and not what."""
-    text = str(error)
+    """What lies at the bottom of an error, in one line: the layers above it say where it was and not what.
+
+    MLflow's own texts hold the URI with its password, so names and passwords are masked.
+    """
+    text = masked(str(error))
     while (below := error.__cause__ or error.__context__) is not None:
         error = below
         if isinstance(error, OSError) and error.strerror:

@@ -80,7 +80,7 @@ class RegisteredSource:
 
     @property
     def _noted_as(self) -> str:
-        return f"{self._registry.uri} {self.reference}"
+        return f"{self._registry.address} {self.reference}"
 
     def _ask(self) -> Registered:
         if self._alias is not None:
@@ -89,13 +89,13 @@ class RegisteredSource:
 
     def _release(self, registered: Registered) -> Release:
         aliases = () if self._alias is None else (self._alias,)
-        return Release(registered.name, registered.version, _digest(self._registry.uri, registered), aliases)
+        return Release(registered.name, registered.version, _digest(self._registry.address, registered), aliases)
 
 
-def _digest(uri: str, registered: Registered) -> str:
+def _digest(address: str, registered: Registered) -> str:
     """What its files are cached by: the card's digest, which has theirs; else what the registry calls it."""
     told = registered.tags.get(CARD_TAG, "")
     if re.fullmatch(r"[0-9a-f]{64}", told):
         return told
-    called = f"{uri}\n{registered.name}\n{registered.version}\n{registered.source}"
+    called = f"{address}\n{registered.name}\n{registered.version}\n{registered.source}"
     return hashlib.sha256(called.encode()).hexdigest()
