@@ -4,6 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+_SHOWN = 80
+
+
+def quoted(value: object) -> str:
+    """Quote what a caller sent, cut to 80 characters: a message stays small, whatever it is about."""
+    text = repr(value[: _SHOWN + 1] if isinstance(value, str) else value)
+    return text if len(text) <= _SHOWN else text[:_SHOWN] + "…"
+
 
 class RecommenderError(Exception):
     """Base of all errors raised on purpose; the message is a sentence its reader can act on."""

@@ -8,12 +8,11 @@ from google.protobuf.message import DecodeError, Message
 from protovalidate import Validator
 from protovalidate import Violation as ProtoViolation
 
-from recommender.errors import InvalidRequestError, Violation
+from recommender.errors import InvalidRequestError, Violation, quoted
 from recommender.recommend_api.validate import validate_pb2
 
 _MOST_VIOLATIONS = 10
 """A caller's status stays small, whatever the caller sent."""
-_SHOWN = 40
 
 M = TypeVar("M", bound=Message)
 
@@ -53,6 +52,5 @@ def _violation(found: ProtoViolation) -> Violation:
     value = found.field_value
     description = found.proto.message
     if isinstance(value, str | int | float) and not isinstance(value, bool):
-        text = repr(value)
-        description += f", not {text if len(text) <= _SHOWN else text[:_SHOWN] + '…'}"
+        description += f", not {quoted(value)}"
     return Violation(field, description)

@@ -16,7 +16,7 @@ from protovalidate import Validator
 
 from recommender.api.messages import ceiling, validate
 from recommender.domain import Query, Ranking
-from recommender.errors import InvalidRequestError, Violation
+from recommender.errors import InvalidRequestError, Violation, quoted
 from recommender.models.version import Version
 from recommender.recommend_api.v1 import recommend_api_pb2 as api
 from recommender.routing.answering import NO_REMARKS, Remarks
@@ -291,5 +291,8 @@ def _unknown(field: str, named: Sequence[object], unknown: Container[object], wh
     """The refusal of a list with unknown items; it names the first few with their places."""
     places = [(index, item) for index, item in enumerate(named) if item in unknown]
     return InvalidRequestError(
-        *(Violation(f"{field}[{index}]", f"{item!r} is unknown: {why}") for index, item in places[:_NAMED_VIOLATIONS])
+        *(
+            Violation(f"{field}[{index}]", f"{quoted(item)} is unknown: {why}")
+            for index, item in places[:_NAMED_VIOLATIONS]
+        )
     )

@@ -24,6 +24,8 @@ from recommender.errors import (
 
 INTERNAL_MESSAGE = "the server failed to answer; its log says why"
 """All that a caller learns of our faults."""
+_MOST_CHARACTERS = 2000
+"""A status travels in headers, of which clients take 8 KiB."""
 
 CODES: dict[type[RecommenderError], int] = {
     InvalidRequestError: code_pb2.INVALID_ARGUMENT,
@@ -48,7 +50,7 @@ def status_of(error: Exception) -> status_pb2.Status:
     code = CODES.get(type(error)) if isinstance(error, RecommenderError) else None
     if code is None:
         return status_pb2.Status(code=code_pb2.INTERNAL, message=INTERNAL_MESSAGE)
-    status = status_pb2.Status(code=code, message=str(error))
+    status = status_pb2.Status(code=code, message=str(error)[:_MOST_CHARACTERS])
     if isinstance(error, InvalidRequestError):
         violations = [
             error_details_pb2.BadRequest.FieldViolation(field=violation.field, description=violation.description)

@@ -17,6 +17,7 @@ from grpc_health.v1 import health_pb2
 from recommender.api.messages import decoded
 from recommender.edges.calls import ProtocolError
 from recommender.edges.method import Enter, Messages, Method, Send, Streaming, Unary, only
+from recommender.errors import quoted
 
 SERVICE_NAME = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
 
@@ -70,7 +71,7 @@ class Health:
         request = decoded(health_pb2.HealthCheckRequest, message)
         status = self._statuses.get(request.service)
         if status is None:
-            raise ProtocolError(code_pb2.NOT_FOUND, f"there is no service {request.service!r} here")
+            raise ProtocolError(code_pb2.NOT_FOUND, f"there is no service {quoted(request.service)} here")
         return status
 
     async def _watch(self, messages: Messages, send: Send) -> None:

@@ -21,6 +21,8 @@ from recommender.edges.method import Enter, Messages, Method, Send, Streaming
 _V1ALPHA = "grpc.reflection.v1alpha"
 _V1 = "grpc.reflection.v1"
 _METHOD = "ServerReflectionInfo"
+_MOST_ECHOED_BYTES = 1024
+"""A longer request is not repeated in its answer, as it otherwise is."""
 NAMES = (f"{_V1ALPHA}.ServerReflection", f"{_V1}.ServerReflection")
 
 
@@ -47,6 +49,8 @@ class Reflection:
             for index, serialized in enumerate(given):
                 name = descriptor_pb2.FileDescriptorProto.FromString(serialized).name
                 given[index] = self._files[name]
+            if response.original_request.ByteSize() > _MOST_ECHOED_BYTES:
+                response.ClearField("original_request")
             await send(response)
 
 

@@ -16,7 +16,7 @@ from typing import Literal
 import structlog
 
 from recommender.batching.statistics import Statistics, merged
-from recommender.errors import EngineError, UnavailableError, UnknownModelError
+from recommender.errors import EngineError, UnavailableError, UnknownModelError, quoted
 from recommender.models.follower import FollowerStatus
 from recommender.models.version import Version
 from recommender.routing.candidate import Bounds, Candidate
@@ -134,9 +134,9 @@ class Router:
             if (version := lane.version) is not None and _is_called(version, name):
                 return version
         if any(name in lane.names for lane in self.lanes if lane.version is None):
-            raise UnavailableError(f"model {name!r} is being loaded; call another server or retry")
+            raise UnavailableError(f"model {quoted(name)} is being loaded; call another server or retry")
         labels = ", ".join(version.label for version in self.serving())
-        raise UnknownModelError(f"no model {name!r} is served; {labels} {'is' if ',' not in labels else 'are'}")
+        raise UnknownModelError(f"no model {quoted(name)} is served; {labels} {'is' if ',' not in labels else 'are'}")
 
     def lane_of(self, version: Version) -> Lane | None:
         """The lane that a version serves in; None if it no longer serves."""

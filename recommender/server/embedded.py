@@ -73,7 +73,12 @@ class Embedded:
 
         def listener(methods: Methods) -> EnvoyListener:
             network = settings.network
-            self._edge = AsgiEdge(methods, max_message_bytes=network.max_message_bytes, web=network.web)
+            self._edge = AsgiEdge(
+                methods,
+                max_message_bytes=network.max_message_bytes,
+                max_metadata_bytes=network.max_metadata_bytes,
+                web=network.web,
+            )
             return EnvoyListener(self._edge, order.folder)
 
         def compose() -> Server:

@@ -15,14 +15,14 @@ SCOPE = {
     "type": "http",
     "method": "POST",
     "path": "/grpc.health.v1.Health/Check",
-    "headers": [(b"content-type", b"application/grpc"), (b"grpc-timeout", b"1m")],
+    "headers": [(b"content-type", b"application/grpc"), (b"te", b"trailers"), (b"grpc-timeout", b"1m")],
 }
 REQUEST = {"type": "http.request", "body": bytes(5), "more_body": False}
 
 
 def application() -> AsgiEdge:
     methods = Methods(Calls(), default_timeout=1.0, most_open=1, most_streams=1)
-    return AsgiEdge(methods, max_message_bytes=100)
+    return AsgiEdge(methods, max_message_bytes=100, max_metadata_bytes=1000)
 
 
 async def test_a_call_that_was_ended_for_its_deadline_is_not_answered_when_its_request_comes_after_all() -> None:
@@ -79,7 +79,8 @@ async def test_an_answer_on_its_way_is_not_cut_for_its_deadline(path: str) -> No
         sent.append(str(message["type"]))
         await later.wait()
 
-    scope = {**SCOPE, "path": path, "headers": [(b"content-type", b"application/grpc"), (b"grpc-timeout", b"40m")]}
+    headers = [(b"content-type", b"application/grpc"), (b"te", b"trailers"), (b"grpc-timeout", b"40m")]
+    scope = {**SCOPE, "path": path, "headers": headers}
     async with asyncio.timeout(TIMEOUT):
         await application()(scope, receive, send)  # type: ignore[arg-type]
 

@@ -84,11 +84,14 @@ def test_a_message_that_is_too_large_is_refused_when_its_length_is_known() -> No
         ("identity", compressed(b"abc")),
         ("gzip", compressed(b"no gzip")),
         ("gzip", compressed(gzip.compress(b"abc", mtime=0)[:-4])),
-        ("identity", b"\2" + framed(b"abc")[1:]),
     ],
 )
 def test_what_breaks_the_rules_is_refused(encoding: str, data: bytes) -> None:
     assert refused(encoding, data).code == code_pb2.INTERNAL
+
+
+def test_a_flag_that_is_none_makes_the_message_malformed() -> None:
+    assert refused("identity", b"\2" + framed(b"abc")[1:]).code == code_pb2.INVALID_ARGUMENT
 
 
 @pytest.mark.parametrize(
@@ -101,13 +104,15 @@ def test_what_breaks_the_rules_is_refused(encoding: str, data: bytes) -> None:
         (b"5m", 0.005),
         (b"7u", 7e-6),
         (b"99999999n", 0.099999999),
+        (b"1 S", 1),
+        (b"123456789S", None),
     ],
 )
 def test_a_timeout_is_read_as_its_unit_says(value: bytes | None, seconds: float | None) -> None:
     assert timeout_of(value) == pytest.approx(seconds)
 
 
-@pytest.mark.parametrize("value", [b"", b"S", b"10", b"-1S", b"1.5S", b"123456789S", b"1X", "١S".encode()])
+@pytest.mark.parametrize("value", [b"", b"S", b"10", b"-1S", b"1.5S", b"1X", "١S".encode()])
 def test_what_is_no_timeout_is_refused(value: bytes) -> None:
     with pytest.raises(FrameError, match="grpc-timeout"):
         timeout_of(value)

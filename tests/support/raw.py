@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
+import h2.config
 import h2.connection
 import h2.events
 from hyperframe.frame import Frame, GoAwayFrame, SettingsFrame
@@ -27,7 +28,10 @@ class Raw:
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._reader = reader
         self._writer = writer
-        self.http2 = h2.connection.H2Connection()
+        # Whoever breaks the rules is not held to them here.
+        self.http2 = h2.connection.H2Connection(
+            h2.config.H2Configuration(validate_outbound_headers=False, normalize_outbound_headers=False)
+        )
 
     async def flush(self) -> None:
         """Send what there is to send."""
@@ -46,6 +50,26 @@ class Raw:
             for event in events:
                 if isinstance(event, kind):
                     return event
+
+    async def trailers(self, stream: int) -> dict[str, str]:
+        """Read until the server ends a stream: its last headers, without those of HTTP. Raises EOFError if reset."""
+        found: dict[str, str] = {}
+        while True:
+            async with asyncio.timeout(TIMEOUT):
+                data = await self._reader.read(65536)
+            if not data:
+                raise EOFError
+            for event in self.http2.receive_data(data):
+                if getattr(event, "stream_id", None) != stream:
+                    continue
+                if isinstance(event, h2.events.ResponseReceived | h2.events.TrailersReceived):
+                    found |= {_text(name): _text(value) for name, value in event.headers or ()}
+                elif isinstance(event, h2.events.StreamReset):
+                    raise EOFError(f"reset with {event.error_code}")  # noqa: TRY004 (no type is wrong)
+                elif isinstance(event, h2.events.StreamEnded):
+                    await self.flush()
+                    return found
+            await self.flush()
 
     async def goaway(self) -> tuple[int, bytes]:
         """Read until the server ends the connection: the error code that it gives, and what it says."""
@@ -67,6 +91,10 @@ class Raw:
             while await self._reader.read(65536):
                 pass
         return True
+
+
+def _text(value: bytes | str) -> str:
+    return value.decode("latin-1") if isinstance(value, bytes) else value
 
 
 @asynccontextmanager

@@ -23,11 +23,12 @@ from recommender.edges.envoy.call import (
     Headers,
     HttpCall,
     LeftError,
+    Lines,
     Receive,
     Scope,
     Send,
 )
-from recommender.edges.envoy.framing import timeout_of
+from recommender.edges.envoy.framing import check_headers, timeout_of
 from recommender.edges.method import Enter, Messages, Method, Streaming, Unary
 from recommender.edges.method import Send as SendReply
 from recommender.edges.methods import Methods
@@ -41,13 +42,15 @@ Respond: TypeAlias = Callable[[HttpCall], Awaitable[bytes | None]]
 
 
 class AsgiEdge:
-    """Answers calls of `methods` over ASGI. `max_message_bytes` bounds each message of a request.
+    """Answers calls of `methods` over ASGI.
 
+    `max_message_bytes` bounds each message of a request, `max_metadata_bytes` its headers as gRPC counts them.
     With `web` what is neither gRPC nor turned into it gets 404 with the methods there are, unless reflection is off.
     """
 
-    def __init__(self, methods: Methods, *, max_message_bytes: int, web: bool = False) -> None:
+    def __init__(self, methods: Methods, *, max_message_bytes: int, max_metadata_bytes: int, web: bool = False) -> None:
         self._max_message_bytes = max_message_bytes
+        self._max_metadata_bytes = max_metadata_bytes
         self._keys = tuple((key.encode(), key) for key in methods.keys)
         self._methods: dict[str, tuple[Method, Respond]] = {
             method.path: (method, self._respond(method)) for method in methods
@@ -78,7 +81,7 @@ class AsgiEdge:
         if not self._sweeping:
             self._sweep_later()
         try:
-            await self._answer(method, respond, call)
+            await self._answer(method, respond, call, scope["headers"])
         except (LeftError, OSError):  # ASGI servers raise OSError if the caller has left
             pass
         except asyncio.CancelledError:
@@ -88,8 +91,9 @@ class AsgiEdge:
             call.call.end(code_pb2.CANCELLED)  # unless it has ended otherwise
             del self._calls[call]
 
-    async def _answer(self, method: Method, respond: Respond, call: HttpCall) -> None:
+    async def _answer(self, method: Method, respond: Respond, call: HttpCall, lines: Lines) -> None:
         try:
+            check_headers(lines, call.headers, self._max_metadata_bytes)
             timeout = timeout_of(call.headers.get(b"grpc-timeout"))
             call.deadline = call.started + (method.timeout if timeout is None else timeout)
             reply = await respond(call)

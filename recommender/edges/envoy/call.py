@@ -24,7 +24,7 @@ from recommender.edges.envoy.framing import (
     ACCEPTED_ENCODINGS,
     FrameError,
     Frames,
-    check_encoding,
+    encoding_of,
     framed,
     header_lines,
     message_of,
@@ -100,6 +100,7 @@ class Received(TypedDict, total=False):
 
 Receive: TypeAlias = Callable[[], Awaitable[Received]]
 Send: TypeAlias = Callable[[Mapping[str, object]], Awaitable[None]]
+Lines: TypeAlias = list[tuple[bytes, bytes]]
 Headers: TypeAlias = Mapping[bytes, bytes]
 
 SWEEP_SECONDS = 0.02
@@ -309,7 +310,7 @@ class HttpCall:
             event = await self._receive()
 
     def _frames(self, most: int) -> Frames:
-        return Frames(most, check_encoding(self.headers.get(b"grpc-encoding", b"identity").decode("latin-1")))
+        return Frames(most, encoding_of(self.headers.get(b"grpc-encoding", b"identity")))
 
 
 def retrieve_error(done: asyncio.Future[None]) -> None:

@@ -21,6 +21,12 @@ _CONNECTION_WINDOW_BYTES = 1 << 20
 _BUFFER_BYTES = 1 << 20
 """What Envoy buffers of one stream in each direction before flow control holds up the sender."""
 
+_HEADER_ROOM = 4
+"""Envoy resets a stream whose metadata is so many times what a call may have."""
+_LEAST_HEADER_BYTES = 1 << 16
+_MOST_HEADER_KIB = 8192
+"""The most that Envoy can be told."""
+
 _RUNTIME: Config = {
     # Envoy closes a connection if more than half of its first streams were reset within a second. Our calls are all
     # shorter than that, callers may cancel at will, and a proxy has many callers on one connection.
@@ -51,10 +57,14 @@ def envoy_config(
         "max_concurrent_streams": network.max_connection_calls,
         "initial_stream_window_size": _STREAM_WINDOW_BYTES,
         "initial_connection_window_size": _CONNECTION_WINDOW_BYTES,
+        # A call that breaks the rules of HTTP/2 ends alone; by default its connection ends, with everybody's calls.
+        "override_stream_error_on_invalid_http_message": True,
     }
     if network.keepalive_ms:
         http2["connection_keepalive"] = {"interval": _duration(network.keepalive_ms), "timeout": _PING_TIMEOUT}
-    lasting = {"idle_timeout": _duration(network.max_connection_idle_ms)}
+    # Metadata is counted in bytes by the application, which answers with a status; Envoy would reset the stream.
+    most_bytes = max(_LEAST_HEADER_BYTES, _HEADER_ROOM * network.max_metadata_bytes)
+    lasting: Config = {"idle_timeout": _duration(network.max_connection_idle_ms), "max_headers_count": most_bytes}
     if network.max_connection_age_ms:
         lasting["max_connection_duration"] = _duration(network.max_connection_age_ms)
     connections = {
@@ -86,7 +96,7 @@ def envoy_config(
         # Streams may be idle for any time, as on every gRPC server.
         "stream_idle_timeout": "0s",
         "common_http_protocol_options": lasting,
-        "max_request_headers_kb": max(1, network.max_metadata_bytes // 1024),
+        "max_request_headers_kb": min(most_bytes >> 10, _MOST_HEADER_KIB),
         # The time between the two GOAWAY frames: calls that crossed the first are still answered.
         "drain_timeout": "0.5s",
     }

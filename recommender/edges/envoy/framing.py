@@ -7,18 +7,20 @@ from __future__ import annotations
 
 import base64
 import zlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from urllib.parse import quote
 
 from google.rpc import code_pb2
 
 from recommender.edges.calls import ProtocolError
+from recommender.errors import quoted
 
 ACCEPTED_ENCODINGS = "identity,gzip,deflate"
 
 _PREFIX = 5
 _UNITS = {"H": 3600.0, "M": 60.0, "S": 1.0, "m": 1e-3, "u": 1e-6, "n": 1e-9}
 _TIMEOUT_DIGITS = 8
+_ENTRY_BYTES = 32
 _WINDOW_BITS = {"gzip": 31, "deflate": 15}
 _PRINTABLE = "".join(chr(code) for code in range(0x20, 0x7F) if chr(code) != "%")
 
@@ -70,7 +72,9 @@ class Frames:
         if compressed == 0:
             return message
         if compressed != 1:
-            raise FrameError(code_pb2.INTERNAL, f"a message begins with the flag {compressed}; gRPC knows 0 and 1")
+            raise FrameError(
+                code_pb2.INVALID_ARGUMENT, f"a message begins with the flag {compressed}; gRPC knows 0 and 1"
+            )
         return self._unpacked(message)
 
     @property
@@ -105,24 +109,48 @@ class Frames:
         return unpacked
 
 
-def check_encoding(encoding: str) -> str:
-    """Return the encoding. Raises FrameError if it is not supported."""
+def check_headers(lines: Sequence[tuple[bytes, bytes]], headers: Mapping[bytes, bytes], most: int) -> None:
+    """Hold the headers of a call to gRPC's rules, and to `most` bytes in all. Raises FrameError.
+
+    `lines` are all of them, `headers` the last of each name.
+    """
+    # As gRPC counts: 32 bytes for each entry.
+    size = sum([len(name) + len(value) for name, value in lines]) + _ENTRY_BYTES * len(lines)
+    if size > most:
+        raise FrameError(
+            code_pb2.RESOURCE_EXHAUSTED, f"the metadata of {size} bytes is larger than the {most} that are taken"
+        )
+    if headers.get(b"te") != b"trailers":
+        raise FrameError(code_pb2.INTERNAL, "gRPC needs the header `te: trailers`; a proxy may have removed it")
+    encoding = headers.get(b"grpc-encoding")
+    if encoding is not None:
+        encoding_of(encoding)
+
+
+def encoding_of(value: bytes) -> str:
+    """Return the name of a `grpc-encoding`. Raises FrameError if it is not supported."""
+    encoding = value.decode("latin-1")
     if encoding not in ("identity", *_WINDOW_BITS):
         raise FrameError(
-            code_pb2.UNIMPLEMENTED, f"messages compressed by {encoding} are not taken; {ACCEPTED_ENCODINGS} are"
+            code_pb2.INTERNAL, f"messages compressed by {quoted(encoding)} are not taken; {ACCEPTED_ENCODINGS} are"
         )
     return encoding
 
 
 def timeout_of(value: bytes | None) -> float | None:
-    """Parse a `grpc-timeout` into seconds. Returns None if absent. Raises FrameError if malformed."""
+    """Parse a `grpc-timeout` into seconds. Raises FrameError if malformed.
+
+    Returns None if absent, or longer than gRPC can say: then the call has no deadline of its own.
+    """
     if value is None:
         return None
     text = value.decode("latin-1")
-    number, unit = text[:-1], _UNITS.get(text[-1:])
-    if unit is None or not (number.isascii() and number.isdigit()) or len(number) > _TIMEOUT_DIGITS:
-        raise FrameError(code_pb2.INVALID_ARGUMENT, f"grpc-timeout {text!r} is not 1 to 8 digits and one of HMSmun")
-    return int(number) * unit
+    number, unit = text[:-1].strip(" "), _UNITS.get(text[-1:])
+    if unit is None or not (number.isascii() and number.isdigit()):
+        raise FrameError(
+            code_pb2.INTERNAL, f"grpc-timeout {quoted(text)} is not a number of 8 digits at most and one of HMSmun"
+        )
+    return int(number) * unit if len(number) <= _TIMEOUT_DIGITS else None
 
 
 def header_lines(metadata: Iterable[tuple[str, str | bytes]]) -> list[tuple[bytes, bytes]]:

@@ -95,6 +95,8 @@ def port_options(
         # A window that grows with bandwidth buffers tens of megabytes of a message that will be refused.
         ("grpc.http2.bdp_probe", 0),
         ("grpc.http2.lookahead_bytes", _STREAM_WINDOW),
+        # Headers that cannot be parsed would stay in the table, and fail every later call that refers to their names.
+        ("grpc.http2.hpack_table_size.decoder", 0),
         # Between two different limits gRPC refuses at random.
         ("grpc.max_metadata_size", metadata_bytes),
         ("grpc.absolute_max_metadata_size", metadata_bytes),
