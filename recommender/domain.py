@@ -62,7 +62,8 @@ class Model:
     """What the model being served can give.
 
     `items` is the size of the catalogue, None where the model does not tell; `longest_history` is the
-    number of most recent items the network reads, None where it reads any number.
+    number of most recent items the network reads, None where it reads any number. No answer holds an item of
+    `never_recommended`.
     """
 
     name: str
@@ -72,6 +73,7 @@ class Model:
     max_k: int
     longest_history: int | None
     score_tolerance: float
+    never_recommended: frozenset[int] = frozenset()
 
     @property
     def label(self) -> str:

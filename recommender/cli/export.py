@@ -38,6 +38,9 @@ def export(
         Path | None,
         typer.Option(help="What to recommend where nothing is known: a key (or id) a line, best first."),
     ] = None,
+    never_recommend: Annotated[
+        Path | None, typer.Option(help="Items that no answer may hold: a key (or id) a line.")
+    ] = None,
     name: Annotated[str | None, typer.Option(help="The model's name; by default the network's.")] = None,
     version: Annotated[str, typer.Option(help="The model's version.")] = "1",
     output: Annotated[
@@ -71,6 +74,7 @@ def export(
             checkpoint=checkpoint,
             vocabulary=vocabulary,
             fallback=fallback,
+            never_recommend=never_recommend,
             name=name,
             version=version,
             coarse=coarse,  # type: ignore[arg-type]  # the options check it

@@ -2,34 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TypeAlias
 
 import numpy as np
-import numpy.typing as npt
 import onnxruntime as ort
 
 from recommender.engine.onnx_file import read_onnx_file
 from recommender.export.errors import ExportError
+from recommender.export.obstacles import obstacle
+from recommender.export.truth import Ids, Rankings, Scores, Truth, brute_force
 
-# Scores of torch and ONNX Runtime may differ by this share of the largest product of norms.
-_PARITY = 2.0**-13
+# Scores of torch and ONNX Runtime may differ by this share of what they sum up.
+PARITY = 2.0**-13
 _FLOOR = 2.0**-19
 # Longer lists of exclusions and candidates would make the check itself slow.
 _CHECKED_ITEMS = 50_000
+# Numbers that a message shows of an answer.
+_SHOWN = 10
 
 History = Sequence[int]
-Ids = npt.NDArray[np.int64]
-Scores = npt.NDArray[np.float32]
-
-
-@dataclass(frozen=True, slots=True)
-class Rankings:
-    """What a model answers: ids int64 [batch, k], scores float32 [batch, k]."""
-
-    ids: Ids
-    scores: Scores
+Tolerance: TypeAlias = float | Callable[[int, Ids], Scores]
+"""How far scores may lie apart: for all alike, or for a row's scores of these items."""
 
 
 class ModelFile:
@@ -55,9 +50,13 @@ class ModelFile:
         k: int,
         excluded: Sequence[tuple[int, int]] = (),
         candidates: Sequence[Sequence[int]] | None = None,
+        padding: Ids | None = None,
     ) -> list[Rankings]:
-        """The same from each session that can tell: two without exclusions and candidates, the quick one last."""
-        rows, lengths = padded(histories)
+        """The same from each session that can tell: two without exclusions and candidates, the quick one last.
+
+        `padding` int64 [batch, history] or wider stands behind each history instead of 0.
+        """
+        rows, lengths = padded(histories, padding)
         few, few_lengths = (
             padded(candidates) if candidates is not None else (np.zeros((len(rows), 0), np.int64), 0 * lengths)
         )
@@ -72,7 +71,10 @@ class ModelFile:
         sessions = [self._session]
         if self._unrestricted is not None and not len(excluded) and candidates is None:
             sessions.append(self._unrestricted)
-        return [Rankings(*session.run(["recommendations", "scores"], feeds)) for session in sessions]
+        try:
+            return [Rankings(*session.run(["recommendations", "scores"], feeds)) for session in sessions]
+        except Exception as error:  # ONNX Runtime's errors have no base of their own
+            raise ExportError(f"ONNX Runtime cannot run what torch exported: {obstacle(error)}") from error
 
 
 def _session(path: Path, **pinned: int) -> ort.InferenceSession:
@@ -80,129 +82,136 @@ def _session(path: Path, **pinned: int) -> ort.InferenceSession:
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     for name, size in pinned.items():
         options.add_free_dimension_override_by_name(name, size)
-    return ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    try:
+        return ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # ONNX Runtime's errors have no base of their own
+        raise ExportError(f"ONNX Runtime cannot load what torch exported: {obstacle(error)}") from error
 
 
-def padded(rows: Sequence[Sequence[int]]) -> tuple[Ids, Ids]:
-    """Ragged rows as int64 [batch, widest] padded on the right with 0, and their lengths."""
+def padded(rows: Sequence[Sequence[int]], padding: Ids | None = None) -> tuple[Ids, Ids]:
+    """Ragged rows as int64 [batch, widest] padded on the right with 0 or with `padding`, and their lengths."""
     lengths = np.array([len(row) for row in rows], np.int64)
-    together = np.zeros((len(rows), int(lengths.max(initial=1))), np.int64)
+    width = int(lengths.max(initial=1))
+    together = np.zeros((len(rows), width), np.int64) if padding is None else padding[: len(rows), :width].copy()
     for index, row in enumerate(rows):
         together[index, : len(row)] = row
     return together, lengths
 
 
-def brute_force(scores: Scores, k: int) -> Rankings:
-    """The k best of all scores [batch, items], ties lower id first; -1 and -inf where a row has no more."""
-    ids = np.empty((len(scores), k), np.int64)
-    for row, own in enumerate(scores):
-        # From the other end NumPy would take ten times as long over scores of which most are equal.
-        worst = -np.partition(-own, k - 1)[k - 1]
-        able = np.flatnonzero(own >= worst)
-        ids[row] = able[np.argsort(-own[able], kind="stable")[:k]]
-    best = np.take_along_axis(scores, ids, axis=1)
-    return Rankings(np.where(np.isneginf(best), -1, ids), best)
-
-
-def masked(scores: Scores, excluded: Sequence[tuple[int, int]], candidates: Sequence[Sequence[int]] | None) -> Scores:
-    """All scores with -inf where a row may not go."""
-    allowed = scores.copy()
-    if candidates is not None:
-        allowed[:] = -np.inf
-        for row, ids in enumerate(candidates):
-            allowed[row, ids] = scores[row, ids]
-    for row, item in excluded:
-        allowed[row, item] = -np.inf
-    return allowed
-
-
-def difference(got: Rankings, scores: Scores, k: int, tolerance: float) -> str | None:
+def difference(got: Rankings, scores: Scores, k: int, tolerance: Tolerance) -> str | None:
     """How a ranking differs from the brute-force one over `scores` [batch, items]; None where they are equal.
 
     Equal means: the right length, each score right, the order best first and the lower id first among equals, nothing
     better left out; scores within `tolerance` of each other count as one.
     """
+    within = tolerance if callable(tolerance) else (lambda _, ids: np.full(len(ids), tolerance, np.float32))
     expected = brute_force(scores, k)
     if got.ids.shape != expected.ids.shape:
         return f"{got.ids.shape} ids where {expected.ids.shape} were expected"
     for row, ids in enumerate(got.ids):
-        wrong = _row_difference(ids, got.scores[row], expected.ids[row], expected.scores[row], scores[row], tolerance)
+        apart = np.maximum(within(row, ids), within(row, expected.ids[row]))
+        wrong = _row_difference(ids, got.scores[row], expected.ids[row], expected.scores[row], scores[row], apart)
         if wrong is not None:
-            return f"row {row} is {ids.tolist()} where {expected.ids[row].tolist()} was expected: {wrong}"
+            return f"row {row} is {_some(ids)} where {_some(expected.ids[row])} was expected: {wrong}"
     return None
 
 
 def _row_difference(
-    ids: Ids, own: Scores, right_ids: Ids, right: Scores, scores: Scores, tolerance: float
+    ids: Ids, own: Scores, right_ids: Ids, right: Scores, scores: Scores, tolerance: Scores
 ) -> str | None:
     real = ids >= 0
     if not np.array_equal(real, right_ids >= 0) or len(set(ids[real])) != real.sum():
         return "not that many different items"
     if not np.isneginf(own[~real]).all():
         return "a filler's score is not -inf"
-    if (np.abs(own[real] - scores[ids[real]]) > tolerance).any():
-        return f"the scores {own.tolist()} are not those items'"
-    if (np.abs(own[real] - right[real]) > tolerance).any():
+    if not (np.abs(own[real] - scores[ids[real]]) <= tolerance[real]).all():
+        return f"the scores {_some(own)} are not those items'"
+    if not (np.abs(own[real] - right[real]) <= tolerance[real]).all():
         return "something better was left out"
     if not np.array_equal(np.lexsort((ids[real], -own[real])), np.arange(real.sum())):
         return "not best first, lower id first among equals"
     return None
 
 
-def check_model(
-    model: ModelFile,
-    scores: Scores,
-    histories: Sequence[History],
-    *,
-    scale: float,
-    default_k: int,
-    max_k: int,
-) -> float:
-    """Hold a model to the torch network's scores [len(histories), items]; returns the measured score tolerance.
+def _some(values: Ids | Scores) -> str:
+    """The first of these numbers."""
+    shown = ", ".join(str(value) for value in values[:_SHOWN].tolist())
+    return f"[{shown}{', …' if len(values) > _SHOWN else ''}]"
 
-    Single and batched, ragged, with several k, exclusions and candidates. ExportError where an answer differs.
-    `scale` bounds the absolute scores: the largest product of a user's and an item's norm.
-    """
-    items = scores.shape[1]
-    allowed = _PARITY * scale
-    largest = 0.0
-    random = np.random.default_rng(0)
-    rows = len(histories)
+
+class _Check:
+    """Holds one model's answers to the truth, and keeps account of how far they lie apart."""
+
+    def __init__(self, model: ModelFile, truth: Truth, histories: Sequence[History]) -> None:
+        self.apart = 0.0
+        """The largest difference of a score from the truth, as a share of what that score sums up."""
+        self._model = model
+        self._truth = truth
+        self._histories = histories
 
     def hold(
+        self,
         what: str,
         chosen: Sequence[int],
         k: int,
         excluded: Sequence[tuple[int, int]] = (),
         candidates: Sequence[Sequence[int]] | None = None,
+        padding: Ids | None = None,
     ) -> Rankings:
-        nonlocal largest
-        known = masked(scores[list(chosen)], excluded, candidates)
-        for got in model.rank_in_each_way([histories[row] for row in chosen], k, excluded, candidates):
-            wrong = difference(got, known, k, allowed)
+        """Rank for the chosen histories; raises ExportError if an answer differs from the truth."""
+        truth = self._truth.rows(chosen).masked(excluded, candidates)
+        histories = [self._histories[row] for row in chosen]
+        for got in self._model.rank_in_each_way(histories, k, excluded, candidates, padding):
+            wrong = difference(got, truth.scores, k, lambda row, ids: PARITY * truth.scale(row, ids))
             if wrong is not None:
                 raise ExportError(
                     f"The exported model does not answer as the torch network does ({what}, k = {k}): {wrong}. "
                     "Nothing was written."
                 )
-            real = got.ids >= 0
-            apart = np.abs(got.scores[real] - np.take_along_axis(known, np.where(real, got.ids, 0), axis=1)[real])
-            largest = max(largest, float(apart.max(initial=0)))
+            for row, ids in enumerate(got.ids):
+                real = ids >= 0
+                self.note(got.scores[row, real] - truth.scores[row, ids[real]], truth.scale(row, ids[real]))
         return got
 
-    together = hold("a batch", range(rows), default_k)
+    def note(self, differences: Scores, scale: Scores) -> None:
+        """Take account of differences of scores that sum up so much."""
+        self.apart = max(self.apart, float((np.abs(differences) / scale).max(initial=0)))
+
+
+def check_model(
+    model: ModelFile,
+    truth: Truth,
+    histories: Sequence[History],
+    *,
+    default_k: int,
+    max_k: int,
+) -> float:
+    """Hold a model to the torch network's scores [len(histories), items]; returns the measured score tolerance.
+
+    Single and batched, ragged, with other ids in the padding, with several k, exclusions and candidates. `max_k` is at
+    most the number of items that may be recommended. ExportError where an answer differs.
+    """
+    items = truth.scores.shape[1]
+    random = np.random.default_rng(0)
+    rows = len(histories)
+    check = _Check(model, truth, histories)
+
+    together = check.hold("a batch", range(rows), default_k)
     for row in range(rows):
-        alone = hold("one row", [row], default_k)
-        largest = max(largest, float(np.abs(alone.scores - together.scores[row]).max()))
+        alone = check.hold("one row", [row], default_k)
+        check.note(alone.scores[0] - together.scores[row], truth.scale(row, alone.ids[0]))
+    widest = max(map(len, histories))
+    noise = random.integers(0, items, (rows, widest))
+    check.hold("a batch with other ids in the padding", range(rows), default_k, padding=noise)
     for k in sorted({1, min(2, max_k), min(100, max_k), max_k}):
-        hold("a batch", range(rows), k)
-    best = brute_force(scores, default_k).ids
+        check.hold("a batch", range(rows), k)
+    best = brute_force(truth.scores, default_k).ids
     excluded = [(row, int(item)) for row in range(rows) if row % 3 for item in best[row, ::2]]
     excluded += [(0, int(item)) for item in random.permutation(items)[: min(items // 2, _CHECKED_ITEMS)]]
     for k in sorted({default_k, max_k}):
-        hold("exclusions", range(rows), k, excluded)
+        check.hold("exclusions", range(rows), k, excluded)
     candidates = [sorted(random.permutation(min(items, _CHECKED_ITEMS))[: 1 + 7 * row].tolist()) for row in range(rows)]
-    hold("candidates", range(rows), default_k, (), candidates)
+    check.hold("candidates", range(rows), default_k, (), candidates)
     excluded = [(row, item) for row in range(rows) for item in candidates[row][::2]] + [(0, items - 1)]
-    hold("candidates and exclusions", range(rows), default_k, sorted(set(excluded)), candidates)
-    return max(4 * largest, _FLOOR * scale)
+    check.hold("candidates and exclusions", range(rows), default_k, sorted(set(excluded)), candidates)
+    return max(4 * check.apart, _FLOOR) * truth.answer_scale(default_k)

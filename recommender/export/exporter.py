@@ -11,7 +11,7 @@ import numpy as np
 import onnxruntime
 
 from recommender.export.artifact import card_files, drafts, publish, write_model
-from recommender.export.check import History, ModelFile, Scores, check_model
+from recommender.export.check import History, ModelFile, check_model
 from recommender.export.encoder import OPSET, add_encoder, export_encoder
 from recommender.export.errors import ExportError
 from recommender.export.graph import build_graph, describe
@@ -21,8 +21,9 @@ from recommender.export.lists import Lists
 from recommender.export.networks.load import load_network
 from recommender.export.options import MAX_K, ExportOptions
 from recommender.export.subject import Subject
-from recommender.export.table import Layout, pack
+from recommender.export.table import Layout, hide, pack
 from recommender.export.ties import check_ties
+from recommender.export.truth import Scores
 from recommender.models.card import Card, Golden
 
 Progress = Callable[[str, float], None]
@@ -38,19 +39,30 @@ def export_model(options: ExportOptions, progress: Progress = lambda _stage, _sh
     """
     progress("building the network", 0.0)
     subject = Subject.of(load_network(options))
-    max_k = _max_k(options, subject.items)
-    lists = Lists.read(options.vocabulary, options.fallback, subject.items)
+    lists = Lists.read(options.vocabulary, options.fallback, subject.items, options.never_recommend)
+    subject = subject.barring(lists.never)
+    lists.check_fallback(subject.never)
+    max_k = _max_k(options, subject)
     layout, table = _table(subject)
+    histories = _histories(subject.items, subject.longest_history, options.padding_id)
+    truth = subject.truth(histories)
 
     progress("tracing the network", 0.1)
     encoder = export_encoder(subject.network, subject.longest_history, subject.embeddings)
 
     if layout is not None:
         progress("checking the head on ties", 0.5)
-        check_ties(layout.items, layout.columns, max_k, bias=subject.bias is not None, coarse=options.coarse == "int8")
+        check_ties(
+            layout.items,
+            layout.columns,
+            max_k,
+            bias=subject.biased,
+            coarse=options.coarse == "int8",
+            never=bool(subject.never),
+        )
 
     progress("building the graph", 0.6)
-    size = layout.columns - (subject.bias is not None) if layout is not None else 0
+    size = layout.columns - subject.biased if layout is not None else 0
     metadata = {
         "name": options.model_name,
         "version": options.version,
@@ -61,12 +73,18 @@ def export_model(options: ExportOptions, progress: Progress = lambda _stage, _sh
         "max_k": str(max_k),
         "longest_history": "" if subject.longest_history is None else str(subject.longest_history),
     }
+    codes = _codes(options, table, layout, bias=subject.biased)
+    largest = float(max(table.max(), -table.min())) if table is not None else 0.0
+    if table is not None and subject.never:
+        hide(table, subject.never)
     model = build_graph(
         lambda g: add_encoder(g, encoder, size=size, columns=layout.columns if layout is not None else 0),
         layout,
-        largest=float(max(table.max(), -table.min())) if table is not None else 0.0,
-        bias=subject.bias is not None,
-        codes=_codes(options, table, layout),
+        items=subject.items,
+        largest=largest,
+        bias=subject.biased,
+        never=subject.never,
+        codes=codes,
         metadata=metadata,
     )
 
@@ -76,11 +94,7 @@ def export_model(options: ExportOptions, progress: Progress = lambda _stage, _sh
         write_model(model, table, path, options.external_data_bytes)
 
         progress("checking the draft", 0.7)
-        histories = _histories(subject.items, subject.longest_history)
-        scores, scale = subject.scores(histories)
-        tolerance = check_model(
-            ModelFile(path), scores, histories, scale=scale, default_k=options.num_recommendations, max_k=max_k
-        )
+        tolerance = check_model(ModelFile(path), truth, histories, default_k=options.num_recommendations, max_k=max_k)
         tolerance = float(f"{tolerance:.6g}")
 
         progress("writing the model", 0.9)
@@ -95,6 +109,7 @@ def export_model(options: ExportOptions, progress: Progress = lambda _stage, _sh
             default_k=options.num_recommendations,
             max_k=max_k,
             longest_history=subject.longest_history,
+            never_recommended=subject.never,
             score_tolerance=tolerance,
             opset=OPSET,
             exported_by=options.exported_by,
@@ -115,11 +130,11 @@ def export_model(options: ExportOptions, progress: Progress = lambda _stage, _sh
 def _table(subject: Subject) -> tuple[Layout | None, Scores | None]:
     if subject.embeddings is None:
         return None, None
-    layout = Layout(subject.items, subject.embeddings.shape[1] + (subject.bias is not None))
+    layout = Layout(subject.items, subject.embeddings.shape[1] + subject.biased)
     return layout, pack(subject.embeddings, subject.bias, layout)
 
 
-def _codes(options: ExportOptions, table: Scores | None, layout: Layout | None) -> Codes | None:
+def _codes(options: ExportOptions, table: Scores | None, layout: Layout | None, *, bias: bool) -> Codes | None:
     if options.coarse == "none":
         return None
     if table is None or layout is None:
@@ -128,25 +143,32 @@ def _codes(options: ExportOptions, table: Scores | None, layout: Layout | None) 
         raise ExportError(
             f"coarse is 'int8', but {layout.items} items are too few for coarse scores to choose among; give 'none'."
         )
-    return Codes.of(table, layout)
+    return Codes.of(table, layout, bias=bias)
 
 
-def _max_k(options: ExportOptions, items: int) -> int:
+def _max_k(options: ExportOptions, subject: Subject) -> int:
+    items, able = subject.items, subject.recommendable
     for name, k in (("num_recommendations", options.num_recommendations), ("max_k", options.max_k)):
         if k is not None and k > items:
             raise ExportError(f"{name} is {k}, but the catalogue has {items} items; give at most {items}.")
-    return options.max_k if options.max_k is not None else max(options.num_recommendations, min(items, MAX_K))
+        if k is not None and k > able:
+            raise ExportError(
+                f"{name} is {k}, but only {able} of the {items} items may be recommended; give at most {able}, or take "
+                "items off the never-recommend list."
+            )
+    return options.max_k if options.max_k is not None else max(options.num_recommendations, min(able, MAX_K))
 
 
-def _histories(items: int, longest: int | None) -> list[History]:
-    """Histories to check with: three for the card, then ragged ones up to the longest."""
+def _histories(items: int, longest: int | None, padding_id: int | None) -> list[History]:
+    """Histories to check with: three for the card, then ragged ones up to the longest; none holds the padding id."""
     top = longest if longest is not None else 200
     wanted = [[1, 2, 3, 4], [0], [items - 1, items // 10 - 1, items // 100 - 1]]
     random = np.random.default_rng(1)
     lengths = [1, 2, 3, 5, 8, 21, top // 2 + 1, top]
     drawn = [random.integers(0, items, min(length, top)).tolist() for length in lengths]
     repeated = [[items - 1, items - 1, 0]]
-    return [[item % items for item in history][:top] for history in (*wanted, *repeated, *drawn)]
+    known = [[item % items for item in history][:top] for history in (*wanted, *repeated, *drawn)]
+    return [[(item + 1) % items if item == padding_id else item for item in history] for history in known]
 
 
 def _golden(model: ModelFile, histories: Sequence[History], k: int) -> tuple[Golden, ...]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import types
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import onnx
 from onnx import TensorProto, helper
@@ -36,22 +36,24 @@ def build_graph(
     encode: Callable[[Nodes], str],
     layout: Layout | None,
     *,
+    items: int = 0,
     largest: float = 0.0,
     bias: bool = False,
+    never: Sequence[int] = (),
     codes: Codes | None = None,
     metadata: Mapping[str, str] = types.MappingProxyType({}),
 ) -> onnx.ModelProto:
     """A whole model but for the table's numbers: initializer `item_table` is declared by the writer.
 
     `encode` adds the encoder's nodes and returns the name of the user vectors; or, where there is no layout, of
-    the scores of all items.
+    the scores of all `items`. The table has `NEVER` for the items in `never`; other arguments are those of `add_head`.
     """
     g = Nodes()
     encoded = encode(g)
     if layout is None:
-        outputs = add_selection(g, encoded)
+        outputs = add_selection(g, encoded, items, never)
     else:
-        outputs = add_head(g, encoded, layout, largest=largest, bias=bias, codes=codes)
+        outputs = add_head(g, encoded, layout, largest=largest, bias=bias, codes=codes, never=bool(never))
     g.nodes.extend(helper.make_node("Identity", [value], [name]) for name, value in outputs.items())
     graph = helper.make_graph(
         g.nodes,

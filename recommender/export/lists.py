@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,17 +14,24 @@ from recommender.models.vocabulary import write_vocabulary
 
 @dataclass(frozen=True, slots=True)
 class Lists:
-    """The key of each item, in the order of ids, and a fallback list of item ids, best first; None where not given."""
+    """The key of each item, in the order of ids, and a fallback list of item ids, best first; None where not given.
+
+    `never` are the items of the never-recommend list.
+    """
 
     keys: tuple[str, ...] | None
     fallback: tuple[int, ...] | None
+    never: tuple[int, ...] = ()
 
     @classmethod
-    def read(cls, vocabulary: Path | None, fallback: Path | None, items: int) -> Lists:
-        """Read both text files for a catalogue of `items` items.
+    def read(
+        cls, vocabulary: Path | None, fallback: Path | None, items: int, never_recommend: Path | None = None
+    ) -> Lists:
+        """Read the text files for a catalogue of `items` items.
 
-        The fallback list has a key a line where there is a vocabulary, else an item id. Raises ExportError where a
-        file cannot be read, has not one key for each item, or names an item twice or one that there is not.
+        The fallback and the never-recommend list have a key a line where there is a vocabulary, else an item id. Raises
+        ExportError where a file cannot be read, has not one key for each item, or names an item twice or one that there
+        is not.
         """
         ids: dict[str, int] | None = None
         if vocabulary is not None:
@@ -38,7 +45,17 @@ class Lists:
         return cls(
             keys=None if ids is None else tuple(ids),
             fallback=None if fallback is None else _ids(fallback, ids, items),
+            never=() if never_recommend is None else _ids(never_recommend, ids, items),
         )
+
+    def check_fallback(self, never: Sequence[int]) -> None:
+        """Raise ExportError if the fallback list holds an item that is never recommended."""
+        for item in self.fallback or ():
+            if item in never:
+                name = item if self.keys is None else repr(self.keys[item])
+                raise ExportError(
+                    f"The fallback list holds item {name}, which is never recommended; take it out of one."
+                )
 
     def write(self, model: Path) -> Files:
         """Write what there is beside the model file; returns the files."""
@@ -64,7 +81,7 @@ def _ids(path: Path, known: Mapping[str, int] | None, items: int) -> tuple[int, 
             item = int(line) if line.isascii() and line.isdecimal() and int(line) < items else None
             expected = f"an item id from 0 to {items - 1}"
         if item is None:
-            raise ExportError(f"{path}, line {number}: {line!r} is not {expected}; give one a line, best first.")
+            raise ExportError(f"{path}, line {number}: {line!r} is not {expected}; give one a line.")
         if item in found:
             raise ExportError(f"{path}, line {number}: item {item} stands in line {found[item]} already; give it once.")
         found[item] = number

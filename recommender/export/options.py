@@ -13,6 +13,7 @@ MAX_K = 1_000
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 Coarse = Literal["none", "int8"]
+Side = Literal["right", "left"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,8 +25,10 @@ class ExportOptions:
     is `output`, or `weights/{num_recommendations}_model.onnx`. `max_k` is the most a caller may ask
     for; None means `min(items, 1000)`. `checkpoint` is a `state_dict` written by `torch.save`.
     `vocabulary` is a text file with the items' keys, line i the key of item i; `fallback` is one with what to
-    recommend where nothing is known, best first: a key a line where there is a vocabulary, else an item id. A
-    table of at least `external_data_bytes` goes into a file of its own beside the model.
+    recommend where nothing is known, best first: a key a line where there is a vocabulary, else an item id.
+    `never_recommend` is one with items that no answer may hold, in the same form. `padding_id` is an id that means
+    padding to the network, which stands on its `padding_side`; no item has it. A table of at least
+    `external_data_bytes` goes into a file of its own beside the model.
 
     Raises ExportError where a number or a name makes no sense by itself.
     """
@@ -43,6 +46,9 @@ class ExportOptions:
     checkpoint: Path | None = None
     vocabulary: Path | None = None
     fallback: Path | None = None
+    never_recommend: Path | None = None
+    padding_id: int | None = None
+    padding_side: Side = "right"
     name: str | None = None
     version: str = "1"
     exported_by: str = "recommender export"
@@ -55,6 +61,12 @@ class ExportOptions:
                 raise ExportError(f"{field} is {getattr(self, field)}; give a number of at least 1.")
         if self.coarse not in get_args(Coarse):
             raise ExportError(f"coarse is {self.coarse!r}; give 'none' or 'int8'.")
+        if self.padding_side not in get_args(Side):
+            raise ExportError(f"padding_side is {self.padding_side!r}; give 'right' or 'left'.")
+        if self.padding_id is not None and self.padding_id < 0:
+            raise ExportError(f"padding_id is {self.padding_id}; give an id that the network knows, 0 or more.")
+        if self.padding_side == "left" and self.padding_id is None:
+            raise ExportError("padding_side is 'left', which needs padding_id: the id that fills a history up.")
         if self.max_k is not None and self.max_k < self.num_recommendations:
             raise ExportError(
                 f"max_k is {self.max_k}, below num_recommendations = {self.num_recommendations}; "

@@ -2,73 +2,120 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from recommender.export.check import History, Scores, padded
+from recommender.export.check import PARITY, History, padded
 from recommender.export.errors import ExportError
+from recommender.export.obstacles import failure
+from recommender.export.table import NEVER
+from recommender.export.truth import Ids, Scores, Truth
 
 
 @dataclass(frozen=True, slots=True)
 class Subject:
-    """A network and its item table; `embeddings` is None where the network yields the scores of all items itself."""
+    """A network and its item table; `embeddings` is None where the network yields the scores of all items itself.
+
+    `never` are the items that no answer holds, ascending.
+    """
 
     network: nn.Module
+    name: str
     items: int
     embeddings: Scores | None
     bias: Scores | None
     longest_history: int | None
+    never: tuple[int, ...] = ()
 
     @classmethod
     def of(cls, network: nn.Module) -> Subject:
         """Ask the network; ExportError where it does not offer what `Network` says."""
+        name = type(network).__name__
         longest = getattr(network, "longest_history", None)
         if longest is not None and (not isinstance(longest, int) or longest < 1):
-            raise ExportError(f"{type(network).__name__}.longest_history is {longest!r}; give a whole number or None.")
-        if not hasattr(network, "item_embeddings"):
-            return cls(network, _run(network, [[0]]).shape[1], None, None, longest)
+            raise ExportError(f"{name}.longest_history is {longest!r}; give a whole number or None.")
         embeddings = _numbers(network, "item_embeddings", dimensions=2)
-        bias = _numbers(network, "item_bias", dimensions=1) if hasattr(network, "item_bias") else None
-        if bias is not None and len(bias) != len(embeddings):
+        bias = _numbers(network, "item_bias", dimensions=1)
+        size = _run(network, [[0]]).shape[1]
+        if embeddings is None:
+            return cls(network, name, size, None, None, longest).barring(_never(network, size))
+        items = len(embeddings)
+        if bias is not None and len(bias) != items:
             raise ExportError(
-                f"item_bias() has {len(bias)} numbers and item_embeddings() {len(embeddings)} rows; "
+                f"item_bias() has {len(bias)} numbers and item_embeddings() {items} rows; "
                 "give one number for each item."
             )
-        size = _run(network, [[0]]).shape[1]
         if size != embeddings.shape[1]:
             raise ExportError(
                 f"The network yields user vectors of {size} numbers and item_embeddings() rows of "
                 f"{embeddings.shape[1]}; they must be of one size, since a score is their product."
             )
-        return cls(network, len(embeddings), embeddings, bias, longest)
+        never = _never(network, items)
+        if bias is not None:
+            barred = bias <= NEVER / 2
+            never = [*never, *np.flatnonzero(barred).tolist()]
+            bias = np.where(barred, np.float32(0), bias)
+        return cls(network, name, items, embeddings, bias, longest).barring(never)
 
-    def scores(self, histories: Sequence[History]) -> tuple[Scores, float]:
-        """The scores of all items [len(histories), items], each history by itself, and a bound of |score|."""
+    def barring(self, items: Iterable[int]) -> Subject:
+        """The same with more items that no answer holds."""
+        return replace(self, never=tuple(sorted({*self.never, *items})))
+
+    @property
+    def biased(self) -> bool:
+        """Whether the item table has a column for biases, the never-recommend list being one of biases too."""
+        return self.bias is not None or (self.embeddings is not None and bool(self.never))
+
+    @property
+    def recommendable(self) -> int:
+        """How many items an answer may hold."""
+        return self.items - len(self.never)
+
+    def truth(self, histories: Sequence[History]) -> Truth:
+        """The scores of all items [len(histories), items], each history by itself.
+
+        ExportError where a history gets another answer beside longer ones, or with other ids in its padding.
+        """
         yielded = np.concatenate([_run(self.network, [history]) for history in histories])
+        self._check_padding(histories, yielded)
         if self.embeddings is None:
-            return yielded, float(np.abs(yielded).max())
-        scores = yielded @ self.embeddings.T
-        scale = float(np.linalg.norm(yielded, axis=1).max() * np.linalg.norm(self.embeddings, axis=1).max())
-        if self.bias is not None:
-            scores += self.bias
-            scale += float(np.abs(self.bias).max())
-        return scores, scale
+            return Truth.of_scores(yielded, self.never)
+        return Truth.of_vectors(yielded, self.embeddings, self.bias, self.never)
+
+    def _check_padding(self, histories: Sequence[History], alone: Scores) -> None:
+        """Raise ExportError unless the network yields the same for all histories in one batch, whatever pads them."""
+        widest = max(map(len, histories))
+        noise = np.random.default_rng(4).integers(0, self.items, (len(histories), widest))
+        size = np.linalg.norm(alone, axis=1) if self.embeddings is not None else np.median(np.abs(alone), axis=1)
+        for padding in (None, noise):
+            together = _run(self.network, histories, padding)
+            apart = np.abs(together - alone) / np.maximum(size[:, None] + np.abs(alone), np.finfo(np.float32).tiny)
+            row = int(apart.max(axis=1).argmax())
+            if apart[row].max() > PARITY:
+                beside = "with other ids in the padding" if padding is not None else "beside longer ones"
+                raise ExportError(
+                    f"The padding changes what {self.name} yields: the history {_some(histories[row])} alone gets "
+                    f"another result than {beside}. history_length alone says what is padding. Mask by it "
+                    "(torch.arange(user_history.shape[1]) < history_length[:, None]) and read the state at "
+                    "history_length - 1; or, if one id means padding to the network, export with --padding-id ID, and "
+                    "with --padding-side left if it reads the last column."
+                )
 
 
-def _run(network: nn.Module, histories: Sequence[History]) -> Scores:
+def _run(network: nn.Module, histories: Sequence[History], padding: Ids | None = None) -> Scores:
     """What the network yields for these histories; ExportError where it fails or yields something else than numbers."""
     name = type(network).__name__
-    rows, lengths = (torch.from_numpy(part) for part in padded(histories))
+    rows, lengths = (torch.from_numpy(part) for part in padded(histories, padding))
     try:
         with torch.no_grad():
             yielded = network(rows, lengths)
     except Exception as error:
         raise ExportError(
-            f"{name} failed on a history: {type(error).__name__}: {error}. Its forward must take user_history int64 "
+            f"{name} failed on a history: {failure(error)}. Its forward must take user_history int64 "
             "[batch, history] and history_length int64 [batch]."
         ) from error
     if not isinstance(yielded, Tensor) or yielded.dim() != 2 or yielded.shape[0] != len(histories):  # noqa: PLR2004
@@ -77,18 +124,57 @@ def _run(network: nn.Module, histories: Sequence[History]) -> Scores:
     if yielded.dtype != torch.float32:
         raise ExportError(f"{name} yields {yielded.dtype}; it must yield float32. Call .float() on what it returns.")
     if not torch.isfinite(yielded).all():
+        bad = int(torch.isfinite(yielded).all(dim=1).logical_not().nonzero()[0])
         raise ExportError(
-            f"{name} yields NaN or infinity for the history {list(histories[0])[:10]}; repair or retrain it."
+            f"{name} yields NaN or infinity for the history {_some(histories[bad])}; repair or retrain it. Items that "
+            "must never be recommended are told by never_recommended_items() or --never-recommend."
         )
     numbers: Scores = yielded.numpy()
     return numbers
 
 
-def _numbers(network: nn.Module, method: str, *, dimensions: int) -> Scores:
-    tensor = getattr(network, method)()
-    if not isinstance(tensor, Tensor) or tensor.dim() != dimensions or not tensor.numel():
-        shape = tuple(tensor.shape) if isinstance(tensor, Tensor) else type(tensor).__name__
-        wanted = ("items", "d")[:dimensions]
-        raise ExportError(f"{type(network).__name__}.{method}() is {shape}; it must be a tensor [{', '.join(wanted)}].")
-    numbers: Scores = tensor.detach().to(torch.float32).contiguous().numpy()
+def _never(network: nn.Module, items: int) -> list[int]:
+    """The items that `never_recommended_items` names; none where the network has no such method."""
+    named = _told(network, "never_recommended_items")
+    if named is None:
+        return []
+    name = f"{type(network).__name__}.never_recommended_items()"
+    try:
+        ids = [int(item) for item in named]  # type: ignore[attr-defined]  # whatever the user's code returns
+    except (TypeError, ValueError) as error:
+        raise ExportError(f"{name} is {type(named).__name__}; it must be item ids, in a list or a tensor.") from error
+    if ids and not 0 <= min(ids) <= max(ids) < items:
+        raise ExportError(f"{name} names the item {min(ids) if min(ids) < 0 else max(ids)}; ids run to {items - 1}.")
+    return ids
+
+
+def _numbers(network: nn.Module, attribute: str, *, dimensions: int) -> Scores | None:
+    """The numbers that a network tells of its items; None where it tells none."""
+    told = _told(network, attribute)
+    if told is None:
+        return None
+    if isinstance(told, nn.Embedding):
+        told = told.weight
+    if not isinstance(told, Tensor) or told.dim() != dimensions or not told.numel():
+        shape = tuple(told.shape) if isinstance(told, Tensor) else type(told).__name__
+        wanted = ", ".join(("items", "d")[:dimensions])
+        raise ExportError(f"{type(network).__name__}.{attribute}() is {shape}; it must be a tensor [{wanted}].")
+    numbers: Scores = told.detach().cpu().to(torch.float32).contiguous().numpy()
     return numbers
+
+
+def _told(network: nn.Module, attribute: str) -> object:
+    """What a method of the network returns, or the tensor or table of that name; None where there is neither."""
+    try:
+        with torch.no_grad():
+            found: object = getattr(network, attribute, None)
+            told = found() if callable(found) and not isinstance(found, Tensor | nn.Embedding) else found
+    except Exception as error:
+        raise ExportError(
+            f"{type(network).__name__}.{attribute}() failed: {failure(error)}. It is called without arguments."
+        ) from error
+    return told
+
+
+def _some(history: History) -> list[int]:
+    return list(history[:10])

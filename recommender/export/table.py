@@ -2,11 +2,13 @@
 
 The table is float32 [rows, columns]. Row i is item i; after the last item come zero rows up to whole slabs. A block
 is the items whose largest score the head keeps; a slab is the blocks whose scores it computes in one step.
-An item bias is one more column, which meets a user vector that ends in 1.
+An item bias is one more column, which meets a user vector that ends in 1. An item that is never recommended has the
+bias `NEVER` there, which the head recognises in its scores.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,6 +18,8 @@ from recommender.export.errors import ExportError
 
 # What the table is called in every graph.
 TABLE = "item_table"
+# The bias of an item that is never recommended: finite, so that no product of it is NaN, and below every real score.
+NEVER = -(2.0**127)
 # Small enough for the scores of a batch to stay in the third cache, large enough for the threads to meet seldom.
 _SLAB_ITEMS = 32_768
 # Up to here all scores at once are quickest, whatever the batch.
@@ -67,7 +71,10 @@ class Layout:
 def pack(
     embeddings: npt.NDArray[np.float32], bias: npt.NDArray[np.float32] | None, layout: Layout
 ) -> npt.NDArray[np.float32]:
-    """Embeddings [items, d] and bias [items] as one table; ExportError where a number is NaN or infinite."""
+    """Embeddings [items, d] and bias [items] as one table; ExportError where a number is NaN or infinite.
+
+    A layout with a column more than `d` has a bias column, of zeros if there is no bias.
+    """
     for name, values in (("item embeddings", embeddings), ("item bias", bias)):
         if values is not None and not np.isfinite(values).all():
             rows = np.unique(np.argwhere(~np.isfinite(values))[:, 0])
@@ -80,3 +87,8 @@ def pack(
     if bias is not None:
         table[: layout.items, -1] = bias
     return table
+
+
+def hide(table: npt.NDArray[np.float32], never: Sequence[int]) -> None:
+    """Give these items the bias `NEVER`, in place; the table has a bias column."""
+    table[list(never), -1] = NEVER

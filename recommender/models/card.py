@@ -48,6 +48,7 @@ class Card(_Record):
     recommendations a caller gets who asks for no number, `max_k` the most a caller may ask for.
     `embedding_size` is 0 where the network yields scores and no user vectors.
     `longest_history` is the most recent items the network reads; None where it reads any number.
+    `never_recommended` are the items that no answer holds, ascending; histories may hold them.
     Two rankings are equal when they differ only among items whose scores lie within
     `score_tolerance` of each other.
     """
@@ -61,6 +62,7 @@ class Card(_Record):
     default_k: Annotated[int, Field(ge=1)]
     max_k: Annotated[int, Field(ge=1)]
     longest_history: Annotated[int, Field(ge=1)] | None = None
+    never_recommended: tuple[Annotated[int, Field(ge=0)], ...] = ()
     score_tolerance: Annotated[float, Field(ge=0)]
     opset: Annotated[int, Field(ge=1)]
     exported_by: str

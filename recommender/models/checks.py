@@ -57,8 +57,12 @@ async def check_limits(run: Run, path: Path, model: Model) -> None:
     (ranking,) = await run([Query((last,), model.max_k)])
     ids = ranking.item_ids
     fault = None
-    if len(ids) != model.max_k:
-        fault = f"it gives {len(ids)} recommendations, not {model.max_k}"
+    most = model.max_k if model.items is None else min(model.max_k, model.items - len(model.never_recommended))
+    if len(ids) != most:
+        fault = f"it gives {len(ids)} recommendations, not {most}"
+    elif not model.never_recommended.isdisjoint(ids):
+        barred = min(model.never_recommended.intersection(ids))
+        fault = f"it recommends the item {barred}, which is on the never-recommend list of its card"
     elif len(set(ids)) != len(ids) or min(ids) < 0 or (model.items is not None and max(ids) >= model.items):
         fault = f"it recommends what is not in its catalogue, or one item twice: {ids}"
     elif not all(map(math.isfinite, ranking.scores)):

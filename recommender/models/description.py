@@ -31,6 +31,7 @@ def describe(artifact: Artifact, contract: Contract, metadata: Mapping[str, str]
             card.max_k,
             card.longest_history,
             card.score_tolerance,
+            frozenset(card.never_recommended),
         )
     else:
         default_k = told.get("default_k") or fixed_k or _k_of_file(artifact.path)
@@ -60,6 +61,9 @@ def _contradictions(model: Model, told: Mapping[str, int], fixed_k: int | None, 
         faults.append(f"max_k {model.max_k} needs an input k, without which it always returns {model.default_k}")
     if model.default_k > model.max_k:
         faults.append(f"default_k {model.default_k} is above max_k {model.max_k}")
+    never = model.never_recommended
+    if model.items is not None and never and max(never) >= model.items:
+        faults.append(f"its never-recommend list has the item {max(never)}, and ids run to {model.items - 1}")
     if model.items is not None and model.max_k > model.items:
         faults.append(f"max_k {model.max_k} is above the {model.items} items of its catalogue")
     if fixed_k is not None and fixed_k != model.default_k:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from pathlib import Path
 
 from recommender.errors import ModelError
@@ -12,14 +12,19 @@ _MOST_DIGITS = 10
 _SHOWN = 40
 
 
-def read_fallback(path: Path, items: int) -> tuple[int, ...]:
-    """The item ids of a list for a catalogue of `items` items; ModelError names the first line that is at fault."""
+def read_fallback(path: Path, items: int, never: Container[int] = ()) -> tuple[int, ...]:
+    """The item ids of a list for a catalogue of `items` items, of which `never` are not recommended.
+
+    ModelError names the first line that is at fault.
+    """
     seen: dict[int, int] = {}
     for number, line in enumerate(path.read_text(encoding="ascii", errors="replace").splitlines(), 1):
         text = line.strip()
         if not text.isdecimal() or len(text) > _MOST_DIGITS or int(text) >= items:
             shown = text if len(text) <= _SHOWN else f"{text[:_SHOWN]}…"
             raise ModelError(f"{path}, line {number}: {shown!r} is not an item id from 0 to {items - 1}")
+        if int(text) in never:
+            raise ModelError(f"{path}, line {number}: item {text} is on the never-recommend list of the card")
         if int(text) in seen:
             raise ModelError(f"{path}, line {number}: item {text} stands in line {seen[int(text)]} already")
         seen[int(text)] = number

@@ -104,7 +104,7 @@ class Loader:
         if card is not None and artifact.vocabulary is not None:
             vocabulary = Vocabulary.open(artifact.vocabulary, card.items)
         if card is not None and artifact.fallback is not None:
-            fallback = read_fallback(artifact.fallback, card.items)
+            fallback = read_fallback(artifact.fallback, card.items, model.never_recommended)
         return Version(
             model=model,
             batcher=batcher,

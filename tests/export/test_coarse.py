@@ -11,12 +11,13 @@ import pytest
 
 from recommender.export import ExportError, ExportOptions, export_model
 from recommender.export.artifact import write_model
-from recommender.export.check import ModelFile, Rankings, difference, masked
+from recommender.export.check import ModelFile, difference
 from recommender.export.graph import build_graph
 from recommender.export.head.coarse import Codes
 from recommender.export.nodes import Nodes
 from recommender.export.table import TABLE, Layout, pack
 from recommender.export.ties import check_ties
+from recommender.export.truth import Rankings, masked
 
 ITEMS, SIZE = 50_003, 16
 Table = npt.NDArray[np.float32]
@@ -42,14 +43,17 @@ def table(kind: str) -> Table:
             return normal
 
 
-def model(embeddings: Table, folder: Path) -> Path:
-    layout = Layout(*embeddings.shape)
-    packed = pack(embeddings, None, layout)
+def model(embeddings: Table, folder: Path, bias: Table | None = None) -> Path:
+    biased = bias is not None
+    layout = Layout(len(embeddings), SIZE + biased)
+    packed = pack(embeddings, bias, layout)
 
     def first_item(g: Nodes) -> str:
-        return g.op("Gather", TABLE, g.op("Gather", "user_history", g.constant(np.array(0)), axis=1), axis=0)
+        whole = g.op("Gather", TABLE, g.op("Gather", "user_history", g.constant(np.array(0)), axis=1), axis=0)
+        return g.op("Slice", whole, g.int64(0), g.int64(SIZE), g.int64(1))
 
-    graph = build_graph(first_item, layout, largest=float(np.abs(packed).max()), codes=Codes.of(packed, layout))
+    codes = Codes.of(packed, layout, bias=biased)
+    graph = build_graph(first_item, layout, largest=float(np.abs(packed).max()), bias=biased, codes=codes)
     write_model(graph, packed, folder / "m.onnx", 1 << 30)
     return folder / "m.onnx"
 
@@ -105,6 +109,13 @@ def test_a_row_that_cannot_be_proven_is_counted(tmp_path: Path) -> None:
 def test_a_batch_that_starts_from_float_counts_nothing(tmp_path: Path) -> None:
     _, fallbacks = ask(model(table("nearly equal"), tmp_path), np.arange(40), 10)
     assert fallbacks.tolist() == [0] * 40
+
+
+def test_a_bias_far_below_the_others_spoils_no_proof(tmp_path: Path) -> None:
+    embeddings, bias = table("normal"), np.zeros(ITEMS, np.float32)
+    bias[:20] = -1e9
+    _, fallbacks = ask(model(embeddings, tmp_path, bias), np.arange(40, 48), 10)
+    assert fallbacks.tolist() == [0] * 8
 
 
 @pytest.mark.parametrize("kind", ["uniform", "normal", "uneven columns", "one giant"])

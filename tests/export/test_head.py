@@ -8,13 +8,14 @@ import numpy as np
 import pytest
 
 from recommender.export.artifact import write_model
-from recommender.export.check import ModelFile, brute_force
+from recommender.export.check import ModelFile
 from recommender.export.errors import ExportError
 from recommender.export.graph import build_graph
 from recommender.export.nodes import Nodes
 from recommender.export.options import ExportOptions
 from recommender.export.table import TABLE, Layout, pack
 from recommender.export.ties import check_ties
+from recommender.export.truth import brute_force
 
 
 @pytest.mark.parametrize("bias", [False, True])

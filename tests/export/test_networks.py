@@ -14,10 +14,11 @@ import torch
 from torch import Tensor, nn
 
 from recommender.export import ExportError, ExportOptions, export_model
-from recommender.export.check import ModelFile, difference, masked
+from recommender.export.check import ModelFile, difference
 from recommender.export.networks.load import load_network
 from recommender.export.networks.network import real_items
 from recommender.export.subject import Subject
+from recommender.export.truth import masked
 from recommender.models.card import Card, card_path
 
 ITEMS, LONGEST = 700, 24
@@ -137,7 +138,7 @@ def test_a_network_answers_as_torch_does(network: str, exported: Callable[[str],
     subject = Subject.of(load_network(wanted))
     for rows in (1, 2, 3, 33, 64):
         histories = [random.integers(0, ITEMS, length).tolist() for length in random.integers(1, LONGEST + 1, rows)]
-        scores, _ = subject.scores(histories)
+        scores = subject.truth(histories).scores
         for k in (1, 10, ITEMS):
             assert difference(model.rank(histories, k), scores, k, TOLERANCE) is None
         excluded = [(row, int(item)) for row in range(rows) for item in np.argsort(-scores[row])[: 3 * (row % 4)]]
@@ -170,7 +171,7 @@ def test_a_checkpoint_brings_the_trained_numbers(tmp_path: Path) -> None:
     trained = WithBias()
     torch.save(trained.state_dict(), tmp_path / "own.pt")
     path = export_model(options("own_networks:WithBias", tmp_path, checkpoint=tmp_path / "own.pt"))
-    scores, _ = Subject.of(trained).scores([[1, 2]])
+    scores = Subject.of(trained).truth([[1, 2]]).scores
     assert difference(ModelFile(path).rank([[1, 2]], 10), scores, 10, TOLERANCE) is None
 
 

@@ -12,7 +12,8 @@ import pytest
 import torch
 
 from recommender.export import ExportError, ExportOptions, export_model
-from recommender.export.check import ModelFile, brute_force, difference, masked
+from recommender.export.check import ModelFile, difference
+from recommender.export.truth import brute_force, masked
 from recommender.models.card import Card, card_path
 
 FACTS = {

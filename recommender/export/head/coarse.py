@@ -10,6 +10,9 @@ exactly in 32 bits; with p in 7 bits no CPU saturates, VNNI or not. So the coars
 by Cauchy and Schwarz, with Euclidean norms; the maxima are over all items, known at export, and the norms of u and
 of w's rest are measured for every user. What rounding in float32 adds is bounded by the number of columns.
 
+Only too low a coarse score could lose an item. So a bias far below the others is coded as if it were higher: one item
+at -1e9 would otherwise take all the steps of its column, and nothing could be proven.
+
 The blocks with the largest coarse maxima are scored exactly. If the K-th best score found lies above the largest
 coarse maximum left out plus this bound, nothing left out can be among the K best, equal scores included. A batch in
 which one row fails this test is ranked from float32 slabs as a whole; `fallbacks` tells which rows failed.
@@ -46,9 +49,14 @@ class Codes:
     vector_norm: float  # max |e|
 
     @classmethod
-    def of(cls, table: npt.NDArray[np.float32], layout: Layout) -> Codes:
-        """Code a packed table; norms are taken in float64, over real items."""
+    def of(cls, table: npt.NDArray[np.float32], layout: Layout, *, bias: bool = False) -> Codes:
+        """Code a packed table without `NEVER`; `bias` says that its last column is one.
+
+        Norms are taken in float64, over real items.
+        """
         items = table[: layout.items]
+        if bias:
+            items = np.column_stack([items[:, :-1], _raised(items)])
         low, high = items.min(axis=0).astype(np.float64), items.max(axis=0).astype(np.float64)
         middle = ((low + high) / 2).astype(np.float32)
         step = np.maximum((high - low) / (2 * _ITEM_CODES), np.finfo(np.float32).tiny).astype(np.float32)
@@ -63,6 +71,14 @@ class Codes:
             code_norm = max(code_norm, float(np.linalg.norm(coded, axis=1).max()))
             vector_norm = max(vector_norm, float(np.linalg.norm(rows, axis=1).max()))
         return cls(codes, middle, step, error, code_norm, vector_norm)
+
+
+def _raised(items: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    """The biases, the last column of `items`, with those that lie far below the others raised to a bound."""
+    embeddings, bias = items[:, :-1], items[:, -1]
+    middle = np.median(bias)
+    spread = max(float(bias.max() - middle), float(np.ptp(embeddings)))
+    return np.maximum(bias, np.float32(middle - 2 * spread))
 
 
 def most_wanted(blocks: int) -> int:

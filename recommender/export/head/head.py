@@ -11,6 +11,7 @@ prove what they leave out). Which of these ways a batch takes is decided here, m
   has one way for batches without exclusions and candidates, whose condition reads nothing but the widths of these
   two: a session that knows both to be 0 folds it at load, and nothing but this way is left.
 - A user vector that is NaN, infinite or so large that a score would overflow gets no recommendation at all.
+- A score that only `NEVER` can make is read as -inf, so such an item is no recommendation, nor a candidate.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ from recommender.export.head.blocks import (
 from recommender.export.head.coarse import Codes, add_coarse_scores, choose_blocks, most_wanted, proven
 from recommender.export.head.selection import FLOAT, INT64, mask, places, real_candidates, search, select_filled
 from recommender.export.nodes import Nodes
-from recommender.export.table import TABLE, Layout
+from recommender.export.table import NEVER, TABLE, Layout
 
 Plan: TypeAlias = Callable[[Nodes], tuple[str, ...]]
 
@@ -44,24 +45,34 @@ _BLOCKS_PER_K = 8
 _SLAB_BLOCKS_PER_K = 64
 # From this many rows on, slabs are faster than one product.
 _SLAB_ROWS = 40
+# The largest |score| without `NEVER`: with it, sums stay above float32's lowest and below half of `NEVER`.
+_MOST = -NEVER / 8
 # From this many rows on, the exact looks that coarse scores ask for cost more than they save.
 _COARSE_ROWS = 16
 
 
 def add_head(
-    g: Nodes, users: str, layout: Layout, *, largest: float, bias: bool, codes: Codes | None = None
+    g: Nodes,
+    users: str,
+    layout: Layout,
+    *,
+    largest: float,
+    bias: bool,
+    codes: Codes | None = None,
+    never: bool = False,
 ) -> dict[str, str]:
     """Add the head to `g`; returns the names of its values by output.
 
     `users` is float32 [batch, d]; the graph has the inputs `k`, `excluded`, `candidates` and
     `candidates_length`, and the initializer `item_table` in this layout. `largest` is the largest absolute value in
-    the table; `bias` says that its last column is a bias. With `codes`, small batches start from coarse scores, and
-    `fallbacks` int64 [batch] is 1 for each row whose coarse scores did not prove its ranking.
+    the table but for `NEVER`; `bias` says that its last column is a bias, `never` that some items have `NEVER` there.
+    With `codes`, small batches start from coarse scores, and `fallbacks` int64 [batch] is 1 for each row whose coarse
+    scores did not prove its ranking.
     """
     sound = g.op(
         "LessOrEqual",
         g.op("ReduceL1", users, g.int64(1), keepdims=1),
-        g.float32(float(np.finfo(np.float32).max) / 4 / max(largest, 1.0)),
+        g.float32(_MOST / max(largest, 1.0)),
     )
     users = g.op("Where", sound, users, g.float32(0))
     if bias:
@@ -84,12 +95,19 @@ def add_head(
             ),
             (INT64, FLOAT) if codes is None else (INT64, FLOAT, INT64),
         )
-        scores = inner.op("Where", sound, scores, lowest)
+        scores = inner.op("Where", recommended(inner, scores), scores, lowest)
         return inner.op("Where", inner.op("Equal", scores, lowest), nothing, ids), scores, *told
 
     def unrestricted(inner: Nodes) -> tuple[str, ...]:
         ids, scores = from_scores(inner, product(inner, users), users, layout)
-        return inner.op("Where", sound, ids, nothing), inner.op("Where", sound, scores, lowest)
+        real = recommended(inner, scores)
+        return inner.op("Where", real, ids, nothing), inner.op("Where", real, scores, lowest)
+
+    def recommended(inner: Nodes, scores: str) -> str:
+        """Which of these scores [batch, k] recommend an item, as far as exclusions allow it: bool, broadcast."""
+        if not never:
+            return sound
+        return inner.op("And", sound, inner.op("Greater", scores, inner.float32(NEVER / 2)))
 
     lowest, nothing = g.float32(-np.inf), g.int64(-1)
     if codes is None and layout.slabs == 1:

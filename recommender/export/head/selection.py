@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from onnx import TensorProto, helper
 
@@ -12,13 +14,17 @@ FLOAT, BOOL = TensorProto.FLOAT, TensorProto.BOOL
 _LOWEST = np.array(-np.inf, np.float32)
 
 
-def add_selection(g: Nodes, scores: str) -> dict[str, str]:
+def add_selection(g: Nodes, scores: str, items: int, never: Sequence[int] = ()) -> dict[str, str]:
     """Add top-K over scores that a network yields itself, float32 [batch, items]; the same inputs and outputs.
 
-    A score that is not a number counts as -inf.
+    A score that is not a number counts as -inf, and so does every score of the items in `never`.
     """
     lowest = g.float32(-np.inf)
     scores = g.op("Where", g.op("IsNaN", scores), lowest, scores)
+    if never:
+        barred = np.zeros((1, items), np.bool_)
+        barred[0, list(never)] = True
+        scores = g.op("Where", g.constant(barred), lowest, scores)
     shape, batch = g.op("Shape", scores), g.op("Shape", scores, start=0, end=1)
     width = g.op("Shape", scores, start=1, end=2)
     scores = mask_in_place(g, scores, flat_places(g, "excluded", width), shape)

@@ -1,0 +1,47 @@
+"""A network that takes a certain id for padding, behind the inputs that every network has."""
+
+from __future__ import annotations
+
+import inspect
+
+import torch
+from torch import Tensor, nn
+
+from recommender.export.networks.network import real_items
+from recommender.export.options import Side
+
+
+class Padded(nn.Module):
+    """Puts `padding_id` wherever `history_length` says that no item stands, then asks the network.
+
+    On the right the history stays as wide as it comes. On the left it is always `longest_history` wide, as in training,
+    so that the last column is the most recent item. A `forward` of one argument gets the history only.
+    """
+
+    def __init__(self, network: nn.Module, padding_id: int, longest_history: int | None, side: Side) -> None:
+        super().__init__()
+        self.network = network
+        self._padding_id = padding_id
+        self._width = longest_history
+        self._side = side
+        self._both = _takes_both(network)
+
+    def forward(self, user_history: Tensor, history_length: Tensor) -> Tensor:
+        """See `Network`."""
+        real = real_items(user_history, history_length)
+        if self._side == "left" and self._width is not None:
+            place = torch.arange(self._width)[None, :] - (self._width - history_length[:, None])
+            real = place >= 0
+            last = user_history.shape[1] - 1
+            user_history = user_history.gather(1, place.clamp(min=0, max=last))
+        user_history = torch.where(real, user_history, self._padding_id)
+        yielded: Tensor = self.network(user_history, history_length) if self._both else self.network(user_history)
+        return yielded
+
+
+def _takes_both(network: nn.Module) -> bool:
+    try:
+        inspect.signature(network.forward).bind(0, 0)
+    except TypeError:
+        return False
+    return True
