@@ -55,6 +55,9 @@ def _handler(method: Method, respond: Respond[M]) -> Callable[[M, Context], Awai
         try:
             reply = await respond(message, context, call.request_id)
             sent = None if reply is None else reply.SerializeToString()
+        except grpc.aio.InternalError as error:  # a reply could not be sent: the caller has left
+            call.end(_cancelled(context))
+            raise asyncio.CancelledError from error
         except Exception as error:  # noqa: BLE001 (whatever went wrong, the caller gets a status)
             failed = call.fail(error)
             await context.abort(_GRPC_CODES[failed.code], failed.message, failed.metadata)
