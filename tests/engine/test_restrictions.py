@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -102,7 +101,7 @@ def test_every_row_gets_the_best_of_what_it_may_have(engine: OnnxEngine, data: s
         if engine.provider == CPU:
             assert ranking.item_ids == right
         else:  # CUDA's TopK orders equal scores as it likes.
-            allowed = brute_force(table, replace(query, k=items))
+            allowed = brute_force(table, query._replace(k=items))
             assert set(ranking.item_ids) <= set(allowed)
             assert len(set(ranking.item_ids)) == len(right)
             assert ranking.scores == (table[ranking.item_ids] @ user).tolist()
