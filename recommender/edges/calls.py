@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Collection, Mapping
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import structlog
 from google.rpc import code_pb2
@@ -14,6 +14,9 @@ from recommender.api.metadata import REQUEST_ID_KEY, request_id_of
 from recommender.api.status import FailedCall, refusal
 from recommender.histogram import CallExemplar, Durations, bucket
 from recommender.settings.otlp import ExemplarFilter
+
+if TYPE_CHECKING:
+    from opentelemetry.trace import TracerProvider
 
 _NAMES = {number: name for name, number in code_pb2.Code.items()}
 
@@ -29,13 +32,24 @@ class CallTrace(Protocol):
 
 
 class CallTracer(Protocol):
-    """Samples calls."""
+    """Traces sampled calls."""
 
     context_keys: frozenset[str]
-    """Metadata keys that carry the caller's trace context."""
+    """Metadata keys that `begin` reads."""
 
     def begin(self, method: str, request_id: str, carrier: Mapping[str, str]) -> CallTrace | None:
-        """Start a span; returns None if the call is not sampled."""
+        """Take up the call's span; returns None if the call is not sampled."""
+
+
+class CallSampler(Protocol):
+    """Samples calls for an edge whose transport has its own spans."""
+
+    @property
+    def provider(self) -> TracerProvider:
+        """Makes those spans."""
+
+    def samples(self, method: str, metadata: Collection[tuple[str, str | bytes]]) -> bool:
+        """Whether a call is sampled. The span that is started next agrees."""
 
 
 class ProtocolError(Exception):
@@ -102,11 +116,7 @@ class Calls:
         bind_contextvars(request_id=request_id)
         trace = None
         if tracer is not None:
-            carrier: dict[str, str] = {}
-            for key, value in metadata:
-                if key in tracer.context_keys and isinstance(value, str):
-                    carrier.setdefault(key, value)
-            trace = tracer.begin(method, request_id, carrier)
+            trace = tracer.begin(method, request_id, carrier_in(metadata, tracer.context_keys))
         if trace is not None:
             bind_contextvars(trace_id=trace.trace_id, span_id=trace.span_id)
         return NotedCall(self, method, request_id, started, trace)
@@ -157,3 +167,12 @@ def request_id_in(metadata: Collection[tuple[str, str | bytes]]) -> str:
         if key == REQUEST_ID_KEY and isinstance(value, str):
             return request_id_of(value)
     return request_id_of(None)
+
+
+def carrier_in(metadata: Collection[tuple[str, str | bytes]], keys: Collection[str]) -> dict[str, str]:
+    """Return the caller's trace context: the first text of each of these keys."""
+    carrier: dict[str, str] = {}
+    for key, value in metadata:
+        if key in keys and isinstance(value, str):
+            carrier.setdefault(key, value)
+    return carrier

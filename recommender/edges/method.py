@@ -29,13 +29,15 @@ Serve: TypeAlias = Callable[[Messages, Send], Awaitable[None]]
 class _Method:
     """What every RPC has: `/package.Service/Name`, how a call begins, and its time-out if the caller sets none.
 
-    `enter` checks a token; None means that the call needs none. `timeout` is in seconds.
+    `enter` checks a token; None means that the call needs none. `timeout` is in seconds. Calls of a method that is not
+    `traced` have no span.
     """
 
     path: str
     begin: Begin = Call.begin
     enter: Enter | None = None
     timeout: float = math.inf
+    traced: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -90,12 +90,17 @@ class Methods:
             begin=self._begin(name),
             enter=self._enter(requests),
             timeout=self._default_timeout,
+            traced=True,
             answer=answer,
         )
 
     def _streaming(self, name: str, serve: Serve, requests: int = 1) -> Method:
         return Streaming(
-            path=f"/{SERVICE_NAME}/{name}", begin=self._begin(name), enter=self._enter(requests), serve=serve
+            path=f"/{SERVICE_NAME}/{name}",
+            begin=self._begin(name),
+            enter=self._enter(requests),
+            traced=True,
+            serve=serve,
         )
 
     def _begin(self, name: str) -> Begin:

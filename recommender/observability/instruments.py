@@ -21,6 +21,8 @@ SIZE_BOUNDS: Final = (1, 2, 4, 8, 16, 24, 32, 48, 64, 96, 128, 256, 512, 1024, 2
 RPC_SYSTEM: Final = "rpc.system.name"
 RPC_METHOD: Final = "rpc.method"
 RPC_STATUS: Final = "rpc.response.status_code"
+RPC_STATUS_NUMBER: Final = "rpc.grpc.status_code"
+"""The interceptor's older name: a number."""
 ERROR_TYPE: Final = "error.type"
 MODEL: Final = "recommender.model"
 OUTCOME: Final = "recommender.outcome"

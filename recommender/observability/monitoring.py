@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import structlog
 
-from recommender.edges.calls import Calls
+from recommender.edges.calls import Calls, CallSampler
 from recommender.errors import SettingsError
 from recommender.models.follower import FollowerStatus
 from recommender.models.version import Version
@@ -39,11 +39,13 @@ class Sender(Protocol):
 class Monitoring:
     """Metrics and tracing of one server: a Prometheus endpoint, and what `otlp` sends to a collector.
 
-    The edge notes its calls in `rpcs`. What is off is neither imported nor started. Raises SettingsError if the
-    OpenTelemetry SDK refuses a variable.
+    The edge notes its calls in `rpcs`; an edge that makes their SERVER spans is `intercepted`. What is off is neither
+    imported nor started. Raises SettingsError if the OpenTelemetry SDK refuses a variable.
     """
 
-    def __init__(self, operations: OperationSettings, engine: EngineSettings, otlp: Otlp) -> None:
+    def __init__(
+        self, operations: OperationSettings, engine: EngineSettings, otlp: Otlp, *, intercepted: bool = False
+    ) -> None:
         self.metrics_port = 0
         """Port of the endpoint once started; 0 if there is none."""
         self._wanted_port = operations.metrics_port
@@ -56,13 +58,13 @@ class Monitoring:
             self._metrics = Metrics(self.rpcs, engine)
             return
         try:
-            self._send(engine, otlp)
+            self._send(engine, otlp, intercepted=intercepted)
         except SettingsError:
             raise
         except Exception as error:  # whatever a library raises on a value, operators get a sentence
             raise SettingsError(f"OpenTelemetry refuses a value of its OTEL_ variables: {error}") from error
 
-    def _send(self, engine: EngineSettings, otlp: Otlp) -> None:
+    def _send(self, engine: EngineSettings, otlp: Otlp, *, intercepted: bool) -> None:
         from recommender.observability.delivery import Delivery, pass_on_warnings  # noqa: PLC0415 (slow to import)
         from recommender.observability.otlp import make_resource  # noqa: PLC0415 (slow to import)
 
@@ -75,7 +77,7 @@ class Monitoring:
 
             spans = SpanSender(otlp.traces, delivery)
             self._senders.append(spans)
-            self._tracing = Tracing(spans.processor, resource, ratio=otlp.ratio)
+            self._tracing = Tracing(spans.processor, resource, ratio=otlp.ratio, intercepted=intercepted)
         self.rpcs = Calls(self._tracing, otlp.exemplars)
         self._metrics = Metrics(self.rpcs, engine)
         if otlp.metrics:
@@ -101,6 +103,11 @@ class Monitoring:
             self._run(self._metric_sender.run())
         if self._wanted_port is not None or self._metric_sender is not None:
             self._run(self._metrics.watch_loop())
+
+    @property
+    def sampler(self) -> CallSampler | None:
+        """Samples calls for an edge that makes their spans; None if nothing is traced."""
+        return None if self._tracing is None else self._tracing.sampling
 
     def listening(self) -> AbstractContextManager[object]:
         """Context to begin listening in: calls that are traced here get no second span of `opentelemetry-instrument`.

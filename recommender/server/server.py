@@ -66,11 +66,13 @@ class Server:
     ) -> None:
         self._settings = settings
         self._shared_port = shared_port
-        self._monitoring = Monitoring(settings.operations, settings.engine, otlp or Otlp())
+        self._monitoring = Monitoring(
+            settings.operations, settings.engine, otlp or Otlp(), intercepted=listener is None
+        )
         access = Access() if settings.network.tokens_file is not None else None
         self._methods = methods_of(settings.network, self._monitoring.rpcs, access)
         self._listener: Listener = (
-            GrpcListener(self._methods, settings.network, shared_port=shared_port)
+            GrpcListener(self._methods, settings.network, self._monitoring.sampler, shared_port=shared_port)
             if listener is None
             else listener(self._methods)
         )

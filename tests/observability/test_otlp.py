@@ -88,7 +88,14 @@ async def test_a_call_is_a_span_in_its_callers_trace_with_its_queue_and_its_run(
     assert isinstance(waited, float)
     assert isinstance(ran, float)
     assert 0 < waited + ran < (call.end_time_unix_nano - call.start_time_unix_nano) / 1e9
+    assert str(said.pop("rpc.user_agent")).startswith("grpc-python-asyncio/")
+    assert said.pop("net.peer.port")
     assert said == {
+        "rpc.system": "grpc",
+        "rpc.service": METHOD.rpartition("/")[0],
+        "rpc.grpc.status_code": 0,
+        "net.peer.ip": "127.0.0.1",
+        "net.peer.name": "localhost",
         "rpc.system.name": "grpc",
         "rpc.method": METHOD,
         "rpc.response.status_code": "OK",
@@ -162,9 +169,56 @@ async def test_a_call_that_fails_says_so(observed: Observed) -> None:
 
     (call,) = collector.named(METHOD)
     said = attributes(call.attributes)
-    assert said["rpc.response.status_code"] == "INVALID_ARGUMENT"
+    assert (said["rpc.response.status_code"], said["rpc.grpc.status_code"]) == ("INVALID_ARGUMENT", 3)
     assert "error.type" not in said, "the caller's fault is no error of the server"
+    assert call.status.code == Status.STATUS_CODE_UNSET
+    assert not call.events, "a status is no exception"
     assert not collector.named("batch")
+
+
+async def test_a_call_that_fails_by_our_fault_is_an_error(observed: Observed) -> None:
+    async with observed() as (collector, server, channel):
+        await server.batcher.close()
+        with pytest.raises(grpc.aio.AioRpcError):
+            await recommend(channel)
+
+    (call,) = collector.named(METHOD)
+    said = attributes(call.attributes)
+    assert (said["error.type"], said["rpc.grpc.status_code"]) == ("UNAVAILABLE", 14)
+    assert call.status.code == Status.STATUS_CODE_ERROR
+    assert not call.events
+
+
+async def test_a_stream_is_a_span_and_its_runs_are_in_it(observed: Observed) -> None:
+    async def requests() -> AsyncIterator[ClientRequest]:
+        for row in range(3):
+            yield ClientRequest(item_ids=[row])
+
+    async with observed() as (collector, server, _), Client(f"127.0.0.1:{server.port}") as client:
+        assert len([answer async for answer in client.stream(requests(), timeout=TIMEOUT)]) == 3
+
+    (call,) = collector.named("recommend_api.v1.RecommenderService/StreamRecommend")
+    assert attributes(call.attributes)["rpc.response.status_code"] == "OK"
+    assert {run.parent_span_id for run in collector.named("run")} == {call.span_id}
+
+
+async def test_a_call_whose_caller_leaves_is_cancelled_by_both_names(observed: Observed) -> None:
+    async with observed({"OTEL_BSP_SCHEDULE_DELAY": "20"}) as (collector, _, channel):
+        stream: grpc.aio.StreamStreamMultiCallable[bytes, bytes] = channel.stream_stream(
+            "/recommend_api.v1.RecommenderService/StreamRecommend"
+        )
+        call = stream(timeout=TIMEOUT)
+        await call.write(api.StreamRecommendRequest(request=api.RecommendRequest(item_ids=[1])).SerializeToString())
+        await call.read()
+        call.cancel()
+        await asyncio.to_thread(
+            collector.until, lambda: collector.named("recommend_api.v1.RecommenderService/StreamRecommend")
+        )
+
+    (span,) = collector.named("recommend_api.v1.RecommenderService/StreamRecommend")
+    said = attributes(span.attributes)
+    assert (said["rpc.response.status_code"], said["rpc.grpc.status_code"]) == ("CANCELLED", 1)
+    assert span.status.code == Status.STATUS_CODE_UNSET
 
 
 async def test_metrics_are_those_that_a_scrape_sees(observed: Observed) -> None:

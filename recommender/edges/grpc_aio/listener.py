@@ -8,7 +8,9 @@ from typing import Any
 import grpc
 
 from recommender.edges.address import address_of, cannot_listen
+from recommender.edges.calls import CallSampler
 from recommender.edges.grpc_aio.edge import add_methods
+from recommender.edges.grpc_aio.spans import ServerSpans
 from recommender.edges.listener import Connections
 from recommender.edges.method import Method
 from recommender.security.certificates import Certificates
@@ -22,10 +24,17 @@ class GrpcListener:
     """Listens with grpc.aio, within the connection limits of `settings`.
 
     The port speaks TLS only if `use_certificates` comes before `listen`. `shared_port` lets other processes listen on
-    the same port.
+    the same port. Calls that `sampler` takes have a span of gRPC's stock interceptor.
     """
 
-    def __init__(self, methods: Iterable[Method], settings: NetworkSettings, *, shared_port: bool = False) -> None:
+    def __init__(
+        self,
+        methods: Iterable[Method],
+        settings: NetworkSettings,
+        sampler: CallSampler | None = None,
+        *,
+        shared_port: bool = False,
+    ) -> None:
         self._certificates: Certificates | None = None
         options = port_options(
             settings,
@@ -35,7 +44,7 @@ class GrpcListener:
             shared_port=shared_port,
         )
         self._server = grpc.aio.server(options=options)
-        add_methods(self._server, methods)
+        add_methods(self._server, methods, None if sampler is None else ServerSpans(sampler))
 
     def use_certificates(self, certificates: Certificates) -> None:
         """Present these certificates from the next connection on."""
