@@ -87,8 +87,8 @@ class NetworkSettings(Group):
     """Milliseconds that must lie between a client's pings; one that pings more often is cut off (ENHANCE_YOUR_CALM).
     Pings cost CPU, and load balancers need one in about 30 seconds."""
     handshake_timeout_ms: Annotated[int, Field(ge=100, le=600_000)] = 10_000
-    """Milliseconds that a new connection has for TLS and HTTP/2 to be agreed on. Whoever connects and says nothing is
-    dropped then."""
+    """Milliseconds that a new connection has for TLS and HTTP/2 to be agreed on; one that says nothing is dropped then.
+    With RECOMMENDER_EDGE=envoy the headers of a call have as long."""
     default_timeout_ms: Annotated[int, Field(ge=1, le=3_600_000)] = 5_000
     """Milliseconds that a caller waits who sets no deadline. It keeps work that nobody waits for out of the backlog."""
 

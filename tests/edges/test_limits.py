@@ -19,6 +19,8 @@ from tests.support.raw import HEADERS, raw
 from tests.support.serving import Serve
 
 TIMEOUT = 30.0
+FLAGS, END_HEADERS = 4, 4
+"""The byte of a frame's head that has its flags, and one of them."""
 GOOD = api.RecommendRequest(item_ids=[0]).SerializeToString()
 EXHAUSTED = grpc.StatusCode.RESOURCE_EXHAUSTED
 
@@ -167,9 +169,27 @@ async def test_a_connection_without_a_call_is_closed(serve: Serve) -> None:
         assert reason == b"connection idle"
 
 
-async def test_who_connects_and_says_nothing_is_dropped(serve: Serve) -> None:
-    async with serve(handshake_timeout_ms=100) as server, raw(server.port, greeted=False) as caller:
+@pytest.mark.both_edges
+@pytest.mark.parametrize("said", [b"", b"PRI * HT"], ids=["nothing", "half a greeting"])
+async def test_who_connects_and_says_too_little_is_dropped(serve: Serve, said: bytes) -> None:
+    async with serve(handshake_timeout_ms=300) as server, raw(server.port, greeted=False) as caller:
+        await caller.send(said)
         assert await caller.ended()
+        assert await answered(server.port)
+
+
+@pytest.mark.parametrize("edge", ["envoy"], scope="session")
+async def test_a_call_whose_headers_never_end_is_ended(serve: Serve) -> None:
+    async with serve(handshake_timeout_ms=300) as server, raw(server.port) as caller:
+        await caller.until(h2.events.RemoteSettingsChanged)
+        await caller.flush()
+        caller.http2.send_headers(1, HEADERS)
+        frame = bytearray(caller.http2.data_to_send())
+        frame[FLAGS] &= ~END_HEADERS
+        await caller.send(bytes(frame))
+        refused = await caller.until(h2.events.StreamEnded)
+
+        assert isinstance(refused, h2.events.StreamEnded)
         assert await answered(server.port)
 
 

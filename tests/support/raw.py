@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 
 import h2.config
 import h2.connection
@@ -36,6 +36,11 @@ class Raw:
     async def flush(self) -> None:
         """Send what there is to send."""
         self._writer.write(self.http2.data_to_send())
+        await self._writer.drain()
+
+    async def send(self, data: bytes) -> None:
+        """Send bytes as they are."""
+        self._writer.write(data)
         await self._writer.drain()
 
     async def until(self, kind: type[h2.events.Event]) -> h2.events.Event:
@@ -88,8 +93,9 @@ class Raw:
     async def ended(self) -> bool:
         """Wait until the server closes the connection."""
         async with asyncio.timeout(TIMEOUT):
-            while await self._reader.read(65536):
-                pass
+            with suppress(ConnectionResetError):  # what was sent and never read
+                while await self._reader.read(65536):
+                    pass
         return True
 
 

@@ -96,6 +96,7 @@ def envoy_config(
         # Streams may be idle for any time, as on every gRPC server.
         "stream_idle_timeout": "0s",
         "common_http_protocol_options": lasting,
+        "request_headers_timeout": _duration(network.handshake_timeout_ms),
         "max_request_headers_kb": min(most_bytes >> 10, _MOST_HEADER_KIB),
         # The time between the two GOAWAY frames: calls that crossed the first are still answered.
         "drain_timeout": "0.5s",
@@ -103,7 +104,12 @@ def envoy_config(
     chain: Config = {
         "filters": [{"name": "envoy.filters.network.http_connection_manager", "typed_config": connections}]
     }
-    if tls is not None:
+    listener_filters: list[Config] = []
+    if tls is None:
+        # It waits for the first bytes of HTTP: without it a caller who says nothing is kept until the idle time-out.
+        inspector = {"@type": f"{_TYPES}.listener.http_inspector.v3.HttpInspector"}
+        listener_filters = [{"name": "envoy.filters.listener.http_inspector", "typed_config": inspector}]
+    else:
         chain["transport_socket_connect_timeout"] = _duration(network.handshake_timeout_ms)
         chain["transport_socket"] = {
             "name": "envoy.transport_sockets.tls",
@@ -128,6 +134,8 @@ def envoy_config(
                     # Otherwise a second server would silently share the port.
                     "enable_reuse_port": False,
                     "per_connection_buffer_limit_bytes": _BUFFER_BYTES,
+                    "listener_filters": listener_filters,
+                    "listener_filters_timeout": _duration(network.handshake_timeout_ms),
                     "filter_chains": [chain],
                 }
             ]
