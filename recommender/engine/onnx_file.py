@@ -2,24 +2,28 @@
 
 An ONNX file is one protobuf message, and serving has no use for a second ONNX library: the few fields
 needed here are read straight from the file, and gigabytes of numbers are stepped over. Field numbers are
-those of `onnx.proto`.
+those of `onnx.proto`. The file is read and not mapped: one that is cut short meanwhile is an error, not a SIGBUS.
 """
 
 from __future__ import annotations
 
 import math
-import mmap
-from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 
+from recommender.engine.files import open_regular
+from recommender.engine.protobuf import FileBytes, Message, damaged
 from recommender.errors import ModelError
 
-_VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
-_GRAPH, _INITIALIZER = 7, 5
+_GRAPH, _TRAINING, _FUNCTION = 7, 20, 25
+_MOST_DIGITS = 20
+_MOST_DIMENSIONS = 64
+_DEEPEST = 50
+"""Graphs inside graphs. ONNX Runtime's own limit is lower."""
 _FLOATS: Final[dict[int, np.dtype[Any]]] = {1: np.dtype("<f4"), 10: np.dtype("<f2"), 11: np.dtype("<f8")}
 """The element types that can hold a NaN and that numpy can read, by their number in `onnx.proto`."""
 _WHOLE_NUMBERS = frozenset({5, 6, 7, 9, 12, 13})
@@ -50,13 +54,15 @@ class OnnxFile:
     """The constants of a model, and the names of the nodes that look rows up in one of them.
 
     `tables` are the constants of two or more dimensions, of other than whole numbers, that a product or a
-    look-up reads.
+    look-up reads. `elsewhere` are the files that hold constants, wherever in the model they are named, as it names
+    them.
     """
 
     constants: tuple[Constant, ...]
     tables: tuple[Constant, ...]
     table_look_ups: frozenset[str]
     operators: frozenset[str]
+    elsewhere: frozenset[str]
 
     @property
     def constant_bytes(self) -> int:
@@ -90,19 +96,26 @@ def read_onnx_file(path: Path) -> OnnxFile:
     Raises ModelError if the file is empty, cut short or no ONNX model, or if a file that it keeps its
     constants in is missing or cut short.
     """
+    found = _Found([], [], set())
     try:
-        with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-            model = _Message(data, 0, len(data), path)
-            graphs = [value for field, value in model.fields() if field == _GRAPH and isinstance(value, _Message)]
-            if len(graphs) != 1:
-                raise _damaged(path, "it has no graph")
-            constants: list[Constant] = []
-            nodes: list[_Node] = []
-            _read_graph(graphs[0], constants, nodes)
-    except ValueError as error:
-        raise _damaged(path, "it is empty") from error
+        with open_regular(path) as file:
+            model = Message(FileBytes(file), 0, file.seek(0, 2), path)
+            if model.end == 0:
+                raise damaged(path, "it is empty")
+            graphs = 0
+            for field, value in model.fields():
+                if not isinstance(value, Message):
+                    continue
+                if field == _GRAPH:
+                    graphs += 1
+                    _read_graph(value, found, 0)
+                elif field in {_TRAINING, _FUNCTION}:
+                    _read_aside(value, field, found)
+            if graphs != 1:
+                raise damaged(path, "it has no graph")
     except OSError as error:
         raise ModelError(f"{path} cannot be read: {error}") from error
+    constants, nodes = found.constants, found.nodes
     for constant in constants:
         _check_place(constant, path)
     read = {name for node in nodes if node.operator in _TABLE_READERS for name in node.inputs}
@@ -118,58 +131,8 @@ def read_onnx_file(path: Path) -> OnnxFile:
         tables,
         frozenset(node.name for node in look_ups),
         frozenset(node.operator for node in nodes),
+        frozenset(found.elsewhere),
     )
-
-
-@dataclass(frozen=True, slots=True)
-class _Message:
-    """A protobuf message between two places of a file; fields that are bytes come as messages of their own."""
-
-    data: mmap.mmap
-    start: int
-    end: int
-    path: Path
-
-    def fields(self) -> Iterator[tuple[int, int | _Message]]:
-        """Every field's number with its value: a whole number, or where its bytes stand."""
-        at = self.start
-        while at < self.end:
-            tag, at = self._varint(at)
-            kind = tag & 7
-            value: int | _Message = 0
-            if kind == _VARINT:
-                value, at = self._varint(at)
-            elif kind == _BYTES:
-                size, at = self._varint(at)
-                value = _Message(self.data, at, at + size, self.path)
-                at += size
-            elif kind in {_FIXED32, _FIXED64}:
-                at += 4 if kind == _FIXED32 else 8
-            else:
-                raise _damaged(self.path, "it is no ONNX model")
-            if at > self.end:
-                raise _damaged(self.path, f"it ends {at - self.end} bytes too early")
-            yield tag >> 3, value
-
-    def text(self) -> str:
-        return self.data[self.start : self.end].decode(errors="replace")
-
-    def numbers(self) -> Iterator[int]:
-        at = self.start
-        while at < self.end:
-            value, at = self._varint(at)
-            yield value
-
-    def _varint(self, at: int) -> tuple[int, int]:
-        value = shift = 0
-        while at < self.end:
-            byte = self.data[at]
-            at += 1
-            value |= (byte & 0x7F) << shift
-            if byte < 0x80:  # noqa: PLR2004 (the last byte of a number has no high bit)
-                return value, at
-            shift += 7
-        raise _damaged(self.path, "it ends in the middle of a number")
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,60 +142,116 @@ class _Node:
     inputs: tuple[str, ...]
 
 
-def _read_graph(graph: _Message, constants: list[Constant], nodes: list[_Node]) -> None:
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """What has been read so far."""
+
+    constants: list[Constant]
+    nodes: list[_Node]
+    elsewhere: set[str]
+
+
+def _read_graph(graph: Message, found: _Found, depth: int) -> None:
+    if depth > _DEEPEST:
+        raise damaged(graph.path, "its graphs are nested too deep")
     for field, value in graph.fields():
         if isinstance(value, int):
             continue
-        if field == 1:
-            nodes.append(_node(value, constants, nodes))
-        elif field == _INITIALIZER:
-            constants.append(_constant(value))
+        match field:
+            case 1:
+                found.nodes.append(_node(value, found, depth))
+            case 5:
+                found.constants.append(_constant(value, found))
+            case 15:
+                _read_sparse(value, found)
+            case _:
+                pass
 
 
-def _node(message: _Message, constants: list[Constant], nodes: list[_Node]) -> _Node:
+def _read_aside(message: Message, field: int, found: _Found) -> None:
+    """Read what only holds nodes: a function, or the graphs of a training step."""
+    aside = _Found([], [], found.elsewhere)
+    for inner, part in message.fields():
+        if isinstance(part, Message):
+            if field == _FUNCTION and inner == 7:  # noqa: PLR2004 (its nodes)
+                _node(part, aside, 0)
+            elif field == _FUNCTION and inner == 11:  # noqa: PLR2004 (attributes that callers may leave out)
+                _read_attribute(part, aside, 0)
+            elif field == _TRAINING and inner in {1, 2}:
+                _read_graph(part, aside, 0)
+
+
+def _read_sparse(message: Message, found: _Found) -> None:
+    for field, value in message.fields():
+        if field in {1, 2} and isinstance(value, Message):
+            _constant(value, found)
+
+
+def _node(message: Message, found: _Found, depth: int) -> _Node:
     name, operator, inputs = "", "", []
     for field, value in message.fields():
         match field, value:
-            case 1, _Message():
+            case 1, Message():
                 inputs.append(value.text())
-            case 3, _Message():
+            case 3, Message():
                 name = value.text()
-            case 4, _Message():
+            case 4, Message():
                 operator = value.text()
-            case 5, _Message():  # an attribute, which may hold the graph of a branch or a loop
-                for inner, part in value.fields():
-                    if inner in {6, 11} and isinstance(part, _Message):
-                        _read_graph(part, constants, nodes)
+            case 5, Message():
+                _read_attribute(value, found, depth)
             case _:
                 pass
     return _Node(name, operator, tuple(inputs))
 
 
-def _constant(message: _Message) -> Constant:
+def _read_attribute(message: Message, found: _Found, depth: int) -> None:
+    """Read the graph of a branch or a loop, and where the numbers of a tensor stand."""
+    for field, value in message.fields():
+        match field, value:
+            case ((6 | 11), Message()):
+                _read_graph(value, found, depth + 1)
+            case ((5 | 10), Message()):
+                _constant(value, found)
+            case ((22 | 23), Message()):
+                _read_sparse(value, found)
+            case _:
+                pass
+
+
+def _constant(message: Message, found: _Found) -> Constant:
     name, shape, element, path, offset, size = "", [], 0, message.path, 0, 0
     elsewhere: dict[str, str] = {}
     for field, value in message.fields():
         match field, value:
             case 1, int():
                 shape.append(value)
-            case 1, _Message():
-                shape.extend(value.numbers())
+            case 1, Message():
+                shape.extend(islice(value.numbers(), _MOST_DIMENSIONS))
             case 2, int():
                 element = value
-            case 8, _Message():
+            case 8, Message():
                 name = value.text()
-            case 4 | 5 | 7 | 9 | 10 | 11, _Message():
+            case 4 | 5 | 7 | 9 | 10 | 11, Message():
                 offset, size = value.start, value.end - value.start
-            case 13, _Message():
-                entry = {number: part.text() for number, part in value.fields() if isinstance(part, _Message)}
+            case 13, Message():
+                entry = {number: part.text() for number, part in value.fields() if isinstance(part, Message)}
                 elsewhere[entry.get(1, "")] = entry.get(2, "")
             case _:
                 pass
+    if len(shape) > _MOST_DIMENSIONS:
+        raise damaged(message.path, "it holds a tensor of too many dimensions")
     if "location" in elsewhere:
+        found.elsewhere.add(elsewhere["location"])
         path = message.path.parent / elsewhere["location"]
-        offset = int(elsewhere.get("offset", 0))
-        size = int(elsewhere.get("length", 0)) or _rest(path, offset)
+        offset = _whole(elsewhere.get("offset", "0"), message.path)
+        size = _whole(elsewhere.get("length", "0"), message.path) or _rest(path, offset)
     return Constant(name, tuple(shape), element, path, offset, size)
+
+
+def _whole(text: str, path: Path) -> int:
+    if not text.isdecimal() or len(text) > _MOST_DIGITS:
+        raise damaged(path, f"it says {text[:_MOST_DIGITS]!r} where the place of a constant should stand")
+    return int(text)
 
 
 def _rest(path: Path, offset: int) -> int:
@@ -260,7 +279,7 @@ def _first_bad(table: Constant, kind: np.dtype[Any]) -> list[int] | None:
         return None  # packed in another way, or of another size than its shape: ONNX Runtime's to refuse
     left = table.size // kind.itemsize
     done = 0
-    with table.path.open("rb") as file:
+    with open_regular(table.path) as file:
         file.seek(table.offset)
         while left and len(numbers := np.fromfile(file, kind, min(left, _CHUNK))):
             finite = np.isfinite(numbers)
@@ -269,7 +288,3 @@ def _first_bad(table: Constant, kind: np.dtype[Any]) -> list[int] | None:
             done += len(numbers)
             left -= len(numbers)
     return None
-
-
-def _damaged(path: Path, what: str) -> ModelError:
-    return ModelError(f"{path} is damaged: {what}; copy the file again, or export the model again")

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
 from pydantic import ValidationError
 
+from recommender.engine.files import read_regular
+from recommender.engine.onnx_file import read_onnx_file
 from recommender.errors import ModelError
 from recommender.models.card import CARD_NAME, SCHEMA_VERSION, Card, FileRole, card_path, file_sha256
+
+_LARGEST_CARD = 16 << 20
+"""Bytes: thousands of golden answers."""
+_SHOWN = 80
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,13 +97,16 @@ def open_artifact(path: Path) -> Artifact:
     Raises ModelError if the card cannot be read or a file is missing, cut short or altered.
     """
     beside = card_path(path)
-    if not beside.is_file():
+    if not os.path.lexists(beside):
         return Artifact(path, file_sha256(path), None)
     return _verified(path, beside, read_card(beside), None)
 
 
 def _verified(path: Path, beside: Path, card: Card, release: Release | None) -> Artifact:
     digest = None
+    names = [file.path for file in card.files]
+    if len(set(names)) < len(names):
+        raise ModelError(f"{beside} lists a file twice; export the model again")
     for file in card.files:
         member = beside.parent / file.path
         if "\0" in file.path or member.resolve().parent != beside.parent.resolve():
@@ -112,7 +122,7 @@ def _verified(path: Path, beside: Path, card: Card, release: Release | None) -> 
 def read_card(path: Path) -> Card:
     """The card in a file. Raises ModelError if it cannot be read or is of a later schema than this program reads."""
     try:
-        card = Card.model_validate_json(path.read_bytes())
+        card = Card.model_validate_json(read_regular(path, _LARGEST_CARD))
     except OSError as error:
         raise ModelError(f"the card {path} cannot be read: {error}") from error
     except ValidationError as error:
@@ -125,6 +135,19 @@ def read_card(path: Path) -> Card:
             f"{SCHEMA_VERSION}: update the server, or export the model with the version that serves it"
         )
     return card
+
+
+def check_listed(artifact: Artifact) -> None:
+    """Raise ModelError if the model opens a file that its card does not list. Without a card there is no list."""
+    if artifact.card is None:
+        return
+    listed = {file.path for file in artifact.card.files}
+    unlisted = sorted(read_onnx_file(artifact.path).elsewhere - listed)
+    if unlisted:
+        raise ModelError(
+            f"{artifact.path} reads {unlisted[0][:_SHOWN]!r}, which its card does not list, so nobody knows whose it "
+            "is; export the model again with its card"
+        )
 
 
 def _checked_digest(path: Path, size: int, sha256: str, card: Path) -> str:

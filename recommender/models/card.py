@@ -9,6 +9,8 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from recommender.engine.files import open_regular
+
 SCHEMA_VERSION = 1
 MODEL_NAME, CARD_NAME = "model.onnx", "card.json"
 """What model and card are called where a folder holds nothing but one version of a model."""
@@ -78,9 +80,9 @@ def card_path(model: Path) -> Path:
 
 
 def file_sha256(path: Path) -> str:
-    """SHA-256 of a file's bytes in lower-case hex, read in pieces; OSError where it cannot be read."""
+    """SHA-256 of a regular file's bytes in lower-case hex, read in pieces; OSError where it cannot be read."""
     digest = hashlib.sha256()
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         while piece := file.read(_READ_BYTES):
             digest.update(piece)
     return digest.hexdigest()

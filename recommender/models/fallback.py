@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Container, Sequence
 from pathlib import Path
 
+from recommender.engine.files import read_regular
 from recommender.errors import ModelError
 
 _MOST_DIGITS = 10
 """Ids are int32."""
+_MOST_BYTES = 32
+"""Of a line, its end and spaces included."""
 _SHOWN = 40
 
 
@@ -18,7 +21,11 @@ def read_fallback(path: Path, items: int, never: Container[int] = ()) -> tuple[i
     ModelError names the first line that is at fault.
     """
     seen: dict[int, int] = {}
-    for number, line in enumerate(path.read_text(encoding="ascii", errors="replace").splitlines(), 1):
+    try:
+        content = read_regular(path, items * _MOST_BYTES)
+    except OSError as error:
+        raise ModelError(f"{path} cannot be read: {error}") from error
+    for number, line in enumerate(content.decode("ascii", errors="replace").splitlines(), 1):
         text = line.strip()
         if not text.isdecimal() or len(text) > _MOST_DIGITS or int(text) >= items:
             shown = text if len(text) <= _SHOWN else f"{text[:_SHOWN]}…"

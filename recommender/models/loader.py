@@ -18,7 +18,7 @@ from recommender.engine.engine import OnnxEngine, open_engine
 from recommender.engine.machine import memory_growth, resident_memory
 from recommender.engine.sessions import as_model_error
 from recommender.errors import ModelError
-from recommender.models.artifact import Artifact
+from recommender.models.artifact import Artifact, check_listed
 from recommender.models.checks import check_answers, check_seconds, measure
 from recommender.models.description import describe
 from recommender.models.fallback import read_fallback
@@ -152,8 +152,10 @@ def _mb(size: int | None) -> float | None:
 def open_model(settings: EngineSettings, artifact: Artifact, threads: int | None = None) -> OnnxEngine:
     """Load an artifact's model as the settings say, with `threads` CPUs a run instead of their number; blocks.
 
-    Raises ModelError and ProviderError as `open_engine` does.
+    Raises ModelError and ProviderError as `open_engine` does, and ModelError if the model opens a file that its card
+    does not list.
     """
+    check_listed(artifact)
     return open_engine(settings, artifact.path, partial(describe, artifact), threads)
 
 

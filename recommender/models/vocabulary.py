@@ -16,6 +16,7 @@ import marisa_trie
 import numpy as np
 import numpy.typing as npt
 
+from recommender.engine.files import open_regular
 from recommender.errors import ModelError
 
 _MAGIC = b"RECVOCA1"
@@ -41,8 +42,8 @@ class Vocabulary:
 
         Raises ModelError if it is not one, or if its numbers do not lead from every item to a key and back.
         """
-        size = path.stat().st_size
-        with path.open("rb") as file:
+        with open_regular(path) as file:
+            size = file.seek(0, 2)
             file.seek(max(size - _FOOTER.size, 0))
             footer = file.read()
         if len(footer) != _FOOTER.size or not footer.endswith(_MAGIC):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -115,6 +116,33 @@ def test_a_card_of_a_later_schema_is_refused_and_of_later_fields_read(model: Pat
     assert open_artifact(model).card is not None
     change_card(model, schema_version=2)
     with pytest.raises(ModelError, match="schema version 2"):
+        open_artifact(model)
+
+
+def test_a_card_of_many_megabytes_is_refused_unread(model: Path) -> None:
+    with card_path(model).open("r+b") as file:
+        file.truncate(1 << 40)
+    with pytest.raises(ModelError, match="more than 16777216 bytes"):
+        open_artifact(model)
+
+
+def test_a_card_that_lists_a_file_twice_is_refused(model: Path) -> None:
+    change_card(model, files=json.loads(card_path(model).read_text())["files"] * 2)
+    with pytest.raises(ModelError, match="lists a file twice"):
+        open_artifact(model)
+
+
+@pytest.mark.parametrize("place", ["the card", "a file in it"])
+def test_a_fifo_is_refused_and_nobody_waits_for_its_writer(model: Path, place: str) -> None:
+    path = card_path(model)
+    if place == "a file in it":
+        files = json.loads(path.read_text())["files"]
+        change_card(model, files=[*files, {**files[0], "path": "m.keys", "role": "vocabulary", "size": 0}])
+        path = model.with_name("m.keys")
+    path.unlink(missing_ok=True)
+    os.mkfifo(path)
+
+    with pytest.raises(ModelError, match="no regular file"):
         open_artifact(model)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -177,6 +178,76 @@ def test_numbers_kept_in_another_file_must_be_there_and_whole(load: Load, path: 
         load(path)
     beside.unlink()
     with pytest.raises(ModelError, match=r"keeps its numbers in 10_model\.onnx\.data, which is not beside it"):
+        load(path)
+
+
+def in_an_initializer(network: onnx.ModelProto, tensor: TensorProto) -> None:
+    tensor.name = "table"
+    network.graph.initializer[0].CopyFrom(tensor)
+
+
+def in_an_attribute(network: onnx.ModelProto, tensor: TensorProto) -> None:
+    network.graph.node.append(helper.make_node("Constant", [], ["aside"], value=tensor))
+
+
+def in_a_sparse_constant(network: onnx.ModelProto, tensor: TensorProto) -> None:
+    network.graph.sparse_initializer.append(onnx.SparseTensorProto(values=tensor, dims=[ITEMS]))
+
+
+def in_a_branch(network: onnx.ModelProto, tensor: TensorProto) -> None:
+    inner = helper.make_graph([], "branch", [], [], [tensor])
+    network.graph.node.append(helper.make_node("If", ["one"], ["aside"], then_branch=inner, else_branch=inner))
+
+
+def in_a_function(network: onnx.ModelProto, tensor: TensorProto) -> None:
+    node = helper.make_node("Constant", [], ["y"], value=tensor)
+    network.functions.append(helper.make_function("ours", "f", [], ["y"], [node], [helper.make_opsetid("", 18)]))
+
+
+PLACES = [in_an_initializer, in_an_attribute, in_a_sparse_constant, in_a_branch, in_a_function]
+
+
+@pytest.mark.parametrize("put", PLACES)
+@pytest.mark.parametrize("location", ["stray.data", "../stray.data", "/etc/passwd", "*/_ORT_MEM_ADDR_/*"])
+async def test_a_file_that_the_card_does_not_list_is_never_opened(
+    model: Path, monkeypatch: pytest.MonkeyPatch, put: Callable[[onnx.ModelProto, TensorProto], None], location: str
+) -> None:
+    import onnxruntime  # noqa: PLC0415 (to take it away)
+
+    network = onnx.load(model)
+    tensor = numpy_helper.from_array(models.table(ITEMS, 4), "stray")
+    model.with_name("stray.data").write_bytes(tensor.raw_data)
+    onnx.external_data_helper.set_external_data(tensor, location=location)
+    tensor.ClearField("raw_data")
+    put(network, tensor)
+    model.write_bytes(network.SerializeToString())  # noqa: ASYNC240 (one small file)
+    monkeypatch.delattr(onnxruntime, "InferenceSession")
+
+    with pytest.raises(ModelError, match=r"which its card does not list|which is not beside it"):
+        await check(card(model))
+
+
+@pytest.mark.parametrize(
+    ("damage", "reason"),
+    [
+        (b"\x3a" + b"\x80" * 100_000, "a number that does not end"),
+        (b"\x3a\x80\x80\x40" + b"\x0a\x80\x80\x40" * 1000, "too early"),
+    ],
+)
+def test_a_model_made_to_tire_its_reader_is_refused(load: Load, path: Path, damage: bytes, reason: str) -> None:
+    path.write_bytes(damage)
+    with pytest.raises(ModelError, match=reason):
+        load(path)
+
+
+def test_graphs_nested_too_deep_are_refused(load: Load, path: Path) -> None:
+    content = b""
+    for field in (6, 5, 1) * 100:  # a graph in an attribute of a node
+        size = len(content)
+        content = bytes([field << 3 | 2, size & 0x7F | 0x80, size >> 7]) + content
+    size = len(content)
+    path.write_bytes(bytes([7 << 3 | 2, size & 0x7F | 0x80, size >> 7]) + content)
+    with pytest.raises(ModelError, match="nested too deep"):
         load(path)
 
 
