@@ -6,7 +6,8 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 
 from recommender.batching.batches import Batch, Waiter
-from recommender.batching.many import Payload
+from recommender.batching.faults import FaultyRowsError
+from recommender.batching.many import Payload, answer
 from recommender.batching.statistics import Counts
 from recommender.domain import Query, Ranking
 from recommender.errors import DeadlineError, EngineError, EngineHungError, InvalidRequestError
@@ -25,15 +26,9 @@ class _Row:
     def wanted(self, now: float) -> bool:
         return any(not waiter.payload.done() and waiter.deadline > now for waiter in self.waiters)
 
-    def answer(self, ranking: Ranking) -> None:
+    def settle(self, outcome: Ranking | Exception) -> None:
         for waiter in self.waiters:
-            if not waiter.payload.done():
-                waiter.payload.set_result(ranking)
-
-    def fail(self, error: Exception) -> None:
-        for waiter in self.waiters:
-            if not waiter.payload.done():
-                waiter.payload.set_exception(error)
+            answer(waiter.payload, outcome)
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +53,7 @@ class Halving:
         while parts:
             part, error = parts.pop()
             if len(part) == 1:
-                part[0].fail(_for_caller(error))
+                part[0].settle(_for_caller(error))
                 continue
             self.counts.split += 1
             middle = len(part) // 2
@@ -67,7 +62,7 @@ class Halving:
             if len(failed) == len(halves) and await self._fails(PROBE):
                 for given_up, _ in (*parts, (part, error)):
                     for each in given_up:
-                        each.fail(_for_caller(error))
+                        each.settle(_for_caller(error))
                 return
             parts.extend(failed)
 
@@ -76,19 +71,21 @@ class Halving:
         now = self.clock()
         for row in rows:
             if not row.wanted(now):
-                row.fail(DeadlineError("the deadline passed while a failed batch was tried again"))
+                row.settle(DeadlineError("the deadline passed while a failed batch was tried again"))
         wanted = [row for row in rows if row.wanted(now)]
         if not wanted:
             return None
         try:
-            rankings = await self.run([row.query for row in wanted])
+            outcomes: Sequence[Ranking | EngineError] = await self.run([row.query for row in wanted])
         except EngineHungError:
             raise
+        except FaultyRowsError as error:
+            outcomes = error.outcomes
         except Exception as error:  # noqa: BLE001 (any exception of an engine is an engine failure)
             rows[:] = wanted
             return error
-        for row, ranking in zip(wanted, rankings, strict=True):
-            row.answer(ranking)
+        for row, outcome in zip(wanted, outcomes, strict=True):
+            row.settle(outcome)
         return None
 
     async def _fails(self, query: Query) -> bool:
@@ -96,6 +93,8 @@ class Halving:
             await self.run([query])
         except EngineHungError:
             raise
+        except FaultyRowsError:
+            return False  # the engine ran
         except Exception:  # noqa: BLE001 (any exception of an engine is an engine failure)
             return True
         return False

@@ -26,6 +26,16 @@ class Payload(Protocol):
     def set_exception(self, error: Exception, /) -> None: ...  # noqa: D102
 
 
+def answer(payload: Payload, outcome: Ranking | Exception) -> None:
+    """Answer who waits, unless that is done already."""
+    if payload.done():
+        return
+    if isinstance(outcome, Ranking):
+        payload.set_result(outcome)
+    else:
+        payload.set_exception(outcome)
+
+
 @dataclass(frozen=True, slots=True)
 class Door:
     """The way into a batcher for the queries of a call."""

@@ -12,8 +12,9 @@ from typing import Protocol
 
 from recommender.batching.backlog import Backlog
 from recommender.batching.batches import Batch
+from recommender.batching.faults import FaultyRowsError
 from recommender.batching.halving import Halving
-from recommender.batching.many import Payload
+from recommender.batching.many import Payload, answer
 from recommender.batching.staging import StagedRun, Staging
 from recommender.batching.statistics import BatchEnded, Counts
 from recommender.domain import Query, Ranking
@@ -26,7 +27,8 @@ class Engine(Protocol):
     async def run(self, queries: Sequence[Query]) -> Sequence[Ranking]:
         """Rank for every query, in their order.
 
-        Raises InvalidRequestError if the only query of the batch is at fault, anything else if the run failed.
+        Raises InvalidRequestError if the only query of the batch is at fault, FaultyRowsError if some rows have no
+        answer, anything else if the run failed.
         """
 
     def stage(self, queries: Sequence[Query]) -> StagedRun | None:
@@ -120,6 +122,11 @@ class Runs:
             rankings = await self._run(batch.queries, staged)
         except EngineHungError:
             raise  # to `_reap`, which gives up the engine
+        except FaultyRowsError as error:
+            self._end(batch, failed=False)
+            for waiter, row in zip(batch.waiters, batch.rows, strict=True):
+                answer(waiter.payload, error.outcomes[row])
+            return
         except Exception as error:  # noqa: BLE001 (any exception of an engine is an engine failure)
             with self.staging.retrying():
                 await self._halving.isolate(batch, error)

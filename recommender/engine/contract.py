@@ -2,22 +2,26 @@
 
 In: `user_history` int64 [batch, history], padded on the right with 0, and `history_length` int64 [batch];
 optional `k` int64 [1], `excluded` int64 [nnz, 2], `candidates` int64 [batch, c] with `candidates_length`
-int64 [batch]. Out: `recommendations` int64 [batch, k], best first, and `scores` float32 [batch, k];
-optional `fallbacks` int64 [batch], 1 for a row that 8-bit scores could not rank alone, which serving does not ask for.
+int64 [batch]. Out: `recommendations` int64 [batch, k], best first, and `scores` float32 [batch, k].
+An id of -1 or a score of -inf is no recommendation. An id outside the catalogue, or a score that is NaN or +inf, is a
+fault of its row: that row fails, and no other.
+Optional `fallbacks` int64 [batch], 1 for a row that 8-bit scores could not rank alone, which serving does not ask for.
 The older form takes `user_history` int64 [history] and gives `recommendations` int64 [K].
 """
 
 from __future__ import annotations
 
+import math
 import struct
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
+from recommender.batching.faults import whole
 from recommender.domain import Query, Ranking
 from recommender.errors import EngineError, ModelError
 
@@ -54,15 +58,18 @@ _LIGHT = 1 << 12
 """Numbers, of histories or of rankings, that are turned from or into Python's in some 0.1 ms."""
 NO_ITEM = -1
 """Stands in `recommendations` where fewer than k items were left."""
+_MOST_ITEMS = 1 << 31
+"""Ids travel as int32."""
 
 
 @dataclass(frozen=True, slots=True)
 class Contract:
-    """The form of the contract that one model has."""
+    """The form of the contract that one model has; the ids that it may recommend are below `items`."""
 
     inputs: frozenset[str]
     outputs: frozenset[str]
     batched: bool
+    items: int = _MOST_ITEMS
 
     @classmethod
     def of(cls, inputs: Mapping[str, Port], outputs: Mapping[str, Port]) -> Contract:
@@ -82,6 +89,10 @@ class Contract:
                 "scores float32 [batch, k]; `recommender export` makes such a file"
             )
         return cls(frozenset(inputs), frozenset(outputs), batched=True)
+
+    def within(self, items: int | None) -> Contract:
+        """The same for a catalogue of so many items; None if the model does not tell."""
+        return replace(self, items=_MOST_ITEMS if items is None else min(items, _MOST_ITEMS))
 
     @property
     def takes_k(self) -> bool:
@@ -153,7 +164,8 @@ class Contract:
     def unpack(self, outputs: Outputs, queries: Sequence[Query]) -> list[Ranking]:
         """The rankings of one run, each cut to what its query asked for.
 
-        Raises EngineError if the outputs do not have a row for every query.
+        Raises EngineError if the outputs do not have a row for every query, and FaultyRowsError if what the model gave
+        for some rows is no answer.
         """
         recommendations, scores = outputs
         if len(recommendations) != len(queries) or scores.shape != recommendations.shape:
@@ -163,19 +175,50 @@ class Contract:
             )
         width = recommendations.shape[1]
         rows = zip(recommendations.tolist(), scores.tolist(), strict=True)
-        if width and recommendations[:, -1].min() > NO_ITEM and min([query.k for query in queries]) >= width:
-            return list(map(Ranking._make, rows))
-        rankings = []
-        for (ids, values), query in zip(rows, queries, strict=True):
-            kept = query.k
-            if ids and ids[-1] == NO_ITEM:
-                kept = min(kept, ids.index(NO_ITEM))
-            rankings.append(Ranking(ids, values) if kept >= len(ids) else Ranking(ids[:kept], values[:kept]))
-        return rankings
+        if not width or self._all_sound(recommendations, scores):
+            if not width or min([query.k for query in queries]) >= width:
+                return list(map(Ranking._make, rows))
+            return [
+                Ranking(ids[: query.k], values[: query.k]) for (ids, values), query in zip(rows, queries, strict=True)
+            ]
+        return whole([self._outcome(ids, values, query.k) for (ids, values), query in zip(rows, queries, strict=True)])
 
-    def unpack_alone(self, outputs: Outputs, query: Query) -> Ranking:
-        """The ranking from a run of the older form, which gives no scores."""
-        return Ranking(outputs[0].tolist()[: query.k], [])
+    def unpack_alone(self, outputs: Outputs, queries: Sequence[Query]) -> list[Ranking]:
+        """The ranking of the only query from a run of the older form, which gives no scores.
+
+        Raises FaultyRowsError if it is no answer.
+        """
+        ids = outputs[0].tolist()
+        (query,) = queries
+        (ranking,) = whole([self._outcome(ids, [0.0] * len(ids), query.k)])
+        return [ranking._replace(scores=[])]
+
+    def _all_sound(self, recommendations: npt.NDArray[Any], scores: npt.NDArray[Any]) -> bool:
+        """Whether every place of a run has an item of the catalogue, and a finite score.
+
+        Read without its sign, -1 is beyond every catalogue. A NaN is both the largest and the smallest number.
+        """
+        return bool(
+            np.maximum.reduce(recommendations.view(np.uint64), axis=None) < self.items
+            and np.minimum.reduce(scores, axis=None) > -math.inf
+            and np.maximum.reduce(scores, axis=None) < math.inf
+        )
+
+    def _outcome(self, ids: list[int], scores: list[float], k: int) -> Ranking | EngineError:
+        """The first `k` places of a row up to the first without a recommendation; EngineError if they are no answer."""
+        kept = min(k, len(ids))
+        for place in range(kept):
+            if ids[place] == NO_ITEM or scores[place] == -math.inf:
+                kept = place
+                break
+            if not 0 <= ids[place] < self.items:
+                return EngineError(
+                    f"the model recommends what is not in its catalogue: {ids[place]}, "
+                    f"and ids run from 0 to {self.items - 1}"
+                )
+            if not scores[place] < math.inf:
+                return EngineError(f"the model gives the score {scores[place]} to item {ids[place]}")
+        return Ranking(ids[:kept], scores[:kept])
 
 
 def _int64(values: list[int]) -> npt.NDArray[np.int64]:

@@ -12,11 +12,12 @@ from typing import TypeAlias, TypeVar
 import onnxruntime
 from onnxruntime.capi import onnxruntime_pybind11_state as runtime_errors
 
+from recommender.batching.faults import FaultyRowsError, whole
 from recommender.domain import Query, Ranking
 from recommender.engine.contract import Contract, Outputs
 from recommender.engine.provider import CoreMLOptions, CudaOptions, SessionPlan
 from recommender.engine.sessions import Describe, Sessions, as_model_error, open_sessions, quiet_options
-from recommender.errors import InvalidRequestError, Violation
+from recommender.errors import EngineError, InvalidRequestError, Violation
 from recommender.settings.engine import EngineSettings
 from recommender.threads import Job, Threads
 
@@ -63,8 +64,8 @@ class OnnxEngine:
         it off the quicker session for queries without exclusions and candidates. A cancelled call does not end the
         run; `terminate` does.
 
-        Raises InvalidRequestError if the only query holds an id that the model does not have. Raises what ONNX Runtime
-        raises if the run failed.
+        Raises InvalidRequestError if the only query holds an id that the model does not have, and FaultyRowsError if
+        what the model gave for some rows is no answer. Raises what ONNX Runtime raises if the run failed.
         """
         rank = partial(self._rank, queries, general=general)
         return await self._threads.call(rank, at_once=len(queries) >= _LARGE)
@@ -138,20 +139,31 @@ class OnnxEngine:
     def _rank_together(
         self, queries: Sequence[Query], begun: Callable[[], None], options: onnxruntime.RunOptions, *, general: bool
     ) -> list[Ranking]:
-        rankings: dict[int, Ranking] = {}
+        outcomes: dict[int, Ranking | EngineError] = {}
         for places in self.contract.runs(queries):
             sharing = [queries[place] for place in places]
             feed = self.contract.pack(sharing)
             begun()
             outputs = self._sessions.run(feed, max(query.k for query in sharing), options, general=general)
-            rankings.update(zip(places, self.contract.unpack(outputs, sharing), strict=True))
-        return [rankings[place] for place in range(len(queries))]
+            outcomes.update(zip(places, _outcomes(self.contract.unpack, outputs, sharing), strict=True))
+        return whole([outcomes[place] for place in range(len(queries))])
 
     def _rank_one_by_one(self, queries: Sequence[Query], options: onnxruntime.RunOptions) -> list[Ranking]:
-        return [
-            self.contract.unpack_alone(self._sessions.run(self.contract.pack_alone(query), query.k, options), query)
-            for query in queries
-        ]
+        outcomes: list[Ranking | EngineError] = []
+        for query in queries:
+            outputs = self._sessions.run(self.contract.pack_alone(query), query.k, options)
+            outcomes += _outcomes(self.contract.unpack_alone, outputs, [query])
+        return whole(outcomes)
+
+
+def _outcomes(
+    unpack: Callable[[Outputs, Sequence[Query]], list[Ranking]], outputs: Outputs, queries: Sequence[Query]
+) -> Sequence[Ranking | EngineError]:
+    """What a run gave for each row, a faulty one included."""
+    try:
+        return unpack(outputs, queries)
+    except FaultyRowsError as error:
+        return error.outcomes
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,6 +12,7 @@ from typing import TypeAlias
 
 import onnxruntime
 
+from recommender.batching.faults import FaultyRowsError
 from recommender.domain import Model, Query
 from recommender.engine.buckets import Buckets
 from recommender.engine.contract import Contract, Feed, Outputs, Port
@@ -136,6 +137,7 @@ def open_sessions(
     contract = Contract.of(_ports(session.get_inputs()), _ports(session.get_outputs()))
     width = session.get_outputs()[0].shape[-1]
     model = describe(contract, session.get_modelmeta().custom_metadata_map, width)
+    contract = contract.within(model.items)
     if model.items is None and opened.provider != CPU:
         raise ModelError(
             f"{path} does not say how many items it has, and {opened.provider} reads any id as some "
@@ -174,6 +176,8 @@ def as_model_error(path: Path) -> Iterator[None]:
         yield
     except ModelError:
         raise
+    except FaultyRowsError as error:
+        raise ModelError(f"{path} does not keep its limits: {error}; train or export the model again") from error
     except Exception as error:
         said = str(error).strip() or type(error).__name__
         if isinstance(error, MemoryError) or _OUT_OF_MEMORY in said:

@@ -4,21 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import math
+import re
 import sys
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from recommender.batching.batcher import Batcher
 from recommender.batching.cost import Cost
-from recommender.domain import Query
+from recommender.domain import Query, Ranking
 from recommender.engine.engine import OnnxEngine
 from recommender.engine.machine import available_cpus
 from recommender.engine.provider import SessionPlan
-from recommender.errors import InvalidRequestError
+from recommender.errors import EngineError, InvalidRequestError
 from tests.support import models
 from tests.support.engines import Load
 from tests.support.paths import WEIGHTS
@@ -107,6 +109,43 @@ async def test_in_the_older_form_too_a_stranger_fails_its_own_row_only(load: Loa
     assert good.item_ids == models.brute_force(TABLE, [1, 2], 5)[0]
     assert isinstance(bad, InvalidRequestError)
     await batching.close()
+
+
+@pytest.mark.parametrize(
+    ("change", "fault"),
+    [
+        ({"flaws": {7: math.nan}}, "the model gives the score nan to item"),
+        ({"flaws": {7: math.inf}}, "the model gives the score inf to item"),
+        ({"shifts": {7: 2**31}}, r"not in its catalogue: 21474\d+, and ids run from 0 to"),
+        ({"shifts": {7: -100}}, r"not in its catalogue: -\d+, and ids run from 0 to"),
+        ({"shifts": {7: 50}, "metadata": {"recommender.items": "50"}}, r"catalogue: \d+, and ids run from 0 to 49"),
+    ],
+)
+async def test_a_row_that_the_model_answers_with_nonsense_fails_alone(
+    load: Load, tmp_path: Path, change: dict[str, Any], fault: str
+) -> None:
+    engine = load(models.batched(tmp_path / "10_model.onnx", TABLE, **change))
+    calls = batcher(engine)
+    outcomes = await calls.submit_many([Query((1,), 10), Query((2, 7), 10), Query((3,), 4)])
+    alone = await asyncio.gather(calls.submit(Query((7,), 10)), return_exceptions=True)
+    statistics = calls.statistics()
+    await calls.close()
+
+    for history, outcome in zip((1, 3), (outcomes[0], outcomes[2]), strict=True):
+        assert isinstance(outcome, Ranking)
+        assert outcome.item_ids == models.brute_force(TABLE, [history], len(outcome.item_ids))[0]
+    for failed in (outcomes[1], *alone):
+        assert isinstance(failed, EngineError)
+        assert re.search(fault, str(failed))
+    assert (statistics.failed, statistics.answered, statistics.split) == (2, 2, 0)
+
+
+async def test_an_item_that_scores_minus_infinity_is_no_recommendation(load: Load, tmp_path: Path) -> None:
+    engine = load(models.batched(tmp_path / "10_model.onnx", TABLE, flaws={7: -math.inf}))
+    assert [ranking.item_ids for ranking in await engine.run([Query((7,), 10), Query((1,), 2)])] == [
+        [],
+        models.brute_force(TABLE, [1], 2)[0],
+    ]
 
 
 async def test_numbers_in_a_file_beside_the_model_are_read(load: Load, tmp_path: Path) -> None:

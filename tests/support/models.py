@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -56,10 +56,13 @@ def batched(
     metadata: Mapping[str, str] | None = None,
     burn: int = 0,
     fails_on: int | None = None,
+    flaws: Mapping[int, float] | None = None,
+    shifts: Mapping[int, int] | None = None,
     external: bool = False,
 ) -> Path:
     """Write a model of the batched form: mean of the history's embeddings, dot product, TopK.
 
+    What `flaws` has for the items of a history is added to all scores of the row, what `shifts` has to the ids.
     `k` fixes the number it returns, None makes it an input. Without `metadata` the file tells nothing about itself.
     """
     inputs = [_int64("user_history", "batch", "history"), _int64("history_length", "batch")]
@@ -122,13 +125,36 @@ def batched(
             helper.make_node("ReduceMax", [f"burnt_{burn}"], ["ash"], keepdims=0),
             helper.make_node("Add", ["all_scores", "ash"], [scores]),
         ]
-    nodes.append(helper.make_node("TopK", [scores, "k"], ["scores", "recommendations"], "top"))
+    if flaws is not None:
+        constants.append(_by_item("flaws", flaws, np.zeros(len(embeddings), np.float32)))
+        nodes += _added_by_item("flaws", scores, "flawed")
+        scores = "flawed"
+    found = "recommendations" if shifts is None else "found"
+    nodes.append(helper.make_node("TopK", [scores, "k"], ["scores", found], "top"))
+    if shifts is not None:
+        constants.append(_by_item("shifts", shifts, np.zeros(len(embeddings), np.int64)))
+        nodes += _added_by_item("shifts", found, "recommendations")
     returned = "returned" if k is None else k
     outputs = [
         _int64("recommendations", "batch", returned),
         helper.make_tensor_value_info("scores", TensorProto.FLOAT, ["batch", returned]),
     ]
     return save(path, nodes, inputs, outputs, constants, metadata, external=external)
+
+
+def _by_item(name: str, values: Mapping[int, float], each: npt.NDArray[Any]) -> TensorProto:
+    for item, value in values.items():
+        each[item] = value
+    return numpy_helper.from_array(each, name)
+
+
+def _added_by_item(name: str, rows: str, result: str) -> list[onnx.NodeProto]:
+    """Add to each row what a vector has for the items of its history; padding counts as item 0."""
+    return [
+        helper.make_node("Gather", [name, "user_history"], [f"{name}_of_items"]),
+        helper.make_node("ReduceSum", [f"{name}_of_items", "axis_1"], [f"{name}_of_rows"], keepdims=1),
+        helper.make_node("Add", [rows, f"{name}_of_rows"], [result]),
+    ]
 
 
 def write_older_model(path: Path, embeddings: Floats, k: int) -> Path:
