@@ -1,6 +1,19 @@
 """`python -m recommender`, and the console script `recommender`."""
 
-from recommender.cli.main import main
+import sys
+
+from recommender.server.entry import end_on_signals, open_standard_files
+
+
+def main() -> None:
+    """Run the command line; the exit code is the process's."""
+    open_standard_files()
+    if sys.argv[1:2] in (["serve"], ["worker"]):
+        end_on_signals()
+    from recommender.cli.main import main as run  # noqa: PLC0415 (signals and files come before it: it is slow)
+
+    run()
+
 
 if __name__ == "__main__":
     main()

@@ -14,6 +14,8 @@ from recommender.errors import EngineError
 
 _JOIN_SECONDS = 2.0
 _HANDOVER_SECONDS = 0.001
+_BACKGROUND = "background"
+"""Name of the threads of `in_background`."""
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -144,5 +146,13 @@ async def in_background(function: Callable[P, R], *args: P.args, **kwargs: P.kwa
         with contextlib.suppress(RuntimeError):  # the loop is closed: nobody is left to tell
             loop.call_soon_threadsafe(settle, result, error)
 
-    threading.Thread(target=work, name="background", daemon=True).start()
+    threading.Thread(target=work, name=_BACKGROUND, daemon=True).start()
     return await future
+
+
+def background_works() -> bool:
+    """Whether a call of `in_background` is still under way in this process.
+
+    Native code in such a thread can crash a process that ends in the orderly way; `os._exit` ends it safely.
+    """
+    return any(thread.name == _BACKGROUND for thread in threading.enumerate())

@@ -16,6 +16,7 @@ from recommender.server.process import HELD_SECONDS, ExitCode, spare_collections
 from recommender.server.server import Server
 from recommender.settings.otlp import Otlp
 from recommender.settings.settings import Settings
+from recommender.threads import background_works
 
 
 def worker(number: Annotated[int, typer.Argument(help="Which of the supervisor's servers this is.")]) -> None:
@@ -55,7 +56,7 @@ def _serve(settings: Settings, worker: int | None) -> NoReturn:
                 beating.cancel()
 
     code, ended = run(main())
-    if not ended:
-        # A native call that hangs cannot be joined, and would keep the process from ending.
+    if not ended or background_works():
+        # A native call that hangs cannot be joined: it would keep the process from ending, or crash it.
         os._exit(code)
     raise typer.Exit(code)

@@ -6,7 +6,7 @@ import urllib.request
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 
-from prometheus_client.metrics_core import GaugeMetricFamily, Metric
+from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
 from prometheus_client.registry import Collector
 from prometheus_client.samples import Sample
@@ -18,24 +18,33 @@ _OPENMETRICS = "application/openmetrics-text; version=1.0.0"
 
 
 class WorkerMetrics(Collector):
-    """Collects the metrics of the workers; `ports` gives their metrics ports by number, 0 for one that is down."""
+    """Collects the metrics of the workers.
 
-    def __init__(self, ports: Callable[[], Mapping[int, int]]) -> None:
+    `ports` gives their metrics ports by number, 0 for one that is down, and `deaths` how often each died so far.
+    """
+
+    def __init__(self, ports: Callable[[], Mapping[int, int]], deaths: Callable[[], Mapping[int, int]]) -> None:
         self._ports = ports
+        self._deaths = deaths
 
     def collect(self) -> Iterable[Metric]:
-        """Scrape all workers concurrently, and add `recommender_worker_up` for each."""
+        """Scrape all workers concurrently, and add what only the supervisor knows of each."""
         ports = dict(self._ports())
         with ThreadPoolExecutor(max(len(ports), 1)) as threads:
             texts = dict(zip(ports, threads.map(_read, ports.values()), strict=True))
         up = GaugeMetricFamily("recommender_worker_up", "Whether a worker gave its metrics.", labels=["worker"])
+        died = CounterMetricFamily(
+            "recommender_worker_deaths", "Workers that died and were started again.", labels=["worker"]
+        )
+        for number, count in self._deaths().items():
+            died.add_metric([str(number)], count)
         families: dict[str, Metric] = {}
         for number, text in texts.items():
             up.add_metric([str(number)], float(text is not None))
             for family in _families(text or "# EOF\n"):
                 merged = families.setdefault(family.name, Metric(family.name, family.documentation, family.type))
                 merged.samples += [_of_worker(sample, number) for sample in family.samples]
-        return [up, *families.values()]
+        return [up, died, *families.values()]
 
     def describe(self) -> Iterable[Metric]:
         """No families: else the registry would ask the workers to learn the names."""

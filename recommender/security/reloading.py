@@ -10,6 +10,7 @@ from typing import Generic, TypeVar
 import structlog
 
 from recommender.errors import StartError
+from recommender.threads import in_background
 
 T = TypeVar("T")
 
@@ -47,8 +48,8 @@ class ReloadedFiles(Generic[T]):
 
     async def start(self) -> None:
         """Read and use them, then keep watch until `close`. Raises StartError if they cannot be used."""
-        self._contents = await asyncio.to_thread(self._read)
-        self._take_up(await asyncio.to_thread(self._parse, self._contents))
+        self._contents = await in_background(self._read)
+        self._take_up(await in_background(self._parse, self._contents))
         self._task = asyncio.create_task(self._watch())
 
     async def close(self) -> None:
@@ -70,10 +71,10 @@ class ReloadedFiles(Generic[T]):
     async def _look(self) -> str:
         """Take up what has changed; what keeps that from being used, if anything does."""
         try:
-            contents = await asyncio.to_thread(self._read)
+            contents = await in_background(self._read)
             if contents == self._contents:
                 return ""
-            found = await asyncio.to_thread(self._parse, contents)
+            found = await in_background(self._parse, contents)
         except Exception as error:  # noqa: BLE001 (whatever is wrong with the files, the watch goes on)
             return str(error) or repr(error)
         self._take_up(found)

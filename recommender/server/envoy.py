@@ -26,9 +26,10 @@ from recommender.edges.envoy.web import pages_may_call, web_filters
 from recommender.errors import StartError
 from recommender.security.certificates import Certificates, read_certificates
 from recommender.server.embedded import Order
-from recommender.server.process import ExitCode, any_of
+from recommender.server.process import ExitCode, any_of, unless_stopped
 from recommender.settings.otlp import Otlp
 from recommender.settings.settings import Settings
+from recommender.threads import in_background
 
 log = structlog.get_logger(__name__)
 
@@ -51,7 +52,7 @@ class EnvoyServer:
         self._otlp = otlp or Otlp()
         self._application = application
         self._stop = asyncio.Event()
-        self._done = False
+        self._started = self._done = False
         self._folder: tempfile.TemporaryDirectory[str] | None = None
         self._process: asyncio.subprocess.Process | None = None
         self._reader: asyncio.StreamReader | None = None
@@ -60,11 +61,18 @@ class EnvoyServer:
         self.metrics_port = 0
 
     async def start(self) -> None:
-        """Start Envoy and wait until requests are answered. Raises StartError, with nothing left running."""
+        """Start Envoy and wait until requests are answered; `stop` ends it early.
+
+        Raises StartError, with nothing left running.
+        """
+        await unless_stopped(self._start(), self._stop, _END_SECONDS)
+
+    async def _start(self) -> None:
         try:
             await self._spawn()
             told = await self._hear()
         except BaseException:
+            self._done = self._stop.is_set()  # a load that hangs would not end by itself
             await self.close()
             raise
         if "port" not in told:
@@ -72,13 +80,16 @@ class EnvoyServer:
             raise StartError(told.get("refused") or "Envoy ended before it served; what it wrote above says why")
         self.port = told["port"]
         self.metrics_port = told["metrics_port"]
+        self._started = True
 
     def stop(self) -> None:
         """Ask `run` to drain and return; a second call is a no-op."""
         self._stop.set()
 
     async def run(self) -> ExitCode:
-        """Serve until `stop`, or until the engine or Envoy is lost."""
+        """Serve until `stop`, or until the engine or Envoy is lost. Returns at once if nothing serves."""
+        if not self._started:
+            return ExitCode.DRAINED
         heard = asyncio.create_task(self._hear())
         await any_of(self._stop.wait(), heard)
         if not heard.done():
@@ -123,7 +134,8 @@ class EnvoyServer:
         tls = None
         if network.tls_certificate is not None and network.tls_key is not None:
             authorities = () if network.tls_client_ca is None else (network.tls_client_ca,)
-            write_secrets(folder, _certificates(network.tls_certificate, network.tls_key, *authorities))
+            files = (network.tls_certificate, network.tls_key, *authorities)
+            write_secrets(folder, await in_background(_certificates, *files))
             tls = tls_context(folder, clients=bool(authorities))
         config = envoy_config(
             network,

@@ -78,6 +78,22 @@ async def any_of(*waits: Coroutine[Any, Any, object] | asyncio.Task[Any]) -> Non
             task.cancel()
 
 
+async def unless_stopped(work: Coroutine[Any, Any, None], stop: asyncio.Event, patience: float) -> None:
+    """Do `work` until it is done or `stop` is set; in the latter case cancel it, and let it end for `patience` seconds.
+
+    Raises what it raises before `stop`.
+    """
+    task = asyncio.create_task(work)
+    try:
+        await any_of(task, stop.wait())
+        if task.done() and not stop.is_set():
+            task.result()
+    finally:
+        if not task.done():
+            task.cancel()
+            await asyncio.wait({task}, timeout=patience)
+
+
 def spare_collections() -> None:
     """Freeze long-lived objects (`gc.freeze`) and collect new ones less often. Call it once the model is loaded.
 

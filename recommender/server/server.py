@@ -34,7 +34,7 @@ from recommender.security.certificates import read_certificates
 from recommender.security.reloading import ReloadedFiles
 from recommender.server.followers import Followers
 from recommender.server.health_port import HealthPort
-from recommender.server.process import ExitCode, any_of
+from recommender.server.process import ExitCode, any_of, unless_stopped
 from recommender.settings.network import NetworkSettings
 from recommender.settings.otlp import Otlp
 from recommender.settings.requests import RequestSettings
@@ -83,7 +83,7 @@ class Server:
         self._monitoring.watch_edge(self._listener.connections)
         self._probes = HealthPort(settings.network) if settings.operations.health_port is not None else None
         self._stop = asyncio.Event()
-        self._closing = False
+        self._started = self._closing = False
         self._router = Router(retire_grace=settings.engine.engine_timeout_ms / 1e3, observer=self._note)
         loading = loader(settings, lambda model: self._monitoring.tracer(model.name, model.version))
         self._followers = Followers(settings, loading, self._router)
@@ -122,7 +122,13 @@ class Server:
         return self._monitoring.metrics_port
 
     async def start(self) -> None:
-        """Listen, load, warm up, and turn healthy. Raises StartError, with nothing left running."""
+        """Listen, load, warm up, and turn healthy; `stop` ends it early. Raises StartError, with nothing left running.
+
+        A load that hangs cannot hold up the end: after the grace it is left behind.
+        """
+        await unless_stopped(self._start(), self._stop, self._settings.operations.drain_grace_ms / 1e3)
+
+    async def _start(self) -> None:
         try:
             await self._answer_probes()
             await self._followers.open()
@@ -131,7 +137,7 @@ class Server:
         except BaseException:
             await self.close()
             raise
-        self.serving = True
+        self._started = self.serving = True
         self._methods.health.turn(serving=True)
         if self._probes is not None:
             self._probes.turn(alive=True, ready=True)
@@ -142,7 +148,9 @@ class Server:
         self._stop.set()
 
     async def run(self) -> ExitCode:
-        """Serve until `stop` or until an engine is lost; then drain or give up."""
+        """Serve until `stop` or until an engine is lost; then drain or give up. Returns at once if nothing serves."""
+        if not self._started:
+            return ExitCode.DRAINED
         lost = asyncio.create_task(self._router.lost())
         try:
             await any_of(self._stop.wait(), lost)

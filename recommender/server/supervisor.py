@@ -27,6 +27,7 @@ from recommender.server.health_port import HealthPort
 from recommender.server.heartbeat import Beat
 from recommender.server.process import ExitCode, any_of
 from recommender.settings.settings import Settings
+from recommender.threads import in_background
 
 log = structlog.get_logger(__name__)
 
@@ -35,7 +36,7 @@ _NO_BEAT = Beat(serving=False, metrics_port=0)
 _SILENCE_SECONDS = 30.0
 """A ready worker without a beat for so long counts as hung and is killed."""
 _EARLY_SECONDS = 60.0
-"""A worker with a shorter life died early."""
+"""A worker that served for a shorter time, or never, died early."""
 _MOST_EARLY_DEATHS = 5
 """Early deaths in a row after which the supervisor gives up and leaves it to its own parent."""
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 10.0
@@ -54,13 +55,21 @@ class _Worker:
     number: int
     process: asyncio.subprocess.Process | None = None
     beat: Beat = _NO_BEAT
+    serves_since: float | None = None
+    """When this process began to serve, in monotonic seconds; None before."""
     has_served: bool = False
+    """Whether this process or one before it ever served."""
+    deaths: int = 0
     early_deaths: int = 0
     code: int = 0
 
     def cannot_start(self) -> bool:
         """Whether it ended before it ever served, by a setting, the model or the port: another try is no use."""
         return self.code == ExitCode.NOT_STARTED and not self.has_served
+
+    def died_early(self, early: float) -> bool:
+        """Whether it died before it served, or within `early` seconds after that."""
+        return self.serves_since is None or time.monotonic() - self.serves_since < early
 
     def send(self, number: signal.Signals) -> None:
         if self.process is not None and self.process.returncode is None:
@@ -72,7 +81,8 @@ class Supervisor:
     """Runs `workers` servers. `start` returns when all answer; `run` lasts until `stop` or until a worker is lost.
 
     `command` and a number start a worker. A ready worker without a beat for `silence` seconds is killed. A dead one is
-    restarted after `pause` seconds, four times as long with each early death.
+    restarted after `pause` seconds, four times as long with each early death: before it served, or within `early`
+    seconds after that.
     """
 
     def __init__(
@@ -82,10 +92,12 @@ class Supervisor:
         *,
         silence: float = _SILENCE_SECONDS,
         pause: float = _FIRST_PAUSE,
+        early: float = _EARLY_SECONDS,
     ) -> None:
         self._settings = settings
         self._silence = silence
         self._pause = pause
+        self._early = early
         self._command = tuple(command)
         self._workers = [_Worker(number) for number in range(settings.operations.workers or available_cpus())]
         self._probes = HealthPort(settings.network) if settings.operations.health_port is not None else None
@@ -110,14 +122,15 @@ class Supervisor:
         """
         host, operations = self._settings.network.host, self._settings.operations
         try:
-            self._reserved = _reserve(host, self._settings.network.port)
+            self._reserved = await in_background(_reserve, host, self._settings.network.port)
             self.port = self._reserved.getsockname()[1]
             log.info("port reserved", host=host, port=self.port, workers=len(self._workers))
             if self._probes is not None and operations.health_port is not None:
                 self.health_port = await self._probes.listen(host, operations.health_port)
                 log.info("probes", port=self.health_port)
             if operations.metrics_port is not None:
-                self._metrics = Endpoint(WorkerMetrics(self._metrics_ports), host, operations.metrics_port)
+                metrics = WorkerMetrics(self._metrics_ports, self._deaths)
+                self._metrics = Endpoint(metrics, host, operations.metrics_port)
                 self.metrics_port = self._metrics.port
                 log.info("metrics", address=f"http://{host}:{self.metrics_port}/metrics")
             # The first alone: its failure would be that of all, and the others find the model in the page cache.
@@ -187,14 +200,20 @@ class Supervisor:
             worker.beat = _NO_BEAT
             self._changed.set()
             await self._tell()
-            if self._stop.is_set() or worker.cannot_start():
+            if self._stop.is_set():
+                if worker.serves_since is None:
+                    worker.code = ExitCode.DRAINED  # however it ended: there was nothing to drain
                 return
+            if worker.cannot_start():
+                return
+            worker.deaths += 1
+            worker.early_deaths = worker.early_deaths + 1 if worker.died_early(self._early) else 0
             lasted = time.monotonic() - started
-            worker.early_deaths = worker.early_deaths + 1 if lasted < _EARLY_SECONDS else 0
             log.error("worker died", worker=worker.number, code=worker.code, seconds=round(lasted, 1))
             if worker.early_deaths >= _MOST_EARLY_DEATHS:
                 log.error("worker given up: it died early too often", worker=worker.number, deaths=worker.early_deaths)
                 self._lost.set()
+                await self._tell()
                 return
             pause = min(self._pause * 4 ** max(worker.early_deaths - 1, 0), _LONGEST_PAUSE)
             with contextlib.suppress(TimeoutError):
@@ -203,6 +222,7 @@ class Supervisor:
 
     async def _live(self, worker: _Worker) -> int:
         """Run a worker once. Returns its exit code."""
+        worker.serves_since = None
         # A session of its own: Ctrl-C in a terminal reaches the supervisor only, which drains.
         process = worker.process = await asyncio.create_subprocess_exec(
             *self._command,
@@ -226,10 +246,9 @@ class Supervisor:
         """Read the beats of one process; kill it if it falls silent after it was ready."""
         if process.stdout is None:
             raise RuntimeError("a worker is started with pipes")
-        ready = False
         while True:
             try:
-                async with asyncio.timeout(self._silence if ready else None):
+                async with asyncio.timeout(None if worker.serves_since is None else self._silence):
                     line = await process.stdout.readline()
             except TimeoutError:
                 log.warning("worker killed: it is silent", worker=worker.number, seconds=self._silence)
@@ -244,8 +263,9 @@ class Supervisor:
             if changed:
                 self._changed.set()
                 await self._tell()
-            if beat.serving and not ready:
-                ready = worker.has_served = True
+            if beat.serving and worker.serves_since is None:
+                worker.serves_since = time.monotonic()
+                worker.has_served = True
                 log.info("worker serves", worker=worker.number, pid=process.pid)
 
     async def _tell(self) -> None:
@@ -261,6 +281,9 @@ class Supervisor:
 
     def _metrics_ports(self) -> Mapping[int, int]:
         return {worker.number: worker.beat.metrics_port for worker in self._workers}
+
+    def _deaths(self) -> Mapping[int, int]:
+        return {worker.number: worker.deaths for worker in self._workers}
 
     def _environment(self) -> dict[str, str]:
         """Environment of a worker: its share of threads and backlog, and no ports of its own but for metrics."""

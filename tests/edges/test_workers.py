@@ -246,6 +246,7 @@ LINE = '{"serving": true, "metrics_port": 0}'
 BEATS = f"import time\nwhile True: print('{LINE}'); time.sleep(0.05)"
 DIES = f"print('{LINE}')"
 DIES_FIRST = "raise SystemExit(1)"
+SECOND_DIES = f"import sys\nif sys.argv[1] == '1': raise SystemExit(1)\n{BEATS}"
 FALLS_SILENT = f"import time\nprint('{LINE}'); time.sleep(600)"
 
 
@@ -256,6 +257,33 @@ async def test_a_worker_that_dies_again_and_again_ends_the_supervisor(program: s
         await supervisor.start()
         code = await supervisor.run()
 
+    assert code == ExitCode.WORKERS_LOST
+
+
+async def test_a_death_during_the_start_counts_however_long_the_start_took() -> None:
+    supervisor = Supervisor(
+        Settings(workers=1, port=0), (sys.executable, "-S", "-c", DIES_FIRST), pause=0.001, early=-1.0
+    )
+    async with asyncio.timeout(PATIENCE):
+        await supervisor.start()
+        code = await supervisor.run()
+
+    assert code == ExitCode.WORKERS_LOST
+
+
+async def test_a_worker_that_cannot_live_beside_one_that_can_is_told_by_health_and_metrics_until_the_end() -> None:
+    settings = Settings(workers=2, port=0, health_port=0, metrics_port=0)
+    supervisor = Supervisor(settings, (sys.executable, "-u", "-S", "-c", SECOND_DIES), pause=0.001)
+    async with asyncio.timeout(PATIENCE):
+        await supervisor.start()  # ends early
+        told = await asyncio.to_thread(read, f"http://127.0.0.1:{supervisor.metrics_port}/metrics")
+        alive = await probe(f"127.0.0.1:{supervisor.health_port}", LIVENESS, TIMEOUT)
+        code = await supervisor.run()
+
+    died = re.findall(r'^recommender_worker_deaths_total\{worker="(\d+)"\} (\S+)$', told, re.MULTILINE)
+    assert dict(died) == {"0": "0.0", "1": "5.0"}
+    assert up(told)["1"] == 0
+    assert alive == "NOT_SERVING"
     assert code == ExitCode.WORKERS_LOST
 
 
