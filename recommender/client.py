@@ -23,7 +23,7 @@ from recommender.recommend_api.v1 import recommend_api_pb2 as api
 from recommender.recommend_api.v1 import recommend_api_pb2_grpc as api_grpc
 
 if TYPE_CHECKING:
-    from opentelemetry.trace import Span
+    from opentelemetry.trace import TracerProvider
 
 Request: TypeAlias = api.RecommendRequest
 """One request of a batch call or a stream."""
@@ -60,8 +60,6 @@ _OPTIONS: Final = (
     # Else clients of one process share one connection, and with it one worker of several.
     ("grpc.use_local_subchannel_pool", 1),
 )
-
-_STATUS_NAMES: Final = {code.value[0]: code.name for code in grpc.StatusCode}
 
 A = TypeVar("A")
 R = TypeVar("R")
@@ -293,47 +291,37 @@ def _outcome(result: api.RecommendResult | api.StreamRecommendResponse) -> Recom
     return Refusal(codes.get(result.error.code, grpc.StatusCode.UNKNOWN), result.error.message)
 
 
-def _instrumentation(instrumentor: str) -> ModuleType | None:
+def _instrumentation(instrumentor: str) -> tuple[ModuleType, TracerProvider] | None:
     """GRPC's instrumentation if a tracer provider is set, and not all of gRPC is instrumented anyway."""
     if "opentelemetry.trace" not in sys.modules:  # else it would be imported for nothing
         return None
     from opentelemetry import trace  # noqa: PLC0415
 
-    if isinstance(trace.get_tracer_provider(), trace.ProxyTracerProvider):
+    provider = trace.get_tracer_provider()
+    if isinstance(provider, trace.ProxyTracerProvider):
         return None
     from opentelemetry.instrumentation import grpc as instrumentation  # noqa: PLC0415 (slow to import)
 
-    return None if getattr(instrumentation, instrumentor)().is_instrumented_by_opentelemetry else instrumentation
+    if getattr(instrumentation, instrumentor)().is_instrumented_by_opentelemetry:
+        return None
+    from recommender.observability.client_spans import StableNames  # noqa: PLC0415 (imports the API)
+
+    return instrumentation, StableNames(provider)
 
 
 def _aio_interceptors() -> Sequence[grpc.aio.ClientInterceptor]:
     found = _instrumentation("GrpcAioInstrumentorClient")
-    made: Sequence[grpc.aio.ClientInterceptor] = found.aio_client_interceptors(**_hooks()) if found else ()
+    if found is None:
+        return ()
+    instrumentation, provider = found
+    made: Sequence[grpc.aio.ClientInterceptor] = instrumentation.aio_client_interceptors(provider)
     return made
 
 
 def _traced(channel: grpc.Channel) -> grpc.Channel:
     found = _instrumentation("GrpcInstrumentorClient")
-    made: grpc.Channel = found.intercept_channel(channel, found.client_interceptor(**_hooks())) if found else channel
+    if found is None:
+        return channel
+    instrumentation, provider = found
+    made: grpc.Channel = instrumentation.intercept_channel(channel, instrumentation.client_interceptor(provider))
     return made
-
-
-def _hooks() -> dict[str, Callable[[Span, object], None]]:
-    return {"request_hook": _name_stably, "response_hook": _end_stably}
-
-
-def _name_stably(span: Span, _request: object) -> None:
-    """Add the names of the stable semantic conventions to the interceptor's older ones."""
-    said = getattr(span, "attributes", None) or {}
-    if "rpc.service" in said:
-        span.set_attributes({"rpc.system.name": "grpc", "rpc.method": f"{said['rpc.service']}/{said['rpc.method']}"})
-
-
-def _end_stably(span: Span, told: object) -> None:
-    said = getattr(span, "attributes", None) or {}
-    if isinstance(told, api.StreamRecommendResponse) or "rpc.grpc.status_code" not in said:
-        return  # a message of a stream, which does not end it
-    code = _STATUS_NAMES[said["rpc.grpc.status_code"]]
-    span.set_attribute("rpc.response.status_code", code)
-    if code != grpc.StatusCode.OK.name:
-        span.set_attribute("error.type", code)

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import os
+import socket
 import sys
+from collections.abc import AsyncIterator
+from contextlib import suppress
 
 import grpc
 import pytest
@@ -14,6 +17,7 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 from recommender.client import Client, Request, SyncClient
+from tests.support.balanced import free_ports
 from tests.support.collector import attributes, collecting
 from tests.support.process import running
 from tests.support.serving import AnyServer
@@ -31,6 +35,17 @@ def exported(monkeypatch: pytest.MonkeyPatch) -> InMemorySpanExporter:
     provider.add_span_processor(SimpleSpanProcessor(exporter))
     monkeypatch.setattr(trace, "get_tracer_provider", lambda: provider)
     return exporter
+
+
+async def drain(answers: AsyncIterator[object]) -> None:
+    async for _ in answers:
+        pass
+
+
+def named(span: ReadableSpan) -> tuple[object, ...]:
+    """System, method, status and error under the stable names."""
+    said = span.attributes or {}
+    return tuple(said.get(name) for name in ("rpc.system.name", "rpc.method", "rpc.response.status_code", "error.type"))
 
 
 def only(exported: InMemorySpanExporter) -> ReadableSpan:
@@ -75,18 +90,59 @@ async def test_a_stream_is_one_span(exported: InMemorySpanExporter, server: AnyS
         answers = [place async for place, _ in client.stream(requests(), timeout=TIMEOUT)]  # type: ignore[arg-type]
 
     assert sorted(answers) == [0, 1, 2]
-    assert only(exported).name == f"/{STREAM}"
+    span = only(exported)
+    assert span.name == f"/{STREAM}"
+    assert named(span) == ("grpc", STREAM, "OK", None)
 
 
-async def test_the_synchronous_client_traces_as_well(exported: InMemorySpanExporter, server: AnyServer) -> None:
+async def test_a_stream_that_fails_says_so(exported: InMemorySpanExporter) -> None:
+    async def requests() -> AsyncIterator[Request]:
+        yield Request(item_ids=[1])
+
+    (port,) = free_ports(1)
+    async with Client(f"127.0.0.1:{port}") as client:
+        with pytest.raises(grpc.aio.AioRpcError):
+            await drain(client.stream(requests(), timeout=TIMEOUT))
+
+    span = only(exported)
+    assert named(span) == ("grpc", STREAM, "UNAVAILABLE", "UNAVAILABLE")
+    assert span.status.status_code is trace.StatusCode.ERROR
+
+
+async def test_a_stream_that_its_caller_leaves_is_cancelled(exported: InMemorySpanExporter, server: AnyServer) -> None:
+    async def requests() -> AsyncIterator[Request]:
+        yield Request(item_ids=[1])
+        await asyncio.Event().wait()
+
+    async with Client(f"127.0.0.1:{server.port}") as client:
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(drain(client.stream(requests(), timeout=TIMEOUT)), 0.1)
+
+    span = only(exported)
+    assert named(span)[2:] == ("CANCELLED", "CANCELLED")
+    assert span.status.status_code is trace.StatusCode.ERROR
+
+
+@pytest.mark.parametrize(("item", "status", "error"), [(1, "OK", None), (-1, "INVALID_ARGUMENT", "INVALID_ARGUMENT")])
+async def test_the_synchronous_client_traces_as_well(
+    exported: InMemorySpanExporter, server: AnyServer, item: int, status: str, error: str | None
+) -> None:
     def ask() -> None:
-        with SyncClient(f"127.0.0.1:{server.port}") as client:
-            client.recommend([1], timeout=TIMEOUT)
+        with SyncClient(f"127.0.0.1:{server.port}") as client, suppress(grpc.RpcError):
+            client.recommend([item], timeout=TIMEOUT)
 
     await asyncio.to_thread(ask)
 
-    said = dict(only(exported).attributes or {})
-    assert (said["rpc.method"], said["rpc.response.status_code"]) == (METHOD, "OK")
+    assert named(only(exported)) == ("grpc", METHOD, status, error)
+
+
+async def test_a_call_that_its_caller_leaves_is_cancelled(exported: InMemorySpanExporter) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        async with Client(f"127.0.0.1:{silent.getsockname()[1]}") as client:
+            with pytest.raises(TimeoutError):
+                await asyncio.wait_for(client.recommend([1], timeout=TIMEOUT), 0.1)
+
+    assert named(only(exported)) == ("grpc", METHOD, "CANCELLED", "CANCELLED")
 
 
 @pytest.mark.parametrize("edge", ["grpc", "envoy"])
