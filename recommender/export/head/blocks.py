@@ -21,7 +21,7 @@ There are two ways to the maxima:
   blocks are scored once more; such a score may differ in its last bits from the one that chose the block,
   far inside the card's `score_tolerance`.
 
-Excluded pairs become -inf before a block's maximum is taken. `users` names float32 [batch, columns], finite.
+Excluded pairs become `MASKED` before a block's maximum is taken. `users` names float32 [batch, columns], finite.
 """
 
 from __future__ import annotations

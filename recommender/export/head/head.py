@@ -11,7 +11,7 @@ prove what they leave out). Which of these ways a batch takes is decided here, m
   has one way for batches without exclusions and candidates, whose condition reads nothing but the widths of these
   two: a session that knows both to be 0 folds it at load, and nothing but this way is left.
 - A user vector that is NaN, infinite or so large that a score would overflow gets no recommendation at all.
-- A score that only `NEVER` can make is read as -inf, so such an item is no recommendation, nor a candidate.
+- A score that only `NEVER` or `MASKED` can make is read as -inf: such an item is no recommendation, nor a candidate.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from recommender.export.head.blocks import (
     score_blocks,
 )
 from recommender.export.head.coarse import Codes, add_coarse_scores, choose_blocks, most_wanted, proven
-from recommender.export.head.selection import FLOAT, INT64, mask, places, real_candidates, search, select_filled
+from recommender.export.head.selection import FLOAT, INT64, MASKED, mask, places, real_candidates, search, select_filled
 from recommender.export.nodes import Nodes
 from recommender.export.table import NEVER, TABLE, Layout
 
@@ -95,19 +95,13 @@ def add_head(
             ),
             (INT64, FLOAT) if codes is None else (INT64, FLOAT, INT64),
         )
-        scores = inner.op("Where", recommended(inner, scores), scores, lowest)
-        return inner.op("Where", inner.op("Equal", scores, lowest), nothing, ids), scores, *told
+        real = inner.op("And", sound, inner.op("Greater", scores, inner.float32(NEVER / 2)))
+        return inner.op("Where", real, ids, nothing), inner.op("Where", real, scores, lowest), *told
 
     def unrestricted(inner: Nodes) -> tuple[str, ...]:
         ids, scores = from_scores(inner, product(inner, users), users, layout)
-        real = recommended(inner, scores)
+        real = inner.op("And", sound, inner.op("Greater", scores, inner.float32(NEVER / 2))) if never else sound
         return inner.op("Where", real, ids, nothing), inner.op("Where", real, scores, lowest)
-
-    def recommended(inner: Nodes, scores: str) -> str:
-        """Which of these scores [batch, k] recommend an item, as far as exclusions allow it: bool, broadcast."""
-        if not never:
-            return sound
-        return inner.op("And", sound, inner.op("Greater", scores, inner.float32(NEVER / 2)))
 
     lowest, nothing = g.float32(-np.inf), g.int64(-1)
     if codes is None and layout.slabs == 1:
@@ -198,7 +192,7 @@ def _from_candidates(g: Nodes, users: str, layout: Layout) -> tuple[str, str]:
     ids = "candidates"
     scores = gathered_product(g, g.op("Gather", TABLE, ids, axis=0), users)
     real = real_candidates(g)
-    scores = g.op("Where", real, scores, g.float32(-np.inf))
+    scores = g.op("Where", real, scores, g.float32(MASKED))
 
     def masked(inner: Nodes) -> tuple[str]:
         # Padding breaks the ascending order, so it is read as larger than any id.

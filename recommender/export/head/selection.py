@@ -11,15 +11,20 @@ from recommender.export.nodes import Array, Nodes
 
 INT64, UINT8 = TensorProto.INT64, TensorProto.UINT8
 FLOAT, BOOL = TensorProto.FLOAT, TensorProto.BOOL
-_LOWEST = np.array(-np.inf, np.float32)
+MASKED = float(np.nextafter(np.finfo(np.float32).min, np.float32(0)))
+"""Stands for no score inside a graph, as the least that TopK orders on every device.
+
+CUDA's TopK takes -inf, and float32's lowest, for its own filler: what it says of such a score's place is no place.
+"""
+_MASKED = np.array(MASKED, np.float32)
 
 
 def add_selection(g: Nodes, scores: str, items: int, never: Sequence[int] = ()) -> dict[str, str]:
     """Add top-K over scores that a network yields itself, float32 [batch, items]; the same inputs and outputs.
 
-    A score that is not a number counts as -inf, and so does every score of the items in `never`.
+    A score that is not a number or not above `MASKED` counts as -inf, and so do those of the items in `never`.
     """
-    lowest = g.float32(-np.inf)
+    lowest = g.float32(MASKED)
     scores = g.op("Where", g.op("IsNaN", scores), lowest, scores)
     if never:
         barred = np.zeros((1, items), np.bool_)
@@ -31,7 +36,7 @@ def add_selection(g: Nodes, scores: str, items: int, never: Sequence[int] = ()) 
 
     def from_candidates(inner: Nodes) -> tuple[str, str]:
         own = inner.op("GatherElements", scores, "candidates", axis=1)
-        own = inner.op("Where", real_candidates(inner), own, inner.float32(-np.inf))
+        own = inner.op("Max", inner.op("Where", real_candidates(inner), own, lowest), lowest)
         return select_filled(inner, "candidates", own, batch)
 
     def from_all(inner: Nodes) -> tuple[str, str]:
@@ -40,8 +45,11 @@ def add_selection(g: Nodes, scores: str, items: int, never: Sequence[int] = ()) 
 
     some = g.op("Greater", g.op("Shape", "candidates", start=1, end=2), g.int64(0))
     ids, scores = g.choose(some, from_candidates, from_all, (INT64, FLOAT))
-    ids = g.op("Where", g.op("Equal", scores, lowest), g.int64(-1), ids)
-    return {"recommendations": ids, "scores": scores}
+    real = g.op("Greater", scores, lowest)
+    return {
+        "recommendations": g.op("Where", real, ids, g.int64(-1)),
+        "scores": g.op("Where", real, scores, g.float32(-np.inf)),
+    }
 
 
 def places(g: Nodes, *axes: str) -> str:
@@ -50,13 +58,13 @@ def places(g: Nodes, *axes: str) -> str:
 
 
 def mask(g: Nodes, scores: str, places: str, keep: str) -> str:
-    """A copy of `scores` with -inf at these places, int64 [nnz, axes]; of those only where `keep` is true."""
+    """A copy of `scores` with `MASKED` at these places, int64 [nnz, axes]; of those only where `keep` is true."""
     places = g.op("Compress", places, keep, axis=0)
-    lowest = g.op("Expand", g.constant(_LOWEST), g.op("Shape", places, start=0, end=1))
+    lowest = g.op("Expand", g.constant(_MASKED), g.op("Shape", places, start=0, end=1))
     return g.op("ScatterND", scores, places, lowest)
 
 
-def mask_in_place(g: Nodes, scores: str, places: str, shape: str, lowest: Array = _LOWEST) -> str:
+def mask_in_place(g: Nodes, scores: str, places: str, shape: str, lowest: Array = _MASKED) -> str:
     """Put `lowest` at these places, int64 [nnz], of `scores` counted as one row; costs what `places` is long.
 
     `shape` is that of `scores`. ScatterND copies all of its data, ScatterElements does not: where nobody else reads
@@ -122,7 +130,7 @@ def real_candidates(g: Nodes) -> str:
 
 def select_filled(g: Nodes, ids: str, scores: str, batch: str) -> tuple[str, str]:
     """The `k` best of `scores` [batch, m] where m may be below `k`."""
-    filler = g.op("Expand", g.float32(-np.inf), g.op("Concat", batch, "k", axis=0))
+    filler = g.op("Expand", g.float32(MASKED), g.op("Concat", batch, "k", axis=0))
     scores = g.op("Concat", scores, filler, axis=1)
     ids = g.op("Concat", ids, g.op("Expand", g.int64(-1), g.op("Shape", filler)), axis=1)
     return select(g, ids, scores, "k")
