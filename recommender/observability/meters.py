@@ -39,6 +39,7 @@ from recommender.observability.delivery import Attempts, Delivery, flush_and_end
 from recommender.observability.instruments import INSTRUMENTS, DataPoint, Distribution, Instrument
 from recommender.observability.metrics import Metrics
 from recommender.observability.otlp import metric_exporter
+from recommender.observability.totals import Totals
 from recommender.settings.otlp import Protocol
 
 _SCALE = 3
@@ -57,6 +58,7 @@ class MetricSender:
         self, metrics: Metrics, resource: Resource, protocol: Protocol, delivery: Delivery, *, interval: float
     ) -> None:
         self._metrics = metrics
+        self._totals = Totals()
         self._interval = interval
         exporter = metric_exporter(protocol)
         take_reasons(exporter)
@@ -91,7 +93,7 @@ class MetricSender:
         )
 
     async def _read(self) -> None:
-        reading = await self._metrics.read()
+        reading = self._totals.of(await self._metrics.read())
         self._observed = {
             instrument: [
                 Observation(point.value, _attributes(instrument, point))
@@ -181,8 +183,6 @@ class _WithHistograms(MetricExporter):
 
 def _grown(before: Distribution, now: Distribution) -> Distribution:
     counts = tuple(after - earlier for after, earlier in zip(now.counts, before.counts, strict=True))
-    if min(counts) < 0:  # counted anew, as a version that came back
-        return now
     return replace(now, counts=counts, total=now.total - before.total)
 
 

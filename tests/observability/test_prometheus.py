@@ -27,6 +27,7 @@ import pytest
 from recommender.client import Client
 from recommender.security.access import digest_of, new_token
 from tests.support.certificates import Authority
+from tests.support.collector import collecting
 from tests.support.models import table, write_model
 from tests.support.paths import ROOT, WEIGHTS
 from tests.support.process import Process, running
@@ -36,6 +37,7 @@ from tests.support.versions import K, write_version
 FOLDER = ROOT / "deploy/observability"
 TIMEOUT = 30.0
 PATIENCE = 200.0
+METHOD = "recommend_api.v1.RecommenderService/Recommend"
 
 pytestmark = pytest.mark.system("prometheus", "promtool")
 
@@ -128,7 +130,7 @@ async def prometheus(folder: Path, targets: dict[str, Sequence[int]]) -> AsyncIt
     with (folder / "log").open("w") as log:
         process = subprocess.Popen(  # noqa: ASYNC220 (starts at once)
             ["prometheus", f"--config.file={config}", f"--storage.tsdb.path={folder / 'data'}",
-             f"--web.listen-address=127.0.0.1:{port}"],
+             f"--web.listen-address=127.0.0.1:{port}", "--enable-feature=exemplar-storage"],
             stdout=log, stderr=log,
         )  # fmt: skip
     try:
@@ -280,6 +282,36 @@ async def test_every_panel_has_data_and_every_alert_fires_when_it_should(serve: 
 
         without_data, silent = sorted(set(panels()) - looking.seen), sorted(alerts() - looking.fired)
         assert (without_data, silent) == ([], []), "queries without data, alerts that did not fire"
+
+
+async def test_a_slow_bucket_leads_to_its_trace(tmp_path: Path) -> None:
+    with collecting() as collector:
+        settings = {
+            "RECOMMENDER_METRICS_PORT": "0",
+            "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": f"http://127.0.0.1:{collector.port}",
+            "OTEL_BSP_SCHEDULE_DELAY": "50",
+        }
+        async with (
+            running(settings=settings) as server,
+            prometheus(tmp_path, {"recommender": [metrics_port(server)]}) as looking,
+        ):
+            async with Client(f"127.0.0.1:{server.port}") as client:
+                await client.recommend([1], timeout=TIMEOUT)
+            found: list[Any] = []
+            async with asyncio.timeout(PATIENCE):
+                while not found:
+                    await asyncio.sleep(0.2)
+                    now = str(datetime.now(UTC).timestamp())
+                    query = {"query": "rpc_server_call_duration_seconds_bucket", "start": "0", "end": now}
+                    found = await asyncio.to_thread(looking.get, "query_exemplars", **query)
+            await asyncio.to_thread(collector.until, lambda: collector.named(METHOD))
+
+    (call,) = collector.named(METHOD)
+    (series,) = found
+    assert series["seriesLabels"]["rpc_method"] == METHOD
+    (exemplar,) = series["exemplars"]
+    assert exemplar["labels"] == {"trace_id": call.trace_id.hex(), "span_id": call.span_id.hex()}
+    assert float(exemplar["value"]) <= float(series["seriesLabels"]["le"])
 
 
 def overloaded(folder: Path) -> dict[str, Any]:

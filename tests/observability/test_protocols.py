@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import re
+import shutil
 import signal
 import ssl
 import urllib.request
@@ -22,6 +23,7 @@ from recommender.recommend_api.v1.recommend_api_pb2 import RecommendRequest
 from tests.support.collector import attributes, collecting
 from tests.support.otlp_http import HttpCollector, collecting_http
 from tests.support.process import Process, running
+from tests.support.versions import K, write_version
 
 TIMEOUT = 30.0
 TRACE, PARENT = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
@@ -72,16 +74,20 @@ def spans(collector: HttpCollector) -> list[Any]:
     ]
 
 
-def metrics(collector: HttpCollector, name: str) -> list[Any]:
-    """Each sending of a metric, in order."""
+def collected(collector: HttpCollector) -> list[Any]:
+    """Each sending of each metric, in order."""
     return [
         metric
         for message in collector.of("metrics")
         for resource in message.resource_metrics
         for scope in resource.scope_metrics
         for metric in scope.metrics
-        if metric.name == name
     ]
+
+
+def metrics(collector: HttpCollector, name: str) -> list[Any]:
+    """Each sending of a metric, in order."""
+    return [metric for metric in collected(collector) if metric.name == name]
 
 
 def records(collector: HttpCollector) -> list[Any]:
@@ -303,3 +309,48 @@ async def test_a_worker_is_part_of_the_identity() -> None:
             await stop(server)
 
     assert identities() == {"pod-1-0", "pod-1-1"} or identities() == {"pod-1-1", "pod-1-2"}
+
+
+async def test_a_version_that_comes_back_never_makes_a_delta_negative(tmp_path: Path) -> None:
+    write_version(tmp_path / "shop" / "1", 1)
+    with collecting_http() as collector:
+        settings = {
+            **over_http(collector),
+            "OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE": "delta",
+            "RECOMMENDER_MODEL": str(tmp_path / "shop"),
+            "RECOMMENDER_NUM_RECOMMENDATIONS": str(K),
+            "RECOMMENDER_MODEL_POLL_MS": "50",
+        }
+
+        def answered() -> dict[object, list[int]]:
+            """What was sent, by version."""
+            found: dict[object, list[int]] = {}
+            for metric in metrics(collector, "recommender.requests"):
+                for point in metric.sum.data_points:
+                    told = attributes(point.attributes)
+                    if told["recommender.outcome"] == "answered":
+                        found.setdefault(told["recommender.model"], []).append(point.as_int)
+            return found
+
+        async with running(settings=settings) as server:
+            await ask(server, calls=20)
+            await until(lambda: sum(answered().get("shop@1", ())) == 20)
+            write_version(tmp_path / "shop" / "2", 2)
+            await server.until("version retired")
+            await ask(server, calls=3)
+            await until(lambda: sum(answered().get("shop@2", ())) == 3)
+            shutil.rmtree(tmp_path / "shop" / "2")
+            await server.until("version retired")
+            await ask(server, calls=5)
+            await stop(server)
+
+    assert min(count for counts in answered().values() for count in counts) >= 0
+    assert {version: sum(counts) for version, counts in answered().items()} == {"shop@1": 25, "shop@2": 3}
+    sums = [point for metric in collected(collector) for point in metric.sum.data_points if metric.sum.is_monotonic]
+    assert min(min(point.as_int, point.as_double) for point in sums) >= 0
+    sizes: dict[object, int] = {}
+    for metric in metrics(collector, "recommender.batch.size"):
+        for point in metric.histogram.data_points:
+            told = attributes(point.attributes)["recommender.model"]
+            sizes[told] = sizes.get(told, 0) + round(point.sum)
+    assert sizes == {"shop@1": 25, "shop@2": 3}
