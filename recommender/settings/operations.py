@@ -40,4 +40,4 @@ class OperationSettings(Group):
     file, `port: 50051` in a .yaml or .yml file. Taken from the command line and the environment only. Empty: none."""
     secrets_dir: Path = Path("/run/secrets")
     """Folder of secrets: a file RECOMMENDER_REGISTRY_URI in it holds the value of that setting. Files of other names
-    are not looked at, and the folder need not exist. Taken from the command line and the environment only."""
+    are not looked at. Only the default folder need not exist. Taken from the command line and the environment only."""

@@ -156,6 +156,8 @@ def _places(given: Mapping[str, object]) -> list[_Place]:
         files.append(_Place(str(folder), _Secrets(Flat, secrets)))
     elif secrets.exists():
         raise SettingsError(f"RECOMMENDER_SECRETS_DIR={folder} is not a folder")
+    elif secrets != FIELDS["secrets_dir"].default:
+        raise SettingsError(f"RECOMMENDER_SECRETS_DIR={folder} does not exist: make it, or leave the setting empty")
     if file is not None:
         files.append(_config_file(Path(file)))
     files.append(_env_file(".env.dev"))

@@ -214,6 +214,10 @@ NEW = {
     "secrets in no folder": Bad(
         environment={"SECRETS_DIR": "s"}, files={"s": ""}, after="RECOMMENDER_SECRETS_DIR=s is not a folder"
     ),
+    "secrets in a folder that is absent": Bad(
+        environment={"SECRETS_DIR": "s"},
+        after="RECOMMENDER_SECRETS_DIR=s does not exist: make it, or leave the setting empty",
+    ),
 }
 
 
