@@ -6,7 +6,7 @@ import math
 from collections.abc import AsyncGenerator, Awaitable, Callable, Collection
 from contextlib import AbstractContextManager, aclosing
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Protocol, TypeAlias
 
 from google.protobuf.message import Message
 from google.rpc import code_pb2
@@ -15,8 +15,22 @@ from recommender.edges.calls import Call, ProtocolError
 
 Metadata: TypeAlias = Collection[tuple[str, str | bytes]]
 Begin: TypeAlias = Callable[[Metadata], Call]
-Enter: TypeAlias = Callable[[str | None], AbstractContextManager[object]]
-"""Takes the `authorization` of a call; the result is held open until the call ends. Raises RecommenderError."""
+
+
+class Caller(Protocol):
+    """Who makes a call."""
+
+    @property
+    def authorization(self) -> str | None:
+        """What it brings as its authorization."""
+
+    @property
+    def connection(self) -> str:
+        """Names its connection."""
+
+
+Enter: TypeAlias = Callable[[Caller], AbstractContextManager[object]]
+"""Lets a call in; the result is held open until the call ends. Raises RecommenderError."""
 Answer: TypeAlias = Callable[[bytes, float, str], Awaitable[Message]]
 """Takes a message, a deadline on the clock of `time.monotonic`, and the request id."""
 Messages: TypeAlias = AsyncGenerator[bytes, None]

@@ -107,7 +107,8 @@ class Methods:
         return functools.partial(self._calls.begin, f"{SERVICE_NAME}/{name}")
 
     def _enter(self, requests: int = 1) -> Enter | None:
-        return None if self._access is None else functools.partial(self._access.enter, requests=requests)
+        access = self._access
+        return None if access is None else lambda caller: access.enter(caller.authorization, requests)
 
     def _recommend(self, message: bytes, deadline: float, request_id: str) -> Awaitable[api.RecommendResponse]:
         # The fast path: no coroutine of its own.

@@ -11,6 +11,7 @@ from typing import Final
 import grpc
 
 from recommender.edges.address import address_of
+from recommender.edges.grpc_aio.calls import OpenCalls
 from recommender.edges.grpc_aio.edge import add_methods
 from recommender.edges.grpc_aio.listener import port_options
 from recommender.edges.health import Health
@@ -36,7 +37,8 @@ class HealthPort:
         # Anybody who reaches this port needs no token: it gives little and takes little.
         options = port_options(network, calls=_MOST_CALLS, message_bytes=_MOST_BYTES, metadata_bytes=_MOST_BYTES)
         self._server = grpc.aio.server(options=options)
-        add_methods(self._server, self._health.methods())
+        self._calls = OpenCalls(_MOST_BYTES)
+        add_methods(self._server, self._health.methods(), self._calls)
 
     async def listen(self, host: str, port: int) -> int:
         """Answer: alive, not started, not ready. Returns the bound port; 0 asks for a free one. Raises StartError."""
@@ -47,6 +49,7 @@ class HealthPort:
                 f"cannot answer probes on port {port} of {host}: it is in use, or the address is not this machine's; "
                 "set RECOMMENDER_HEALTH_PORT to another one (0 takes a free one, empty answers none)"
             ) from error
+        self._calls.port = bound
         self.turn(alive=True, ready=False)
         await self._server.start()
         return bound

@@ -12,6 +12,7 @@ import pytest
 
 from recommender.client import Client, SyncClient
 from recommender.edges.calls import Calls
+from recommender.edges.grpc_aio.calls import OpenCalls
 from recommender.edges.grpc_aio.edge import add_methods
 from recommender.edges.methods import Methods
 from recommender.errors import BacklogFullError
@@ -42,7 +43,7 @@ async def serving(service: Full) -> AsyncIterator[str]:
     methods = Methods(Calls())
     methods.open(service)  # type: ignore[arg-type]
     server = grpc.aio.server()
-    add_methods(server, methods)
+    add_methods(server, methods, OpenCalls(2**20))
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
     try:

@@ -19,9 +19,7 @@ from tests.support.raw import HEADERS, raw
 from tests.support.serving import AnyServer
 
 TIMEOUT = 30.0
-GRACE = 1.0
-LAST_ANSWERS = 1.0
-"""What a stop may take beyond the grace: gRPC flushes what is queued for a closed window until then."""
+GRACE = 10.0
 WATCH = "/grpc.health.v1.Health/Watch"
 SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
@@ -89,7 +87,7 @@ async def test_a_server_that_left_never_serves_again() -> None:
 
 
 @pytest.mark.both_edges
-async def test_a_watcher_with_a_closed_window_delays_a_drain_by_the_grace_at_most(edge: Edge) -> None:
+async def test_watchers_with_a_closed_window_do_not_delay_a_drain(edge: Edge) -> None:
     settings = {"RECOMMENDER_EDGE": edge, "RECOMMENDER_DRAIN_GRACE_MS": str(int(GRACE * 1e3))}
     settings["RECOMMENDER_HEALTH_PORT"] = "0"
     async with running(settings=settings) as server:
@@ -109,7 +107,7 @@ async def test_a_watcher_with_a_closed_window_delays_a_drain_by_the_grace_at_mos
 
     assert code == 0
     (stopped,) = (event for event in server.log if event["event"] == "stopped")
-    assert stopped["seconds"] < GRACE + LAST_ANSWERS + 1.0
+    assert stopped["seconds"] < GRACE / 2
 
 
 @pytest.mark.both_edges

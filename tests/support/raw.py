@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 
@@ -12,10 +13,11 @@ import h2.events
 from hyperframe.frame import Frame, GoAwayFrame, SettingsFrame
 
 TIMEOUT = 30.0
+RECOMMEND = "/recommend_api.v1.RecommenderService/Recommend"
 HEADERS = (
     (":method", "POST"),
     (":scheme", "http"),
-    (":path", "/recommend_api.v1.RecommenderService/Recommend"),
+    (":path", RECOMMEND),
     (":authority", "localhost"),
     ("te", "trailers"),
     ("content-type", "application/grpc"),
@@ -32,6 +34,7 @@ class Raw:
         self.http2 = h2.connection.H2Connection(
             h2.config.H2Configuration(validate_outbound_headers=False, normalize_outbound_headers=False)
         )
+        self._events: deque[h2.events.Event] = deque()
 
     async def flush(self) -> None:
         """Send what there is to send."""
@@ -43,38 +46,40 @@ class Raw:
         self._writer.write(data)
         await self._writer.drain()
 
+    async def call(self, path: str = RECOMMEND, message: bytes | None = None, *, timeout: str | None = None) -> int:
+        """Open a call and return its stream; with a message the call is whole, without one nothing has been sent."""
+        stream = self.http2.get_next_available_stream_id()
+        timeouts = () if timeout is None else (("grpc-timeout", timeout),)
+        self.http2.send_headers(stream, (*HEADERS[:2], (":path", path), *HEADERS[3:], *timeouts))
+        if message is not None:
+            body = b"\0" + len(message).to_bytes(4, "big") + message
+            self.http2.send_data(stream, body, end_stream=True)
+        await self.flush()
+        return stream
+
     async def until(self, kind: type[h2.events.Event]) -> h2.events.Event:
         """Read up to an event of that kind. Raises EOFError if the connection ends before."""
-        while True:
-            async with asyncio.timeout(TIMEOUT):
-                data = await self._reader.read(65536)
-            if not data:
-                raise EOFError
-            events = self.http2.receive_data(data)
-            await self.flush()
-            for event in events:
-                if isinstance(event, kind):
-                    return event
+        while not isinstance(event := await self._event(), kind):
+            pass
+        return event
 
     async def trailers(self, stream: int) -> dict[str, str]:
         """Read until the server ends a stream: its last headers, without those of HTTP. Raises EOFError if reset."""
         found: dict[str, str] = {}
         while True:
-            async with asyncio.timeout(TIMEOUT):
-                data = await self._reader.read(65536)
-            if not data:
-                raise EOFError
-            for event in self.http2.receive_data(data):
-                if getattr(event, "stream_id", None) != stream:
-                    continue
-                if isinstance(event, h2.events.ResponseReceived | h2.events.TrailersReceived):
-                    found |= {_text(name): _text(value) for name, value in event.headers or ()}
-                elif isinstance(event, h2.events.StreamReset):
-                    raise EOFError(f"reset with {event.error_code}")  # noqa: TRY004 (no type is wrong)
-                elif isinstance(event, h2.events.StreamEnded):
-                    await self.flush()
-                    return found
-            await self.flush()
+            event = await self._event()
+            if getattr(event, "stream_id", None) != stream:
+                continue
+            if isinstance(event, h2.events.ResponseReceived | h2.events.TrailersReceived):
+                found |= {_text(name): _text(value) for name, value in event.headers or ()}
+            elif isinstance(event, h2.events.StreamReset):
+                raise EOFError(f"reset with {event.error_code}")  # noqa: TRY004 (no type is wrong)
+            elif isinstance(event, h2.events.StreamEnded):
+                return found
+
+    async def status(self, stream: int) -> int:
+        """Read until the server ends a stream: its `grpc-status`. Raises EOFError if reset."""
+        return int((await self.trailers(stream))["grpc-status"])
 
     async def goaway(self) -> tuple[int, bytes]:
         """Read until the server ends the connection: the error code that it gives, and what it says."""
@@ -97,6 +102,17 @@ class Raw:
                 while await self._reader.read(65536):
                     pass
         return True
+
+    async def _event(self) -> h2.events.Event:
+        """Read the next event. Raises EOFError if the connection ends before."""
+        while not self._events:
+            async with asyncio.timeout(TIMEOUT):
+                data = await self._reader.read(65536)
+            if not data:
+                raise EOFError
+            self._events.extend(self.http2.receive_data(data))
+            await self.flush()
+        return self._events.popleft()
 
 
 def _text(value: bytes | str) -> str:

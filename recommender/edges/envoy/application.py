@@ -32,9 +32,7 @@ from recommender.edges.envoy.framing import check_headers, timeout_of
 from recommender.edges.method import Enter, Messages, Method, Streaming, Unary
 from recommender.edges.method import Send as SendReply
 from recommender.edges.methods import Methods
-from recommender.security.access import AUTHORIZATION_KEY
 
-_AUTHORIZATION = AUTHORIZATION_KEY.encode()
 _NO_GRPC = (415, b"text/plain", b"gRPC is spoken here: POST with content-type application/grpc, over HTTP/2\n")
 
 Respond: TypeAlias = Callable[[HttpCall], Awaitable[bytes | None]]
@@ -76,7 +74,7 @@ class AsgiEdge:
             await send({"type": "http.response.body", "body": body, "more_body": False})
             return
         method, respond = self._methods.get(scope["path"], self._unknown)
-        call = HttpCall(headers, receive, send, method.begin(self._metadata(headers)))
+        call = HttpCall(headers, receive, send, method.begin(self._metadata(headers)), scope.get("client"))
         self._calls[call] = None
         if not self._sweeping:
             self._sweep_later()
@@ -157,8 +155,7 @@ def _streaming(method: Streaming, most: int) -> Respond:
 
 def _guarded(enter: Enter, respond: Respond) -> Respond:
     async def after_a_look(call: HttpCall) -> bytes | None:
-        authorization = call.headers.get(_AUTHORIZATION)
-        with enter(None if authorization is None else authorization.decode("latin-1")):
+        with enter(call):
             return await respond(call)
 
     return after_a_look

@@ -32,6 +32,7 @@ from recommender.edges.envoy.framing import (
 )
 from recommender.edges.method import Messages
 from recommender.errors import DeadlineError
+from recommender.security.access import AUTHORIZATION_KEY
 
 
 class Request(enum.IntEnum):
@@ -88,6 +89,7 @@ class Scope(TypedDict):
     method: str
     path: str
     headers: list[tuple[bytes, bytes]]
+    client: tuple[str, int] | None
 
 
 class Received(TypedDict, total=False):
@@ -112,6 +114,7 @@ _HEADERS = [(b"content-type", GRPC), (b"grpc-accept-encoding", ACCEPTED_ENCODING
 _START = {"type": "http.response.start", "status": 200, "headers": _HEADERS, "trailers": True}
 _BODY_END = {"type": "http.response.body", "body": b"", "more_body": False}
 _REQUEST_ID = REQUEST_ID_KEY.encode()
+_AUTHORIZATION = AUTHORIZATION_KEY.encode()
 _OK = (b"grpc-status", b"0")
 _PASSED = "the deadline passed while the call was open"
 
@@ -134,14 +137,18 @@ class HttpCall:
         "_send",
         "_task",
         "call",
+        "client",
         "deadline",
         "headers",
         "look_at",
         "started",
     )
 
-    def __init__(self, headers: Headers, receive: Receive, send: Send, call: Call) -> None:
+    def __init__(
+        self, headers: Headers, receive: Receive, send: Send, call: Call, client: tuple[str, int] | None = None
+    ) -> None:
         self.headers = headers
+        self.client = client
         self.call = call
         self.started = time.monotonic()
         self.deadline = math.inf
@@ -153,6 +160,17 @@ class HttpCall:
         self._task = asyncio.current_task()
         self._request = _UNREAD
         self._reply = _NONE
+
+    @property
+    def authorization(self) -> str | None:
+        """What the caller brings as its authorization."""
+        authorization = self.headers.get(_AUTHORIZATION)
+        return None if authorization is None else authorization.decode("latin-1")
+
+    @property
+    def connection(self) -> str:
+        """Names the caller's connection."""
+        return str(self.client)
 
     @property
     def late(self) -> bool:

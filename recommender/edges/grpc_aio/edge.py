@@ -1,6 +1,7 @@
 """RPCs through grpc.aio: bytes and deadlines in, replies and statuses out.
 
 Handlers take and give bytes. grpc.aio would answer UNKNOWN with a Python error to a message that it cannot decode.
+To gRPC unary methods are `stream_unary`: only so are they called with the headers, and read the message themselves.
 """
 
 from __future__ import annotations
@@ -8,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, TypeAlias
 
 import grpc
 from google.protobuf.message import Message
@@ -16,32 +17,53 @@ from google.rpc import code_pb2
 
 from recommender.api.metadata import REQUEST_ID_KEY
 from recommender.api.status import FailedCall
+from recommender.edges.grpc_aio.calls import OpenCalls
 from recommender.edges.grpc_aio.spans import Context, Serve, ServerSpans
 from recommender.edges.method import Enter, Messages, Method, Streaming, Unary
 from recommender.security.access import authorization_of
 
 _GRPC_CODES = {code.value[0]: code for code in grpc.StatusCode}
 
-M = TypeVar("M", bytes, AsyncIterator[bytes])
-Respond: TypeAlias = Callable[[M, Context, str], Awaitable[Message | None]]
-"""Takes a message or a stream of them, and the request id; returns the reply, or None after those of a stream."""
+Respond: TypeAlias = Callable[[Context, float, str], Awaitable[Message | None]]
+"""Takes a deadline and the request id; returns the reply, or None after those of a stream."""
 
 
-def add_methods(server: grpc.aio.Server, methods: Iterable[Method], spans: ServerSpans | None = None) -> None:
+class GrpcCaller:
+    """Who makes a call."""
+
+    __slots__ = ("_context",)
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
+
+    @property
+    def authorization(self) -> str | None:
+        """What the caller brings as its authorization."""
+        return authorization_of(self._context.invocation_metadata() or ())
+
+    @property
+    def connection(self) -> str:
+        """Names the caller's connection."""
+        return self._context.peer()
+
+
+def add_methods(
+    server: grpc.aio.Server, methods: Iterable[Method], calls: OpenCalls, spans: ServerSpans | None = None
+) -> None:
     """Answer calls of these methods on a server; sampled ones within `spans`."""
     services: dict[str, dict[str, grpc.RpcMethodHandler[bytes, bytes]]] = {}
     for method in methods:
         _, service, name = method.path.split("/")
-        services.setdefault(service, {})[name] = _handler_of(method, spans if method.traced else None)
+        services.setdefault(service, {})[name] = _handler_of(method, calls, spans if method.traced else None)
     server.add_generic_rpc_handlers(
         tuple(grpc.method_handlers_generic_handler(service, handlers) for service, handlers in services.items())
     )
 
 
-def _handler_of(method: Method, spans: ServerSpans | None) -> grpc.RpcMethodHandler[bytes, bytes]:
+def _handler_of(method: Method, calls: OpenCalls, spans: ServerSpans | None) -> grpc.RpcMethodHandler[bytes, bytes]:
     if isinstance(method, Unary):
-        return grpc.unary_unary_rpc_method_handler(_handler(method, _unary(method), spans))
-    handle = _handler(method, _streaming(method), spans)
+        return grpc.stream_unary_rpc_method_handler(_handler(method, _unary(method, calls), calls, spans))
+    handle = _handler(method, _streaming(method, calls), calls, spans)
 
     async def replies(messages: AsyncIterator[bytes], context: Context) -> AsyncIterator[bytes]:
         # The context takes the replies. But interceptors of others want a generator, as grpc.aio's own may be.
@@ -53,36 +75,42 @@ def _handler_of(method: Method, spans: ServerSpans | None) -> grpc.RpcMethodHand
 
 
 def _handler(
-    method: Method, respond: Respond[M], spans: ServerSpans | None
-) -> Callable[[M, Context], Coroutine[Any, Any, bytes | None]]:
+    method: Method, respond: Respond, calls: OpenCalls, spans: ServerSpans | None
+) -> Callable[[AsyncIterator[bytes], Context], Coroutine[Any, Any, bytes | None]]:
     """Wrap a method into what every call has: its id, its token, its span, its status."""
-    begin = method.begin
+    begin, timeout = method.begin, method.timeout
     if method.enter is not None:
         respond = _guarded(method.enter, respond)
 
-    async def serve(message: M, context: Context) -> bytes | FailedCall | None:
+    async def serve(_: AsyncIterator[bytes], context: Context) -> bytes | FailedCall | None:
         call = begin(context.invocation_metadata() or ())
         context.set_trailing_metadata(((REQUEST_ID_KEY, call.request_id),))
+        # The stubs of grpc say `float`; without a deadline it is None.
+        remaining: float | None = context.time_remaining()
+        deadline = time.monotonic() + (timeout if remaining is None else remaining)
         try:
-            reply = await respond(message, context, call.request_id)
+            calls.begin(context)
+            reply = await respond(context, deadline, call.request_id)
             sent = None if reply is None else reply.SerializeToString()
         except grpc.aio.InternalError as error:  # a reply could not be sent: the caller has left
             call.end(_cancelled(context))
             raise asyncio.CancelledError from error
         except Exception as error:  # noqa: BLE001 (whatever went wrong, the caller gets a status)
+            calls.leave(context, deadline)
             return call.fail(error)
         except asyncio.CancelledError:
             call.end(_cancelled(context))
             raise
+        calls.leave(context, deadline)
         call.end(code_pb2.OK)
         return sent
 
-    answer: Serve[M, bytes | FailedCall | None] = serve
+    answer: Serve[AsyncIterator[bytes], bytes | FailedCall | None] = serve
     if spans is not None:
         answer = spans.around(method.path[1:], serve)
 
-    async def handle(message: M, context: Context) -> bytes | None:
-        outcome = await answer(message, context)
+    async def handle(messages: AsyncIterator[bytes], context: Context) -> bytes | None:
+        outcome = await answer(messages, context)
         if isinstance(outcome, FailedCall):
             await context.abort(_GRPC_CODES[outcome.code], outcome.message, outcome.metadata)
         return outcome
@@ -90,35 +118,42 @@ def _handler(
     return handle
 
 
-def _guarded(enter: Enter, respond: Respond[M]) -> Respond[M]:
-    async def after_a_look(message: M, context: Context, request_id: str) -> Message | None:
-        with enter(authorization_of(context.invocation_metadata() or ())):
-            return await respond(message, context, request_id)
+def _guarded(enter: Enter, respond: Respond) -> Respond:
+    async def after_a_look(context: Context, deadline: float, request_id: str) -> Message | None:
+        with enter(GrpcCaller(context)):
+            return await respond(context, deadline, request_id)
 
     return after_a_look
 
 
-def _unary(method: Unary) -> Respond[bytes]:
-    answer, timeout = method.answer, method.timeout
+def _unary(method: Unary, calls: OpenCalls) -> Respond:
+    answer = method.answer
 
-    def respond(message: bytes, context: Context, request_id: str) -> Awaitable[Message]:
-        # The stubs of grpc say `float`; without a deadline it is None.
-        remaining: float | None = context.time_remaining()
-        return answer(message, time.monotonic() + (timeout if remaining is None else remaining), request_id)
+    async def respond(context: Context, deadline: float, request_id: str) -> Message:
+        return await answer(await calls.read(context, deadline), deadline, request_id)
 
     return respond
 
 
-def _streaming(method: Streaming) -> Respond[AsyncIterator[bytes]]:
-    def respond(_: AsyncIterator[bytes], context: Context, _request_id: str) -> Awaitable[None]:
+def _streaming(method: Streaming, calls: OpenCalls) -> Respond:
+    serve = method.serve
+
+    async def respond(context: Context, _deadline: float, _request_id: str) -> None:
+        unread = 0
+
         async def messages() -> Messages:
             while isinstance(message := await context.read(), bytes):  # else it is the end
                 yield message
 
         async def send(reply: Message) -> None:
+            nonlocal unread
+            unread += 1
             await context.write(reply.SerializeToString())
+            unread -= 1
 
-        return method.serve(messages(), send)
+        await serve(messages(), send)
+        if unread:  # the caller does not read, and gRPC would send it the status after what it does not read
+            calls.cut(context)
 
     return respond
 

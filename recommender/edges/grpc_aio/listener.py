@@ -9,6 +9,7 @@ import grpc
 
 from recommender.edges.address import address_of, cannot_listen
 from recommender.edges.calls import CallSampler
+from recommender.edges.grpc_aio.calls import OpenCalls
 from recommender.edges.grpc_aio.edge import add_methods
 from recommender.edges.grpc_aio.spans import ServerSpans
 from recommender.edges.listener import Connections
@@ -44,7 +45,8 @@ class GrpcListener:
             shared_port=shared_port,
         )
         self._server = grpc.aio.server(options=options)
-        add_methods(self._server, methods, None if sampler is None else ServerSpans(sampler))
+        self._calls = OpenCalls(settings.max_message_bytes)
+        add_methods(self._server, methods, self._calls, None if sampler is None else ServerSpans(sampler))
 
     def use_certificates(self, certificates: Certificates) -> None:
         """Present these certificates from the next connection on."""
@@ -60,6 +62,7 @@ class GrpcListener:
                 bound = self._server.add_secure_port(address, self._credentials(self._certificates))
         except RuntimeError as error:
             raise cannot_listen(address) from error
+        self._calls.port = bound
         await self._server.start()
         return bound
 
@@ -69,7 +72,8 @@ class GrpcListener:
 
     async def stop(self, grace: float) -> None:
         """Take no more calls; give open ones `grace` seconds to finish."""
-        await self._server.stop(grace)
+        await self._calls.stop(grace)
+        await self._server.stop(0)
 
     def _credentials(self, first: Certificates) -> grpc.ServerCredentials:
         """Credentials that are looked up for every connection, by a thread of gRPC's."""

@@ -1,0 +1,53 @@
+"""Messages that are coming in: how long one may take, and how many may take long."""
+
+from __future__ import annotations
+
+from typing import Generic, TypeVar
+
+from recommender.errors import DeadlineError, QuotaError
+
+MESSAGE_SECONDS = 10.0
+"""How long a call's message may take to come in, whatever its deadline."""
+_HELD_BYTES = 1 << 28
+"""What incomplete messages may hold in a process, apart from young ones."""
+_YOUNG_SECONDS = 0.25
+"""A message that takes longer is slow."""
+_RETRY_SECONDS = 1.0
+
+K = TypeVar("K")
+
+
+class Uploads(Generic[K]):
+    """The calls of a server whose message is coming in, by age.
+
+    One that is late ends. If more are slow than fit into memory with `max_message_bytes` each, the oldest end too: a
+    message of an honest caller comes with its headers.
+    """
+
+    def __init__(self, max_message_bytes: int) -> None:
+        self._most_slow = max(1, _HELD_BYTES // max_message_bytes)
+        self._coming: dict[K, tuple[float, float]] = {}
+
+    def __len__(self) -> int:
+        return len(self._coming)
+
+    def begin(self, call: K, now: float, deadline: float) -> None:
+        """Note that a message is awaited until this deadline, and MESSAGE_SECONDS at most."""
+        self._coming[call] = now, min(deadline, now + MESSAGE_SECONDS)
+
+    def end(self, call: K) -> None:
+        """Forget a message that is complete or given up; a no-op if unknown."""
+        self._coming.pop(call, None)
+
+    def ended(self, now: float) -> list[tuple[K, Exception]]:
+        """Forget the calls whose message takes too long, and return them with the reason."""
+        over: list[tuple[K, Exception]] = []
+        crowd = len(self._coming) - self._most_slow
+        for call, (began, deadline) in self._coming.items():
+            if now > deadline:
+                over.append((call, DeadlineError("the deadline passed before the message was complete")))
+            elif len(over) < crowd and now - began > _YOUNG_SECONDS:
+                over.append((call, QuotaError("too many messages are coming in slowly", _RETRY_SECONDS)))
+        for call, _ in over:
+            del self._coming[call]
+        return over
