@@ -22,7 +22,7 @@ from typing import Any
 import structlog
 
 from recommender.edges.envoy.application import AsgiEdge
-from recommender.edges.envoy.call import Receive, Scope, Send
+from recommender.edges.envoy.asgi import Receive, Scope, Send
 from recommender.edges.envoy.listener import EnvoyListener
 from recommender.edges.methods import Methods
 from recommender.errors import StartError

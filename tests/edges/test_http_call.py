@@ -10,7 +10,8 @@ from google.rpc import code_pb2
 from grpc_health.v1.health_pb2 import HealthCheckResponse
 
 from recommender.edges.calls import Call
-from recommender.edges.envoy.call import HttpCall, IllegalMoveError, LeftError, Received
+from recommender.edges.envoy.asgi import Received
+from recommender.edges.envoy.call import HttpCall, IllegalMoveError, LeftError
 
 MOST = 100
 REQUEST = Received(type="http.request", body=bytes(5), more_body=False)

@@ -14,7 +14,7 @@ from typing import Any
 
 from recommender.batching.statistics import Statistics
 from recommender.domain import Model
-from recommender.edges.envoy.call import Receive, Scope, Send
+from recommender.edges.envoy.asgi import Receive, Scope, Send
 from recommender.server import embedded
 from recommender.server.envoy import EnvoyServer
 from recommender.server.process import ExitCode

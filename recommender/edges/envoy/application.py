@@ -17,16 +17,12 @@ from google.rpc import code_pb2
 
 from recommender.api.metadata import SERVICE_NAME
 from recommender.edges.calls import ProtocolError
+from recommender.edges.envoy.asgi import Headers, HttpCaller, Lines, Receive, Scope, Send
 from recommender.edges.envoy.call import (
     GRPC,
     SWEEP_SECONDS,
-    Headers,
     HttpCall,
     LeftError,
-    Lines,
-    Receive,
-    Scope,
-    Send,
 )
 from recommender.edges.envoy.framing import check_headers, timeout_of
 from recommender.edges.method import Enter, Messages, Method, Streaming, Unary
@@ -155,7 +151,7 @@ def _streaming(method: Streaming, most: int) -> Respond:
 
 def _guarded(enter: Enter, respond: Respond) -> Respond:
     async def after_a_look(call: HttpCall) -> bytes | None:
-        with enter(call):
+        with enter(HttpCaller(call.headers, call.client)):
             return await respond(call)
 
     return after_a_look

@@ -12,14 +12,14 @@ import asyncio
 import enum
 import math
 import time
-from collections.abc import Awaitable, Callable, Mapping
-from typing import TypeAlias, TypedDict
+from collections.abc import Mapping
 
 from google.protobuf.message import Message
 from google.rpc import code_pb2
 
 from recommender.api.metadata import REQUEST_ID_KEY
 from recommender.edges.calls import Call
+from recommender.edges.envoy.asgi import Client, Headers, Receive, Received, Send
 from recommender.edges.envoy.framing import (
     ACCEPTED_ENCODINGS,
     FrameError,
@@ -32,7 +32,6 @@ from recommender.edges.envoy.framing import (
 )
 from recommender.edges.method import Messages
 from recommender.errors import DeadlineError
-from recommender.security.access import AUTHORIZATION_KEY
 
 
 class Request(enum.IntEnum):
@@ -83,28 +82,6 @@ _REPLY_MOVES: Mapping[Reply, frozenset[Reply]] = {
 }
 
 
-class Scope(TypedDict):
-    """The fields of an ASGI HTTP scope that are read here."""
-
-    method: str
-    path: str
-    headers: list[tuple[bytes, bytes]]
-    client: tuple[str, int] | None
-
-
-class Received(TypedDict, total=False):
-    """An ASGI event of a request."""
-
-    type: str
-    body: bytes
-    more_body: bool
-
-
-Receive: TypeAlias = Callable[[], Awaitable[Received]]
-Send: TypeAlias = Callable[[Mapping[str, object]], Awaitable[None]]
-Lines: TypeAlias = list[tuple[bytes, bytes]]
-Headers: TypeAlias = Mapping[bytes, bytes]
-
 SWEEP_SECONDS = 0.02
 """How often open calls are checked."""
 GRPC = b"application/grpc"
@@ -114,7 +91,6 @@ _HEADERS = [(b"content-type", GRPC), (b"grpc-accept-encoding", ACCEPTED_ENCODING
 _START = {"type": "http.response.start", "status": 200, "headers": _HEADERS, "trailers": True}
 _BODY_END = {"type": "http.response.body", "body": b"", "more_body": False}
 _REQUEST_ID = REQUEST_ID_KEY.encode()
-_AUTHORIZATION = AUTHORIZATION_KEY.encode()
 _OK = (b"grpc-status", b"0")
 _PASSED = "the deadline passed while the call was open"
 
@@ -145,7 +121,7 @@ class HttpCall:
     )
 
     def __init__(
-        self, headers: Headers, receive: Receive, send: Send, call: Call, client: tuple[str, int] | None = None
+        self, headers: Headers, receive: Receive, send: Send, call: Call, client: Client | None = None
     ) -> None:
         self.headers = headers
         self.client = client
@@ -160,17 +136,6 @@ class HttpCall:
         self._task = asyncio.current_task()
         self._request = _UNREAD
         self._reply = _NONE
-
-    @property
-    def authorization(self) -> str | None:
-        """What the caller brings as its authorization."""
-        authorization = self.headers.get(_AUTHORIZATION)
-        return None if authorization is None else authorization.decode("latin-1")
-
-    @property
-    def connection(self) -> str:
-        """Names the caller's connection."""
-        return str(self.client)
 
     @property
     def late(self) -> bool:

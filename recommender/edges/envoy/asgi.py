@@ -1,0 +1,56 @@
+"""ASGI, as far as it is spoken here, and who makes a call over it."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from typing import NotRequired, TypeAlias, TypedDict
+
+from recommender.security.access import AUTHORIZATION_KEY
+
+_AUTHORIZATION = AUTHORIZATION_KEY.encode()
+
+Client: TypeAlias = tuple[str, int]
+
+
+class Scope(TypedDict):
+    """The fields of an ASGI HTTP scope that are read here."""
+
+    method: str
+    path: str
+    headers: list[tuple[bytes, bytes]]
+    client: NotRequired[Client | None]
+
+
+class Received(TypedDict, total=False):
+    """An ASGI event of a request."""
+
+    type: str
+    body: bytes
+    more_body: bool
+
+
+Receive: TypeAlias = Callable[[], Awaitable[Received]]
+Send: TypeAlias = Callable[[Mapping[str, object]], Awaitable[None]]
+Lines: TypeAlias = list[tuple[bytes, bytes]]
+Headers: TypeAlias = Mapping[bytes, bytes]
+
+
+class HttpCaller:
+    """Who makes a call."""
+
+    __slots__ = ("_client", "_headers")
+
+    def __init__(self, headers: Headers, client: Client | None) -> None:
+        self._headers = headers
+        self._client = client
+
+    @property
+    def authorization(self) -> str | None:
+        """What the caller brings as its authorization."""
+        authorization = self._headers.get(_AUTHORIZATION)
+        return None if authorization is None else authorization.decode("latin-1")
+
+    @property
+    def connection(self) -> str:
+        """Names the caller's connection."""
+        return str(self._client)
