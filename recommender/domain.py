@@ -21,7 +21,7 @@ class Query(NamedTuple):
 
 
 class Ranking(NamedTuple):
-    """The answer to one query: item ids, best first, ties by the lower id, and their scores."""
+    """The answer to one query: item ids, best first, ties by the lower id (on CUDA in any order), and their scores."""
 
     item_ids: list[int]
     scores: list[float]
