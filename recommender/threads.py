@@ -127,6 +127,11 @@ async def in_background(function: Callable[P, R], *args: P.args, **kwargs: P.kwa
     Cancelled, it leaves the thread behind: a call that hangs in native code or in a socket can neither be ended nor
     hold up the end of the process. `asyncio.to_thread` would have its thread joined at the end.
     """
+    return await begin(function, *args, **kwargs)
+
+
+def begin(function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> asyncio.Future[R]:
+    """Begin a blocking call on a daemon thread of its own; the future is done when the call has ended."""
     loop = asyncio.get_running_loop()
     future: asyncio.Future[R] = loop.create_future()
 
@@ -147,7 +152,7 @@ async def in_background(function: Callable[P, R], *args: P.args, **kwargs: P.kwa
             loop.call_soon_threadsafe(settle, result, error)
 
     threading.Thread(target=work, name=_BACKGROUND, daemon=True).start()
-    return await future
+    return future
 
 
 def background_works() -> bool:

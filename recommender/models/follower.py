@@ -5,7 +5,7 @@
 2. What the source wants is asked again before a loaded version is adopted: of two promotions in a row, or one that is
    taken back, only the last word counts.
 3. A source that cannot be asked changes nothing. It is asked again later and later, with jitter, a minute apart at
-   most.
+   most. One that hangs holds a few threads at most: then it is asked nothing until it returns.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Literal, NoReturn, TypeAlias, TypeVar
+from typing import Any, Literal, NoReturn, TypeAlias, TypeVar
 
 import structlog
 
@@ -25,13 +25,15 @@ from recommender.errors import ModelError, RecommenderError, SourceError, Source
 from recommender.models.artifact import Artifact, Release
 from recommender.models.sources.source import Source
 from recommender.models.version import Version
-from recommender.threads import in_background
+from recommender.threads import begin
 
 log = structlog.get_logger(__name__)
 
 _LONGEST_PAUSE = 60.0
 _JITTER = 0.2
 _PROGRESS_SECONDS = 5.0
+_MOST_HUNG = 3
+"""A start may ask for what is wanted, for others, and fetch one of these."""
 
 R = TypeVar("R")
 
@@ -108,6 +110,7 @@ class Follower:
         self._failing_code: SourceFailure | None = None
         self._failing_since: datetime | None = None
         self._failures = 0
+        self._hung: set[asyncio.Future[Any]] = set()
         self._outcomes: dict[Outcome, int] = {"served": 0, "refused": 0, "overtaken": 0, "rolled_back": 0}
 
     async def start(self) -> None:
@@ -198,7 +201,7 @@ class Follower:
         )
 
     async def _start_with_another(self, error: RecommenderError) -> None:
-        for other in await in_background(self.source.others):
+        for other in await self._bounded(self._patience, self.source.others):
             try:
                 await self._bring(other, proven=True)
             except RecommenderError as also:
@@ -234,7 +237,7 @@ class Follower:
     async def _keep(self, release: Release) -> None:
         """Have the source remember what serves; without that it serves all the same."""
         try:
-            await in_background(self.source.keep, release)
+            await self._bounded(self._patience, self.source.keep, release)
         except Exception as error:  # noqa: BLE001 (whatever it was, the next version is to be followed)
             log.warning("what serves is not noted for the next start", version=release.label, reason=repr(error))
 
@@ -248,11 +251,27 @@ class Follower:
         return await self._bounded(self._patience, self.source.wanted)
 
     async def _bounded(self, seconds: float, function: Callable[..., R], *arguments: object) -> R:
-        try:
-            async with asyncio.timeout(seconds):
-                return await in_background(function, *arguments)
-        except TimeoutError:
-            raise SourceTimeoutError(f"{self.source.reference} did not answer within {seconds:g} s") from None
+        """Call the source on a thread. Raises SourceTimeoutError if it has not returned within `seconds`.
+
+        The thread of a call that hangs cannot be ended. With `_MOST_HUNG` of them nothing is asked until one returns.
+        """
+        if len(self._hung) >= _MOST_HUNG:
+            await asyncio.wait(self._hung, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+            if len(self._hung) >= _MOST_HUNG:
+                raise SourceTimeoutError(f"{self.source.reference} hangs in {len(self._hung)} earlier calls")
+        call = begin(function, *arguments)
+        done, _ = await asyncio.wait({call}, timeout=seconds)
+        if not done:
+            self._hung.add(call)
+            call.add_done_callback(self._returned)
+            raise SourceTimeoutError(f"{self.source.reference} did not answer within {seconds:g} s")
+        return call.result()
+
+    def _returned(self, call: asyncio.Future[Any]) -> None:
+        """Note that a call has returned that nobody waits for: its result or error is no news."""
+        self._hung.discard(call)
+        if not call.cancelled():
+            call.exception()
 
     def _pause(self) -> float:
         pause = self._interval * 2.0 ** min(self._failures, 10)

@@ -38,9 +38,10 @@ class ModelSettings(Group):
     """Milliseconds that one look at where a model comes from may take. A registry that hangs is asked again later, and
     what serves goes on serving."""
     model_cache_dir: Path = Path("~/.cache/recommender")
-    """Folder that versions from a registry are kept in, by digest. A volume that outlives the process lets a server
-    start while the registry is down; several processes may share it. The versions that serve and the three newest
-    others stay."""
+    """Folder of versions from a registry, and of copies of files that are mapped while they serve: vocabularies and
+    weights in files of their own. A volume that outlives the process lets a server start while the registry is down;
+    several processes may share it, and nobody else should write there. The versions that serve and the three newest
+    others stay. Where the default cannot be written, a temporary folder serves, with a warning."""
     candidate: Annotated[
         str | None, BeforeValidator(lambda value: str(value) if isinstance(value, Path) else value)
     ] = None

@@ -37,6 +37,7 @@ def write_model(
     metadata: Mapping[str, str] | None = None,
     burn: int = 0,
     fails_on: int | None = None,
+    external: bool = False,
 ) -> Path:
     """Write a model of the contract with the input `k`, which tells its own facts unless `metadata` tells others.
 
@@ -45,7 +46,7 @@ def write_model(
     """
     told = {"items": str(len(embeddings)), "default_k": str(default_k), "max_k": str(len(embeddings))}
     facts = {f"recommender.{key}": value for key, value in (told if metadata is None else metadata).items()}
-    return batched(path, embeddings, metadata=facts, burn=burn, fails_on=fails_on)
+    return batched(path, embeddings, metadata=facts, burn=burn, fails_on=fails_on, external=external)
 
 
 def batched(

@@ -11,8 +11,10 @@ from typing import TypeAlias, TypeVar
 
 from recommender.server.envoy import EnvoyServer
 from recommender.server.server import Server
+from recommender.settings.models import ModelSettings
 from recommender.settings.network import Edge
 from recommender.settings.settings import Settings
+from tests.support.paths import model_cache
 from tests.support.remote import RemoteServer
 
 PATIENCE = 60.0
@@ -30,6 +32,8 @@ S = TypeVar("S", bound=Server | RemoteServer | EnvoyServer)
 
 def server_of(settings: Settings) -> AnyServer:
     """The server that these settings want."""
+    if settings.models.model_cache_dir == ModelSettings().model_cache_dir:
+        settings = settings.replace(model_cache_dir=model_cache())
     return RemoteServer(settings) if settings.network.edge == "envoy" else Server(settings)
 
 

@@ -63,18 +63,22 @@ def write_version(
     fails_on: int | None = None,
     keys: int = 0,
     fallback: tuple[int, ...] = (),
+    external: bool = False,
     spoil: Callable[[Path], None] = lambda _: None,
     **changes: Any,
 ) -> Path:
     """Write a version into `folder`, complete or not at all: `spoil` gets at the files, `changes` at the card.
 
-    Its embeddings are `embeddings_of(version)`. With `keys` it has a vocabulary of that many.
+    Its embeddings are `embeddings_of(version)`. With `keys` it has a vocabulary of that many. `external` puts the
+    numbers into a file of their own.
     """
     draft = folder.with_name(f".{folder.name}.draft")
     shutil.rmtree(draft, ignore_errors=True)
     embeddings = embeddings_of(version, items)
-    model = write_model(draft / MODEL_NAME, embeddings, default_k=K, burn=burn, fails_on=fails_on)
+    model = write_model(draft / MODEL_NAME, embeddings, default_k=K, burn=burn, fails_on=fails_on, external=external)
     files: dict[Path, FileRole] = {model: "model"}
+    if external:
+        files[model.with_name(f"{model.name}.data")] = "external_data"
     if keys:
         path = model.with_suffix(".keys")
         write_vocabulary([f"v{version}-{item}" for item in range(keys)], path)
@@ -120,4 +124,5 @@ def alter(folder: Path) -> None:
     """Flip one bit of a version's model file."""
     content = bytearray((folder / MODEL_NAME).read_bytes())
     content[len(content) // 2] ^= 1
+    (folder / MODEL_NAME).chmod(0o600)  # the cache's own copies are for reading
     (folder / MODEL_NAME).write_bytes(content)

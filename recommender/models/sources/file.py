@@ -7,7 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from recommender.errors import ModelError
-from recommender.models.artifact import Artifact, Release, open_artifact
+from recommender.models.artifact import Artifact, Release
+from recommender.models.sources.cache import Cache
+from recommender.models.sources.copies import keep_copied, open_copied
 from recommender.models.sources.source import Progress
 
 _NAMED_FILES = 20
@@ -16,9 +18,10 @@ _NAMED_FILES = 20
 
 @dataclass(frozen=True, slots=True)
 class FileSource:
-    """One model file, served as it is at the start."""
+    """One model file, served as it is at the start. `cache` keeps copies of files that are mapped."""
 
     path: Path
+    cache: Cache
     may_change: bool = False
     names: frozenset[str] = frozenset()
 
@@ -36,11 +39,12 @@ class FileSource:
         return ()
 
     def fetch(self, release: Release, progress: Progress) -> Artifact:  # noqa: ARG002 (there is but one)
-        """The file, held to its card. Raises ModelError."""
-        return open_artifact(self.path)
+        """The file, held to its card. Raises ModelError, and SourceError if the cache is not writable."""
+        return open_copied(self.path, None, self.cache)
 
-    def keep(self, release: Release) -> None:
-        """Nothing to note."""
+    def keep(self, release: Release) -> None:  # noqa: ARG002 (there is but one)
+        """Keep the copy of its files, if there is one."""
+        keep_copied(self.path, None, self.cache, str(self.path.absolute()))
 
 
 def find_model(weights_dir: Path, num_recommendations: int, model: Path | None) -> Path:

@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import re
+import stat
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
+import structlog
+
 from recommender.errors import ModelError, SourceError
-from recommender.models.artifact import Artifact, Release, open_version
+from recommender.models.artifact import Artifact, Release
 from recommender.models.card import CARD_NAME
+from recommender.models.sources.cache import Cache
+from recommender.models.sources.copies import keep_copied, open_copied
 from recommender.models.sources.source import Progress
+
+log = structlog.get_logger(__name__)
 
 _VERSION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _NUMBERS = re.compile(r"(\d+)")
@@ -26,7 +33,10 @@ class FolderSource:
     """
 
     folder: Path
+    cache: Cache
     pinned: str | None = None
+    unreadable: set[str] = field(default_factory=set, compare=False)
+    """Folders that were passed over at the last look."""
 
     @property
     def reference(self) -> str:
@@ -63,22 +73,32 @@ class FolderSource:
         return () if self.pinned else [self._release(version) for version in self.versions()[1:]]
 
     def fetch(self, release: Release, progress: Progress) -> Artifact:  # noqa: ARG002 (nothing is downloaded)
-        """The version's files, held to its card. Raises ModelError."""
-        return open_version(self.folder / release.version, release)
+        """The version's files, held to its card. Raises ModelError, and SourceError if the cache is not writable."""
+        return open_copied(self.folder / release.version, release, self.cache)
 
     def keep(self, release: Release) -> None:
-        """Nothing to note: the folder is there at the next start."""
+        """Keep the copy of its files, if there is one: the folder itself is there at the next start."""
+        keep_copied(self.folder / release.version, release, self.cache, str(self.folder.absolute()))
 
     def versions(self) -> list[str]:
         """The versions that have a card, the largest first. Raises SourceError if the folder cannot be read."""
         try:
-            found = [
-                each.name
-                for each in self.folder.iterdir()
-                if _VERSION.fullmatch(each.name) and (each / CARD_NAME).is_file()
-            ]
+            named = [each for each in self.folder.iterdir() if _VERSION.fullmatch(each.name)]
         except OSError as error:
             raise SourceError(f"the model folder {self.folder} cannot be read: {error.strerror or error}") from error
+        found, unreadable = [], set()
+        for each in named:
+            try:
+                if stat.S_ISREG((each / CARD_NAME).stat().st_mode):
+                    found.append(each.name)
+            except (FileNotFoundError, NotADirectoryError):
+                pass
+            except OSError as error:
+                unreadable.add(each.name)
+                if each.name not in self.unreadable:
+                    log.warning("a version cannot be read: it is passed over", folder=str(each), reason=error.strerror)
+        self.unreadable.clear()
+        self.unreadable.update(unreadable)
         return sorted(found, key=_order, reverse=True)
 
     def _release(self, version: str) -> Release:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import tempfile
 import threading
@@ -35,6 +36,7 @@ _DEFAULTS = {
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
 }
 """MLflow's own settings where the environment has none: it reads them there and nowhere else."""
+_DISK = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG})
 _UNKNOWN = frozenset({"RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"})
 
 
@@ -263,6 +265,8 @@ def _translated(missing: str, unknown: frozenset[str] | set[str] = _UNKNOWN) -> 
     except Exception as error:
         if not isinstance(error, (RequestException, OSError, *_errors_of_s3())):
             raise
+        if isinstance(error, OSError) and error.errno in _DISK:
+            raise  # the cache's, which says what to do about it
         raise SourceError(f"the registry cannot be asked: {_cause(error)}") from error
 
 

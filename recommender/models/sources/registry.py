@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Sequence
+from pathlib import Path
 
 from recommender.errors import ModelError
 from recommender.models.artifact import Artifact, Release, open_version
@@ -55,24 +56,19 @@ class RegisteredSource:
 
     def fetch(self, release: Release, progress: Progress) -> Artifact:
         """The version's files from the cache, or from the registry and then in the cache. Raises as `wanted` does."""
-        folder = self._cache.entry(release.stamp)
-        if folder is not None:
-            try:
-                return open_version(folder, release)
-            except ModelError:
-                self._cache.drop(release.stamp)  # the disk, or somebody, has altered it
-        registered = self._registry.version(release.name, release.version)
-        with self._cache.filling(release.stamp) as draft:
-            self._registry.download(registered, draft, progress)
+
+        def download(folder: Path) -> None:
+            registered = self._registry.version(release.name, release.version)
+            self._registry.download(registered, folder, progress)
             promised = registered.tags.get(CARD_TAG)
-            found = file_sha256(draft / CARD_NAME)
+            found = file_sha256(folder / CARD_NAME)
             if promised is not None and found != promised:
                 raise ModelError(
                     f"{registered.label}: its card has the SHA-256 {found} and the registry says {promised}: it was "
                     "altered after it was published; publish it again"
                 )
-            open_version(draft, release)
-        return open_version(self._cache.folder / "versions" / release.stamp, release)
+
+        return self._cache.obtain(release.stamp, download, lambda folder: open_version(folder, release))
 
     def keep(self, release: Release) -> None:
         """Remember the release for a start without a registry."""
