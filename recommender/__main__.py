@@ -2,12 +2,17 @@
 
 import sys
 
-from recommender.server.entry import end_on_signals, open_standard_files
+from recommender.server.entry import end_on_signals, open_standard_files, prepare_environment
 
 
 def main() -> None:
     """Run the command line; the exit code is the process's."""
     open_standard_files()
+    if sys.argv[1:2] == ["health"]:
+        prepare_environment()
+        from recommender.cli.connecting import probe  # noqa: PLC0415 (other commands need no gRPC)
+
+        probe(sys.argv[2:])
     if sys.argv[1:2] in (["serve"], ["worker"]):
         end_on_signals()
     from recommender.cli.main import main as run  # noqa: PLC0415 (signals and files come before it: it is slow)

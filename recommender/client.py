@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Final, Self, TypeAlias, TypedDict, TypeVa
 
 import grpc
 
+from recommender.edges.address import is_this_machine
 from recommender.recommend_api.v1 import recommend_api_pb2 as api
 from recommender.recommend_api.v1 import recommend_api_pb2_grpc as api_grpc
 
@@ -60,6 +61,9 @@ _OPTIONS: Final = (
     # Else clients of one process share one connection, and with it one worker of several.
     ("grpc.use_local_subchannel_pool", 1),
 )
+
+# Seconds: gRPC takes a deadline centuries away for one that has passed, and the proto limits that of a stream.
+_LONGEST_TIMEOUT, _LONGEST_STREAM_TIMEOUT = 1e8, 3600.0
 
 A = TypeVar("A")
 R = TypeVar("R")
@@ -106,7 +110,7 @@ class Client:
     """Asks one server, at `target` (`host:port`), over a connection of its own; an async context manager.
 
     Without `credentials` the channel is plaintext; `token` is sent with every call. Calls raise
-    grpc.aio.AioRpcError with the server's status. `timeout` is in seconds and covers a call with all its retries.
+    grpc.aio.AioRpcError with the server's status. `timeout` (seconds, or inf) covers a call with all its retries.
 
     If OpenTelemetry's tracer provider is set by then, each attempt is a span, and the server continues its trace.
     """
@@ -116,9 +120,9 @@ class Client:
     ) -> None:
         self._authorization = _authorization(token)
         self._channel = (
-            grpc.aio.insecure_channel(target, _OPTIONS, interceptors=_aio_interceptors())
+            grpc.aio.insecure_channel(target, _options(target), interceptors=_aio_interceptors())
             if credentials is None
-            else grpc.aio.secure_channel(target, credentials, _OPTIONS, interceptors=_aio_interceptors())
+            else grpc.aio.secure_channel(target, credentials, _options(target), interceptors=_aio_interceptors())
         )
         self._stub: api_grpc.RecommenderServiceAsyncStub = api_grpc.RecommenderServiceStub(self._channel)
 
@@ -140,16 +144,15 @@ class Client:
     ) -> AsyncIterator[tuple[int, Recommendations | Refusal]]:
         """Answers on one open stream, each as soon as it is ready, with the place of its request.
 
-        `timeout` (seconds) holds for each request from its arrival. The stream ends when the requests do and all are
-        answered, or when the server drains.
+        `timeout` (seconds, an hour at most) holds for each request from its arrival. The stream ends when the requests
+        do and all are answered, or when the server drains.
         """
+        in_time = max(round(min(timeout, _LONGEST_STREAM_TIMEOUT) * 1e3), 1)
 
         async def messages() -> AsyncIterator[api.StreamRecommendRequest]:
             place = itertools.count()
             async for request in requests:
-                yield api.StreamRecommendRequest(
-                    correlation_id=next(place), request=request, timeout_ms=max(round(timeout * 1e3), 1)
-                )
+                yield api.StreamRecommendRequest(correlation_id=next(place), request=request, timeout_ms=in_time)
 
         async for reply in self._stub.StreamRecommend(messages(), metadata=self._authorization):
             yield reply.correlation_id, _outcome(reply)
@@ -179,7 +182,7 @@ class Client:
         metadata = (*_metadata(request_id), *self._authorization)
         for attempt in itertools.count(1):
             try:
-                return await method(request, timeout=max(deadline - time.monotonic(), 0.0), metadata=metadata)
+                return await method(request, timeout=_left(deadline), metadata=metadata)
             except grpc.aio.AioRpcError as error:
                 pause = _pause(error.code(), error.trailing_metadata(), attempt, deadline)
                 if pause is None:
@@ -196,9 +199,9 @@ class SyncClient:
     ) -> None:
         self._authorization = _authorization(token)
         self._channel = _traced(
-            grpc.insecure_channel(target, _OPTIONS)
+            grpc.insecure_channel(target, _options(target))
             if credentials is None
-            else grpc.secure_channel(target, credentials, _OPTIONS)
+            else grpc.secure_channel(target, credentials, _options(target))
         )
         self._stub = api_grpc.RecommenderServiceStub(self._channel)
 
@@ -239,7 +242,7 @@ class SyncClient:
         metadata = (*_metadata(request_id), *self._authorization)
         for attempt in itertools.count(1):
             try:
-                return method(request, timeout=max(deadline - time.monotonic(), 0.0), metadata=metadata)
+                return method(request, timeout=_left(deadline), metadata=metadata)
             except grpc.RpcError as error:
                 call: Any = error  # what a failed call raises is the call as well; the stubs do not say so
                 pause = _pause(call.code(), call.trailing_metadata(), attempt, deadline)
@@ -247,6 +250,14 @@ class SyncClient:
                     raise
             time.sleep(pause)
         raise AssertionError("the last attempt returns or raises")
+
+
+def _options(target: str) -> tuple[tuple[str, str | int], ...]:
+    return (*_OPTIONS, ("grpc.enable_http_proxy", 0)) if is_this_machine(target) else _OPTIONS
+
+
+def _left(deadline: float) -> float | None:
+    return None if (left := deadline - time.monotonic()) > _LONGEST_TIMEOUT else max(left, 0.0)
 
 
 def _authorization(token: str | None) -> tuple[tuple[str, str], ...]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from typing import Annotated
 
@@ -10,6 +9,7 @@ import typer
 
 import recommender
 from recommender.cli.lazy import Lazy, group_of, new_typer
+from recommender.server.entry import prepare_environment
 
 COMMANDS = {
     "serve": Lazy("recommender.cli.serve:serve", "Serve a model until SIGTERM or SIGINT."),
@@ -46,10 +46,7 @@ def _options(
 
 def main() -> None:
     """Run the command line; the exit code is the process's."""
-    # gRPC's C core logs what it also raises, and we say it in a sentence.
-    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
-    # ONNX Runtime's official builds report to Microsoft by default, from 1.29 on also on Linux.
-    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+    prepare_environment()
     try:
         app(prog_name="recommender")
     except OSError as error:

@@ -1,13 +1,45 @@
-"""Addresses to listen on. Imports next to nothing: `recommender health` runs as a probe every few seconds."""
+"""Addresses of hosts and ports. Imports next to nothing: `recommender health` runs as a probe every few seconds."""
 
 from __future__ import annotations
 
+import ipaddress
+from urllib.parse import urlsplit
+
 from recommender.errors import StartError
+
+_SCHEMES = ("dns:///", "dns:", "ipv4:", "ipv6:")
+"""What a target of gRPC's may begin with."""
 
 
 def address_of(host: str, port: int) -> str:
-    """Join host and port; IPv6 addresses get brackets."""
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    """Join host and port; an IPv6 address gets brackets, unless it has them."""
+    return f"[{host}]:{port}" if ":" in host and not host.startswith("[") else f"{host}:{port}"
+
+
+def url_of(host: str, port: int, path: str) -> str:
+    """Join host, port and path to an HTTP URL."""
+    return f"http://{address_of(host, port)}{path}"
+
+
+def is_this_machine(target: str) -> bool:
+    """Whether a target of gRPC's (`host:port`, `dns:///host:port`) or a URL leads to a loopback address.
+
+    Proxies are for other machines: a call to this one must not go through them.
+    """
+    scheme = next((scheme for scheme in _SCHEMES if target.startswith(scheme)), "")
+    address = target.removeprefix(scheme)
+    try:
+        host = urlsplit(address if "://" in address else f"//{address}").hostname or ""
+    except ValueError:  # no address: whoever asks it will say so
+        return False
+    if host == "localhost" or host.endswith(".localhost"):
+        return True
+    try:
+        ip = ipaddress.ip_address(host)
+    except ValueError:  # a name
+        return False
+    ip = getattr(ip, "ipv4_mapped", None) or ip
+    return ip.is_loopback or ip.is_unspecified
 
 
 def cannot_listen(address: str, reason: str = "the port is in use or the address is not this machine's") -> StartError:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import structlog
 
+from recommender.edges.address import url_of
 from recommender.edges.calls import Calls, CallSampler
 from recommender.errors import SettingsError
 from recommender.models.follower import FollowerStatus
@@ -98,7 +99,7 @@ class Monitoring:
             endpoint = Endpoint(Readings(self._metrics.read), host, self._wanted_port)
             self._ending.push_async_callback(asyncio.to_thread, endpoint.close)
             self.metrics_port = endpoint.port
-            log.info("metrics", address=f"http://{host}:{endpoint.port}/metrics")
+            log.info("metrics", address=url_of(host, endpoint.port, "/metrics"))
         if self._metric_sender is not None:
             self._run(self._metric_sender.run())
         if self._wanted_port is not None or self._metric_sender is not None:

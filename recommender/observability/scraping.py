@@ -14,6 +14,7 @@ from typing import TypeAlias
 
 from prometheus_client.parser import text_string_to_metric_families
 
+from recommender.edges.address import is_this_machine
 from recommender.observability.instruments import MODEL_INFO, UPTIME, Instrument
 
 _PATIENCE = 5.0
@@ -42,7 +43,7 @@ def scrape(url: str) -> Scrape:
     """Read the metrics at a URL. Blocks for a few seconds at most. Raises NoMetricsError."""
     advice = "start the server with RECOMMENDER_METRICS_PORT=9464, or say where its metrics are with --url"
     try:
-        with urllib.request.urlopen(url, timeout=_PATIENCE) as answer:  # noqa: S310 (the operator's own address)
+        with _opener_for(url).open(url, timeout=_PATIENCE) as answer:
             text = answer.read().decode()
     except http.client.HTTPException as error:
         raise NoMetricsError(f"{url} answers, but not with metrics; {advice}") from error
@@ -50,6 +51,12 @@ def scrape(url: str) -> Scrape:
         reason = error.reason if isinstance(error, urllib.error.URLError) else error
         raise NoMetricsError(f"no metrics at {url}: {reason}; {advice}") from error
     return parse(text, time.monotonic(), url)
+
+
+def _opener_for(url: str) -> urllib.request.OpenerDirector:
+    """Return an opener that asks this machine directly, and others through the proxies of the environment."""
+    proxies: dict[str, str] | None = {} if is_this_machine(url) else None
+    return urllib.request.build_opener(urllib.request.ProxyHandler(proxies))
 
 
 def parse(text: str, at: float, url: str = "the address") -> Scrape:

@@ -8,6 +8,7 @@ import sys
 from types import FrameType
 
 _MODES = (("stdin", os.O_RDONLY, "r"), ("stdout", os.O_WRONLY, "w"), ("stderr", os.O_WRONLY, "w"))
+_LOOPBACK = "localhost,127.0.0.1,::1"
 
 
 def open_standard_files() -> None:
@@ -22,6 +23,21 @@ def open_standard_files() -> None:
             os.open(os.devnull, flags)  # takes the lowest free number, which is this one
             os.set_inheritable(number, True)  # noqa: FBT003 (positional only)
             setattr(sys, name, open(number, mode, encoding="utf-8", closefd=False))  # noqa: SIM115 (a descriptor)
+
+
+def prepare_environment() -> None:
+    """Set what libraries read from the environment: no logs beside ours, no reports, no proxies to this machine."""
+    # gRPC's C core logs what it also raises, and we say it in a sentence.
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
+    # ONNX Runtime's official builds report to Microsoft by default, from 1.29 on also on Linux.
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+    # A collector or a registry on this machine too; gRPC reads only the lower-case names.
+    exceptions = {"no_proxy": os.environ.get("no_proxy") or os.environ.get("NO_PROXY", "")}
+    if "no_grpc_proxy" in os.environ:
+        exceptions["no_grpc_proxy"] = os.environ["no_grpc_proxy"]  # noqa: SIM112
+    for name, said in exceptions.items():
+        if said != "*" and not said.endswith(_LOOPBACK):
+            os.environ[name] = f"{said},{_LOOPBACK}" if said else _LOOPBACK
 
 
 def end_on_signals() -> None:

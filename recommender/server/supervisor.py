@@ -18,7 +18,7 @@ from dataclasses import dataclass
 
 import structlog
 
-from recommender.edges.address import address_of, cannot_listen
+from recommender.edges.address import address_of, cannot_listen, url_of
 from recommender.engine.machine import available_cpus
 from recommender.errors import StartError
 from recommender.observability.prometheus import Endpoint
@@ -132,7 +132,7 @@ class Supervisor:
                 metrics = WorkerMetrics(self._metrics_ports, self._deaths)
                 self._metrics = Endpoint(metrics, host, operations.metrics_port)
                 self.metrics_port = self._metrics.port
-                log.info("metrics", address=f"http://{host}:{self.metrics_port}/metrics")
+                log.info("metrics", address=url_of(host, self.metrics_port, "/metrics"))
             # The first alone: its failure would be that of all, and the others find the model in the page cache.
             await self._start(self._workers[:1])
             await self._start(self._workers[1:])
