@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Protocol, TypeAlias
+from typing import TYPE_CHECKING, Protocol, TypeAlias
 
-from recommender.edges.methods import Methods
-from recommender.security.certificates import Certificates
+if TYPE_CHECKING:  # a supervisor has a health port, and neither a model nor certificates
+    from recommender.edges.methods import Methods
+    from recommender.security.certificates import Certificates
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,4 +37,4 @@ class Listener(Protocol):
         """Take no more calls; give open ones `grace` seconds to finish."""
 
 
-MakeListener: TypeAlias = Callable[[Methods], Listener]
+MakeListener: TypeAlias = "Callable[[Methods], Listener]"

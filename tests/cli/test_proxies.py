@@ -51,9 +51,10 @@ async def test_clients_and_scrapes_reach_a_server_on_this_machine(serve: ServeHe
             with SyncClient(f"{host}:{server.port}") as sync_client:
                 also = await asyncio.to_thread(sync_client.recommend, [0], timeout=TIMEOUT)
             assert list(answer.item_ids) == list(also.item_ids) == FACTS[0,]
-        assert await asyncio.to_thread(scrape, f"http://127.0.0.1:{server.metrics_port}/metrics")
+        scraped = await asyncio.to_thread(scrape, f"http://127.0.0.1:{server.metrics_port}/metrics")
         up, *_ = await asyncio.to_thread(WorkerMetrics(lambda: {0: server.metrics_port}, dict).collect)
 
+    assert scraped.sum("process_uptime_seconds") > 0
     assert [sample.value for sample in up.samples] == [1.0]
 
 

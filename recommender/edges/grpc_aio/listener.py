@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import grpc
 
@@ -14,8 +14,10 @@ from recommender.edges.grpc_aio.edge import add_methods
 from recommender.edges.grpc_aio.spans import ServerSpans
 from recommender.edges.listener import Connections
 from recommender.edges.method import Method
-from recommender.security.certificates import Certificates
 from recommender.settings.network import NetworkSettings
+
+if TYPE_CHECKING:  # the health port needs none
+    from recommender.security.certificates import Certificates
 
 _STREAM_WINDOW = 262_144
 """Bytes that a caller may send ahead of the server's reads: a thousand histories of a hundred items."""
