@@ -46,7 +46,7 @@ SERVICE_CONFIG: Final = json.dumps(
                 },
             }
         ],
-        "retryThrottling": {"maxTokens": 10, "tokenRatio": 0.1},
+        "retryThrottling": {"maxTokens": 1000, "tokenRatio": 0.1},
     }
 )
 """What any gRPC client of this service should be configured with."""
