@@ -132,11 +132,20 @@ class NotedRecords(LogRecordExporter):
 
 
 async def flush_and_end(
-    flush: Callable[[], object], abort: Callable[[], object], end: Callable[[], object], *, deliverable: bool
+    flush: Callable[[], object],
+    abort: Callable[[], object],
+    end: Callable[[], object],
+    *,
+    deliverable: bool,
+    spent: float = 0.0,
 ) -> None:
-    """Deliver what is left, if it can be delivered, abort what takes longer, and end: within two seconds."""
-    if deliverable:
-        await in_daemon(flush, _LAST_SECONDS - _END_SECONDS)
+    """Deliver what is left, if it can be delivered, abort what takes longer, and end: within two seconds.
+
+    `spent` of them have passed.
+    """
+    left = _LAST_SECONDS - _END_SECONDS - spent
+    if deliverable and left > 0:
+        await in_daemon(flush, left)
     abort()
     await in_daemon(end, _END_SECONDS)
 

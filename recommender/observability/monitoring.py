@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import sys
+import time
 from collections.abc import Callable, Coroutine, Iterable, Sequence
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, Protocol
@@ -25,6 +26,7 @@ from recommender.settings.otlp import Otlp
 
 if TYPE_CHECKING:
     from recommender.observability.meters import MetricSender
+    from recommender.observability.records import RecordSender
     from recommender.observability.tracing import BatchTracing, Tracing
 
 log = structlog.get_logger(__name__)
@@ -54,6 +56,9 @@ class Monitoring:
         self._tracing: Tracing | None = None
         self._senders: list[Sender] = []
         self._metric_sender: MetricSender | None = None
+        self._record_sender: RecordSender | None = None
+        self._ended_at = 0.0
+        """When `close` began to send what is left, on the monotonic clock."""
         if not (otlp.traces or otlp.metrics or otlp.logs):
             self.rpcs = Calls(exemplars=otlp.exemplars)
             self._metrics = Metrics(self.rpcs, engine)
@@ -89,7 +94,7 @@ class Monitoring:
         if otlp.logs:
             from recommender.observability.records import RecordSender  # noqa: PLC0415 (slow to import)
 
-            self._senders.append(RecordSender(resource, otlp.logs, delivery))
+            self._record_sender = RecordSender(resource, otlp.logs, delivery)
 
     async def start(self, host: str) -> None:
         """Open the endpoint at `host` and send metrics from now on. Raises StartError if it cannot listen."""
@@ -150,11 +155,18 @@ class Monitoring:
         self._metrics.add_followers(statuses)
 
     async def close(self) -> None:
-        """Send what is left and stop everything; a second call is a no-op."""
+        """Send what is left and stop everything but the log's records; a second call is a no-op."""
         await self._ending.aclose()
+        self._ended_at = self._ended_at or time.monotonic()
         senders, self._senders = self._senders, []
         # Side by side: a dead collector must not hold the others up.
         await asyncio.gather(*(sender.close() for sender in senders))
+
+    async def end_log(self) -> None:
+        """Send what is left of the log, after `close` and within its two seconds; a second call is a no-op."""
+        sender, self._record_sender = self._record_sender, None
+        if sender is not None:
+            await sender.close(time.monotonic() - self._ended_at)
 
     def _run(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(work)

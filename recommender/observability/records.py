@@ -44,14 +44,15 @@ class RecordSender:
         self._logger = provider.get_logger("recommender")
         log.also.add(self._emit)
 
-    async def close(self) -> None:
-        """Send what is left within two seconds, and end the thread."""
+    async def close(self, spent: float) -> None:
+        """Send what is left within two seconds, of which `spent` have passed, and end the thread."""
         log.also.discard(self._emit)
         await flush_and_end(
             self._processor.force_flush,
             self._exporter.shutdown,
             self._processor.shutdown,
             deliverable=not self._attempts.failing,
+            spent=spent,
         )
 
     def _emit(self, event: Mapping[str, object]) -> None:

@@ -53,7 +53,7 @@ class Server:
 
     `listener` builds the edge, by default grpc.aio's. `otlp` sends telemetry to a collector, by default none. One of
     several on a `shared_port` listens only once it can answer, because connections come at once. `start` returns when
-    requests are answered; `run` lasts until `stop` or until an engine is lost.
+    requests are answered; `run` lasts until `stop` or until an engine is lost. `close` sends the last lines of the log.
     """
 
     def __init__(
@@ -161,6 +161,12 @@ class Server:
 
     async def close(self) -> bool:
         """Stop everything at once; False if an engine is stuck in a run, which only `os._exit` ends."""
+        ended = await self._end()
+        await self._monitoring.end_log()
+        return ended
+
+    async def _end(self) -> bool:
+        """Stop everything but the sending of the log."""
         self._closing = True
         await self._followers.close()
         ended = await self._router.close()
@@ -235,7 +241,7 @@ class Server:
         await self._router.close()
         self._methods.health.end_watches()
         await stopping
-        await self.close()
+        await self._end()
         log.info(
             "stopped",
             seconds=round(time.monotonic() - started, 3),
@@ -251,7 +257,7 @@ class Server:
         self._turn_unready(alive=False)
         # Health watchers are told before their streams end.
         await asyncio.sleep(_LAST_STATUS_SECONDS)
-        await self.close()
+        await self._end()
         return ExitCode.ENGINE_LOST
 
 

@@ -132,6 +132,7 @@ async def test_all_signals_go_over_http_as_the_variables_say() -> None:
     assert attributes(line.attributes)["status"] == "OK"
     (ready,) = (record for record in records(collector) if record.body.string_value == "ready")
     assert not ready.trace_id
+    assert records(collector)[-1].body.string_value == "stopped"
 
 
 @pytest.mark.parametrize("compression", ["none", "gzip"])
