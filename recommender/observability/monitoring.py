@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import sys
 import time
-from collections.abc import Callable, Coroutine, Iterable, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -115,12 +115,28 @@ class Monitoring:
         """Samples calls for an edge that makes their spans; None if nothing is traced."""
         return None if self._tracing is None else self._tracing.sampling
 
-    def listening(self) -> AbstractContextManager[object]:
-        """Context to begin listening in: calls that are traced here get no second span of `opentelemetry-instrument`.
+    @contextlib.contextmanager
+    def listening(self) -> Iterator[None]:
+        """Context to begin listening in: gRPC gives its calls the context that its server was started in.
 
-        What it wraps gRPC's servers in asks for each call, in the context that the server was started in.
+        Traced calls are then in no span of the start, and get no second one of what `opentelemetry-instrument` wraps
+        gRPC's servers in.
         """
-        if self._tracing is None or "opentelemetry.instrumentation.utils" not in sys.modules:
+        if self._tracing is None:
+            yield
+            return
+        from opentelemetry.context import Context, attach, detach  # noqa: PLC0415 (it is imported)
+
+        token = attach(Context())
+        try:
+            with self._one_span_a_call():
+                yield
+        finally:
+            detach(token)
+
+    @staticmethod
+    def _one_span_a_call() -> AbstractContextManager[object]:
+        if "opentelemetry.instrumentation.utils" not in sys.modules:
             return contextlib.nullcontext()
         from opentelemetry.instrumentation.utils import suppress_instrumentation  # noqa: PLC0415 (it is imported)
 

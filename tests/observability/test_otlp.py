@@ -12,6 +12,8 @@ from typing import Any, TypeAlias
 import grpc
 import pytest
 from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
+from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
+from opentelemetry.trace import use_span
 
 from recommender.client import Client
 from recommender.client import Request as ClientRequest
@@ -160,6 +162,17 @@ async def test_a_call_of_many_has_a_run_for_each_of_its_batches(observed: Observ
     assert attributes(call.attributes)["recommender.batch.count"] == len(batches) >= 5
     assert len(collector.named("run")) == len(collector.named("queue")) == len(batches)
     assert all([link.span_id for link in batch.links] == [call.span_id] for batch in batches)
+
+
+async def test_a_span_around_the_start_of_a_server_is_no_part_of_its_calls(observed: Observed) -> None:
+    around = TracerProvider(shutdown_on_exit=False).get_tracer("test").start_span("around")
+    with use_span(around):
+        async with observed({"OTEL_TRACES_SAMPLER": "parentbased_always_off"}) as (collector, _, channel):
+            await recommend(channel)
+
+    assert not collector.spans
+    assert isinstance(around, ReadableSpan)
+    assert not around.attributes
 
 
 async def test_a_call_that_fails_says_so(observed: Observed) -> None:
