@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Final, Self, TypeAlias, TypedDict, TypeVa
 
 import grpc
 
+from recommender.api.metadata import MOST_REPLY_BYTES
 from recommender.edges.address import is_this_machine
 from recommender.recommend_api.v1 import recommend_api_pb2 as api
 from recommender.recommend_api.v1 import recommend_api_pb2_grpc as api_grpc
@@ -58,6 +59,8 @@ _OPTIONS: Final = (
     ("grpc.keepalive_time_ms", 30_000),
     ("grpc.keepalive_timeout_ms", 10_000),
     ("grpc.keepalive_permit_without_calls", 1),
+    # gRPC's own limit of 4 MiB is less than a server may send.
+    ("grpc.max_receive_message_length", 2 * MOST_REPLY_BYTES),
     # Else clients of one process share one connection, and with it one worker of several.
     ("grpc.use_local_subchannel_pool", 1),
 )

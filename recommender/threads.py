@@ -1,4 +1,4 @@
-"""Blocking work off the event loop: an engine's threads, and daemon threads for calls that may hang."""
+"""Work that would hold the event loop: an engine's threads, daemon threads for calls that may hang, and turns."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import contextlib
 import queue
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Generic, ParamSpec, TypeVar
 
 from recommender.errors import EngineError
@@ -16,9 +16,11 @@ _JOIN_SECONDS = 2.0
 _HANDOVER_SECONDS = 0.001
 _BACKGROUND = "background"
 """Name of the threads of `in_background`."""
+_TURN_SECONDS = 0.002
 
 P = ParamSpec("P")
 R = TypeVar("R")
+T = TypeVar("T")
 
 
 class Job(Generic[R]):
@@ -161,3 +163,34 @@ def background_works() -> bool:
     Native code in such a thread can crash a process that ends in the orderly way; `os._exit` ends it safely.
     """
     return any(thread.name == _BACKGROUND for thread in threading.enumerate())
+
+
+class Turns:
+    """Shares the event loop with long computations: one of them computes at a time, for two milliseconds a turn.
+
+    Between turns the loop does what else there is to do. Each waits for its next turn behind those that came before.
+    `clock` gives the time in seconds.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._turn = asyncio.Lock()
+
+    async def once(self, work: Callable[[], R]) -> R:
+        """Do work that cannot be divided in a turn of its own; return or raise what it does."""
+        async with self._turn:
+            return work()
+
+    async def each(self, items: Iterable[T], work: Callable[[T], None]) -> None:
+        """Do the work for each item, in order. Raises what it raises."""
+        coming = iter(items)
+        while True:
+            async with self._turn:
+                end = self._clock() + _TURN_SECONDS
+                for item in coming:
+                    work(item)
+                    if self._clock() >= end:
+                        break
+                else:
+                    return
+            await asyncio.sleep(0)

@@ -14,6 +14,9 @@ from recommender.recommend_api.validate import validate_pb2
 _MOST_VIOLATIONS = 10
 """A caller's status stays small, whatever the caller sent."""
 
+_LOOKED_THROUGH_BYTES = 2048
+"""Of a larger message only the first violation is told."""
+
 M = TypeVar("M", bound=Message)
 
 
@@ -30,8 +33,11 @@ def decoded(kind: type[M], message: bytes) -> M:
 
 def validate(validator: Validator, message: Message) -> None:
     """Hold a message to the rules of its proto (buf.validate). Raises InvalidRequestError with what it breaks."""
-    found = validator.collect_violations(message)
+    # To find all that is wrong with a list of thousands takes a tenth of a second.
+    found = validator.collect_violations(message, fail_fast=True)
     if found:
+        if message.ByteSize() <= _LOOKED_THROUGH_BYTES:
+            found = validator.collect_violations(message)
         raise InvalidRequestError(*(_violation(violation) for violation in found[:_MOST_VIOLATIONS]))
 
 

@@ -1,4 +1,4 @@
-"""What calls carry beside their message: the service's name, keys of metadata, request ids."""
+"""What calls carry beside their message: the service's name, keys of metadata, request ids; how large replies are."""
 
 from __future__ import annotations
 
@@ -10,6 +10,9 @@ PUSHBACK_KEY = "grpc-retry-pushback-ms"
 REQUEST_ID_KEY = "x-request-id"
 DETAILS_KEY = "grpc-status-details-bin"
 SERVICE_NAME = api.DESCRIPTOR.services_by_name["RecommenderService"].full_name
+
+MOST_REPLY_BYTES = 1 << 25
+"""A call whose reply could be larger is refused before anything is ranked for it."""
 
 _LONGEST_REQUEST_ID = 128
 

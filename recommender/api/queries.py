@@ -7,7 +7,7 @@ another look at the message.
 from __future__ import annotations
 
 import math
-from collections.abc import Container, Sequence
+from collections.abc import Container, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import NamedTuple
@@ -15,6 +15,7 @@ from typing import NamedTuple
 from protovalidate import Validator
 
 from recommender.api.messages import ceiling, validate
+from recommender.api.metadata import MOST_REPLY_BYTES
 from recommender.domain import Query, Ranking
 from recommender.errors import InvalidRequestError, Violation, quoted
 from recommender.models.version import Version
@@ -23,6 +24,8 @@ from recommender.routing.answering import NO_REMARKS, Remarks
 
 _ITEM_IDS = api.RecommendRequest.DESCRIPTOR.fields_by_name["item_ids"]
 _FEW = 100
+_ITEM_BYTES = 9
+"""An id and a score in a reply."""
 _NAMED_VIOLATIONS = 10
 """A caller's status stays small, however many items are unknown."""
 
@@ -147,12 +150,13 @@ class Reader:
         if (
             len(fields) == 1
             and fields[0][0] is _ITEM_IDS
+            and len(fields[0][1]) <= limits.history
             and (frame is None or 0 <= frame.timeout_ms <= self._longest_timeout)
         ):
             history = tuple(fields[0][1][:])  # a slice is read in one go
             # To sort a few takes less than to look through them twice.
             ends = sorted(history) if len(history) <= _FEW else (min(history), max(history))
-            if ends[0] >= 0 and len(history) <= limits.history:
+            if ends[0] >= 0:
                 return Asked(history, ends[-1], request_id, "", self._no_options)
         if request.ByteSize() > self._certainly_fits:
             self._check_sizes(request)
@@ -199,6 +203,24 @@ class Reader:
                 raise InvalidRequestError(
                     Violation(field, f"{len(items)} items are more than the {most} that it may have{advice}")
                 )
+
+
+def check_reply(requests: Iterable[Asked], version: Version) -> None:
+    """Refuse a call whose reply could be larger than any that is sent, before anything is ranked for it.
+
+    Raises InvalidRequestError. Requests without a limit have that of `version`; its keys stand for those of others.
+    """
+    items = sum(asked.options.limit or version.limit for asked in requests)
+    keys = 0 if version.vocabulary is None else version.vocabulary.usual_bytes
+    size = items * (_ITEM_BYTES + keys)
+    if size > MOST_REPLY_BYTES:
+        raise InvalidRequestError(
+            Violation(
+                "requests",
+                f"the reply could have {size / 1e6:.0f} MB, more than the {MOST_REPLY_BYTES / 1e6:.0f} MB that are "
+                "sent: send fewer requests, or ask for fewer items",
+            )
+        )
 
 
 class _Catalogue:

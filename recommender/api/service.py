@@ -4,22 +4,25 @@ from __future__ import annotations
 
 import math
 
-from recommender.api.queries import Asked, Limits, Reader
+from recommender.api.queries import Asked, Limits, Reader, check_reply
 from recommender.api.replies import description, failure, write
 from recommender.errors import RecommenderError
 from recommender.recommend_api.v1 import recommend_api_pb2 as api
 from recommender.routing.answering import Answer, Answering
 from recommender.routing.router import Router
 from recommender.security.access import charge
+from recommender.threads import Turns
 
 
 class RecommenderService:
     """Answers the messages of every RPC with the versions of a router."""
 
     def __init__(self, router: Router, *, limits: Limits) -> None:
+        self.turns = Turns()
+        """What takes long while a call is answered takes turns."""
         self._router = router
         self._reader = Reader(limits)
-        self._answering = Answering(router)
+        self._answering = Answering(router, self.turns)
 
     async def recommend(
         self, request: api.RecommendRequest, deadline: float = math.inf, request_id: str = ""
@@ -40,30 +43,39 @@ class RecommenderService:
     ) -> api.BatchRecommendResponse:
         """Answer every request of a call, each with an outcome of its own.
 
-        Raises InvalidRequestError if the call has more requests than it may, QuotaError if its token does.
+        Raises InvalidRequestError if the call has more requests than it may, or if its reply could be larger than any
+        that is sent; QuotaError if its token has more requests than it may.
         """
         requests = self._reader.requests_of(request)
         charge(len(requests))
         read: list[Asked] = []
         refused: dict[int, RecommenderError] = {}
-        for place, each in enumerate(requests):
+
+        def read_one(row: tuple[int, api.RecommendRequest]) -> None:
+            place, each = row
             try:
                 read.append(self._reader.read(each))
             except RecommenderError as error:
                 refused[place] = error
+
+        await self.turns.each(enumerate(requests), read_one)
+        check_reply(read, self._router.live)
         outcomes = zip(read, await self._answering.answer_many(read, deadline), strict=True)
         response = api.BatchRecommendResponse()
         add_result = response.results.add
-        for place in range(len(requests)):
+
+        def write_one(place: int) -> None:
             result = add_result()
             if place in refused:
                 result.error.CopyFrom(failure(refused[place]))
-                continue
+                return
             asked, outcome = next(outcomes)
             if isinstance(outcome, Answer):
                 write(asked, outcome, result.response)
             else:
                 result.error.CopyFrom(failure(outcome))
+
+        await self.turns.each(range(len(requests)), write_one)
         return response
 
     async def stream_recommend(

@@ -115,8 +115,9 @@ class Methods:
         return self._opened().recommend(decoded(api.RecommendRequest, message), deadline, request_id)
 
     async def _batch_recommend(self, message: bytes, deadline: float, _request_id: str) -> api.BatchRecommendResponse:
-        request = decoded(api.BatchRecommendRequest, message)
-        return await self._opened().batch_recommend(request, deadline)
+        service = self._opened()
+        request = await service.turns.once(functools.partial(decoded, api.BatchRecommendRequest, message))
+        return await service.batch_recommend(request, deadline)
 
     async def _get_model(self, message: bytes, _deadline: float, _request_id: str) -> api.GetModelResponse:
         return self._opened().get_model(decoded(api.GetModelRequest, message))

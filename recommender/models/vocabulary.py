@@ -23,6 +23,9 @@ _MAGIC = b"RECVOCA1"
 _FOOTER = struct.Struct("<QQ8s")
 """Bytes of the padded trie, number of keys, magic."""
 _ALIGNMENT = 8
+_SAMPLED = 256
+_FIELD_BYTES = 3
+"""The tag and the length before a string of a message."""
 _MOST_TRIED = 1_000_000
 """Keys that a check looks up both ways: some three seconds."""
 _TRIED_AT_ONCE = 10_000
@@ -35,6 +38,9 @@ class Vocabulary:
         self._trie = trie
         self._item_of = item_of
         self._place_of = place_of
+        sampled = range(0, len(self), max(len(self) // _SAMPLED, 1))
+        self.usual_bytes = max(len(key.encode()) for key in self.keys(sampled)) + _FIELD_BYTES
+        """Bytes that a key takes in a reply: those of the longest of some hundred keys at even distances."""
 
     @classmethod
     def open(cls, path: Path, items: int) -> Vocabulary:
@@ -63,7 +69,10 @@ class Vocabulary:
         numbers = np.memmap(path, np.int32, "r", offset=trie_size, shape=(2, count))
         if len(trie) != count or not _are_inverse(numbers[0], numbers[1]):
             raise ModelError(f"{path} does not lead from every item to a key and back; export the model again")
-        return cls(trie, numbers[0], numbers[1])
+        try:
+            return cls(trie, numbers[0], numbers[1])
+        except (KeyError, UnicodeDecodeError) as error:
+            raise ModelError(f"{path} holds a key that is not text: {error}; export the model again") from error
 
     def __len__(self) -> int:
         return len(self._item_of)

@@ -24,6 +24,7 @@ from recommender.errors import (
 from recommender.models.version import Version
 from recommender.routing.candidate import Candidate
 from recommender.routing.router import Router
+from recommender.threads import Turns
 
 _SHADOW_SECONDS = 1.0
 """A copy of a request that takes longer has failed."""
@@ -80,10 +81,14 @@ _Copy: TypeAlias = tuple[Asked, Sequence[int]]
 
 
 class Answering:
-    """Answers requests with the versions of a router, and compares a candidate with the live version."""
+    """Answers requests with the versions of a router, and compares a candidate with the live version.
 
-    def __init__(self, router: Router) -> None:
+    The requests of a call are read in `turns`.
+    """
+
+    def __init__(self, router: Router, turns: Turns) -> None:
         self._router = router
+        self._turns = turns
 
     async def answer(self, asked: Asked, deadline: float = math.inf) -> Answer:
         """Answer one request; `deadline` is on the batcher's clock.
@@ -103,16 +108,23 @@ class Answering:
         """Return the outcome of each request of a call, in order: its answer, or the error that `answer` raises."""
         router, call = self._router, _Call()
         candidate, live = router.candidate, router.live
-        for place, asked in enumerate(requests):
+
+        def read(row: tuple[int, Asked]) -> None:
+            place, asked = row
             try:
                 if candidate is None:
-                    version = router.route(asked.model) if asked.model else live
+                    version = router.route(asked.model)
                     wanted, remarks = asked.for_version(version)
                 else:
                     version, wanted, remarks = self._pick(asked, candidate)
                 call.add(place, asked, version, wanted, remarks)
             except RecommenderError as error:
                 call.outcomes[place] = error
+
+        await self._turns.each(enumerate(requests), read)
+        # A version that was replaced between two turns takes no more rows.
+        for row in call.take_from_others(router.serving()):
+            read(row)
         started = time.monotonic()
         await call.rank(deadline)
         if candidate is not None:
@@ -141,7 +153,7 @@ class Answering:
             return Answer(version, await version.batcher.submit(wanted, deadline=deadline), remarks)
         _note(candidate, live, version, time.monotonic() - started, failed=False)
         if candidate.mode == "shadow" and version is live and not self._pins(asked):
-            _mirror(candidate, live, [(asked, ranking.item_ids)])
+            _mirror(candidate, live, [(asked, ranking.item_ids)], self._turns)
         return Answer(version, ranking, remarks)
 
     def _pick(self, asked: Asked, candidate: Candidate) -> tuple[Version, Query | Ranking, Remarks]:
@@ -180,7 +192,7 @@ class Answering:
                     except InvalidRequestError as error:
                         instead.outcomes[place] = error
         if copies and candidate is self._router.candidate:
-            _mirror(candidate, live, copies)
+            _mirror(candidate, live, copies, self._turns)
         return instead
 
     def _is_for_live(self, version: Version, asked: Asked, error: Exception) -> bool:
@@ -205,6 +217,11 @@ class _Call:
             self.rows.setdefault(version, []).append((place, asked, wanted, remarks))
         else:
             self.outcomes[place] = _finished(version, wanted, remarks)
+
+    def take_from_others(self, serving: Sequence[Version]) -> list[tuple[int, Asked]]:
+        """Take out the rows of versions other than these, and return them."""
+        others = [version for version in self.rows if version not in serving]
+        return [(place, asked) for version in others for place, asked, _, _ in self.rows.pop(version)]
 
     async def rank(self, deadline: float) -> None:
         """Rank the rows, those of several versions at the same time."""
@@ -234,19 +251,21 @@ def _finished(version: Version, ranking: Ranking, remarks: Remarks) -> Answer:
     return Answer(version, ranking, remarks)
 
 
-def _mirror(candidate: Candidate, live: Version, copies: Sequence[_Copy]) -> None:
+def _mirror(candidate: Candidate, live: Version, copies: Sequence[_Copy], turns: Turns) -> None:
     """Send a shadow its share of these copies, as many as it has room for."""
     met = [copy for copy in copies if candidate.meets(copy[0].key)]
     sent = met[: candidate.room(live, len(met))]
     if sent:
-        candidate.keep(asyncio.create_task(_shadow(candidate, sent)), len(sent))
+        candidate.keep(asyncio.create_task(_shadow(candidate, sent, turns)), len(sent))
 
 
-async def _shadow(candidate: Candidate, copies: Sequence[_Copy]) -> None:
+async def _shadow(candidate: Candidate, copies: Sequence[_Copy], turns: Turns) -> None:
     """Let a shadow answer copies of one call, and compare; its answers reach nobody."""
     version = candidate.version
     rows: list[tuple[Query, Sequence[int]]] = []
-    for asked, answered in copies:
+
+    def read(copy: _Copy) -> None:
+        asked, answered = copy
         try:
             wanted, _ = asked.for_version(version)
         except InvalidRequestError:
@@ -254,6 +273,8 @@ async def _shadow(candidate: Candidate, copies: Sequence[_Copy]) -> None:
         else:
             if isinstance(wanted, Query):
                 rows.append((wanted, answered))
+
+    await turns.each(copies, read)
     started = time.monotonic()
     outcomes = await version.batcher.submit_many([query for query, _ in rows], deadline=started + _SHADOW_SECONDS)
     seconds = time.monotonic() - started

@@ -270,3 +270,21 @@ async def test_on_drain_a_stream_answers_what_it_has_read_and_ends(serve: Serve,
     assert {reply.WhichOneof("outcome") for reply in replies if isinstance(reply, api.StreamRecommendResponse)} == {
         "response"
     }
+
+
+async def test_the_client_takes_the_largest_reply_of_the_default_limits(client: Client) -> None:
+    outcomes = await client.recommend_many([Request(item_ids=[0], limit=1000)] * 1000, timeout=TIMEOUT)
+
+    assert [len(ids(outcome)) for outcome in outcomes] == [1000] * 1000
+
+
+async def test_a_call_whose_reply_would_be_too_large_is_refused_before_anything_is_ranked(
+    server: AnyServer, client: Client
+) -> None:
+    before = server.batcher.statistics().answered
+    with pytest.raises(grpc.aio.AioRpcError) as refused:
+        await client.recommend_many([Request(item_ids=[0], limit=10_000)] * 1000, timeout=TIMEOUT)
+
+    assert refused.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+    assert "90 MB" in (refused.value.details() or "")
+    assert server.batcher.statistics().answered == before

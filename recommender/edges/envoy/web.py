@@ -9,6 +9,7 @@ from pathlib import Path
 from google.protobuf.descriptor_pb2 import FileDescriptorSet
 from google.rpc import error_details_pb2
 
+from recommender.api.metadata import MOST_REPLY_BYTES
 from recommender.edges.envoy.config import Config
 
 _PACKAGE = "recommender.recommend_api.v1"
@@ -24,8 +25,8 @@ _ASKED = ("authorization", "content-type", "grpc-timeout", "x-grpc-web", "x-requ
 """Request headers that a page may send."""
 _TOLD = ("grpc-message", "grpc-retry-pushback-ms", "grpc-status", "grpc-status-details-bin", "x-request-id")
 """Response headers that a page may read."""
-_ANSWER_BYTES = 1 << 26
-"""The limit of a JSON reply: a thousand requests of a thousand items each take a third of it."""
+_ANSWER_BYTES = 4 * MOST_REPLY_BYTES
+"""The limit of a JSON reply: JSON takes three times the bytes of a message."""
 _REMEMBERED_SECONDS = 7200
 """How long a browser may cache a preflight answer."""
 
