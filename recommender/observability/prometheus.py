@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
+import socket
+import threading
+import time
 from collections.abc import Callable, Coroutine, Iterable
+from socketserver import ThreadingMixIn
 from typing import Any
+from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
 
-from prometheus_client import CollectorRegistry, start_http_server
+from prometheus_client import CollectorRegistry, make_wsgi_app
 from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 from prometheus_client.samples import Exemplar
@@ -18,24 +24,31 @@ from recommender.observability.instruments import DataPoint, Distribution, Instr
 
 _READ_SECONDS = 5.0
 """How long a scrape waits for the event loop. Later than that the scrape fails: the lag is the news."""
+_MOST_CONNECTIONS = 32
+_CONNECTION_SECONDS = 10.0
+_QUEUED = 128
+"""Connections that the system may hold until they are accepted."""
 
 
 class Endpoint:
     """Serves `/metrics` at `host` and `port` (0 takes a free one) in a thread of its own, until `close`.
 
-    Each scrape asks `collector`. Raises StartError if it cannot listen.
+    Each scrape asks `collector` and has `patience` seconds. Raises StartError if it cannot listen.
     """
 
-    def __init__(self, collector: Collector, host: str, port: int) -> None:
+    def __init__(self, collector: Collector, host: str, port: int, *, patience: float = _CONNECTION_SECONDS) -> None:
         registry = CollectorRegistry()
         registry.register(collector)
         try:
-            self._server, self._thread = start_http_server(port, host, registry)
+            self._server = _Server(host, port, patience)
         except OSError as error:
             raise StartError(
                 f"cannot serve metrics on port {port} of {host}: {error.strerror}; stop what listens there, or set "
                 "RECOMMENDER_METRICS_PORT to another one (0 takes a free one, empty serves none)"
             ) from error
+        self._server.set_app(make_wsgi_app(registry))
+        self._thread = threading.Thread(target=self._server.serve_forever, name="metrics", daemon=True)
+        self._thread.start()
         self.port: int = self._server.server_port
 
     def close(self) -> None:
@@ -43,6 +56,83 @@ class Endpoint:
         self._server.shutdown()
         self._server.server_close()
         self._thread.join()
+
+
+class _Server(ThreadingMixIn, WSGIServer):
+    """A thread for each connection, a bounded number of them.
+
+    One connection too many closes the oldest that has not asked yet, so slow callers do not keep a scrape out.
+    """
+
+    daemon_threads = True
+    request_queue_size = _QUEUED
+
+    def __init__(self, host: str, port: int, patience: float) -> None:
+        self._patience = patience
+        self._changing = threading.Lock()
+        self._since: dict[socket.socket, float] = {}
+        """Open connections, oldest first."""
+        self._asking: set[socket.socket] = set()
+        """Those that have not asked yet."""
+        family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
+        self.address_family = family
+        super().__init__((str(address[0]), port), _Handler)
+
+    def asked(self, connection: socket.socket) -> None:
+        """Note that the request of a connection was read."""
+        with self._changing:
+            self._asking.discard(connection)
+
+    def verify_request(self, request: Any, client_address: Any) -> bool:  # noqa: ANN401, ARG002 (as the base class)
+        """Take a connection up; False if there is no room for it."""
+        with self._changing:
+            if len(self._since) >= _MOST_CONNECTIONS:
+                oldest = next((each for each in self._since if each in self._asking), None)
+                if oldest is None:
+                    return False
+                self._end(oldest)
+            self._since[request] = time.monotonic()
+            self._asking.add(request)
+        return True
+
+    def shutdown_request(self, request: Any) -> None:  # noqa: ANN401 (as the base class)
+        """Close a connection."""
+        with self._changing:
+            self._forget(request)
+        super().shutdown_request(request)
+
+    def service_actions(self) -> None:
+        """Close connections that take too long; the base class calls it every half second."""
+        too_old = time.monotonic() - self._patience
+        with self._changing:
+            for connection in [each for each, since in self._since.items() if since < too_old]:
+                self._end(connection)
+
+    def handle_error(self, request: Any, client_address: Any) -> None:  # noqa: ANN401 (as the base class)
+        """Pass over the error of a caller that has left; a scrape that fails is told so by the application."""
+
+    def _end(self, connection: socket.socket) -> None:
+        """Make the thread of a connection end."""
+        self._forget(connection)
+        with contextlib.suppress(OSError):  # it is closed already
+            connection.shutdown(socket.SHUT_RDWR)
+
+    def _forget(self, connection: socket.socket) -> None:
+        self._since.pop(connection, None)
+        self._asking.discard(connection)
+
+
+class _Handler(WSGIRequestHandler):
+    server: _Server
+
+    def parse_request(self) -> bool:
+        """Read the rest of a request; False if it is malformed, which the caller is told."""
+        parsed = super().parse_request()
+        self.server.asked(self.connection)
+        return parsed
+
+    def log_message(self, *_: object) -> None:
+        """Log nothing of a scrape."""
 
 
 class Readings(Collector):
