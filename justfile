@@ -212,6 +212,11 @@ bench-overhead *options:
 bench-telemetry *options:
     {{ run }} python -m bench.questions.telemetry "$@"
 
+# Attack a server of each edge as somebody without a token would, beside an honest caller
+[group('test')]
+attack *options:
+    {{ run }} python -m tests.attack "$@"
+
 # Fuzz every target for so many seconds each, or one: `just fuzz 600 message`
 [group('test')]
 fuzz seconds="60" *targets:
