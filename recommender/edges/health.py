@@ -16,13 +16,19 @@ from grpc_health.v1 import health_pb2
 
 from recommender.api.messages import decoded
 from recommender.edges.calls import ProtocolError
+from recommender.edges.guests import Guests
 from recommender.edges.method import Enter, Messages, Method, Send, Streaming, Unary, only
-from recommender.errors import quoted
+from recommender.errors import QuotaError, quoted
 
 SERVICE_NAME = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
 
 _LAST_STATUS_SECONDS = 0.1
 """How long a watcher may take to read its last status."""
+
+_MOST_WATCHES = 1024
+"""Watches that may be open; an idle one takes some 25 kB."""
+_RETRY_SECONDS = 5.0
+"""When to retry a watch that was refused because too many are open."""
 
 _Status: TypeAlias = health_pb2.HealthCheckResponse
 _SERVING, _NOT_SERVING, _SERVICE_UNKNOWN = (
@@ -39,6 +45,7 @@ class Health:
         self._ended = False
         self._changed = asyncio.Event()
         self._watches: set[asyncio.Timeout] = set()
+        self._guests = Guests()
 
     def turn(self, *names: str, serving: bool) -> None:
         """Set the status of these services, or of all if none is named; a no-op after `leave`."""
@@ -61,7 +68,8 @@ class Health:
                 watch.reschedule(last)
 
     def methods(self, enter: Enter | None = None, timeout: float = math.inf) -> tuple[Method, ...]:
-        """Return the RPCs of the health service; see `Method` for the arguments."""
+        """Return the RPCs of the health service; see `Method` for the arguments. Without `enter` callers are guests."""
+        enter = enter or self._guests.enter
         return (
             Unary(path=f"/{SERVICE_NAME}/Check", answer=self._check, enter=enter, timeout=timeout),
             Streaming(path=f"/{SERVICE_NAME}/Watch", serve=self._watch, enter=enter),
@@ -76,6 +84,8 @@ class Health:
 
     async def _watch(self, messages: Messages, send: Send) -> None:
         service = decoded(health_pb2.HealthCheckRequest, await only(messages)).service
+        if len(self._watches) >= _MOST_WATCHES:
+            raise QuotaError(f"{_MOST_WATCHES} watches are open, as many as may be", _RETRY_SECONDS)
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_LAST_STATUS_SECONDS if self._ended else None) as watch:
                 self._watches.add(watch)

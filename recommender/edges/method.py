@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
 from collections.abc import AsyncGenerator, Awaitable, Callable, Collection
 from contextlib import AbstractContextManager, aclosing
@@ -12,6 +13,8 @@ from google.protobuf.message import Message
 from google.rpc import code_pb2
 
 from recommender.edges.calls import Call, ProtocolError
+from recommender.edges.uploads import MESSAGE_SECONDS
+from recommender.errors import DeadlineError
 
 Metadata: TypeAlias = Collection[tuple[str, str | bytes]]
 Begin: TypeAlias = Callable[[Metadata], Call]
@@ -72,8 +75,14 @@ Method: TypeAlias = Unary | Streaming
 
 
 async def only(messages: Messages) -> bytes:
-    """Read the one message of a call that may have several replies. Raises ProtocolError if there is none."""
-    async with aclosing(messages):
-        async for message in messages:
-            return message
+    """Read the one message of a call that may have several replies.
+
+    Raises ProtocolError if there is none, DeadlineError if it takes longer than MESSAGE_SECONDS.
+    """
+    try:
+        async with asyncio.timeout(MESSAGE_SECONDS), aclosing(messages):
+            async for message in messages:
+                return message
+    except TimeoutError:
+        raise DeadlineError("the message took too long to come in") from None
     raise ProtocolError(code_pb2.INVALID_ARGUMENT, "the request ends before its message does")

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Generic, TypeVar
+from collections.abc import Callable
+from typing import Final, Generic, TypeVar
 
 from recommender.errors import DeadlineError, QuotaError
 
-MESSAGE_SECONDS = 10.0
+MESSAGE_SECONDS: Final = 10.0
 """How long a call's message may take to come in, whatever its deadline."""
 _HELD_BYTES = 1 << 28
 """What incomplete messages may hold in a process, apart from young ones."""
@@ -21,19 +22,23 @@ class Uploads(Generic[K]):
     """The calls of a server whose message is coming in, by age.
 
     One that is late ends. If more are slow than fit into memory with `max_message_bytes` each, the oldest end too: a
-    message of an honest caller comes with its headers.
+    message of an honest caller comes with its headers. `wake` is called when the first one begins: ask for those that
+    `ended` soon, and again while there are any.
     """
 
-    def __init__(self, max_message_bytes: int) -> None:
+    def __init__(self, max_message_bytes: int, wake: Callable[[], None]) -> None:
         self._most_slow = max(1, _HELD_BYTES // max_message_bytes)
+        self._wake = wake
         self._coming: dict[K, tuple[float, float]] = {}
 
     def __len__(self) -> int:
         return len(self._coming)
 
     def begin(self, call: K, now: float, deadline: float) -> None:
-        """Note that a message is awaited until this deadline, and MESSAGE_SECONDS at most."""
-        self._coming[call] = now, min(deadline, now + MESSAGE_SECONDS)
+        """Note that a message is coming in until this deadline, and MESSAGE_SECONDS at most; a no-op if it is noted."""
+        if not self._coming:
+            self._wake()
+        self._coming.setdefault(call, (now, min(deadline, now + MESSAGE_SECONDS)))
 
     def end(self, call: K) -> None:
         """Forget a message that is complete or given up; a no-op if unknown."""

@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 from pathlib import Path
 
 import grpc
+import h2.events
 import pytest
 
+from recommender.edges.guests import MOST_CALLS
+from recommender.edges.health import Health
+from recommender.edges.method import Messages, Streaming
+from recommender.errors import QuotaError
 from tests.support.raw import raw
 from tests.support.serving import AnyServer, Serve
 
-pytestmark = pytest.mark.both_edges
+both_edges = pytest.mark.both_edges
 
 TIMEOUT = 30.0
 TOKEN = "rcm_of_a_friend"  # noqa: S105 (no secret)
+CHECK, WATCH = "/grpc.health.v1.Health/Check", "/grpc.health.v1.Health/Watch"
 BEGUN = b"\x00\x00\x40\x00\x00"
 """The length of a message of 4 MiB that never comes."""
 
@@ -26,6 +33,7 @@ def tokens(tmp_path: Path) -> Path:
     return path
 
 
+@both_edges
 async def test_a_call_without_a_token_ends_before_its_message_comes(serve: Serve, tokens: Path) -> None:
     async with serve(tokens_file=tokens) as server, raw(server.port) as stranger:
         stream = await stranger.call()
@@ -35,6 +43,7 @@ async def test_a_call_without_a_token_ends_before_its_message_comes(serve: Serve
         assert await stranger.status(stream) == grpc.StatusCode.UNAUTHENTICATED.value[0]
 
 
+@both_edges
 async def test_a_message_that_does_not_come_ends_the_call_at_its_deadline(serve: Serve) -> None:
     async with serve(default_timeout_ms=200) as server, raw(server.port) as slow:
         stream = await slow.call()
@@ -44,6 +53,7 @@ async def test_a_message_that_does_not_come_ends_the_call_at_its_deadline(serve:
         assert await slow.status(stream) == grpc.StatusCode.DEADLINE_EXCEEDED.value[0]
 
 
+@both_edges
 async def test_a_call_that_ends_without_a_message_is_told_so(server: AnyServer) -> None:
     async with raw(server.port) as caller:
         stream = await caller.call()
@@ -51,3 +61,35 @@ async def test_a_call_that_ends_without_a_message_is_told_so(server: AnyServer) 
         await caller.flush()
 
         assert await caller.status(stream) == grpc.StatusCode.INVALID_ARGUMENT.value[0]
+
+
+@both_edges
+async def test_few_calls_without_a_token_are_open_on_a_connection_and_others_are_not_hurt(server: AnyServer) -> None:
+    async with raw(server.port) as stranger, raw(server.port) as friend:
+        await stranger.until(h2.events.RemoteSettingsChanged)
+        for _ in range(MOST_CALLS):
+            await stranger.call(WATCH, b"")
+        refused = await stranger.call(WATCH, b"")
+        assert await stranger.status(refused) == grpc.StatusCode.RESOURCE_EXHAUSTED.value[0]
+        check = await friend.call(CHECK, b"")
+
+        assert await friend.status(check) == grpc.StatusCode.OK.value[0]
+
+
+async def test_watches_are_bounded_over_all_connections() -> None:
+    health = Health(("",))
+    (watch,) = (method for method in health.methods() if isinstance(method, Streaming))
+
+    async def request() -> Messages:
+        yield b""
+
+    async def send(_: object) -> None:
+        """Take it."""
+
+    async with asyncio.timeout(TIMEOUT):
+        watching = [asyncio.ensure_future(watch.serve(request(), send)) for _ in range(1025)]
+        done, _ = await asyncio.wait(watching, return_when=asyncio.FIRST_COMPLETED)
+        health.end_watches()
+        await asyncio.wait(watching)
+
+    assert [type(each.exception()) for each in done] == [QuotaError]

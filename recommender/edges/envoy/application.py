@@ -1,15 +1,9 @@
-"""RPCs over ASGI: requests and deadlines in, replies and statuses out.
-
-A sweep checks open calls for passed deadlines and for callers who have left. It asks about a call each time its age
-has grown by half, so a disconnect is noticed late by half the call's age at most. Calls shorter than a sweep are never
-asked about.
-"""
+"""RPCs over ASGI: requests and deadlines in, replies and statuses out."""
 
 from __future__ import annotations
 
 import asyncio
 import json
-import time
 from collections.abc import Awaitable, Callable, Collection
 from typing import TypeAlias
 
@@ -20,16 +14,20 @@ from recommender.edges.calls import ProtocolError
 from recommender.edges.envoy.asgi import Headers, HttpCaller, Lines, Receive, Scope, Send
 from recommender.edges.envoy.call import (
     GRPC,
-    SWEEP_SECONDS,
     HttpCall,
     LeftError,
 )
+from recommender.edges.envoy.calls import OpenCalls
 from recommender.edges.envoy.framing import check_headers, timeout_of
 from recommender.edges.method import Enter, Messages, Method, Streaming, Unary
 from recommender.edges.method import Send as SendReply
 from recommender.edges.methods import Methods
+from recommender.edges.uploads import MESSAGE_SECONDS
 
 _NO_GRPC = (415, b"text/plain", b"gRPC is spoken here: POST with content-type application/grpc, over HTTP/2\n")
+
+_STREAM_LOOK_SECONDS = 10.0
+"""A stream that waits for nothing but news ends at most this long after its caller has left."""
 
 Respond: TypeAlias = Callable[[HttpCall], Awaitable[bytes | None]]
 """Returns the reply to a call, or None after those of a stream."""
@@ -51,9 +49,7 @@ class AsgiEdge:
         }
         self._unknown = _UNKNOWN, self._respond(_UNKNOWN)
         self._not_grpc = (404, b"application/json", _no_method(self._methods)) if web else _NO_GRPC
-        self._calls: dict[HttpCall, None] = {}
-        self._sweeping = False
-        self._failing: set[asyncio.Task[None]] = set()
+        self._calls = OpenCalls(max_message_bytes)
 
     @property
     def calls(self) -> int:
@@ -70,10 +66,9 @@ class AsgiEdge:
             await send({"type": "http.response.body", "body": body, "more_body": False})
             return
         method, respond = self._methods.get(scope["path"], self._unknown)
-        call = HttpCall(headers, receive, send, method.begin(self._metadata(headers)), scope.get("client"))
-        self._calls[call] = None
-        if not self._sweeping:
-            self._sweep_later()
+        noted, client = method.begin(self._metadata(headers)), scope.get("client")
+        call = HttpCall(headers, receive, send, noted, client, uploads=self._calls.uploads)
+        self._calls.begin(call)
         try:
             await self._answer(method, respond, call, scope["headers"])
         except (LeftError, OSError):  # ASGI servers raise OSError if the caller has left
@@ -83,7 +78,7 @@ class AsgiEdge:
                 raise
         finally:
             call.call.end(code_pb2.CANCELLED)  # unless it has ended otherwise
-            del self._calls[call]
+            self._calls.end(call)
 
     async def _answer(self, method: Method, respond: Respond, call: HttpCall, lines: Lines) -> None:
         try:
@@ -110,32 +105,16 @@ class AsgiEdge:
         respond = _unary(method, most) if isinstance(method, Unary) else _streaming(method, most)
         return respond if method.enter is None else _guarded(method.enter, respond)
 
-    def _sweep_later(self) -> None:
-        self._sweeping = True
-        asyncio.get_running_loop().call_later(SWEEP_SECONDS, self._sweep)
-
-    def _sweep(self) -> None:
-        """Ask after the callers of long calls, and end calls whose deadline has passed."""
-        now = time.monotonic()
-        for call in self._calls:
-            if now > call.deadline:
-                failing = call.expire()
-                if failing is not None:
-                    self._failing.add(failing)
-                    failing.add_done_callback(self._failing.discard)
-            elif now >= call.look_at:
-                call.ask(now)
-        self._sweeping = bool(self._calls)
-        if self._sweeping:
-            self._sweep_later()
-
 
 def _unary(method: Unary, most: int) -> Respond:
     answer = method.answer
 
     async def respond(call: HttpCall) -> bytes:
+        deadline = call.deadline
+        call.deadline = min(deadline, call.started + MESSAGE_SECONDS)
         message = await call.message(most)
-        return (await answer(message, call.deadline, call.call.request_id)).SerializeToString()
+        call.deadline = deadline
+        return (await answer(message, deadline, call.call.request_id)).SerializeToString()
 
     return respond
 
@@ -144,6 +123,7 @@ def _streaming(method: Streaming, most: int) -> Respond:
     serve = method.serve
 
     def respond(call: HttpCall) -> Awaitable[None]:
+        call.longest_look = _STREAM_LOOK_SECONDS
         return serve(call.messages(most), call.send)
 
     return respond

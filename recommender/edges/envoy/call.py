@@ -31,6 +31,7 @@ from recommender.edges.envoy.framing import (
     status_message,
 )
 from recommender.edges.method import Messages
+from recommender.edges.uploads import Uploads
 from recommender.errors import DeadlineError
 
 
@@ -85,14 +86,12 @@ _REPLY_MOVES: Mapping[Reply, frozenset[Reply]] = {
 SWEEP_SECONDS = 0.02
 """How often open calls are checked."""
 GRPC = b"application/grpc"
-_LONGEST_LOOK_SECONDS = 1.0
-"""A call ends at most this long after its caller has left."""
 _HEADERS = [(b"content-type", GRPC), (b"grpc-accept-encoding", ACCEPTED_ENCODINGS.encode())]
 _START = {"type": "http.response.start", "status": 200, "headers": _HEADERS, "trailers": True}
 _BODY_END = {"type": "http.response.body", "body": b"", "more_body": False}
 _REQUEST_ID = REQUEST_ID_KEY.encode()
 _OK = (b"grpc-status", b"0")
-_PASSED = "the deadline passed while the call was open"
+_PASSED = DeadlineError("the deadline passed while the call was open")
 
 
 class LeftError(Exception):
@@ -107,21 +106,31 @@ class HttpCall:
     """One open call."""
 
     __slots__ = (
+        "_reason",
         "_receive",
         "_reply",
         "_request",
         "_send",
         "_task",
+        "_uploads",
         "call",
         "client",
         "deadline",
         "headers",
+        "longest_look",
         "look_at",
         "started",
     )
 
     def __init__(
-        self, headers: Headers, receive: Receive, send: Send, call: Call, client: Client | None = None
+        self,
+        headers: Headers,
+        receive: Receive,
+        send: Send,
+        call: Call,
+        client: Client | None = None,
+        *,
+        uploads: Uploads[HttpCall] | None = None,
     ) -> None:
         self.headers = headers
         self.client = client
@@ -131,6 +140,10 @@ class HttpCall:
         """When the sweep is to `expire` the call."""
         self.look_at = self.started + SWEEP_SECONDS
         """When the sweep is to `ask`."""
+        self.longest_look = 1.0
+        """The call ends at most so many seconds after its caller has left."""
+        self._uploads = uploads
+        self._reason: Exception = _PASSED
         self._receive = receive
         self._send = send
         self._task = asyncio.current_task()
@@ -173,7 +186,9 @@ class HttpCall:
                 frames.feed(event.get("body", b""))
                 while (message := frames.next()) is not None:
                     yield message
+                self._note(frames)
         finally:
+            self._note()
             if self._request is _STREAMED:
                 self._move_request(_READ)
         if frames.pending:
@@ -218,11 +233,15 @@ class HttpCall:
         )
 
     async def fail_late(self) -> None:
-        """End the call with DEADLINE_EXCEEDED. Raises OSError if the caller has left."""
-        await self.fail(DeadlineError(_PASSED))
+        """End the call with the status of what it has expired for. Raises OSError if the caller has left."""
+        await self.fail(self._reason)
 
-    def expire(self) -> asyncio.Task[None] | None:
-        """End the call for its deadline: cancel it, or return the task that answers it if it must not be cancelled."""
+    def expire(self, reason: Exception | None = None) -> asyncio.Task[None] | None:
+        """End the call for its deadline, or another reason that its caller is told.
+
+        The call is cancelled. If it must not be, the task that answers it is returned.
+        """
+        self._reason = reason or self._reason
         awaited = self._request is _AWAITED
         self._move_request(_LATE)
         self.deadline = math.inf
@@ -236,9 +255,9 @@ class HttpCall:
 
     def ask(self, now: float) -> None:
         """Ask whether the caller has left, which cancels the call; a no-op before the request is read."""
+        self.look_at = now + max(SWEEP_SECONDS, min((now - self.started) / 2, self.longest_look))
         if self._request is _READ:
             self._move_request(_ASKED)
-            self.look_at = now + min((now - self.started) / 2, _LONGEST_LOOK_SECONDS)
             asyncio.ensure_future(self._receive()).add_done_callback(self._told)
 
     def _told(self, answer: asyncio.Future[Received]) -> None:
@@ -281,16 +300,28 @@ class HttpCall:
 
     async def _pieced(self, event: Received, most: int) -> bytes:
         frames = self._frames(most)
-        while True:
-            # It may have been failed for its deadline meanwhile.
-            if event["type"] == "http.disconnect" or self._request is _LATE:
-                raise LeftError
-            frames.feed(event.get("body", b""))
-            if (message := frames.next()) is not None:
-                return message
-            if not event.get("more_body", False):
-                raise FrameError(code_pb2.INVALID_ARGUMENT, "the request ends before its message does")
-            event = await self._receive()
+        try:
+            while True:
+                # It may have been failed for its deadline meanwhile.
+                if event["type"] == "http.disconnect" or self._request is _LATE:
+                    raise LeftError
+                frames.feed(event.get("body", b""))
+                if (message := frames.next()) is not None:
+                    return message
+                if not event.get("more_body", False):
+                    raise FrameError(code_pb2.INVALID_ARGUMENT, "the request ends before its message does")
+                self._note(frames)
+                event = await self._receive()
+        finally:
+            self._note()
+
+    def _note(self, frames: Frames | None = None) -> None:
+        """Note whether part of a message is held."""
+        if self._uploads is not None:
+            if frames is not None and frames.pending:
+                self._uploads.begin(self, time.monotonic(), self.deadline)
+            else:
+                self._uploads.end(self)
 
     def _frames(self, most: int) -> Frames:
         return Frames(most, encoding_of(self.headers.get(b"grpc-encoding", b"identity")))

@@ -33,7 +33,7 @@ class OpenCalls:
         self.port = 0
         """Where the server listens."""
         self._tasks: dict[Context, asyncio.Task[object]] = {}
-        self._uploads: Uploads[Context] = Uploads(max_message_bytes)
+        self._uploads: Uploads[Context] = Uploads(max_message_bytes, self._sweep_later)
         self._refused: dict[Context, Exception] = {}
         self._unread: dict[Context, float] = {}
         self._cuts: set[asyncio.Task[None]] = set()
@@ -53,7 +53,6 @@ class OpenCalls:
     async def read(self, context: Context, deadline: float) -> bytes:
         """Read the message of a unary call. Raises ProtocolError if there is none, and what `Uploads` ends it with."""
         self._uploads.begin(context, time.monotonic(), deadline)
-        self._sweep_later()
         try:
             message: object = await context.read()
             if isinstance(message, bytes):  # else it is the end

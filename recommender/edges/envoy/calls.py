@@ -1,0 +1,84 @@
+"""Open calls of the ASGI edge: a sweep ends those that are late and asks after the callers of long ones.
+
+A call is looked at each time its age has grown by half, so a disconnect is noticed late by half the call's age, up to
+`HttpCall.longest_look`. Calls shorter than a sweep are never looked at, and idle ones cost nothing between two looks.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import heapq
+import itertools
+import time
+
+from recommender.edges.envoy.call import SWEEP_SECONDS, HttpCall
+from recommender.edges.uploads import Uploads
+
+
+class OpenCalls:
+    """The open calls, and `uploads`: those of which part of a message has come."""
+
+    def __init__(self, max_message_bytes: int) -> None:
+        self.uploads: Uploads[HttpCall] = Uploads(max_message_bytes, self._sweep_soon)
+        self._open: set[HttpCall] = set()
+        self._young: list[HttpCall] = []
+        self._looks: list[tuple[float, int, HttpCall]] = []
+        self._turn = itertools.count()
+        self._timer: asyncio.TimerHandle | None = None
+        self._soon = False
+        self._failing: set[asyncio.Task[None]] = set()
+
+    def __len__(self) -> int:
+        return len(self._open)
+
+    def begin(self, call: HttpCall) -> None:
+        """Take up a call."""
+        self._open.add(call)
+        self._young.append(call)
+        self._sweep_soon()
+
+    def end(self, call: HttpCall) -> None:
+        """Forget a call that has ended."""
+        self._open.discard(call)
+        self.uploads.end(call)
+
+    def _sweep_soon(self) -> None:
+        if not self._soon:
+            self._sweep_in(SWEEP_SECONDS)
+
+    def _sweep_in(self, seconds: float) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._soon = seconds <= SWEEP_SECONDS
+        self._timer = asyncio.get_running_loop().call_later(seconds, self._sweep)
+
+    def _sweep(self) -> None:
+        now = time.monotonic()
+        for call in self._young:
+            self._look_later(call)
+        self._young.clear()
+        for call, reason in self.uploads.ended(now):
+            self._expire(call, reason)
+        looks = self._looks
+        while looks and looks[0][0] <= now:
+            _, _, call = heapq.heappop(looks)
+            if now > call.deadline:
+                self._expire(call)
+            else:
+                call.ask(now)
+            self._look_later(call)
+        self._timer = None
+        self._soon = False
+        if looks:
+            wait = SWEEP_SECONDS if self.uploads else looks[0][0] - now
+            self._sweep_in(max(wait, SWEEP_SECONDS))
+
+    def _look_later(self, call: HttpCall) -> None:
+        if call in self._open:
+            heapq.heappush(self._looks, (min(call.look_at, call.deadline), next(self._turn), call))
+
+    def _expire(self, call: HttpCall, reason: Exception | None = None) -> None:
+        failing = call.expire(reason)
+        if failing is not None:
+            self._failing.add(failing)
+            failing.add_done_callback(self._failing.discard)
