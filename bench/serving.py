@@ -31,8 +31,16 @@ def free_port() -> int:
 
 def cpu_seconds(process: psutil.Process) -> float:
     """CPU time so far of a process and of those it has started, all threads."""
-    times = [each.cpu_times() for each in (process, *process.children(recursive=True))]
-    return float(sum(each.user + each.system for each in times))
+    return sum(_own_cpu_seconds(each) for each in (process, *process.children(recursive=True)))
+
+
+def _own_cpu_seconds(process: psutil.Process) -> float:
+    if sys.platform != "linux":
+        times = process.cpu_times()
+        return float(times.user + times.system)
+    # The process's CPU clock, as clock_getcpuclockid(3) makes it: cpu_times() counts in hundredths of a second, which
+    # are four per cent of a round of 600 calls.
+    return time.clock_gettime((~process.pid << 3) | 2)
 
 
 @dataclass
