@@ -1,10 +1,10 @@
 """Does the service stay right, and of one size, for as long as it runs, whatever befalls it meanwhile.
 
-Two workers under their supervisor, TLS and tokens; clients that ask one by one, in batch calls and on streams, that
-leave in the middle, send nonsense, come with a wrong token or connect anew. Meanwhile certificates and tokens are
-replaced, new versions of the model come, some of them broken, and worker 0 is killed again and again; worker 1 and the
-supervisor live all through, and their memory is what is measured. Every answer is held to brute force over the table of
-the version that it names. `just soak 30`
+Two workers under their supervisor (one server behind Envoy with `--edge envoy`), TLS and tokens; clients that ask one
+by one, in batch calls and on streams, that leave in the middle, have next to no time, read slowly, send nonsense, come
+with a wrong token or connect anew. Meanwhile certificates and tokens are replaced, new versions of the model come, some
+of them broken, and worker 0 is killed again and again; whoever lives all through has its memory and open files
+measured. Every answer is held to brute force over the table of the version that it names. `just soak 30`
 """
 
 from __future__ import annotations
@@ -21,16 +21,19 @@ import time
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable
 from pathlib import Path
+from typing import get_args
 
 import grpc
 import numpy as np
 import numpy.typing as npt
 from rich.console import Console
 
+from bench.load.growth import Growth
 from recommender.client import Client, Recommendations, Refusal, Request
 from recommender.domain import Ranking
 from recommender.models.card import MODEL_NAME
 from recommender.security.access import digest_of, new_token
+from recommender.settings.network import Edge
 from tests.support.certificates import Authority
 from tests.support.process import Process, running
 from tests.support.versions import K, embeddings_of, write_version
@@ -46,8 +49,9 @@ LOST = "Internal error from Core"
 class Soak:
     """One soak: what was asked, what came of it, and what the processes took meanwhile."""
 
-    def __init__(self, folder: Path, end: float) -> None:
+    def __init__(self, folder: Path, end: float, edge: Edge) -> None:
         self.folder = folder
+        self.edge = edge
         self.end = end
         self.begun = time.monotonic()
         self.outcomes: Counter[str] = Counter()
@@ -57,7 +61,7 @@ class Soak:
         self.kills = 0
         self.replaced = 0
         self.recoveries: list[float] = []
-        self.memory: dict[str, list[tuple[float, float]]] = {"supervisor": [], "worker 1": []}
+        self.growth = Growth()
         self.tables: dict[int, npt.NDArray[np.float64]] = {}
         """The item embeddings by version."""
         self.versions = 0
@@ -79,7 +83,8 @@ class Soak:
             "RECOMMENDER_TOKENS_FILE": str(self.folder / "tokens.toml"),
             "RECOMMENDER_SECRETS_RELOAD_MS": "1000",
             "RECOMMENDER_MAX_CONNECTION_AGE_MS": "20000",
-            "RECOMMENDER_WORKERS": "2",
+            "RECOMMENDER_EDGE": self.edge,
+            "RECOMMENDER_WORKERS": "2" if self.edge == "grpc" else "1",
             "RECOMMENDER_HEALTH_PORT": "0",
             "RECOMMENDER_METRICS_PORT": "0",
         }
@@ -123,11 +128,11 @@ class Soak:
     async def caller(self, seed: int) -> None:
         """One caller who connects anew now and then."""
         draw = random.Random(seed)
-        kinds = ("one", "batch", "stream", "leave", "nonsense", "stranger")
+        kinds = ("one", "batch", "stream", "leave", "late", "slow", "nonsense", "stranger")
         while self.going():
             async with self.client() as client:
                 for _ in range(draw.randrange(5, 100)):
-                    kind = draw.choices(kinds, (60, 10, 10, 10, 8, 2))[0]
+                    kind = draw.choices(kinds, (54, 10, 10, 10, 4, 2, 8, 2))[0]
                     await self.noted(kind, self.act(kind, client, draw))
                     await asyncio.sleep(draw.random() * 0.1)
                     if not self.going():
@@ -149,13 +154,14 @@ class Soak:
         """Do one thing, and say how it went; what the server refuses is raised."""
         lengths = [draw.randrange(1, 30) for _ in range(draw.randrange(1, 20))]
         histories = [[draw.randrange(ITEMS) for _ in range(length)] for length in lengths]
-        if kind == "one":
-            self.check(histories[0], await client.recommend(histories[0], timeout=TIMEOUT))
+        if kind in ("one", "late"):
+            timeout = TIMEOUT if kind == "one" else draw.random() * 0.005
+            self.check(histories[0], await client.recommend(histories[0], timeout=timeout))
         elif kind == "batch":
             requests = [Request(item_ids=history) for history in histories]
             for history, outcome in zip(histories, await client.recommend_many(requests, timeout=TIMEOUT), strict=True):
                 self.check(history, outcome)
-        elif kind == "stream":
+        elif kind in ("stream", "slow"):
 
             async def asked() -> AsyncIterator[Request]:
                 for history in histories:
@@ -163,6 +169,7 @@ class Soak:
 
             async for row, outcome in client.stream(asked(), timeout=TIMEOUT):
                 self.check(histories[row], outcome)
+                await asyncio.sleep(draw.random() if kind == "slow" else 0)
         elif kind == "leave":
             call = asyncio.create_task(client.recommend(histories[0], timeout=TIMEOUT))
             await asyncio.sleep(draw.random() * 0.004)
@@ -210,7 +217,7 @@ class Soak:
             turn += 1
             if turn % 2 == 0:
                 self.write_version(broken=self.versions % 5 == 4)
-            if turn % 6 == 0 and self.going():
+            if turn % 6 == 0 and self.edge == "grpc" and self.going():
                 os.kill(pid_of(server, 0), signal.SIGKILL)
                 killed = time.monotonic()
                 self.kills += 1
@@ -220,11 +227,13 @@ class Soak:
                 self.recoveries.append(time.monotonic() - killed)
 
     async def measure(self, server: Process) -> None:
-        """Note the memory of who lives all through."""
-        pids = {"supervisor": server.process.pid, "worker 1": pid_of(server, 1)}
+        """Note what they hold who live all through."""
+        if self.edge == "grpc":
+            pids = {"supervisor": server.process.pid, "worker 1": pid_of(server, 1)}
+        else:
+            pids = {"supervisor": server.process.pid, "Envoy with the server": server.children()[0]}
         while self.going():
-            for name, pid in pids.items():
-                self.memory[name].append((time.monotonic() - self.begun, megabytes(pid)))
+            self.growth.note(pids)
             await asyncio.sleep(5)
 
     def report(self, code: int) -> list[str]:
@@ -239,20 +248,9 @@ class Soak:
         if self.recoveries:
             median, worst = statistics.median(self.recoveries), max(self.recoveries)
             lines.append(f"- seconds from a kill until the worker serves again: median {median:.1f}, worst {worst:.1f}")
-        for name, seen in self.memory.items():
-            warm = seen[len(seen) // 6 :]
-            slope = statistics.linear_regression(*zip(*warm, strict=True)).slope * 3600
-            first, last = warm[0][1], warm[-1][1]
-            lines.append(
-                f"- memory of {name}: {first:.1f} MB after warm-up, {last:.1f} MB at the end, {slope:+.1f} MB/h"
-            )
+        lines += self.growth.lines()
         lines += ["", f"- wrong: {len(self.wrong)}", *(f"  - {each}" for each in self.wrong[:20])]
         return lines
-
-
-def megabytes(pid: int) -> float:
-    pages = int(Path(f"/proc/{pid}/statm").read_text(encoding="ascii").split()[1])
-    return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
 
 
 def pid_of(server: Process, worker: int) -> int:
@@ -268,12 +266,16 @@ def serves(server: Process, worker: int) -> int:
     return sum(event["event"] == "worker serves" and event["worker"] == worker for event in server.log)
 
 
-async def soak(minutes: float, callers: int) -> tuple[Soak, int]:
+async def soak(minutes: float, callers: int, edge: Edge) -> tuple[Soak, int]:
     """Run it; the soak and the server's exit code."""
     with tempfile.TemporaryDirectory() as name:
-        run = Soak(Path(name), time.monotonic() + minutes * MINUTE)
-        async with running(settings=run.settings(), wait_for="all workers serve") as server:
-            port = next(event["port"] for event in server.log if event["event"] == "port reserved")
+        run = Soak(Path(name), time.monotonic() + minutes * MINUTE, edge)
+        ready = "all workers serve" if edge == "grpc" else "ready"
+        async with running(settings=run.settings(), wait_for=ready) as server:
+            if edge == "grpc":
+                port = next(event["port"] for event in server.log if event["event"] == "port reserved")
+            else:
+                port = server.port
             run.target = f"localhost:{port}"
             reading = asyncio.create_task(server.read_on())
             async with asyncio.TaskGroup() as tasks:
@@ -291,10 +293,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("minutes", type=float, nargs="?", default=30.0)
     parser.add_argument("--callers", type=int, default=8)
+    parser.add_argument("--edge", choices=get_args(Edge), default="grpc")
     options = parser.parse_args()
-    run, code = asyncio.run(soak(options.minutes, options.callers))
+    run, code = asyncio.run(soak(options.minutes, options.callers, options.edge))
     Console().print("\n".join(run.report(code)), soft_wrap=True, highlight=False)
     assert not run.wrong, "something came that should not have"
+    assert not run.growth.leaks(), run.growth.leaks()
+    assert code == 0, "the server did not end as it should"
 
 
 if __name__ == "__main__":
