@@ -22,6 +22,7 @@ from recommender.cli.connecting import meaning
 from recommender.cli.lazy import fail, new_typer
 from recommender.client import Client, Options, Recommendations
 from recommender.edges.address import address_of
+from recommender.security.pem import CERTIFICATE, PRIVATE_KEY, pem_blocks
 
 if TYPE_CHECKING:
     from typer._click import Context
@@ -197,8 +198,9 @@ def _secrets(
     if (certificate is None) != (key is None):
         fail("--certificate and --key go together: give both or neither", 2)
     try:
-        own = [path.read_bytes() if path is not None else None for path in (key, certificate)]
-        credentials = None if ca is None else grpc.ssl_channel_credentials(ca.read_bytes(), *own)
+        own_key = None if key is None else _pem(key, PRIVATE_KEY)
+        own_chain = None if certificate is None else _pem(certificate, CERTIFICATE)
+        credentials = None if ca is None else grpc.ssl_channel_credentials(_pem(ca, CERTIFICATE), own_key, own_chain)
         if token_file is not None:
             token = token_file.read_text(encoding="utf-8").strip()
     except OSError as error:
@@ -208,6 +210,14 @@ def _secrets(
     if token is not None and not (token.isascii() and token.isprintable()):
         fail("the token has characters that cannot be sent; is it the right file?", 2)
     return credentials, token
+
+
+def _pem(path: Path, kind: bytes) -> bytes:
+    """Read a PEM file; ends the process with a sentence if it has nothing of that kind."""
+    found = pem_blocks(path.read_bytes(), kind)
+    if not found:
+        fail(f"{path} holds no {kind.decode().lower()} in PEM", 2)
+    return found
 
 
 def _ids(words: Sequence[str], option: str) -> tuple[int, ...]:

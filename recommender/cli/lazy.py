@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, NoReturn
 import typer
 from typer.core import TyperCommand, TyperGroup
 
+from recommender.server.entry import discard_output
 from recommender.settings.masking import masked
 
 if TYPE_CHECKING:
@@ -76,6 +77,12 @@ def group_of(table: Mapping[str, Lazy]) -> type[TyperGroup]:
 
 
 def fail(message: str, code: int) -> NoReturn:
-    """End the process with a sentence on standard error, names and passwords in addresses masked."""
-    typer.echo(f"recommender: {masked(message)}", err=True)
+    """End the process with a sentence on standard error, names and passwords in addresses masked.
+
+    The exit code is the same if nobody reads it.
+    """
+    try:
+        typer.echo(f"recommender: {masked(message)}", err=True)
+    except OSError:
+        discard_output(2)
     raise typer.Exit(code)

@@ -26,6 +26,7 @@ from recommender.models.sources.opening import open_registry, open_source
 from recommender.models.sources.publishing import files_of, write_mlmodel
 from recommender.models.sources.source import Progress
 from recommender.models.version import Version
+from recommender.server.process import end_with_parent
 from recommender.settings.settings import Settings
 
 app = new_typer("List, show, verify, publish and promote the versions of models.")
@@ -107,8 +108,11 @@ def verify(
     *,
     registry: RegistryUri = None,
     as_json: Json = False,
+    parent: Annotated[int | None, typer.Option(hidden=True, help="End when this process ends.")] = None,
 ) -> None:
     """Try a version as the server would before it serves: digests, contract, golden answers, limits, latency."""
+    if parent is not None:
+        end_with_parent(parent)
     with _told():
         settings = _settings(registry)
         artifact = _artifact(settings, model)

@@ -5,13 +5,14 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
+import os
 import queue
 import sys
 import threading
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Final, TextIO, TypeAlias, cast
+from typing import Final, Protocol, TextIO, TypeAlias, cast
 
 import structlog
 
@@ -66,6 +67,28 @@ def _tell_listeners(
     return event
 
 
+class Target(Protocol):
+    """Where lines go."""
+
+    def write(self, text: str, /) -> object:
+        """Write a line, and wait until it is taken."""
+
+    def flush(self) -> object:
+        """Pass on what is buffered."""
+
+
+class _StandardError:
+    """Descriptor 2 without Python's buffer and its lock: the end of the process would wait for both."""
+
+    def write(self, text: str, /) -> None:
+        left = text.encode(errors="backslashreplace")
+        while left:
+            left = left[os.write(2, left) :]
+
+    def flush(self) -> None:
+        pass
+
+
 class Writer:
     """A file whose `write` never blocks: a thread passes lines on to `target`.
 
@@ -73,7 +96,7 @@ class Writer:
     once there is room. The first lines are held back until `release`, for `hold` seconds at most.
     """
 
-    def __init__(self, target: TextIO, most: int = 10_000, *, hold: float = 0.0) -> None:
+    def __init__(self, target: Target, most: int = 10_000, *, hold: float = 0.0) -> None:
         self._target = target
         self._hold = hold
         self._released = threading.Event()
@@ -152,7 +175,7 @@ def set_up_logging(level: LogLevel, log_format: LogFormat, *, worker: int | None
         if text
         else [structlog.processors.format_exc_info, _mask, _event_first, structlog.processors.JSONRenderer()]
     )
-    writer = Writer(sys.stderr, hold=0.0 if level == "debug" else hold)
+    writer = Writer(_StandardError(), hold=0.0 if level == "debug" else hold)
     structlog.configure(
         processors=[
             Limiter(),

@@ -12,6 +12,7 @@ from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
 from recommender.errors import StartError
+from recommender.security.pem import CERTIFICATE, PRIVATE_KEY, pem_blocks
 
 _SOON = timedelta(days=14)
 
@@ -32,7 +33,8 @@ class Certificates:
 
 def read_certificates(contents: Sequence[bytes]) -> Certificates:
     """Check a chain, its key and, if there is a third, the clients' authorities. Raises StartError."""
-    chain, key, *rest = contents
+    chain, *rest = (pem_blocks(content, CERTIFICATE) for content in (contents[0], *contents[2:]))
+    key = pem_blocks(contents[1], PRIVATE_KEY)
     chained = _certificates(chain, "RECOMMENDER_TLS_CERTIFICATE")
     leaf = chained[0]
     try:

@@ -49,7 +49,12 @@ class ReloadedFiles(Generic[T]):
     async def start(self) -> None:
         """Read and use them, then keep watch until `close`. Raises StartError if they cannot be used."""
         self._contents = await in_background(self._read)
-        self._take_up(await in_background(self._parse, self._contents))
+        try:
+            self._take_up(await in_background(self._parse, self._contents))
+        except StartError:
+            raise
+        except Exception as error:  # a library's, or a full disk
+            raise StartError(f"the files of {self.what} cannot be used: {error!r}") from error
         self._task = asyncio.create_task(self._watch())
 
     async def close(self) -> None:
@@ -74,10 +79,11 @@ class ReloadedFiles(Generic[T]):
             contents = await in_background(self._read)
             if contents == self._contents:
                 return ""
-            found = await in_background(self._parse, contents)
+            self._take_up(await in_background(self._parse, contents))
+        except StartError as error:
+            return str(error)
         except Exception as error:  # noqa: BLE001 (whatever is wrong with the files, the watch goes on)
-            return str(error) or repr(error)
-        self._take_up(found)
+            return repr(error)
         self._contents = contents
         log.info("reloaded", what=self.what)
         return ""

@@ -11,6 +11,7 @@ import contextlib
 import json
 import os
 import pickle
+import shutil
 import signal
 import socket
 import sys
@@ -84,7 +85,7 @@ class Embedded:
         def compose() -> Server:
             return Server(settings, listener, order.otlp)
 
-        serving = asyncio.create_task(_serve(compose, reader, lambda told: _tell(writer, told), lines))
+        serving = asyncio.create_task(_serve(compose, reader, lambda told: _tell(writer, told), lines, order.folder))
         await send({"type": "lifespan.startup.complete"})
         await receive()
         serving.cancel()
@@ -98,6 +99,7 @@ async def _serve(
     reader: asyncio.StreamReader,
     tell: Callable[[Mapping[str, object]], Awaitable[None]],
     lines: Writer,
+    folder: Path,
 ) -> None:
     """Serve until the end, and report start and end to the supervisor; the end once the log is flushed."""
     try:
@@ -106,7 +108,7 @@ async def _serve(
         lines.drop()
         await tell({"refused": str(error)})
         return
-    obeying = asyncio.create_task(_obey(server, reader))
+    obeying = asyncio.create_task(_obey(server, reader, folder))
     try:
         try:
             await server.start()
@@ -134,11 +136,12 @@ async def _finish(lines: Writer) -> None:
     await asyncio.to_thread(lines.finish, _LAST_LINES_SECONDS)
 
 
-async def _obey(server: Server, reader: asyncio.StreamReader) -> None:
-    """Stop when told to; kill this process if the supervisor is gone."""
+async def _obey(server: Server, reader: asyncio.StreamReader, folder: Path) -> None:
+    """Stop when told to; if the supervisor is gone, remove the folder that it would have, and kill this process."""
     with contextlib.suppress(OSError):  # a reset is an end of file too
         while await reader.readline():
             server.stop()
+    shutil.rmtree(folder, ignore_errors=True)
     os.kill(os.getpid(), signal.SIGKILL)
 
 

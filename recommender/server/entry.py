@@ -25,6 +25,12 @@ def open_standard_files() -> None:
             setattr(sys, name, open(number, mode, encoding="utf-8", closefd=False))  # noqa: SIM115 (a descriptor)
 
 
+def discard_output(number: int) -> None:
+    """Lead a standard descriptor to `/dev/null`: what is buffered for it would make Python end with exit code 120."""
+    with open(os.devnull, "wb") as nothing:  # noqa: PTH123 (imports next to nothing)
+        os.dup2(nothing.fileno(), number)
+
+
 def prepare_environment() -> None:
     """Set what libraries read from the environment: no logs beside ours, no reports, no proxies to this machine."""
     # gRPC's C core logs what it also raises, and we say it in a sentence.

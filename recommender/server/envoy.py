@@ -13,6 +13,7 @@ import signal
 import socket
 import sys
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -131,11 +132,11 @@ class EnvoyServer:
         envoy, module, environment = _parts()
         self._folder = tempfile.TemporaryDirectory(prefix="recommender-")
         folder = Path(self._folder.name)
-        tls = None
+        tls = key = None
         if network.tls_certificate is not None and network.tls_key is not None:
             authorities = () if network.tls_client_ca is None else (network.tls_client_ca,)
             files = (network.tls_certificate, network.tls_key, *authorities)
-            write_secrets(folder, await in_background(_certificates, *files))
+            key = write_secrets(folder, await in_background(_certificates, *files))
             tls = tls_context(folder, clients=bool(authorities))
         config = envoy_config(
             network,
@@ -147,7 +148,7 @@ class EnvoyServer:
             pages=pages_may_call(network.origins) if network.origins else None,
         )
         ours, theirs = socket.socketpair()
-        with theirs:
+        with theirs, _closing(key):
             self._process = await asyncio.create_subprocess_exec(
                 envoy,
                 "--config-yaml", json.dumps(config),
@@ -155,6 +156,7 @@ class EnvoyServer:
                 "--log-level", "error",
                 "--disable-hot-restart",
                 stdin=theirs.fileno(),
+                pass_fds=() if key is None else (key,),
                 env={**os.environ, **environment},
                 start_new_session=True,  # a Ctrl-C in the terminal is the supervisor's to hear
             )  # fmt: skip
@@ -174,6 +176,15 @@ class EnvoyServer:
         if not line and self._process is not None:
             await self._process.wait()
         return told
+
+
+@contextlib.contextmanager
+def _closing(descriptor: int | None) -> Iterator[None]:
+    try:
+        yield
+    finally:
+        if descriptor is not None:
+            os.close(descriptor)
 
 
 def _certificates(*paths: Path) -> Certificates:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import os
 import sys
 from collections.abc import Callable, Sequence
 
@@ -104,6 +105,16 @@ class Followers:
     async def _check(self, artifact: Artifact) -> Sequence[Observation]:
         """Check a version in another process with the same settings, which opens the files as this one would."""
         path = artifact.path if artifact.release is None else artifact.path.parent
-        command = [sys.executable, "-m", "recommender", "models", "verify", str(path), "--json"]
+        command = [
+            sys.executable,
+            "-m",
+            "recommender",
+            "models",
+            "verify",
+            str(path),
+            "--json",
+            "--parent",
+            str(os.getpid()),
+        ]
         timeout = self._settings.models.reload_timeout_ms / 1e3
         return await check_elsewhere(command, self._settings.environment(), timeout)

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ctypes
 import gc
+import os
 import signal
+import sys
 from collections.abc import AsyncIterator, Coroutine
 from enum import IntEnum
 from typing import Any, Protocol
@@ -34,6 +37,7 @@ class ExitCode(IntEnum):
 
 HELD_SECONDS = 2.0
 """How long a start may take to fail without a line in the log but its reason."""
+_PR_SET_PDEATHSIG = 1
 _YOUNG = 10_000
 """Live new objects that trigger a collection: some hundred calls in flight."""
 
@@ -76,6 +80,14 @@ async def any_of(*waits: Coroutine[Any, Any, object] | asyncio.Task[Any]) -> Non
     finally:
         for task in ours:
             task.cancel()
+
+
+def end_with_parent(parent: int) -> None:
+    """Have Linux kill this process as soon as its parent, which is `parent`, has ended; on other systems if it has."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, int(signal.SIGKILL))
+    if os.getppid() != parent:
+        os.kill(os.getpid(), signal.SIGKILL)
 
 
 async def unless_stopped(work: Coroutine[Any, Any, None], stop: asyncio.Event, patience: float) -> None:

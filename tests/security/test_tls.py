@@ -70,6 +70,24 @@ async def test_plaintext_and_strangers_authorities_get_no_connection(serve: Serv
         assert await refused(server, grpc.ssl_channel_credentials(Authority().pem))
 
 
+def _commented(pem: bytes) -> bytes:
+    return b"\xef\xbb\xbf" + "Bärbel's\r\n".encode("latin-1") + pem + "# Ωmega\n".encode()
+
+
+async def test_comments_in_any_encoding_and_a_byte_order_mark_are_passed_over(serve: Serve, tmp_path: Path) -> None:
+    authority = Authority()
+    settings = authority.write_server(tmp_path)
+    settings["tls_client_ca"] = authority.write_pem(tmp_path / "clients.pem")
+    for path in settings.values():
+        path.write_bytes(
+            b"\xef\xbb\xbf" + path.read_bytes() if path.name == "server.key" else _commented(path.read_bytes())
+        )
+    async with serve(**settings) as server:
+        answer = await ask(server, authority.client_credentials())
+
+    assert list(answer.item_ids) == KNOWN
+
+
 async def test_mutual_tls_lets_in_only_whom_the_clients_authority_has_signed(serve: Serve, tmp_path: Path) -> None:
     authority, clients = Authority(), Authority()
     settings = authority.write_server(tmp_path)

@@ -21,6 +21,7 @@ from recommender.server.envoy import EnvoyServer
 from recommender.server.process import ExitCode
 from recommender.settings.network import Edge
 from recommender.settings.settings import Settings
+from tests.support.certificates import Authority
 from tests.support.models import table, write_model
 from tests.support.paths import WEIGHTS
 from tests.support.process import PATIENCE, running
@@ -51,6 +52,11 @@ def alive(pid: int) -> bool:
         return Path(f"/proc/{pid}/stat").read_text(encoding="ascii").rpartition(")")[2].split()[0] != "Z"
     except FileNotFoundError:
         return False
+
+
+def contents(folder: Path) -> list[bytes]:
+    """What is in the files of a folder, sockets left out."""
+    return [path.read_bytes() for path in folder.rglob("*") if path.is_file()]
 
 
 async def gone(pid: int) -> None:
@@ -100,6 +106,22 @@ async def test_envoy_does_not_outlive_the_process_that_started_it() -> None:
         server.signal(signal.SIGKILL)
         await gone(envoy)
         assert await server.exit_code() == -signal.SIGKILL
+
+
+async def test_a_private_key_is_on_no_disk_and_nothing_outlives_a_killed_supervisor(tmp_path: Path) -> None:
+    files = Authority().write_server(tmp_path)
+    folder = tmp_path / "temporary"
+    folder.mkdir()
+    settings = {f"RECOMMENDER_{name.upper()}": str(path) for name, path in files.items()}
+    async with running(settings={**BEHIND_ENVOY, **settings, "TMPDIR": str(folder)}) as server:
+        (envoy,) = server.children()
+        written = contents(folder)
+        server.signal(signal.SIGKILL)
+        await gone(envoy)
+
+    assert any(b"BEGIN CERTIFICATE" in content for content in written)
+    assert not [content for content in written if b"PRIVATE KEY" in content]
+    assert list(folder.iterdir()) == []
 
 
 async def test_after_a_drain_nothing_of_envoy_is_left() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
@@ -22,6 +23,8 @@ _CALLERS = f"http.{STAT_PREFIX}.downstream_"
 _COUNT_SECONDS = 1.0
 """How long Envoy may take to report its counters: threads that wait for it must not pile up."""
 _POLL_SECONDS = 0.01
+_KEYS_IN_USE = 2
+"""Private keys that are kept in memory: Envoy may still read the former one."""
 _LISTEN_SECONDS = 30.0
 _FLUSH_SECONDS = 1.0
 """How long Envoy may take to flush what it was given."""
@@ -34,11 +37,16 @@ class EnvoyListener:
         self._edge = edge
         self._folder = folder
         self._admin = EnvoyAdmin(folder / ADMIN)
+        self._keys: list[int] = []
         self._counts = EnvoyAdmin(folder / ADMIN, patience=_COUNT_SECONDS)
 
     def use_certificates(self, certificates: Certificates) -> None:
         """Present these certificates from the next connection on."""
-        write_secrets(self._folder, certificates)
+        key = write_secrets(self._folder, certificates)
+        if key is not None:
+            self._keys.append(key)
+        if len(self._keys) > _KEYS_IN_USE:
+            os.close(self._keys.pop(0))
 
     async def listen(self, host: str, port: int) -> int:
         """Wait until Envoy takes connections. Returns its port. Raises StartError."""

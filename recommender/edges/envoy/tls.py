@@ -1,9 +1,13 @@
-"""Certificates for Envoy, as files of its secret discovery service; it reloads them when they are replaced."""
+"""Certificates for Envoy, as files of its secret discovery service; it reloads them when they are replaced.
+
+Private keys are not in these files but in memory, as anonymous files that end with their processes.
+"""
 
 from __future__ import annotations
 
 import json
 import os
+import sys
 from pathlib import Path
 
 from recommender.security.certificates import Certificates
@@ -12,13 +16,22 @@ _SECRET = "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.Secret"
 _CERTIFICATE, _AUTHORITIES = "certificate", "authorities"
 
 
-def write_secrets(folder: Path, certificates: Certificates) -> None:
-    """Write the certificates for Envoy, each file atomically and readable by this user only."""
-    chain = {"certificate_chain": _inline(certificates.chain), "private_key": _inline(certificates.key)}
+def write_secrets(folder: Path, certificates: Certificates) -> int | None:
+    """Write the certificates for Envoy, each file atomically and readable by this user only.
+
+    Returns the descriptor of the key, by which Envoy reads it: it must be open in Envoy's process while this key is
+    in use. None where the system has no anonymous files; there the key is in the folder.
+    """
+    key = _in_memory(certificates.key)
+    chain = {
+        "certificate_chain": _inline(certificates.chain),
+        "private_key": _inline(certificates.key) if key is None else {"filename": f"/dev/fd/{key}"},
+    }
     _write(folder, _CERTIFICATE, {"tls_certificate": chain})
     if certificates.client_authorities is not None:
         authorities = {"trusted_ca": _inline(certificates.client_authorities)}
         _write(folder, _AUTHORITIES, {"validation_context": authorities})
+    return key
 
 
 def tls_context(folder: Path, *, clients: bool) -> dict[str, object]:
@@ -36,6 +49,16 @@ def tls_context(folder: Path, *, clients: bool) -> dict[str, object]:
 def _source(folder: Path, name: str) -> dict[str, object]:
     path = str(folder / f"{name}.json")
     return {"name": name, "sds_config": {"path_config_source": {"path": path}, "resource_api_version": "V3"}}
+
+
+def _in_memory(content: bytes) -> int | None:
+    """The descriptor of a new anonymous file with this content; None where the system has no such files."""
+    if sys.platform != "linux":
+        return None
+    descriptor = os.memfd_create("key")
+    with os.fdopen(os.dup(descriptor), "wb") as file:
+        file.write(content)
+    return descriptor
 
 
 def _inline(pem: bytes) -> dict[str, str]:

@@ -1,0 +1,18 @@
+"""PEM files as people keep them: with comments, byte-order marks and other blocks between those that are meant."""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+
+CERTIFICATE: Final = b"CERTIFICATE"
+PRIVATE_KEY: Final = b"PRIVATE KEY"
+_BLOCK = re.compile(rb"-----BEGIN ([A-Z0-9 ]+)-----.*?-----END \1-----", re.DOTALL)
+
+
+def pem_blocks(content: bytes, kind: bytes) -> bytes:
+    """Return the blocks whose label ends in `kind`, and nothing around them; libraries stumble over what they need not.
+
+    Empty if there are none.
+    """
+    return b"".join(found[0] + b"\n" for found in _BLOCK.finditer(content) if found[1].endswith(kind))
