@@ -63,7 +63,7 @@ class Model:
 
     `items` is the size of the catalogue, None where the model does not tell; `longest_history` is the
     number of most recent items the network reads, None where it reads any number. No answer holds an item of
-    `never_recommended`.
+    `never_recommended`. `padding_id` stands in histories where no item does; None for 0, which then is an item too.
     """
 
     name: str
@@ -74,6 +74,12 @@ class Model:
     longest_history: int | None
     score_tolerance: float
     never_recommended: frozenset[int] = frozenset()
+    padding_id: int | None = None
+
+    @property
+    def some_item(self) -> int:
+        """An item that every catalogue has."""
+        return 0 if self.padding_id != 0 else 1
 
     @property
     def label(self) -> str:

@@ -239,14 +239,16 @@ class _Catalogue:
         """
         if keys:
             return self._known_keys(f"{field}_keys", keys)
-        known, items = tuple(ids), self._version.model.items
-        if not known or items is None or max(known) < items:
+        known, items, padding = tuple(ids), self._version.model.items, self._version.model.padding_id
+        if not known or ((items is None or max(known) < items) and padding not in known):
             return known
-        unknown = dict.fromkeys(item for item in known if item >= items)
+        unknown = dict.fromkeys(item for item in known if item == padding or (items is not None and item >= items))
         if self._reject_unknown:
-            raise _unknown(f"{field}_ids", known, unknown, f"the catalogue has the ids 0 to {items - 1}")
+            last = "and above" if items is None else f"to {items - 1}"
+            but = "" if padding is None else f", {padding} being padding"
+            raise _unknown(f"{field}_ids", known, unknown, f"the catalogue has the ids 0 {last}{but}")
         self._unknown_ids |= unknown
-        return tuple(item for item in known if item < items)
+        return tuple(item for item in known if item not in unknown)
 
     def remarks(self, *, is_fallback: bool = False) -> Remarks:
         """Return what is to be told of the request beside its ranking."""
@@ -260,6 +262,9 @@ class _Catalogue:
             label = self._version.model.label
             raise InvalidRequestError(Violation(field, f"model {label} has no vocabulary: name items by ids"))
         ids = vocabulary.ids(keys)
+        padding = self._version.model.padding_id
+        if padding in ids and padding is not None:
+            ids = [None if item == padding else item for item in ids]
         if None in ids:
             unknown = dict.fromkeys(key for key, item in zip(keys, ids, strict=True) if item is None)
             if self._reject_unknown:

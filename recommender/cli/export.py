@@ -22,12 +22,18 @@ def export(
     num_recommendations: Annotated[
         int | None, typer.Option(help="How many callers get who set no limit; by default the configured number.")
     ] = None,
-    items: Annotated[int, typer.Option(help="Size of the catalogue.")] = 10_000,
-    dim: Annotated[int, typer.Option(help="Size of an item embedding.")] = 32,
+    items: Annotated[int | None, typer.Option(help="Size of the catalogue; by default 10000.")] = None,
+    dim: Annotated[int | None, typer.Option(help="Size of an item embedding; by default 32.")] = None,
     seed: Annotated[int, typer.Option(help="Seed of random weights.")] = 0,
-    layers: Annotated[int, typer.Option(help="Layers of a sequential network.")] = 2,
-    heads: Annotated[int, typer.Option(help="Attention heads of a sequential network.")] = 2,
-    longest_history: Annotated[int, typer.Option(help="Most recent items that a sequential network reads.")] = 200,
+    layers: Annotated[int | None, typer.Option(help="Layers of a sequential network; by default 2.")] = None,
+    heads: Annotated[int | None, typer.Option(help="Attention heads of a sequential network; by default 2.")] = None,
+    longest_history: Annotated[
+        int | None, typer.Option(help="Most recent items that a sequential network reads; by default 200.")
+    ] = None,
+    padding_id: Annotated[
+        int | None, typer.Option(help="An id that means padding to your network; no item has it.")
+    ] = None,
+    padding_side: Annotated[str, typer.Option(help="right or left: where your network expects its padding.")] = "right",
     max_k: Annotated[int | None, typer.Option(help="The most a caller may ask for; by default 1000.")] = None,
     coarse: Annotated[str, typer.Option(help="none, or int8 for a coarse table beside the exact one.")] = "none",
     checkpoint: Annotated[Path | None, typer.Option(help="A state_dict written by torch.save.")] = None,
@@ -59,6 +65,7 @@ def export(
         )
     k = settings.models.num_recommendations
     console = Console(stderr=True)
+    told: list[str] = []
     try:
         options = ExportOptions(
             network=network,
@@ -70,6 +77,8 @@ def export(
             longest_history=longest_history,
             num_recommendations=k,
             max_k=max_k,
+            padding_id=padding_id,
+            padding_side=padding_side,  # type: ignore[arg-type]  # the options check it
             output=output or settings.models.weights_dir / f"{k}_model.onnx",
             checkpoint=checkpoint,
             vocabulary=vocabulary,
@@ -81,11 +90,14 @@ def export(
         )
         with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
             task = bar.add_task("exporting", total=1.0)
-            path = export_model(options, lambda stage, share: bar.update(task, description=stage, completed=share))
+            export_model(
+                options, lambda stage, share: bar.update(task, description=stage, completed=share), told.append
+            )
     except ExportError as error:
         fail(str(error), 2)
     except (MemoryError, RuntimeError) as error:
         if isinstance(error, RuntimeError) and "allocate memory" not in str(error):
             raise
-        fail(f"there is not enough memory for {items:,} items of {dim} numbers: lower --items or --dim", 2)
-    typer.echo(f"{path}: {path.stat().st_size:,} bytes, checked against the network, card beside it")
+        fail("there is not enough memory for a network of this size: lower --items or --dim", 2)
+    for sentence in told:
+        typer.echo(sentence)

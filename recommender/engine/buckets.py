@@ -124,6 +124,7 @@ class _Bound:
         device_id: int,
     ) -> None:
         self.number = number
+        self._padding = contract.padding
         self._staged = {
             "user_history": np.zeros((bucket.rows, bucket.history), np.int64),
             "history_length": np.ones(bucket.rows, np.int64),
@@ -150,7 +151,7 @@ class _Bound:
     ) -> Iterator[np.ndarray]:
         rows, history = feed["user_history"].shape
         staged = self._staged
-        staged["user_history"].fill(0)
+        staged["user_history"].fill(self._padding)
         staged["user_history"][:rows, :history] = feed["user_history"]
         staged["history_length"].fill(1)
         staged["history_length"][:rows] = feed["history_length"]

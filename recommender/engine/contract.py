@@ -64,12 +64,16 @@ _MOST_ITEMS = 1 << 31
 
 @dataclass(frozen=True, slots=True)
 class Contract:
-    """The form of the contract that one model has; the ids that it may recommend are below `items`."""
+    """The form of the contract that one model has.
+
+    The ids that it may recommend are below `items`, and `padding` fills its histories up.
+    """
 
     inputs: frozenset[str]
     outputs: frozenset[str]
     batched: bool
     items: int = _MOST_ITEMS
+    padding: int = 0
 
     @classmethod
     def of(cls, inputs: Mapping[str, Port], outputs: Mapping[str, Port]) -> Contract:
@@ -90,9 +94,9 @@ class Contract:
             )
         return cls(frozenset(inputs), frozenset(outputs), batched=True)
 
-    def within(self, items: int | None) -> Contract:
-        """The same for a catalogue of so many items; None if the model does not tell."""
-        return replace(self, items=_MOST_ITEMS if items is None else min(items, _MOST_ITEMS))
+    def within(self, items: int | None, padding: int | None = None) -> Contract:
+        """The same for a catalogue of so many items and this padding id; None if the model does not tell."""
+        return replace(self, items=min(items or _MOST_ITEMS, _MOST_ITEMS), padding=padding or 0)
 
     @property
     def takes_k(self) -> bool:
@@ -131,8 +135,12 @@ class Contract:
         plain = all(not query.excluded and query.candidates is None for query in queries)
         return self.batched and plain and rows * max(longest, most) <= _LIGHT
 
-    def pack(self, queries: Sequence[Query]) -> Feed:
-        """The feed of one run. Raises nothing: what queries hold was validated at the door."""
+    def pack(self, queries: Sequence[Query], padding: int | None = None) -> Feed:
+        """The feed of one run, histories filled up with the model's own padding id unless another is given.
+
+        Raises nothing: what queries hold was validated at the door.
+        """
+        padding = self.padding if padding is None else padding
         lengths = [len(query.history) for query in queries]
         longest = max(lengths)
         # One flat list, made into an array once, is two to five times quicker than numpy row by row.
@@ -140,7 +148,7 @@ class Contract:
         for query, length in zip(queries, lengths, strict=True):
             flat += query.history
             if length < longest:
-                flat += [0] * (longest - length)
+                flat += [padding] * (longest - length)
         feed = {
             "user_history": _int64(flat).reshape(len(queries), longest),
             "history_length": _int64(lengths),

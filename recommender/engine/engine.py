@@ -92,12 +92,12 @@ class OnnxEngine:
 
         Raises ModelError if a run fails.
         """
-        buckets, k = self._sessions.buckets, self.model.default_k
+        buckets, k, item = self._sessions.buckets, self.model.default_k, self.model.some_item
         shapes = () if buckets is None else buckets.shapes(max_batch_size, _WARMED_HISTORY)
         with as_model_error(self._sessions.path):
             for bucket in shapes:
-                await self.run([Query((0,) * bucket.history, bucket.k)] * bucket.rows)
-            await self.run([Query((0,), k)] * max_batch_size)
+                await self.run([Query((item,) * bucket.history, bucket.k)] * bucket.rows)
+            await self.run([Query((item,), k)] * max_batch_size)
 
     def close(self) -> bool:
         """End the threads and free the sessions; False if a thread is stuck in a run, which keeps its memory."""

@@ -137,7 +137,7 @@ def open_sessions(
     contract = Contract.of(_ports(session.get_inputs()), _ports(session.get_outputs()))
     width = session.get_outputs()[0].shape[-1]
     model = describe(contract, session.get_modelmeta().custom_metadata_map, width)
-    contract = contract.within(model.items)
+    contract = contract.within(model.items, model.padding_id)
     if model.items is None and opened.provider != CPU:
         raise ModelError(
             f"{path} does not say how many items it has, and {opened.provider} reads any id as some "
@@ -221,7 +221,7 @@ def _undivided_if_quick(
     Raises ModelError if a run fails.
     """
     items = min(model.longest_history or _TRIED_LENGTH, _TRIED_LENGTH)
-    feed = contract.pack([Query((0,) * items, model.default_k)] * _TRIED_ROWS)
+    feed = contract.pack([Query((model.some_item,) * items, model.default_k)] * _TRIED_ROWS)
     with as_model_error(path):
         if _is_quick(session, contract, feed):
             alone = replace(plan, threads=1)

@@ -79,6 +79,7 @@ class ModelFile:
 
 def _session(path: Path, **pinned: int) -> ort.InferenceSession:
     options = ort.SessionOptions()
+    options.log_severity_level = 4  # it logs the errors that it raises
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     for name, size in pinned.items():
         options.add_free_dimension_override_by_name(name, size)

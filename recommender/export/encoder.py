@@ -19,6 +19,7 @@ from torch import nn
 
 from recommender.export.errors import ExportError
 from recommender.export.nodes import Nodes
+from recommender.export.obstacles import obstacle
 from recommender.export.table import TABLE
 
 Vectors = npt.NDArray[np.float32]
@@ -26,6 +27,8 @@ Vectors = npt.NDArray[np.float32]
 OPSET = 18
 # torch fixes a dimension that is 0 or 1 in the example, so the example has neither.
 _EXAMPLE_BATCH, _EXAMPLE_HISTORY = 3, 5
+_LOUD = ("torch.onnx", "torch.export", "torch.fx.experimental.symbolic_shapes", "onnxscript", "onnx_ir")
+"""Loggers that tell of every step, and print whole graphs where one fails."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,11 +39,11 @@ class Encoder:
     tables: frozenset[str]
 
 
-def export_encoder(network: nn.Module, longest_history: int | None, embeddings: Vectors | None) -> Encoder:
+def export_encoder(network: nn.Module, name: str, longest_history: int | None, embeddings: Vectors | None) -> Encoder:
     """The network's `forward` as an ONNX model with dynamic batch and history.
 
-    Inputs `user_history` int64 [batch, history] and `history_length` int64 [batch]; one output, the user vectors or
-    the scores. `embeddings` float32 [items, d] are the item table, where the network has one.
+    `name` is what messages call it. Inputs `user_history` int64 [batch, history] and `history_length` int64 [batch];
+    one output, the user vectors or the scores. `embeddings` float32 [items, d] are the item table, if there is one.
     ExportError where torch cannot export the module.
     """
     width = _EXAMPLE_HISTORY if longest_history is None else min(_EXAMPLE_HISTORY, longest_history)
@@ -51,7 +54,7 @@ def export_encoder(network: nn.Module, longest_history: int | None, embeddings: 
     try:
         with _quiet(), torch.no_grad():
             program = torch.onnx.export(
-                network.eval(),
+                network,
                 (history, length),
                 dynamo=True,
                 opset_version=OPSET,
@@ -62,12 +65,11 @@ def export_encoder(network: nn.Module, longest_history: int | None, embeddings: 
             )
     except Exception as error:
         raise ExportError(
-            f"torch could not export {type(network).__name__} to ONNX: {_first_line(error)}. Its forward must take "
-            "(user_history [batch, history], history_length [batch]) of any batch and history, without Python branches "
-            "on their values."
+            f"torch could not export {name} to ONNX: {obstacle(error)}. Its forward must take "
+            "(user_history [batch, history], history_length [batch]) of any batch and history."
         ) from error
     if program is None:
-        raise ExportError(f"torch exported nothing of {type(network).__name__}.")
+        raise ExportError(f"torch exported nothing of {name}.")
     tables = frozenset() if embeddings is None else _look_ups(program.model, embeddings)
     return Encoder(onnx_ir.to_proto(program.model), tables)
 
@@ -120,22 +122,19 @@ def add_encoder(g: Nodes, encoder: Encoder, *, size: int, columns: int) -> str:
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
     """Torch's exporter prints its progress and warns about itself; neither helps who exports."""
-    loggers = [logging.getLogger(name) for name in ("torch.onnx", "torch.export", "onnxscript", "onnx_ir")]
+    loggers = [logging.getLogger(name) for name in _LOUD]
     levels = [logger.level for logger in loggers]
-    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+    fast = torch.backends.mha.get_fastpath_enabled()
+    # The fast path of nn.TransformerEncoder has no counterpart in ONNX.
+    torch.backends.mha.set_fastpath_enabled(False)
+    silence = io.StringIO()
+    with warnings.catch_warnings(), contextlib.redirect_stdout(silence), contextlib.redirect_stderr(silence):
         warnings.simplefilter("ignore")
         for logger in loggers:
-            logger.setLevel(logging.ERROR)
+            logger.setLevel(logging.CRITICAL)
         try:
             yield
         finally:
+            torch.backends.mha.set_fastpath_enabled(fast)
             for logger, level in zip(loggers, levels, strict=True):
                 logger.setLevel(level)
-
-
-def _first_line(error: BaseException) -> str:
-    """The sentence at the root of a chain of errors."""
-    while error.__cause__ is not None:
-        error = error.__cause__
-    text = str(error).strip() or type(error).__name__
-    return text.splitlines()[0].rstrip(".")

@@ -21,6 +21,7 @@ from recommender.export.lists import Lists
 from recommender.export.networks.load import load_network
 from recommender.export.options import MAX_K, ExportOptions
 from recommender.export.subject import Subject
+from recommender.export.summary import summary
 from recommender.export.table import Layout, hide, pack
 from recommender.export.ties import check_ties
 from recommender.export.truth import Scores
@@ -29,16 +30,21 @@ from recommender.models.card import Card, Golden
 Progress = Callable[[str, float], None]
 
 
-def export_model(options: ExportOptions, progress: Progress = lambda _stage, _share: None) -> Path:
+def export_model(
+    options: ExportOptions,
+    progress: Progress = lambda _stage, _share: None,
+    tell: Callable[[str], None] = lambda _sentence: None,
+) -> Path:
     """Export a network as a model file with its card beside it and return the file's path.
 
-    `progress` is called with what is being done and the share of the whole that is done, 0 to 1. The file is checked
-    against the torch network before it takes its place; until then an older file there stays as it was.
+    `progress` is called with what is being done and the share of the whole that is done, 0 to 1; `tell` in the end with
+    each sentence on what was taken for what. The file is checked against the torch network before it takes its place;
+    until then an older file there stays as it was.
 
     Raises ExportError where the network, its numbers or the options do not make a model that answers right.
     """
     progress("building the network", 0.0)
-    subject = Subject.of(load_network(options))
+    subject = Subject.of(load_network(options), options)
     lists = Lists.read(options.vocabulary, options.fallback, subject.items, options.never_recommend)
     subject = subject.barring(lists.never)
     lists.check_fallback(subject.never)
@@ -48,7 +54,7 @@ def export_model(options: ExportOptions, progress: Progress = lambda _stage, _sh
     truth = subject.truth(histories)
 
     progress("tracing the network", 0.1)
-    encoder = export_encoder(subject.network, subject.longest_history, subject.embeddings)
+    encoder = export_encoder(subject.network, subject.name, subject.longest_history, subject.embeddings)
 
     if layout is not None:
         progress("checking the head on ties", 0.5)
@@ -109,6 +115,7 @@ def export_model(options: ExportOptions, progress: Progress = lambda _stage, _sh
             default_k=options.num_recommendations,
             max_k=max_k,
             longest_history=subject.longest_history,
+            padding_id=subject.padding_id,
             never_recommended=subject.never,
             score_tolerance=tolerance,
             opset=OPSET,
@@ -124,6 +131,8 @@ def export_model(options: ExportOptions, progress: Progress = lambda _stage, _sh
         )
         publish(files, card, options.path)
     progress("done", 1.0)
+    for sentence in summary(subject, card, options.path):
+        tell(sentence)
     return options.path
 
 

@@ -9,21 +9,24 @@ from pathlib import Path
 
 _MOST = 300
 """Characters of another program's message that are shown."""
-_NOISE = re.compile(r"\[ONNXRuntimeError\] : \d+ : \w+ : |Non-zero status code returned while |\x1b\[[0-9;]*m")
+_NOISE = re.compile(
+    r"\[ONNXRuntimeError\] : \d+ : \w+ : |Non-zero status code returned while |\x1b\[[0-9;]*m"
+    r"|/onnxruntime_src/.*? was false\. "
+)
 _OWN = (
     str(Path(__file__).parents[1]),
     *(sysconfig.get_path(name) for name in ("stdlib", "purelib", "platlib")),
 )
 
-_WAYS_ROUND: tuple[tuple[str, str], ...] = (
+_CULPRITS: tuple[tuple[str, str], ...] = (
     (
-        r"_detect_is_causal_mask|is_causal|_transformer_encoder_layer_fwd",
+        r"_detect_is_causal_mask|_transformer_encoder_layer_fwd",
         "nn.TransformerEncoder looks at the values of its mask; call it with is_causal=True beside mask=…",
     ),
     (
-        r"pack_padded_sequence|_pack_padded|packed|enforce_sorted",
+        r"pack_padded_sequence|got FakeTensor.*modules/rnn\.py",
         (
-            "packed sequences cannot be exported; run the recurrent layer over the padded history and take the "
+            "Packed sequences cannot be exported; run the recurrent layer over the padded history and take the "
             "state at history_length - 1 (states.gather)"
         ),
     ),
@@ -33,27 +36,39 @@ _WAYS_ROUND: tuple[tuple[str, str], ...] = (
     ),
     (
         r"ScriptModule|torch\.jit|ScriptFunction|RecursiveScript",
-        "a scripted module cannot be traced again; export the Python module that it was made from",
+        "A scripted module cannot be traced again; export the Python module that it was made from",
     ),
+    (
+        r"Guard failed",
+        (
+            "A program of torch.export takes the sizes that it was exported for; export it with dynamic batch and "
+            "history, and give the longest history as --longest-history"
+        ),
+    ),
+)
+"""What code does that cannot be exported: a pattern in the message or the traceback, and the way round it."""
+
+_COMPLAINTS: tuple[tuple[str, str], ...] = (
     (
         r"specializ|Constraints violated|not all values of|mark_dynamic|marked .* as dynamic",
         (
-            "torch fixed a size that must stay free. Usual causes are cat(chunk(…)) or split(…) over the batch, which "
+            "Torch fixed a size that must stay free. Usual causes are cat(chunk(…)) or split(…) over the batch, which "
             "unflatten(…).transpose(1, 2) replaces, and len(x), int(x.shape[…]) or range(x.shape[…]) in forward"
         ),
     ),
     (
         r"data-dependent|GuardOnDataDependent|Could not guard|control flow|\.item\(\)|nonzero",
-        "forward branches on the values of its inputs; use torch.where, masks and gather instead",
+        "Forward branches on the values of its inputs; use torch.where, masks and gather instead",
     ),
     (
-        r"reshape|Reshape|Expand|broadcast|dimension",
+        r"ONNXRuntimeError",
         (
-            "a size is fixed in the graph that must stay free; view(…) and reshape(…) with numbers taken from one "
-            "example do that, unflatten(…) does not"
+            "A size that must stay free is fixed in the graph. len(x), and view(…) or reshape(…) with numbers of one "
+            "example do that; x.shape[0] and unflatten(…) do not"
         ),
     ),
 )
+"""What torch and ONNX Runtime say where they give no culprit: a pattern in the message, and what usually is one."""
 
 
 def obstacle(error: BaseException) -> str:
@@ -62,11 +77,11 @@ def obstacle(error: BaseException) -> str:
     told = " ".join(str(each) for each in chain)
     code = "".join("".join(traceback.format_tb(each.__traceback__)) for each in chain)
     line = user_line(error)
-    way = next((way for pattern, way in _WAYS_ROUND if re.search(pattern, told)), None)
+    way = next((way for pattern, way in _CULPRITS if re.search(pattern, told + code, re.DOTALL)), None)
     if way is None:
-        way = next((way for pattern, way in _WAYS_ROUND[:4] if re.search(pattern, code)), None)
+        way = next((way for pattern, way in _COMPLAINTS if re.search(pattern, told)), None)
     said = sentence(chain[-1])
-    return said + (f", at {line}" if line else "") + (f". {way[0].upper()}{way[1:]}" if way else "")
+    return said + (f", at {line}" if line else "") + (f". {way}" if way else "")
 
 
 def failure(error: BaseException) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -12,16 +12,30 @@ from recommender.export.errors import ExportError
 MAX_K = 1_000
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
+BUILT_IN = ("reference", "sasrec", "gru4rec")
+
 Coarse = Literal["none", "int8"]
 Side = Literal["right", "left"]
+
+
+@dataclass(frozen=True, slots=True)
+class Sizes:
+    """The sizes of a built-in network; see `ExportOptions`."""
+
+    items: int = 10_000
+    dim: int = 32
+    layers: int = 2
+    heads: int = 2
+    longest_history: int = 200
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExportOptions:
     """One export.
 
-    `network` is "reference", "sasrec", "gru4rec" or "module:factory"; `items`, `dim`, `seed`, `layers`, `heads`
-    and `longest_history` shape the first three and are ignored by a factory, which brings its own. The file
+    `network` is "reference", "sasrec", "gru4rec" or "module:factory". `items`, `dim`, `layers`, `heads` and
+    `longest_history` shape the first three; None stands for the number in `Sizes`. A factory brings its own network, to
+    which `items`, `dim` and `longest_history` must not be contrary; the last holds where it tells none. The file
     is `output`, or `weights/{num_recommendations}_model.onnx`. `max_k` is the most a caller may ask
     for; None means `min(items, 1000)`. `checkpoint` is a `state_dict` written by `torch.save`.
     `vocabulary` is a text file with the items' keys, line i the key of item i; `fallback` is one with what to
@@ -34,12 +48,12 @@ class ExportOptions:
     """
 
     network: str = "reference"
-    items: int = 10_000
-    dim: int = 32
+    items: int | None = None
+    dim: int | None = None
     seed: int = 0
-    layers: int = 2
-    heads: int = 2
-    longest_history: int = 200
+    layers: int | None = None
+    heads: int | None = None
+    longest_history: int | None = None
     num_recommendations: int = 10
     max_k: int | None = None
     output: Path | None = None
@@ -56,9 +70,7 @@ class ExportOptions:
     external_data_bytes: int = 1_500_000_000
 
     def __post_init__(self) -> None:
-        for field in ("items", "dim", "layers", "heads", "longest_history", "num_recommendations"):
-            if getattr(self, field) < 1:
-                raise ExportError(f"{field} is {getattr(self, field)}; give a number of at least 1.")
+        self._check_sizes()
         if self.coarse not in get_args(Coarse):
             raise ExportError(f"coarse is {self.coarse!r}; give 'none' or 'int8'.")
         if self.padding_side not in get_args(Side):
@@ -77,6 +89,21 @@ class ExportOptions:
                 raise ExportError(
                     f"{field} is {value!r}; use letters, digits, '.', '_' and '-', the first a letter or digit."
                 )
+
+    def _check_sizes(self) -> None:
+        for field in ("items", "dim", "layers", "heads", "longest_history", "num_recommendations"):
+            number = getattr(self, field)
+            if number is not None and number < 1:
+                raise ExportError(f"{field} is {number}; give a number of at least 1.")
+        for field in ("layers", "heads"):
+            if self.network not in BUILT_IN and getattr(self, field) is not None:
+                raise ExportError(f"{field} shapes a built-in network, and {self.network} is none; leave it out.")
+
+    @property
+    def sizes(self) -> Sizes:
+        """The sizes of a built-in network."""
+        given = {each.name: getattr(self, each.name) for each in fields(Sizes)}
+        return Sizes(**{name: number for name, number in given.items() if number is not None})
 
     @property
     def model_name(self) -> str:

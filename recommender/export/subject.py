@@ -11,16 +11,22 @@ from torch import Tensor, nn
 
 from recommender.export.check import PARITY, History, padded
 from recommender.export.errors import ExportError
+from recommender.export.networks.padding import Padded
 from recommender.export.obstacles import failure
+from recommender.export.options import ExportOptions
 from recommender.export.table import NEVER
 from recommender.export.truth import Ids, Scores, Truth
+
+# Ids beside the items that tables of embeddings have rows for: padding, mask, unknown.
+_SPECIAL_IDS = 8
 
 
 @dataclass(frozen=True, slots=True)
 class Subject:
     """A network and its item table; `embeddings` is None where the network yields the scores of all items itself.
 
-    `never` are the items that no answer holds, ascending.
+    `network` has the `forward` that is exported, `name` is what messages call it. `padding_id` means padding to it, and
+    is no item. `never` are the items that no answer holds, ascending.
     """
 
     network: nn.Module
@@ -29,21 +35,31 @@ class Subject:
     embeddings: Scores | None
     bias: Scores | None
     longest_history: int | None
+    padding_id: int | None = None
     never: tuple[int, ...] = ()
 
     @classmethod
-    def of(cls, network: nn.Module) -> Subject:
-        """Ask the network; ExportError where it does not offer what `Network` says."""
-        name = type(network).__name__
-        longest = getattr(network, "longest_history", None)
-        if longest is not None and (not isinstance(longest, int) or longest < 1):
-            raise ExportError(f"{name}.longest_history is {longest!r}; give a whole number or None.")
+    def of(cls, network: nn.Module, options: ExportOptions | None = None) -> Subject:
+        """Ask the network.
+
+        ExportError where it does not offer what `Network` says, or something else than the options say.
+        """
+        options = ExportOptions() if options is None else options
+        name, padding_id = type(network).__name__, options.padding_id
+        longest = _longest_history(network, options)
         embeddings = _numbers(network, "item_embeddings", dimensions=2)
         bias = _numbers(network, "item_bias", dimensions=1)
-        size = _run(network, [[0]]).shape[1]
+        reader = network
+        if padding_id is not None:
+            reader = Padded(network, padding_id, longest, options.padding_side)
+        size = _run(reader, name, [[0 if padding_id != 0 else 1]]).shape[1]
         if embeddings is None:
-            return cls(network, name, size, None, None, longest).barring(_never(network, size))
+            if options.items != size:
+                _refuse_vectors(network, size, longest)
+            _refuse_contrary(options, name, items=size)
+            return cls(reader, name, size, None, None, longest, padding_id).barring(_never(network, size))
         items = len(embeddings)
+        _refuse_contrary(options, name, items=items, dim=embeddings.shape[1])
         if bias is not None and len(bias) != items:
             raise ExportError(
                 f"item_bias() has {len(bias)} numbers and item_embeddings() {items} rows; "
@@ -59,11 +75,12 @@ class Subject:
             barred = bias <= NEVER / 2
             never = [*never, *np.flatnonzero(barred).tolist()]
             bias = np.where(barred, np.float32(0), bias)
-        return cls(network, name, items, embeddings, bias, longest).barring(never)
+        return cls(reader, name, items, embeddings, bias, longest, padding_id).barring(never)
 
     def barring(self, items: Iterable[int]) -> Subject:
         """The same with more items that no answer holds."""
-        return replace(self, never=tuple(sorted({*self.never, *items})))
+        padding = {self.padding_id} if self.padding_id is not None and self.padding_id < self.items else set()
+        return replace(self, never=tuple(sorted({*self.never, *items, *padding})))
 
     @property
     def biased(self) -> bool:
@@ -80,7 +97,7 @@ class Subject:
 
         ExportError where a history gets another answer beside longer ones, or with other ids in its padding.
         """
-        yielded = np.concatenate([_run(self.network, [history]) for history in histories])
+        yielded = np.concatenate([_run(self.network, self.name, [history]) for history in histories])
         self._check_padding(histories, yielded)
         if self.embeddings is None:
             return Truth.of_scores(yielded, self.never)
@@ -92,7 +109,7 @@ class Subject:
         noise = np.random.default_rng(4).integers(0, self.items, (len(histories), widest))
         size = np.linalg.norm(alone, axis=1) if self.embeddings is not None else np.median(np.abs(alone), axis=1)
         for padding in (None, noise):
-            together = _run(self.network, histories, padding)
+            together = _run(self.network, self.name, histories, padding)
             apart = np.abs(together - alone) / np.maximum(size[:, None] + np.abs(alone), np.finfo(np.float32).tiny)
             row = int(apart.max(axis=1).argmax())
             if apart[row].max() > PARITY:
@@ -106,9 +123,49 @@ class Subject:
                 )
 
 
-def _run(network: nn.Module, histories: Sequence[History], padding: Ids | None = None) -> Scores:
-    """What the network yields for these histories; ExportError where it fails or yields something else than numbers."""
+def _longest_history(network: nn.Module, options: ExportOptions) -> int | None:
+    """The most recent items that the network reads: what it says itself, else what the options say."""
+    name, longest, stated = type(network).__name__, getattr(network, "longest_history", None), options.longest_history
+    if longest is not None and (not isinstance(longest, int) or longest < 1):
+        raise ExportError(f"{name}.longest_history is {longest!r}; give a whole number or None.")
+    if longest is not None and stated not in (None, longest):
+        raise ExportError(f"longest_history is {stated}, but {name}.longest_history is {longest}; leave the first out.")
+    longest = stated if longest is None else longest
+    if longest is None and options.padding_side == "left":
+        raise ExportError(
+            f"padding_side is 'left', so {name} is always given histories of one length; say it by longest_history."
+        )
+    return longest
+
+
+def _refuse_contrary(options: ExportOptions, name: str, **found: int) -> None:
+    """Raise ExportError if the options say another size than the network has."""
+    for field, size in found.items():
+        stated = getattr(options, field)
+        if stated not in (None, size):
+            raise ExportError(
+                f"{field} is {stated}, but {name} has {size}; leave it out, or build the network with {stated}."
+            )
+
+
+def _refuse_vectors(network: nn.Module, size: int, longest: int | None) -> None:
+    """Raise ExportError if what a network without `item_embeddings` yields looks like user vectors, not scores."""
     name = type(network).__name__
+    tables = {key: value.shape for key, value in network.named_parameters() if value.dim() == 2}  # noqa: PLR2004
+    for key, (rows, columns) in tables.items():
+        looked_up = isinstance(network.get_submodule(key.rpartition(".")[0]), nn.Embedding)
+        positions = longest is not None and rows <= longest + _SPECIAL_IDS
+        if rows > size + _SPECIAL_IDS and (columns == size or looked_up) and not positions:
+            raise ExportError(
+                f"{name} has no item_embeddings() and yields {size} numbers for a history, which would be a catalogue "
+                f"of {size} items; but {key} has {rows} rows. If these numbers are user vectors, add "
+                "item_embeddings(), the table [items, d] whose product with them is a score. If they are the scores of "
+                f"all items, say so: --items {size}."
+            )
+
+
+def _run(network: nn.Module, name: str, histories: Sequence[History], padding: Ids | None = None) -> Scores:
+    """What the network yields for these histories; ExportError where it fails or yields something else than numbers."""
     rows, lengths = (torch.from_numpy(part) for part in padded(histories, padding))
     try:
         with torch.no_grad():

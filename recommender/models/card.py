@@ -50,7 +50,8 @@ class Card(_Record):
     recommendations a caller gets who asks for no number, `max_k` the most a caller may ask for.
     `embedding_size` is 0 where the network yields scores and no user vectors.
     `longest_history` is the most recent items the network reads; None where it reads any number.
-    `never_recommended` are the items that no answer holds, ascending; histories may hold them.
+    `never_recommended` are the items that no answer holds, ascending; histories may hold them. `padding_id` means
+    padding to the network, so no history holds it.
     Two rankings are equal when they differ only among items whose scores lie within
     `score_tolerance` of each other.
     """
@@ -64,6 +65,7 @@ class Card(_Record):
     default_k: Annotated[int, Field(ge=1)]
     max_k: Annotated[int, Field(ge=1)]
     longest_history: Annotated[int, Field(ge=1)] | None = None
+    padding_id: Annotated[int, Field(ge=0)] | None = None
     never_recommended: tuple[Annotated[int, Field(ge=0)], ...] = ()
     score_tolerance: Annotated[float, Field(ge=0)]
     opset: Annotated[int, Field(ge=1)]

@@ -79,7 +79,7 @@ async def check_restrictions(run: Run, path: Path, model: Model, inputs: frozens
     Only restrictions with an input of the model are tried.
     """
     k = min(model.max_k, _RESTRICTED)
-    plain = Query((0,), k)
+    plain = Query((model.some_item,), k)
     (best,) = (ranking.item_ids for ranking in await run([plain]))
     without, among = best[:1], tuple(sorted(best[1:] or best))
     faults = []
@@ -89,7 +89,7 @@ async def check_restrictions(run: Run, path: Path, model: Model, inputs: frozens
         if set(without) & set(ranking.item_ids) or len(ranking.item_ids) != left:
             faults.append(f"without {without} it ranks {ranking.item_ids}")
     if "candidates" in inputs:
-        _, ranking = await run([plain, Query((0,), len(among), candidates=among)])
+        _, ranking = await run([plain, Query((model.some_item,), len(among), candidates=among)])
         if sorted(ranking.item_ids) != list(among):
             faults.append(f"among {list(among)} it ranks {ranking.item_ids}")
     if faults:
@@ -115,7 +115,7 @@ async def measure(run: Run, model: Model, max_batch_size: int) -> list[Observati
     seen = []
     for rows in sorted({1, max(max_batch_size // 4, 1), max_batch_size}):
         for items in sorted({1, length}):
-            queries = [Query((0,) * items, model.default_k)] * rows
+            queries = [Query((model.some_item,) * items, model.default_k)] * rows
             await run(queries)  # the first run of a shape allocates
             seconds = []
             for _ in range(_REPEATS):

@@ -32,6 +32,7 @@ def describe(artifact: Artifact, contract: Contract, metadata: Mapping[str, str]
             card.longest_history,
             card.score_tolerance,
             frozenset(card.never_recommended),
+            card.padding_id,
         )
     else:
         default_k = told.get("default_k") or fixed_k or _k_of_file(artifact.path)

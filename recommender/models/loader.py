@@ -115,7 +115,7 @@ class Loader:
             loaded_at=datetime.now(UTC),
             limit=self._limit,
             plain_history=min(self._max_history, model.longest_history or self._max_history),
-            plain_items=math.inf if model.items is None else model.items,
+            plain_items=_plain_items(model),
             label=model.label,
             close_engine=engine.close,
             measured=measured,
@@ -123,6 +123,13 @@ class Loader:
             fallback=fallback or (),
             aliases=artifact.release.aliases if artifact.release else (),
         )
+
+
+def _plain_items(model: Model) -> float:
+    """Ids below this are items, whatever else a request holds."""
+    if model.padding_id is not None:
+        return model.padding_id
+    return math.inf if model.items is None else model.items
 
 
 def _log_loaded(engine: OnnxEngine, artifact: Artifact, working: int | None) -> None:

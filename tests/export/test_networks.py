@@ -108,9 +108,9 @@ def own_networks(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def options(network: str, folder: Path, **more: object) -> ExportOptions:
-    base = ExportOptions(
-        network=network, items=ITEMS, dim=16, longest_history=LONGEST, output=folder / "10_model.onnx", name="own"
-    )
+    base = ExportOptions(network=network, output=folder / "10_model.onnx", name="own")
+    if network in ("sasrec", "gru4rec"):
+        base = dataclasses.replace(base, items=ITEMS, dim=16, longest_history=LONGEST)
     return dataclasses.replace(base, **more)  # type: ignore[arg-type]
 
 

@@ -25,6 +25,7 @@ class Padded(nn.Module):
         self._width = longest_history
         self._side = side
         self._both = _takes_both(network)
+        self._item = 0 if padding_id else 1
 
     def forward(self, user_history: Tensor, history_length: Tensor) -> Tensor:
         """See `Network`."""
@@ -34,6 +35,8 @@ class Padded(nn.Module):
             real = place >= 0
             last = user_history.shape[1] - 1
             user_history = user_history.gather(1, place.clamp(min=0, max=last))
+        # Nobody has such a history; without this one of nothing else would be all padding, and its answer NaN.
+        user_history = torch.where(user_history == self._padding_id, self._item, user_history)
         user_history = torch.where(real, user_history, self._padding_id)
         yielded: Tensor = self.network(user_history, history_length) if self._both else self.network(user_history)
         return yielded
