@@ -37,8 +37,8 @@ class Base(nn.Module):
 
 
 def last(states: Tensor, history_length: Tensor) -> Tensor:
-    states = states[torch.arange(states.shape[0]), history_length - 1]
-    return states
+    found: Tensor = states[torch.arange(states.shape[0]), history_length - 1]
+    return found
 
 
 class Causal(Base):

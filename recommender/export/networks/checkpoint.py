@@ -17,6 +17,8 @@ State: TypeAlias = Mapping[str, Tensor]
 _WRAPPERS = ("state_dict", "model_state_dict", "model_state", "model", "network", "net", "module", "weights")
 """Keys under which trainers keep a `state_dict` beside the optimizer's and others."""
 _SAFETENSORS = ".safetensors"
+_A_CLASS = "Unsupported global"
+"""What torch says of a pickle that names a class or a function."""
 _ALIKE = 5
 """Keys that a refusal names."""
 
@@ -90,6 +92,8 @@ def _read(checkpoint: Path, load: Callable[[Path], object], errors: tuple[type[E
     except FileNotFoundError as error:
         raise ExportError(f"The checkpoint {checkpoint} does not exist; give a file written by torch.save.") from error
     except pickle.UnpicklingError as error:
+        if _A_CLASS not in str(error):
+            raise _unreadable(checkpoint, error) from error
         raise ExportError(
             f"The checkpoint {checkpoint} holds Python objects beside tensors, and reading those would run code of "
             "whoever wrote it. Write tensors only, where it was trained: "
@@ -97,16 +101,20 @@ def _read(checkpoint: Path, load: Callable[[Path], object], errors: tuple[type[E
             "torch.save(network.state_dict(), new_path)."
         ) from error
     except errors as error:
-        raise ExportError(
-            f"The checkpoint {checkpoint} cannot be read as tensors: {str(error).splitlines()[0]} "
-            "Give a file written by torch.save(network.state_dict(), path)."
-        ) from error
+        raise _unreadable(checkpoint, error) from error
     state = _unwrapped(found)
     if state is None:
         raise ExportError(
             f"The checkpoint {checkpoint} holds no state_dict; write it by torch.save(network.state_dict(), path)."
         )
     return state
+
+
+def _unreadable(checkpoint: Path, error: Exception) -> ExportError:
+    return ExportError(
+        f"The checkpoint {checkpoint} cannot be read as tensors: {str(error).splitlines()[0]} "
+        "Give a file written by torch.save(network.state_dict(), path)."
+    )
 
 
 def _unwrapped(found: object) -> State | None:
