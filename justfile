@@ -279,6 +279,11 @@ bench-check *options:
 bench-many *options:
     {{ run }} python -m bench.questions.many {{ options }}
 
+# How long single calls take beside batch calls of 1 MB and 4 MB
+[group('bench')]
+bench-beside *options:
+    {{ run }} python -m bench.questions.beside "$@"
+
 # What a vocabulary costs, by its number of keys
 [group('bench')]
 bench-vocabulary *options:

@@ -53,6 +53,8 @@ class Door:
 
 
 _OUTCOMES = (Ranking, RecommenderError)
+_MOST_REFUSALS = 250
+"""Refusals in one turn of the event loop: a millisecond."""
 
 
 class Many:
@@ -67,7 +69,8 @@ class Many:
         self._trace = trace
         self._door = door
         self._outcomes: dict[int, Ranking | RecommenderError] = {}
-        self._finished: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._loop = asyncio.get_running_loop()
+        self._finished: asyncio.Future[None] = self._loop.create_future()
 
     async def outcomes(self) -> list[Ranking | RecommenderError]:
         """Admit the queries and wait for the outcome of each, in their order."""
@@ -99,12 +102,16 @@ class Many:
         """Admit the next queries that are not refused, `most` at most."""
         door, deadline = self._door, self._deadline
         now = door.clock()
-        room = most
+        room, refusals = most, _MOST_REFUSALS
         for place, query in self._coming:
             try:
                 waiter = door.admit(query, deadline, Part(self, place), now)
             except RecommenderError as refusal:
                 self._outcomes[place] = refusal
+                refusals -= 1
+                if not refusals:
+                    self._loop.call_soon(self._admit_more, room)
+                    break
                 continue
             waiter.trace = self._trace
             self.waiting[place] = waiter
@@ -113,6 +120,15 @@ class Many:
                 break
         if room < most:
             door.admitted(deadline, now)
+
+    def _admit_more(self, most: int) -> None:
+        """Go on after many refusals, unless the call was cancelled."""
+        if not self._finished.done():
+            try:
+                self._admit(most)
+            except Exception as error:  # noqa: BLE001 (a bug here must not leave the call waiting)
+                self._finished.set_exception(error)
+            self._finish_when_complete()
 
     def _finish_when_complete(self) -> None:
         if len(self._outcomes) == self._rows and not self._finished.done():

@@ -488,6 +488,38 @@ async def test_a_call_of_many_that_leaves_frees_every_place_and_each_of_its_quer
     assert engine.sizes == [1]
 
 
+async def test_a_call_whose_queries_are_refused_gives_way_between_them() -> None:
+    engine = FakeEngine(held=True)
+    batcher = make_batcher(engine, max_batch_size=4, max_backlog=4)
+    await start(batcher, *range(4))
+    await turns()
+    await start(batcher, *range(4, 8))
+    large = asyncio.create_task(batcher.submit_many([query(item) for item in range(1000)]))
+    gave_way = 0
+    while not large.done():
+        await turns(1)
+        gave_way += 1
+
+    assert [type(each) for each in await large] == [BacklogFullError] * 1000
+    assert gave_way >= 4
+    assert batcher.statistics().refused_full == 1000
+
+
+async def test_a_call_that_leaves_while_its_queries_are_refused_has_ended_each_of_them() -> None:
+    batcher = make_batcher(FakeEngine(held=True), max_batch_size=4, max_backlog=4)
+    await start(batcher, *range(4))
+    await turns()
+    await start(batcher, *range(4, 8))
+    large = asyncio.create_task(batcher.submit_many([query(item) for item in range(1000)]))
+    await turns(1)
+    large.cancel()
+    await turns()
+    seen = batcher.statistics()
+
+    assert 0 < seen.refused_full < 1000
+    assert seen.refused_full + seen.cancelled == 1000
+
+
 @with_time
 async def test_a_call_of_many_has_what_came_in_time_and_is_told_of_the_rest() -> None:
     engine = FakeEngine(held=True)
