@@ -10,7 +10,7 @@ import asyncio
 import time
 from bisect import bisect_left
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import psutil
 from google.rpc import code_pb2
@@ -33,16 +33,37 @@ _EDGE_SECONDS = 1.0
 """How long a reading waits for the edge's connection counts; a late edge is left out."""
 
 
+_KEEP_SECONDS = 60.0
+"""Longer than the time between two scrapes."""
+_COUNTED = ("counter", "histogram")
+
+_Points: TypeAlias = Iterable[tuple[Instrument, DataPoint]]
+
 AskEdge: TypeAlias = Callable[[], Awaitable[Connections | None]]
 """Ask an edge for its connections; None if it has no counts. Raises OSError if it does not answer."""
 
 
-class Metrics:
-    """Everything to read: calls, event loop, process, and what was added. `engine` has the limits to report."""
+class _Left(NamedTuple):
+    """What a version had counted when it left."""
 
-    def __init__(self, rpcs: Calls, engine: EngineSettings) -> None:
+    until: float
+    """When it is read no longer, on the monotonic clock."""
+    counts: list[tuple[Instrument, DataPoint]]
+
+
+class Metrics:
+    """Everything to read: calls, event loop, process, and what was added. `engine` has the limits to report.
+
+    What a removed version has counted is read for `keep` seconds more, so that a reader that comes now and then misses
+    none of it.
+    """
+
+    def __init__(self, rpcs: Calls, engine: EngineSettings, *, keep: float = _KEEP_SECONDS) -> None:
         self._rpcs = rpcs
         self._engine = engine
+        self._keep = max(keep, _KEEP_SECONDS)
+        self._left: dict[str, _Left] = {}
+        """By label."""
         self._followers: Callable[[], Iterable[FollowerStatus]] = tuple
         self._access: Access | None = None
         self._ask_edge: AskEdge | None = None
@@ -57,7 +78,12 @@ class Metrics:
         self._versions = [*(each for each in self._versions if each.model.label != version.model.label), version]
 
     def remove(self, version: Version) -> None:
-        """Read this version no longer."""
+        """Read what this version has counted for the last time, and its state no longer."""
+        now = time.monotonic()
+        self._left = {label: left for label, left in self._left.items() if left.until > now}
+        if version in self._versions:
+            counts = [each for each in _version_points(version, self._engine) if each[0].kind in _COUNTED]
+            self._left[version.model.label] = _Left(now + self._keep, counts)
         self._versions = [each for each in self._versions if each is not version]
 
     def add_access(self, access: Access) -> None:
@@ -88,7 +114,7 @@ class Metrics:
     async def read(self) -> Reading:
         """Read everything at the moment that the edge has answered or timed out; call it on the event loop."""
         connections = await self._connections()
-        models = [_version_points(version, self._engine) for version in self._versions]
+        models = [*(_version_points(version, self._engine) for version in self._versions), *self._left_points()]
         points: dict[Instrument, list[DataPoint]] = {instrument: [] for instrument in instruments.INSTRUMENTS}
         callers = () if self._access is None else _caller_points(self._access)
         edge = () if connections is None else _connection_points(connections)
@@ -97,6 +123,12 @@ class Metrics:
         for instrument, point in (pair for each in told for pair in each):
             points[instrument].append(point)
         return list(points.items())
+
+    def _left_points(self) -> Iterable[_Points]:
+        """The counts of versions that left and have not come back."""
+        now = time.monotonic()
+        serving = {version.model.label for version in self._versions}
+        return [left.counts for label, left in self._left.items() if left.until > now and label not in serving]
 
     async def _connections(self) -> Connections | None:
         if self._ask_edge is None:

@@ -85,7 +85,7 @@ class Monitoring:
             self._senders.append(spans)
             self._tracing = Tracing(spans.processor, resource, ratio=otlp.ratio, intercepted=intercepted)
         self.rpcs = Calls(self._tracing, otlp.exemplars)
-        self._metrics = Metrics(self.rpcs, engine)
+        self._metrics = Metrics(self.rpcs, engine, keep=2 * otlp.interval)
         if otlp.metrics:
             from recommender.observability.meters import MetricSender  # noqa: PLC0415 (slow to import)
 
@@ -151,7 +151,7 @@ class Monitoring:
         self._metrics.add(version)
 
     def forget(self, version: Version) -> None:
-        """Report this version no longer."""
+        """Report the last counts of this version, and no longer its state."""
         self._metrics.remove(version)
 
     def watch_access(self, access: Access) -> None:

@@ -355,3 +355,30 @@ async def test_a_version_that_comes_back_never_makes_a_delta_negative(tmp_path: 
             told = attributes(point.attributes)["recommender.model"]
             sizes[told] = sizes.get(told, 0) + round(point.sum)
     assert sizes == {"shop@1": 25, "shop@2": 3}
+
+
+async def test_what_a_version_did_since_the_last_sending_is_sent_after_it_left(tmp_path: Path) -> None:
+    write_version(tmp_path / "shop" / "1", 1)
+    with collecting_http() as collector:
+        settings = {
+            **over_http(collector),
+            "OTEL_METRIC_EXPORT_INTERVAL": "3600000",
+            "RECOMMENDER_MODEL": str(tmp_path / "shop"),
+            "RECOMMENDER_NUM_RECOMMENDATIONS": str(K),
+            "RECOMMENDER_MODEL_POLL_MS": "50",
+        }
+        async with running(settings=settings) as server:
+            await ask(server, calls=20)
+            write_version(tmp_path / "shop" / "2", 2)
+            await server.until("version retired")
+            await stop(server)
+
+    (requests,) = metrics(collector, "recommender.requests")
+    answered = {
+        told["recommender.model"]: point.as_int
+        for point in requests.sum.data_points
+        if (told := attributes(point.attributes))["recommender.outcome"] == "answered"
+    }
+    assert answered == {"shop@1": 20, "shop@2": 0}
+    (serving,) = metrics(collector, "recommender.model.info")
+    assert [attributes(point.attributes)["recommender.model"] for point in serving.gauge.data_points] == ["shop@2"]

@@ -66,7 +66,7 @@ def _handler_of(method: Method, calls: OpenCalls, spans: ServerSpans | None) -> 
     handle = _handler(method, _streaming(method, calls), calls, spans)
 
     async def replies(messages: AsyncIterator[bytes], context: Context) -> AsyncIterator[bytes]:
-        # The context takes the replies. But interceptors of others want a generator, as grpc.aio's own may be.
+        # Replies go through the context. Interceptors, such as OpenTelemetry's, take only a generator of them.
         await handle(messages, context)
         for reply in tuple[bytes, ...]():
             yield reply
