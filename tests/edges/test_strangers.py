@@ -8,12 +8,15 @@ from pathlib import Path
 
 import grpc
 import h2.events
+import h2.settings
 import pytest
 
 from recommender.edges.guests import MOST_CALLS
 from recommender.edges.health import Health
 from recommender.edges.method import Messages, Streaming
+from recommender.edges.unread import CONNECTION_BYTES, Unread
 from recommender.errors import QuotaError
+from recommender.recommend_api.v1 import recommend_api_pb2 as api
 from tests.support.raw import raw
 from tests.support.serving import AnyServer, Serve
 
@@ -21,6 +24,7 @@ both_edges = pytest.mark.both_edges
 
 TIMEOUT = 30.0
 TOKEN = "rcm_of_a_friend"  # noqa: S105 (no secret)
+BATCH = "/recommend_api.v1.RecommenderService/BatchRecommend"
 CHECK, WATCH = "/grpc.health.v1.Health/Check", "/grpc.health.v1.Health/Watch"
 BEGUN = b"\x00\x00\x40\x00\x00"
 """The length of a message of 4 MiB that never comes."""
@@ -67,9 +71,9 @@ async def test_a_call_that_ends_without_a_message_is_told_so(server: AnyServer) 
 async def test_few_calls_without_a_token_are_open_on_a_connection_and_others_are_not_hurt(server: AnyServer) -> None:
     async with raw(server.port) as stranger, raw(server.port) as friend:
         await stranger.until(h2.events.RemoteSettingsChanged)
-        for _ in range(MOST_CALLS):
-            await stranger.call(WATCH, b"")
-        refused = await stranger.call(WATCH, b"")
+        for number in range(MOST_CALLS):
+            await stranger.call(WATCH, b"", ("x-forwarded-for", f"10.0.0.{number}"))
+        refused = await stranger.call(WATCH, b"", ("x-forwarded-for", "10.0.1.1"))
         assert await stranger.status(refused) == grpc.StatusCode.RESOURCE_EXHAUSTED.value[0]
         check = await friend.call(CHECK, b"")
 
@@ -93,3 +97,34 @@ async def test_watches_are_bounded_over_all_connections() -> None:
         await asyncio.wait(watching)
 
     assert [type(each.exception()) for each in done] == [QuotaError]
+
+
+@both_edges
+async def test_a_caller_that_does_not_read_a_large_reply_is_cut_off_at_the_deadline(serve: Serve) -> None:
+    rows = [api.RecommendRequest(item_ids=[0], limit=1000)] * 200  # some megabytes
+    message = api.BatchRecommendRequest(requests=rows).SerializeToString()
+    async with (
+        serve(default_timeout_ms=2000) as server,
+        raw(server.port) as stranger,
+        raw(server.port) as friend,
+    ):
+        stranger.http2.update_settings({h2.settings.SettingCodes.INITIAL_WINDOW_SIZE: 0})
+        await stranger.call(BATCH, message)
+        assert await stranger.ended()
+        check = await friend.call(CHECK, b"")
+
+        assert await friend.status(check) == grpc.StatusCode.OK.value[0]
+
+
+def test_large_replies_are_counted_until_they_are_read() -> None:
+    unread = Unread()
+    unread.hold("a", 2 * CONNECTION_BYTES)  # a connection has room for one, always
+    with pytest.raises(QuotaError):
+        unread.hold("a", 1)
+    unread.release("a", 2 * CONNECTION_BYTES)
+    unread.hold("a", CONNECTION_BYTES)
+    for connection in range(7):
+        unread.hold(str(connection), CONNECTION_BYTES)
+
+    with pytest.raises(QuotaError):
+        unread.hold("another", 1)

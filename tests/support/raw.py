@@ -46,11 +46,10 @@ class Raw:
         self._writer.write(data)
         await self._writer.drain()
 
-    async def call(self, path: str = RECOMMEND, message: bytes | None = None, *, timeout: str | None = None) -> int:
+    async def call(self, path: str = RECOMMEND, message: bytes | None = None, *headers: tuple[str, str]) -> int:
         """Open a call and return its stream; with a message the call is whole, without one nothing has been sent."""
         stream = self.http2.get_next_available_stream_id()
-        timeouts = () if timeout is None else (("grpc-timeout", timeout),)
-        self.http2.send_headers(stream, (*HEADERS[:2], (":path", path), *HEADERS[3:], *timeouts))
+        self.http2.send_headers(stream, (*HEADERS[:2], (":path", path), *HEADERS[3:], *headers))
         if message is not None:
             body = b"\0" + len(message).to_bytes(4, "big") + message
             self.http2.send_data(stream, body, end_stream=True)

@@ -11,7 +11,7 @@ from google.rpc import code_pb2
 
 from recommender.api.metadata import SERVICE_NAME
 from recommender.edges.calls import ProtocolError
-from recommender.edges.envoy.asgi import Headers, HttpCaller, Lines, Receive, Scope, Send
+from recommender.edges.envoy.asgi import Client, Headers, HttpCaller, Receive, Scope, Send
 from recommender.edges.envoy.call import (
     GRPC,
     HttpCall,
@@ -22,7 +22,10 @@ from recommender.edges.envoy.framing import check_headers, timeout_of
 from recommender.edges.method import Enter, Messages, Method, Streaming, Unary
 from recommender.edges.method import Send as SendReply
 from recommender.edges.methods import Methods
+from recommender.edges.sockets import cut, peer_of
+from recommender.edges.unread import LARGE_BYTES, Unread
 from recommender.edges.uploads import MESSAGE_SECONDS
+from recommender.errors import QuotaError
 
 _NO_GRPC = (415, b"text/plain", b"gRPC is spoken here: POST with content-type application/grpc, over HTTP/2\n")
 
@@ -50,6 +53,7 @@ class AsgiEdge:
         self._unknown = _UNKNOWN, self._respond(_UNKNOWN)
         self._not_grpc = (404, b"application/json", _no_method(self._methods)) if web else _NO_GRPC
         self._calls = OpenCalls(max_message_bytes)
+        self._unread = Unread()
 
     @property
     def calls(self) -> int:
@@ -70,7 +74,7 @@ class AsgiEdge:
         call = HttpCall(headers, receive, send, noted, client, uploads=self._calls.uploads)
         self._calls.begin(call)
         try:
-            await self._answer(method, respond, call, scope["headers"])
+            await self._answer(method, respond, call, scope)
         except (LeftError, OSError):  # ASGI servers raise OSError if the caller has left
             pass
         except asyncio.CancelledError:
@@ -80,9 +84,9 @@ class AsgiEdge:
             call.call.end(code_pb2.CANCELLED)  # unless it has ended otherwise
             self._calls.end(call)
 
-    async def _answer(self, method: Method, respond: Respond, call: HttpCall, lines: Lines) -> None:
+    async def _answer(self, method: Method, respond: Respond, call: HttpCall, scope: Scope) -> None:
         try:
-            check_headers(lines, call.headers, self._max_metadata_bytes)
+            check_headers(scope["headers"], call.headers, self._max_metadata_bytes)
             timeout = timeout_of(call.headers.get(b"grpc-timeout"))
             call.deadline = call.started + (method.timeout if timeout is None else timeout)
             reply = await respond(call)
@@ -95,7 +99,28 @@ class AsgiEdge:
         except Exception as error:  # noqa: BLE001 (whatever went wrong, the caller gets a status)
             await call.fail(error)
         else:
-            await (call.finish() if reply is None else call.answer(reply))
+            if reply is None:
+                await call.finish()
+            elif len(reply) <= LARGE_BYTES:
+                await call.answer(reply)
+            else:
+                await self._answer_large(call, reply, scope.get("server"))
+
+    async def _answer_large(self, call: HttpCall, reply: bytes, server: Client | None) -> None:
+        """Send a reply within the bounds of what may be unread; a caller who does not read it is cut off."""
+        connection = str(call.client)
+        try:
+            self._unread.hold(connection, len(reply))
+        except QuotaError as error:
+            await call.fail(error)
+            return
+        try:
+            await call.answer_large(reply)
+        except TimeoutError:
+            if call.client is not None and server is not None:
+                await asyncio.to_thread(cut, server[1], {peer_of(*call.client)})
+        finally:
+            self._unread.release(connection, len(reply))
 
     def _metadata(self, headers: Headers) -> list[tuple[str, str | bytes]]:
         return [(key, headers[name].decode("latin-1")) for name, key in self._keys if name in headers]

@@ -19,6 +19,7 @@ class Scope(TypedDict):
     path: str
     headers: list[tuple[bytes, bytes]]
     client: NotRequired[Client | None]
+    server: NotRequired[Client | None]
 
 
 class Received(TypedDict, total=False):

@@ -90,6 +90,10 @@ _HEADERS = [(b"content-type", GRPC), (b"grpc-accept-encoding", ACCEPTED_ENCODING
 _START = {"type": "http.response.start", "status": 200, "headers": _HEADERS, "trailers": True}
 _BODY_END = {"type": "http.response.body", "body": b"", "more_body": False}
 _REQUEST_ID = REQUEST_ID_KEY.encode()
+_LAST_SECONDS = 1.0
+"""How long the last byte of a large reply may take after the deadline."""
+_LONGEST_SECONDS = 600.0
+"""How long it may take, whatever the deadline."""
 _OK = (b"grpc-status", b"0")
 _PASSED = DeadlineError("the deadline passed while the call was open")
 
@@ -200,10 +204,7 @@ class HttpCall:
             if self._reply is not _BEGUN:
                 self._move_reply(_BEGUN)
                 await self._send(_START)
-            body = framed(reply.SerializeToString())
-            taken = asyncio.ensure_future(self._send({"type": "http.response.body", "body": body, "more_body": True}))
-            taken.add_done_callback(retrieve_error)
-            await asyncio.shield(taken)
+            await self._take(framed(reply.SerializeToString()))
         except OSError as error:
             raise LeftError from error
 
@@ -213,7 +214,20 @@ class HttpCall:
         send = self._send
         await send(_START)
         await send({"type": "http.response.body", "body": framed(reply), "more_body": False})
-        await send({"type": "http.response.trailers", "headers": [_OK, (_REQUEST_ID, self.call.request_id.encode())]})
+        await send(self._trailers())
+        self.call.end(code_pb2.OK)
+
+    async def answer_large(self, reply: bytes) -> None:
+        """Send the one reply and end the call once it is read. Raises OSError, or TimeoutError at its deadline."""
+        patience = min(max(self.deadline - time.monotonic(), _LAST_SECONDS), _LONGEST_SECONDS)
+        self._move_reply(_ENDED)
+        await self._send(_START)
+        await self._take(framed(reply))
+        # Envoy takes it only when hardly more than its buffers hold is unread of what came before.
+        async with asyncio.timeout(patience):
+            await self._take(b"")
+        await self._send(_BODY_END)
+        await self._send(self._trailers())
         self.call.end(code_pb2.OK)
 
     async def finish(self) -> None:
@@ -287,6 +301,10 @@ class HttpCall:
         if self._task is not None:
             self._task.cancel()
 
+    def _trailers(self) -> Mapping[str, object]:
+        headers = [_OK, (_REQUEST_ID, self.call.request_id.encode())]
+        return {"type": "http.response.trailers", "headers": headers}
+
     async def _end(self, lines: list[tuple[bytes, bytes]]) -> None:
         """Send the status: in trailers after replies, otherwise in headers with no body."""
         begun = self._reply is _BEGUN
@@ -322,6 +340,12 @@ class HttpCall:
                 self._uploads.begin(self, time.monotonic(), self.deadline)
             else:
                 self._uploads.end(self)
+
+    async def _take(self, body: bytes) -> None:
+        """Send part of the body; returns when Envoy has taken it."""
+        taken = asyncio.ensure_future(self._send({"type": "http.response.body", "body": body, "more_body": True}))
+        taken.add_done_callback(retrieve_error)
+        await asyncio.shield(taken)
 
     def _frames(self, most: int) -> Frames:
         return Frames(most, encoding_of(self.headers.get(b"grpc-encoding", b"identity")))

@@ -18,7 +18,7 @@ _TYPES = "type.googleapis.com/envoy.extensions.filters"
 _PING_TIMEOUT = "20s"
 _STREAM_WINDOW_BYTES = 1 << 18
 _CONNECTION_WINDOW_BYTES = 1 << 20
-_BUFFER_BYTES = 1 << 20
+_BUFFER_BYTES = 1 << 17
 """What Envoy buffers of one stream in each direction before flow control holds up the sender."""
 
 _HEADER_ROOM = 4
@@ -95,6 +95,11 @@ def envoy_config(
         "http_protocol_options": {"accept_http_10": bool(filters), "default_host_for_http_10": "recommender"},
         # Streams may be idle for any time, as on every gRPC server.
         "stream_idle_timeout": "0s",
+        # The end of a reply that is not read, and no more than Envoy buffers; longer ones are the application's care.
+        "stream_flush_timeout": _duration(network.default_timeout_ms),
+        # Else callers could name themselves by a header, and limits hold for each connection.
+        "use_remote_address": True,
+        "skip_xff_append": True,
         "common_http_protocol_options": lasting,
         "request_headers_timeout": _duration(network.handshake_timeout_ms),
         "max_request_headers_kb": min(most_bytes >> 10, _MOST_HEADER_KIB),

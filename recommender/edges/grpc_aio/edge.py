@@ -92,6 +92,7 @@ def _handler(
             calls.begin(context)
             reply = await respond(context, deadline, call.request_id)
             sent = None if reply is None else reply.SerializeToString()
+            calls.hold(context, 0 if sent is None else len(sent))
         except grpc.aio.InternalError as error:  # a reply could not be sent: the caller has left
             call.end(_cancelled(context))
             raise asyncio.CancelledError from error
