@@ -46,7 +46,7 @@ async def test_a_call_is_ended_once() -> None:
     await call.answer(b"")
     sent = len(caller.sent)
 
-    for end in (call.answer(b""), call.finish(), call.fail_late(), call.send(HealthCheckResponse())):
+    for end in (call.answer(b""), call.finish(), call.fail(call.reason), call.send(HealthCheckResponse())):
         with pytest.raises(IllegalMoveError):
             await end
 

@@ -95,7 +95,7 @@ class AsgiEdge:
         except asyncio.CancelledError:
             if not call.late:
                 raise
-            await call.fail_late()
+            await call.fail(call.reason)
         except Exception as error:  # noqa: BLE001 (whatever went wrong, the caller gets a status)
             await call.fail(error)
         else:

@@ -1,6 +1,6 @@
 """One gRPC call over ASGI: reads its request, sends its reply, and holds the states of both.
 
-A call has two states, one for each direction. Only the moves in `_REQUEST_MOVES` and `_REPLY_MOVES` are legal; any
+A call has two states, one for each direction. Only the moves in `states.REQUEST_MOVES` and `REPLY_MOVES` are legal; any
 other raises IllegalMoveError.
 
 An ASGI server reports a disconnect only on another `receive()`. So a call that has read its request can `ask`.
@@ -9,7 +9,6 @@ An ASGI server reports a disconnect only on another `receive()`. So a call that 
 from __future__ import annotations
 
 import asyncio
-import enum
 import math
 import time
 from collections.abc import Mapping
@@ -30,58 +29,14 @@ from recommender.edges.envoy.framing import (
     message_of,
     status_message,
 )
+from recommender.edges.envoy.states import REPLY_MOVES, REQUEST_MOVES, Reply, Request
 from recommender.edges.method import Messages
 from recommender.edges.uploads import Uploads
 from recommender.errors import DeadlineError
 
-
-class Request(enum.IntEnum):
-    """How far the request is."""
-
-    UNREAD = enum.auto()
-    AWAITED = enum.auto()
-    """Its one message is being received, which must not be cancelled."""
-    STREAMED = enum.auto()
-    """Its messages are being received."""
-    READ = enum.auto()
-    """Nothing more is received, so the call may ask whether its caller has left."""
-    ASKED = enum.auto()
-    """That question is open."""
-    LATE = enum.auto()
-    """Its deadline has passed."""
-    LEFT = enum.auto()
-    """Its caller has left."""
-
-
-class Reply(enum.IntEnum):
-    """How far the reply is."""
-
-    NONE = enum.auto()
-    BEGUN = enum.auto()
-    """Headers are sent, and perhaps messages."""
-    ENDED = enum.auto()
-    """The end is on its way or sent. It is not cut off for a deadline."""
-
-
 # Bound once: looking a member up costs as much as a move.
 _UNREAD, _AWAITED, _STREAMED, _READ, _ASKED, _LATE, _LEFT = Request
 _NONE, _BEGUN, _ENDED = Reply
-
-_REQUEST_MOVES: Mapping[Request, frozenset[Request]] = {
-    _UNREAD: frozenset({_AWAITED, _STREAMED, _LATE}),
-    _AWAITED: frozenset({_READ, _LATE}),
-    _STREAMED: frozenset({_READ, _LATE}),
-    _READ: frozenset({_ASKED, _LATE}),
-    _ASKED: frozenset({_READ, _LATE, _LEFT}),
-    _LATE: frozenset({_LEFT}),
-    _LEFT: frozenset(),
-}
-_REPLY_MOVES: Mapping[Reply, frozenset[Reply]] = {
-    _NONE: frozenset({_BEGUN, _ENDED}),
-    _BEGUN: frozenset({_ENDED}),
-    _ENDED: frozenset(),
-}
-
 
 SWEEP_SECONDS = 0.02
 """How often open calls are checked."""
@@ -110,7 +65,6 @@ class HttpCall:
     """One open call."""
 
     __slots__ = (
-        "_reason",
         "_receive",
         "_reply",
         "_request",
@@ -123,6 +77,7 @@ class HttpCall:
         "headers",
         "longest_look",
         "look_at",
+        "reason",
         "started",
     )
 
@@ -147,7 +102,8 @@ class HttpCall:
         self.longest_look = 1.0
         """The call ends at most so many seconds after its caller has left."""
         self._uploads = uploads
-        self._reason: Exception = _PASSED
+        self.reason: Exception = _PASSED
+        """What a call that has expired is failed with."""
         self._receive = receive
         self._send = send
         self._task = asyncio.current_task()
@@ -177,7 +133,7 @@ class HttpCall:
 
     async def messages(self, most: int) -> Messages:
         """Receive messages of at most `most` bytes until the request ends. Raises LeftError, ProtocolError."""
-        frames = self._frames(most)
+        frames = _frames(self.headers, most)
         self._move_request(_STREAMED)
         more = True
         try:
@@ -214,7 +170,7 @@ class HttpCall:
         send = self._send
         await send(_START)
         await send({"type": "http.response.body", "body": framed(reply), "more_body": False})
-        await send(self._trailers())
+        await send(_ok(self.call.request_id))
         self.call.end(code_pb2.OK)
 
     async def answer_large(self, reply: bytes) -> None:
@@ -227,7 +183,7 @@ class HttpCall:
         async with asyncio.timeout(patience):
             await self._take(b"")
         await self._send(_BODY_END)
-        await self._send(self._trailers())
+        await self._send(_ok(self.call.request_id))
         self.call.end(code_pb2.OK)
 
     async def finish(self) -> None:
@@ -246,16 +202,12 @@ class HttpCall:
             ]
         )
 
-    async def fail_late(self) -> None:
-        """End the call with the status of what it has expired for. Raises OSError if the caller has left."""
-        await self.fail(self._reason)
-
     def expire(self, reason: Exception | None = None) -> asyncio.Task[None] | None:
         """End the call for its deadline, or another reason that its caller is told.
 
         The call is cancelled. If it must not be, the task that answers it is returned.
         """
-        self._reason = reason or self._reason
+        self.reason = reason or self.reason
         awaited = self._request is _AWAITED
         self._move_request(_LATE)
         self.deadline = math.inf
@@ -263,7 +215,7 @@ class HttpCall:
             self._cancel()
             return None
         # Once told the end, the server reports a disconnect, and `message` returns.
-        failing = asyncio.create_task(self.fail_late())
+        failing = asyncio.create_task(self.fail(self.reason))
         failing.add_done_callback(retrieve_error)
         return failing
 
@@ -284,14 +236,14 @@ class HttpCall:
             self._move_request(_READ)
 
     def _move_request(self, to: Request) -> None:
-        if to not in _REQUEST_MOVES[self._request]:
+        if to not in REQUEST_MOVES[self._request]:
             raise IllegalMoveError(
                 f"the request of {self.call.request_id} is {self._request.name}, not to be {to.name}"
             )
         self._request = to
 
     def _move_reply(self, to: Reply) -> None:
-        if to not in _REPLY_MOVES[self._reply]:
+        if to not in REPLY_MOVES[self._reply]:
             raise IllegalMoveError(f"the reply to {self.call.request_id} is {self._reply.name}, not to be {to.name}")
         self._reply = to
         if to is _ENDED:
@@ -300,10 +252,6 @@ class HttpCall:
     def _cancel(self) -> None:
         if self._task is not None:
             self._task.cancel()
-
-    def _trailers(self) -> Mapping[str, object]:
-        headers = [_OK, (_REQUEST_ID, self.call.request_id.encode())]
-        return {"type": "http.response.trailers", "headers": headers}
 
     async def _end(self, lines: list[tuple[bytes, bytes]]) -> None:
         """Send the status: in trailers after replies, otherwise in headers with no body."""
@@ -317,7 +265,7 @@ class HttpCall:
             await self._send(_BODY_END)
 
     async def _pieced(self, event: Received, most: int) -> bytes:
-        frames = self._frames(most)
+        frames = _frames(self.headers, most)
         try:
             while True:
                 # It may have been failed for its deadline meanwhile.
@@ -347,8 +295,13 @@ class HttpCall:
         taken.add_done_callback(retrieve_error)
         await asyncio.shield(taken)
 
-    def _frames(self, most: int) -> Frames:
-        return Frames(most, encoding_of(self.headers.get(b"grpc-encoding", b"identity")))
+
+def _frames(headers: Headers, most: int) -> Frames:
+    return Frames(most, encoding_of(headers.get(b"grpc-encoding", b"identity")))
+
+
+def _ok(request_id: str) -> Mapping[str, object]:
+    return {"type": "http.response.trailers", "headers": [_OK, (_REQUEST_ID, request_id.encode())]}
 
 
 def retrieve_error(done: asyncio.Future[None]) -> None:
