@@ -64,6 +64,7 @@ class Model:
     `items` is the size of the catalogue, None where the model does not tell; `longest_history` is the
     number of most recent items the network reads, None where it reads any number. No answer holds an item of
     `never_recommended`. `padding_id` stands in histories where no item does; None for 0, which then is an item too.
+    Histories hold ids below `history_items`; None for those of the catalogue.
     """
 
     name: str
@@ -75,6 +76,23 @@ class Model:
     score_tolerance: float
     never_recommended: frozenset[int] = frozenset()
     padding_id: int | None = None
+    history_items: int | None = None
+
+    @property
+    def readable(self) -> int | None:
+        """Ids below this may be in histories; None where the model does not tell."""
+        return self.items if self.history_items is None else self.history_items
+
+    @property
+    def known_items(self) -> int | None:
+        """Ids below this are items that may be in histories or recommended; None where the model does not tell."""
+        return None if self.items is None else max(self.items, self.history_items or 0)
+
+    @property
+    def last_item(self) -> int:
+        """The largest id that a history may hold; 0 where the model does not tell."""
+        last = max((self.readable or 1) - 1, 0)
+        return last - 1 if last == self.padding_id else last
 
     @property
     def some_item(self) -> int:

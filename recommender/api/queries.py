@@ -7,17 +7,18 @@ another look at the message.
 from __future__ import annotations
 
 import math
-from collections.abc import Container, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import NamedTuple
 
 from protovalidate import Validator
 
+from recommender.api.catalogue import Catalogue, nothing_known
 from recommender.api.messages import ceiling, validate
 from recommender.api.metadata import MOST_REPLY_BYTES
 from recommender.domain import Query, Ranking
-from recommender.errors import InvalidRequestError, Violation, quoted
+from recommender.errors import InvalidRequestError, Violation
 from recommender.models.version import Version
 from recommender.recommend_api.v1 import recommend_api_pb2 as api
 from recommender.routing.answering import NO_REMARKS, Remarks
@@ -26,8 +27,6 @@ _ITEM_IDS = api.RecommendRequest.DESCRIPTOR.fields_by_name["item_ids"]
 _FEW = 100
 _ITEM_BYTES = 9
 """An id and a score in a reply."""
-_NAMED_VIOLATIONS = 10
-"""A caller's status stays small, however many items are unknown."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,26 +94,22 @@ class Asked:
             raise InvalidRequestError(
                 Violation("limit", f"{options.limit} is more than the {model.max_k} that model {model.label} returns")
             )
-        catalogue = _Catalogue(version, reject_unknown=options.reject_unknown)
-        history = catalogue.known("item", self.history, options.history_keys)
+        catalogue = Catalogue(version, reject_unknown=options.reject_unknown)
+        named = catalogue.known("item", self.history, options.history_keys)
+        history = catalogue.readable(named, by_keys=bool(options.history_keys))
         excluded: frozenset[int] = frozenset()
         candidates: frozenset[int] | None = None
         if options.excluded is not None:
             excluded = frozenset(catalogue.known("excluded_item", *options.excluded))
         if options.exclude_history:
-            excluded = excluded.union(history)
+            excluded = excluded.union(named)
         if options.candidates is not None:
-            candidates = frozenset(catalogue.known("candidate_item", *options.candidates)) - excluded
+            candidates = catalogue.recommendable(catalogue.known("candidate_item", *options.candidates)) - excluded
             excluded = frozenset()
+        excluded = catalogue.recommendable(excluded)
         if not history:
-            if not self.history and not options.history_keys and not version.fallback:
-                raise InvalidRequestError(
-                    Violation(
-                        "item_ids",
-                        f"the request names neither item_ids nor item_keys, and model {version.model.label} has no "
-                        "fallback list to answer from",
-                    )
-                )
+            if not version.fallback:
+                raise nothing_known(version, self.history, options.history_keys)
             return _fallback(version, k, excluded, candidates), catalogue.remarks(is_fallback=True)
         if candidates is not None and not candidates:
             return Ranking([], []), catalogue.remarks()
@@ -223,73 +218,13 @@ def check_reply(requests: Iterable[Asked], version: Version) -> None:
         )
 
 
-class _Catalogue:
-    """Finds the items that one request names among a version's, and keeps account of those that it lacks."""
-
-    def __init__(self, version: Version, *, reject_unknown: bool) -> None:
-        self._version = version
-        self._reject_unknown = reject_unknown
-        self._unknown_ids: dict[int, None] = {}
-        self._unknown_keys: dict[str, None] = {}
-
-    def known(self, field: str, ids: Sequence[int], keys: Sequence[str]) -> tuple[int, ...]:
-        """Return the ids of a list without the unknown ones; `field` is its name in the proto up to `_ids`.
-
-        Raises InvalidRequestError if unknown items are to be rejected.
-        """
-        if keys:
-            return self._known_keys(f"{field}_keys", keys)
-        known, items, padding = tuple(ids), self._version.model.items, self._version.model.padding_id
-        if not known or ((items is None or max(known) < items) and padding not in known):
-            return known
-        unknown = dict.fromkeys(item for item in known if item == padding or (items is not None and item >= items))
-        if self._reject_unknown:
-            last = "and above" if items is None else f"to {items - 1}"
-            but = "" if padding is None else f", {padding} being padding"
-            raise _unknown(f"{field}_ids", known, unknown, f"the catalogue has the ids 0 {last}{but}")
-        self._unknown_ids |= unknown
-        return tuple(item for item in known if item not in unknown)
-
-    def remarks(self, *, is_fallback: bool = False) -> Remarks:
-        """Return what is to be told of the request beside its ranking."""
-        if self._unknown_ids or self._unknown_keys or is_fallback:
-            return Remarks(tuple(self._unknown_ids), tuple(self._unknown_keys), is_fallback)
-        return NO_REMARKS
-
-    def _known_keys(self, field: str, keys: Sequence[str]) -> tuple[int, ...]:
-        vocabulary = self._version.vocabulary
-        if vocabulary is None:
-            label = self._version.model.label
-            raise InvalidRequestError(Violation(field, f"model {label} has no vocabulary: name items by ids"))
-        ids = vocabulary.ids(keys)
-        padding = self._version.model.padding_id
-        if padding in ids and padding is not None:
-            ids = [None if item == padding else item for item in ids]
-        if None in ids:
-            unknown = dict.fromkeys(key for key, item in zip(keys, ids, strict=True) if item is None)
-            if self._reject_unknown:
-                raise _unknown(field, keys, unknown, "the vocabulary does not have it")
-            self._unknown_keys |= unknown
-        return tuple(item for item in ids if item is not None)
-
-
 def _items(ids: Sequence[int], keys: Sequence[str]) -> Items | None:
     """A list of a message as a value of its own; None if it names nothing."""
     return Items(ids[:], keys[:]) if ids or keys else None
 
 
 def _fallback(version: Version, k: int, excluded: frozenset[int], candidates: frozenset[int] | None) -> Ranking:
-    """The best of a version's fallback list. Raises InvalidRequestError if it has none."""
-    if not version.fallback:
-        items = version.model.items
-        known = f": its ids are 0 to {items - 1}" if items is not None else ""
-        raise InvalidRequestError(
-            Violation(
-                "item_ids",
-                f"the history has no item of the catalogue{known}, and model {version.model.label} has no "
-                "fallback list to answer from",
-            )
-        )
+    """The best of a version's fallback list."""
     kept = (item for item in version.fallback if item not in excluded and (candidates is None or item in candidates))
     return Ranking(list(islice(kept, k)), [])
 
@@ -311,15 +246,4 @@ def _check_abilities(
 def _lacking(field: str, version: Version, ability: str) -> InvalidRequestError:
     return InvalidRequestError(
         Violation(field, f"model {version.model.label} was exported without the input `{ability}`")
-    )
-
-
-def _unknown(field: str, named: Sequence[object], unknown: Container[object], why: str) -> InvalidRequestError:
-    """The refusal of a list with unknown items; it names the first few with their places."""
-    places = [(index, item) for index, item in enumerate(named) if item in unknown]
-    return InvalidRequestError(
-        *(
-            Violation(f"{field}[{index}]", f"{quoted(item)} is unknown: {why}")
-            for index, item in places[:_NAMED_VIOLATIONS]
-        )
     )

@@ -75,6 +75,7 @@ def description(version: Version, router: Router) -> api.Model:
         version=model.version,
         sha256=version.sha256,
         items=model.items or 0,
+        history_items=model.readable or 0,
         embedding_size=version.embedding_size or 0,
         default_limit=version.limit,
         max_limit=model.max_k,

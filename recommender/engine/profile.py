@@ -139,7 +139,7 @@ def _kinds(
     """Batches of every number of rows and length of history, of items drawn from the whole catalogue."""
     draw = random.Random(_SEED)  # noqa: S311 (the same items every time)
     model = engine.model
-    items = model.items or 1
+    items = model.readable or 1
 
     def query(history: int) -> Query:
         length = min(history, model.longest_history or history)

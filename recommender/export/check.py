@@ -184,13 +184,14 @@ def check_model(
     truth: Truth,
     histories: Sequence[History],
     *,
+    readable: int,
     default_k: int,
     max_k: int,
 ) -> float:
     """Hold a model to the torch network's scores [len(histories), items]; returns the measured score tolerance.
 
-    Single and batched, ragged, with other ids in the padding, with several k, exclusions and candidates. `max_k` is at
-    most the number of items that may be recommended. ExportError where an answer differs.
+    Single and batched, ragged, with other ids below `readable` in the padding, with several k, exclusions and
+    candidates. `max_k` is at most the number of items that may be recommended. ExportError where an answer differs.
     """
     items = truth.scores.shape[1]
     random = np.random.default_rng(0)
@@ -202,7 +203,7 @@ def check_model(
         alone = check.hold("one row", [row], default_k)
         check.note(alone.scores[0] - together.scores[row], truth.scale(row, alone.ids[0]))
     widest = max(map(len, histories))
-    noise = random.integers(0, items, (rows, widest))
+    noise = random.integers(0, readable, (rows, widest))
     check.hold("a batch with other ids in the padding", range(rows), default_k, padding=noise)
     for k in sorted({1, min(2, max_k), min(100, max_k), max_k}):
         check.hold("a batch", range(rows), k)

@@ -45,12 +45,13 @@ def export_model(
     """
     progress("building the network", 0.0)
     subject = Subject.of(load_network(options), options)
-    lists = Lists.read(options.vocabulary, options.fallback, subject.items, options.never_recommend)
+    keys = max(subject.items, subject.readable)
+    lists = Lists.read(options.vocabulary, options.fallback, subject.items, options.never_recommend, keys)
     subject = subject.barring(lists.never)
     lists.check_fallback(subject.never)
     max_k = _max_k(options, subject)
     layout, table = _table(subject)
-    histories = _histories(subject.items, subject.longest_history, options.padding_id)
+    histories = _histories(subject.readable, subject.longest_history, options.padding_id)
     truth = subject.truth(histories)
 
     progress("tracing the network", 0.1)
@@ -100,7 +101,14 @@ def export_model(
         write_model(model, table, path, options.external_data_bytes)
 
         progress("checking the draft", 0.7)
-        tolerance = check_model(ModelFile(path), truth, histories, default_k=options.num_recommendations, max_k=max_k)
+        tolerance = check_model(
+            ModelFile(path),
+            truth,
+            histories,
+            readable=subject.readable,
+            default_k=options.num_recommendations,
+            max_k=max_k,
+        )
         tolerance = float(f"{tolerance:.6g}")
 
         progress("writing the model", 0.9)
@@ -111,6 +119,7 @@ def export_model(
             version=options.version,
             network=options.network,
             items=subject.items,
+            history_items=None if subject.readable == subject.items else subject.readable,
             embedding_size=size,
             default_k=options.num_recommendations,
             max_k=max_k,

@@ -25,9 +25,14 @@ class Lists:
 
     @classmethod
     def read(
-        cls, vocabulary: Path | None, fallback: Path | None, items: int, never_recommend: Path | None = None
+        cls,
+        vocabulary: Path | None,
+        fallback: Path | None,
+        items: int,
+        never_recommend: Path | None = None,
+        keys: int | None = None,
     ) -> Lists:
-        """Read the text files for a catalogue of `items` items.
+        """Read the text files for a catalogue of `items` items, of which `keys` have keys; None for all.
 
         The fallback and the never-recommend list have a key a line where there is a vocabulary, else an item id. Raises
         ExportError where a file cannot be read, has not one key for each item, or names an item twice or one that there
@@ -36,9 +41,9 @@ class Lists:
         ids: dict[str, int] | None = None
         if vocabulary is not None:
             lines = _lines(vocabulary)
-            if len(lines) != items:
+            if len(lines) != (keys or items):
                 raise ExportError(
-                    f"{vocabulary} has {len(lines)} keys and the catalogue {items} items; give one key a line, "
+                    f"{vocabulary} has {len(lines)} keys and the catalogue {keys or items} items; give one key a line, "
                     "line i the key of item i."
                 )
             ids = {key: item for item, key in enumerate(lines)}
@@ -75,12 +80,12 @@ def _ids(path: Path, known: Mapping[str, int] | None, items: int) -> tuple[int, 
     found: dict[int, int] = {}
     for number, line in enumerate(_lines(path), 1):
         if known is not None:
-            item = known.get(line)
-            expected = "a key of the vocabulary"
+            item = known.get(line, items)
+            expected = "a key of the vocabulary" + (" that may be recommended" if items < len(known) else "")
         else:
-            item = int(line) if line.isascii() and line.isdecimal() and int(line) < items else None
+            item = int(line) if line.isascii() and line.isdecimal() else items
             expected = f"an item id from 0 to {items - 1}"
-        if item is None:
+        if item >= items:
             raise ExportError(f"{path}, line {number}: {line!r} is not {expected}; give one a line.")
         if item in found:
             raise ExportError(f"{path}, line {number}: item {item} stands in line {found[item]} already; give it once.")

@@ -26,7 +26,7 @@ class Subject:
     """A network and its item table; `embeddings` is None where the network yields the scores of all items itself.
 
     `network` has the `forward` that is exported, `name` is what messages call it. `padding_id` means padding to it, and
-    is no item. `never` are the items that no answer holds, ascending.
+    is no item. `never` are the items that no answer holds, ascending. Histories hold ids below `readable`.
     """
 
     network: nn.Module
@@ -35,7 +35,8 @@ class Subject:
     embeddings: Scores | None
     bias: Scores | None
     longest_history: int | None
-    padding_id: int | None = None
+    padding_id: int | None
+    readable: int
     never: tuple[int, ...] = ()
 
     @classmethod
@@ -54,10 +55,11 @@ class Subject:
             reader = Padded(network, padding_id, longest, options.padding_side)
         size = _run(reader, name, [[0 if padding_id != 0 else 1]]).shape[1]
         if embeddings is None:
-            if options.items != size:
+            if options.items != size and not hasattr(network, "history_items"):
                 _refuse_vectors(network, size, longest)
             _refuse_contrary(options, name, items=size)
-            return cls(reader, name, size, None, None, longest, padding_id).barring(_never(network, size))
+            subject = cls(reader, name, size, None, None, longest, padding_id, readable=_readable(network, size))
+            return subject.barring(_never(network, size))
         items = len(embeddings)
         _refuse_contrary(options, name, items=items, dim=embeddings.shape[1])
         if bias is not None and len(bias) != items:
@@ -75,7 +77,8 @@ class Subject:
             barred = bias <= NEVER / 2
             never = [*never, *np.flatnonzero(barred).tolist()]
             bias = np.where(barred, np.float32(0), bias)
-        return cls(reader, name, items, embeddings, bias, longest, padding_id).barring(never)
+        subject = cls(reader, name, items, embeddings, bias, longest, padding_id, readable=_readable(network, items))
+        return subject.barring(never)
 
     def barring(self, items: Iterable[int]) -> Subject:
         """The same with more items that no answer holds."""
@@ -106,7 +109,7 @@ class Subject:
     def _check_padding(self, histories: Sequence[History], alone: Scores) -> None:
         """Raise ExportError unless the network yields the same for all histories in one batch, whatever pads them."""
         widest = max(map(len, histories))
-        noise = np.random.default_rng(4).integers(0, self.items, (len(histories), widest))
+        noise = np.random.default_rng(4).integers(0, self.readable, (len(histories), widest))
         size = np.linalg.norm(alone, axis=1) if self.embeddings is not None else np.median(np.abs(alone), axis=1)
         for padding in (None, noise):
             together = _run(self.network, self.name, histories, padding)
@@ -138,6 +141,14 @@ def _longest_history(network: nn.Module, options: ExportOptions) -> int | None:
     return longest
 
 
+def _readable(network: nn.Module, items: int) -> int:
+    """How many items may be in histories: what the network says in `history_items`, else those of the catalogue."""
+    count = getattr(network, "history_items", items)
+    if not isinstance(count, int) or count < 1:
+        raise ExportError(f"{type(network).__name__}.history_items is {count!r}; give the number of ids in histories.")
+    return count
+
+
 def _refuse_contrary(options: ExportOptions, name: str, **found: int) -> None:
     """Raise ExportError if the options say another size than the network has."""
     for field, size in found.items():
@@ -160,7 +171,7 @@ def _refuse_vectors(network: nn.Module, size: int, longest: int | None) -> None:
                 f"{name} has no item_embeddings() and yields {size} numbers for a history, which would be a catalogue "
                 f"of {size} items; but {key} has {rows} rows. If these numbers are user vectors, add "
                 "item_embeddings(), the table [items, d] whose product with them is a score. If they are the scores of "
-                f"all items, say so: --items {size}."
+                f"all items, say so by --items {size}, or by history_items = {rows} in the network."
             )
 
 

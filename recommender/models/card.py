@@ -46,7 +46,8 @@ class Golden(_Record):
 class Card(_Record):
     """What a model is: its files with their digests, its limits, and answers to hold it to.
 
-    `items` is the size of the catalogue: ids run from 0 to `items - 1`. `default_k` is how many
+    `items` is the size of the catalogue: recommended ids run from 0 to `items - 1`. Those in histories run to
+    `history_items - 1`; None where that is the same. `default_k` is how many
     recommendations a caller gets who asks for no number, `max_k` the most a caller may ask for.
     `embedding_size` is 0 where the network yields scores and no user vectors.
     `longest_history` is the most recent items the network reads; None where it reads any number.
@@ -61,6 +62,7 @@ class Card(_Record):
     version: Annotated[str, Field(min_length=1, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
     network: str
     items: Annotated[int, Field(ge=1)]
+    history_items: Annotated[int, Field(ge=1)] | None = None
     embedding_size: Annotated[int, Field(ge=0)]
     default_k: Annotated[int, Field(ge=1)]
     max_k: Annotated[int, Field(ge=1)]

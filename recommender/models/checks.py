@@ -53,7 +53,7 @@ async def check_golden_answers(run: Run, artifact: Artifact) -> None:
 
 async def check_limits(run: Run, path: Path, model: Model) -> None:
     """Raise ModelError unless the catalogue's last item has a valid answer of `max_k` items."""
-    last = 0 if model.items is None else model.items - 1
+    last = model.last_item
     (ranking,) = await run([Query((last,), model.max_k)])
     ids = ranking.item_ids
     fault = None
@@ -85,7 +85,7 @@ async def check_restrictions(run: Run, path: Path, model: Model, inputs: frozens
     faults = []
     if "excluded" in inputs:
         _, ranking = await run([plain, plain._replace(excluded=tuple(without))])
-        left = k if model.items is None else min(k, model.items - len(without))
+        left = k if model.items is None else min(k, model.items - len(model.never_recommended) - len(without))
         if set(without) & set(ranking.item_ids) or len(ranking.item_ids) != left:
             faults.append(f"without {without} it ranks {ranking.item_ids}")
     if "candidates" in inputs:

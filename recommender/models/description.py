@@ -33,6 +33,7 @@ def describe(artifact: Artifact, contract: Contract, metadata: Mapping[str, str]
             card.score_tolerance,
             frozenset(card.never_recommended),
             card.padding_id,
+            card.history_items,
         )
     else:
         default_k = told.get("default_k") or fixed_k or _k_of_file(artifact.path)

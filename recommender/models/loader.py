@@ -102,7 +102,7 @@ class Loader:
         model, card = engine.model, artifact.card
         vocabulary = fallback = None
         if card is not None and artifact.vocabulary is not None:
-            vocabulary = Vocabulary.open(artifact.vocabulary, card.items)
+            vocabulary = Vocabulary.open(artifact.vocabulary, model.known_items or card.items)
         if card is not None and artifact.fallback is not None:
             fallback = read_fallback(artifact.fallback, card.items, model.never_recommended)
         return Version(
@@ -128,8 +128,8 @@ class Loader:
 def _plain_items(model: Model) -> float:
     """Ids below this are items, whatever else a request holds."""
     if model.padding_id is not None:
-        return model.padding_id
-    return math.inf if model.items is None else model.items
+        return min(model.padding_id, model.readable or 0)
+    return math.inf if model.readable is None else model.readable
 
 
 def _log_loaded(engine: OnnxEngine, artifact: Artifact, working: int | None) -> None:

@@ -115,6 +115,17 @@ async def test_without_a_fallback_list_who_is_not_known_is_refused(client: Clien
     assert "no fallback list" in (await refusal(client))["item_ids"]
 
 
+async def test_who_asks_by_keys_is_told_of_keys(serve: Serve, tmp_path: Path) -> None:
+    model = export_catalogue(tmp_path, ITEMS)
+    add_vocabulary(model, KEYS)
+    async with serve(model=model) as server, Client(f"127.0.0.1:{server.port}") as client:
+        found = await refusal(client, item_keys=["nothing", "no one"])
+
+    (told,) = found.values()
+    assert found.keys() == {"item_keys"}
+    assert told.startswith("the vocabulary has no key of the history")
+
+
 async def test_strangers_can_be_refused_instead(serve: Serve, catalogue: Path) -> None:
     async with serve(model=catalogue, unknown_items="reject") as server, Client(f"127.0.0.1:{server.port}") as client:
         by_ids = await refusal(client, item_ids=[1, ITEMS], excluded_item_ids=[2])

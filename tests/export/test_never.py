@@ -124,6 +124,41 @@ def test_what_is_never_recommended_does_not_come_back(way: str, tmp_path: Path) 
     assert model.rank([[1]], 10, [], [[0, 1, 7]]).ids[0].tolist() == [1] + [-1] * 9
 
 
+class ReadsMore(nn.Module):
+    """Reads more items, or fewer, than it recommends."""
+
+    def __init__(self, history_items: int) -> None:
+        super().__init__()
+        self.history_items = history_items
+        self.table = nn.Embedding(history_items, 6)
+        self.items = nn.Embedding(ITEMS, 6)
+
+    def forward(self, user_history: Tensor, history_length: Tensor) -> Tensor:
+        weights = real_items(user_history, history_length).to(torch.float32)
+        vectors: Tensor = (weights.unsqueeze(1) @ self.table(user_history)).squeeze(1)
+        return vectors
+
+    def item_embeddings(self) -> Tensor:
+        weight: Tensor = self.items.weight
+        return weight
+
+
+def reads_more() -> nn.Module:
+    return ReadsMore(ITEMS + 10)
+
+
+def test_items_that_only_histories_hold_are_read_and_told_in_the_card(tmp_path: Path) -> None:
+    (tmp_path / "keys.txt").write_text("".join(f"key {item}\n" for item in range(ITEMS + 10)))
+    model, card = export("reads_more", tmp_path, vocabulary=tmp_path / "keys.txt")
+
+    assert (card.items, card.history_items) == (ITEMS, ITEMS + 10)
+    assert (model.rank([[ITEMS + 9]], 10).ids >= 0).all()
+
+
+def test_a_network_that_reads_fewer_items_than_it_recommends_is_tried_on_those() -> None:
+    assert Subject.of(ReadsMore(ITEMS - 20)).truth([[0, ITEMS - 21], [3]]).scores.shape == (2, ITEMS)
+
+
 @pytest.mark.parametrize(("items", "coarse"), [(33, False), (5_003, False), (65_537, False), (20_001, True)])
 def test_ties_are_right_beside_items_that_are_never_recommended(items: int, *, coarse: bool) -> None:
     check_ties(items, 9, min(items, 100), bias=True, coarse=coarse, never=True)

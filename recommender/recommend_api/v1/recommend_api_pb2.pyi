@@ -141,7 +141,7 @@ class ListModelsResponse(_message.Message):
     def __init__(self, models: _Optional[_Iterable[_Union[Model, _Mapping]]] = ...) -> None: ...
 
 class Model(_message.Message):
-    __slots__ = ("name", "version", "sha256", "items", "embedding_size", "default_limit", "max_limit", "longest_history", "vocabulary_size", "fallback_size", "execution_provider", "loaded_at", "aliases", "role", "reference", "source_failure", "refused_version", "refusal")
+    __slots__ = ("name", "version", "sha256", "items", "embedding_size", "default_limit", "max_limit", "longest_history", "vocabulary_size", "fallback_size", "execution_provider", "loaded_at", "aliases", "role", "reference", "source_failure", "refused_version", "refusal", "history_items")
     NAME_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
     SHA256_FIELD_NUMBER: _ClassVar[int]
@@ -160,6 +160,7 @@ class Model(_message.Message):
     SOURCE_FAILURE_FIELD_NUMBER: _ClassVar[int]
     REFUSED_VERSION_FIELD_NUMBER: _ClassVar[int]
     REFUSAL_FIELD_NUMBER: _ClassVar[int]
+    HISTORY_ITEMS_FIELD_NUMBER: _ClassVar[int]
     name: str
     version: str
     sha256: str
@@ -178,4 +179,5 @@ class Model(_message.Message):
     source_failure: str
     refused_version: str
     refusal: str
-    def __init__(self, name: _Optional[str] = ..., version: _Optional[str] = ..., sha256: _Optional[str] = ..., items: _Optional[int] = ..., embedding_size: _Optional[int] = ..., default_limit: _Optional[int] = ..., max_limit: _Optional[int] = ..., longest_history: _Optional[int] = ..., vocabulary_size: _Optional[int] = ..., fallback_size: _Optional[int] = ..., execution_provider: _Optional[str] = ..., loaded_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., aliases: _Optional[_Iterable[str]] = ..., role: _Optional[_Union[ModelRole, str]] = ..., reference: _Optional[str] = ..., source_failure: _Optional[str] = ..., refused_version: _Optional[str] = ..., refusal: _Optional[str] = ...) -> None: ...
+    history_items: int
+    def __init__(self, name: _Optional[str] = ..., version: _Optional[str] = ..., sha256: _Optional[str] = ..., items: _Optional[int] = ..., embedding_size: _Optional[int] = ..., default_limit: _Optional[int] = ..., max_limit: _Optional[int] = ..., longest_history: _Optional[int] = ..., vocabulary_size: _Optional[int] = ..., fallback_size: _Optional[int] = ..., execution_provider: _Optional[str] = ..., loaded_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., aliases: _Optional[_Iterable[str]] = ..., role: _Optional[_Union[ModelRole, str]] = ..., reference: _Optional[str] = ..., source_failure: _Optional[str] = ..., refused_version: _Optional[str] = ..., refusal: _Optional[str] = ..., history_items: _Optional[int] = ...) -> None: ...

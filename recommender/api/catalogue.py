@@ -1,0 +1,104 @@
+"""The catalogue of a version, as requests name its items: what is known of them, and what is left out and told."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Container, Sequence
+
+from recommender.errors import InvalidRequestError, Violation, quoted
+from recommender.models.version import Version
+from recommender.routing.answering import NO_REMARKS, Remarks
+
+_NAMED_VIOLATIONS = 10
+"""A caller's status stays small, however many items are unknown."""
+
+
+class Catalogue:
+    """Finds the items that one request names among a version's, and keeps account of those that it lacks."""
+
+    def __init__(self, version: Version, *, reject_unknown: bool) -> None:
+        self._version = version
+        self._reject_unknown = reject_unknown
+        self._unknown_ids: dict[int, None] = {}
+        self._unknown_keys: dict[str, None] = {}
+
+    def known(self, field: str, ids: Sequence[int], keys: Sequence[str]) -> tuple[int, ...]:
+        """Return the ids of a list without the unknown ones; `field` is its name in the proto up to `_ids`.
+
+        Raises InvalidRequestError if unknown items are to be rejected.
+        """
+        if keys:
+            return self._known_keys(f"{field}_keys", keys)
+        known, items, padding = tuple(ids), self._version.model.known_items, self._version.model.padding_id
+        if not known or ((items is None or max(known) < items) and padding not in known):
+            return known
+        unknown = dict.fromkeys(item for item in known if item == padding or (items is not None and item >= items))
+        if self._reject_unknown:
+            last = "and above" if items is None else f"to {items - 1}"
+            but = "" if padding is None else f", {padding} being padding"
+            raise _unknown(f"{field}_ids", known, unknown, f"the catalogue has the ids 0 {last}{but}")
+        self._unknown_ids |= unknown
+        return tuple(item for item in known if item not in unknown)
+
+    def readable(self, named: tuple[int, ...], *, by_keys: bool) -> tuple[int, ...]:
+        """Return those of known items that the model reads in histories; the others are told of as unknown."""
+        end = self._version.model.readable
+        if not named or end is None or max(named) < end:
+            return named
+        unread = list(dict.fromkeys(item for item in named if item >= end))
+        if by_keys and self._version.vocabulary is not None:
+            self._unknown_keys |= dict.fromkeys(self._version.vocabulary.keys(unread))
+        else:
+            self._unknown_ids |= dict.fromkeys(unread)
+        return tuple(item for item in named if item < end)
+
+    def recommendable(self, known: Collection[int]) -> frozenset[int]:
+        """Return those of known items that an answer may hold: others are in none anyway."""
+        items = self._version.model.items
+        if not known or items is None or max(known) < items:
+            return frozenset(known)
+        return frozenset(item for item in known if item < items)
+
+    def remarks(self, *, is_fallback: bool = False) -> Remarks:
+        """Return what is to be told of the request beside its ranking."""
+        if self._unknown_ids or self._unknown_keys or is_fallback:
+            return Remarks(tuple(self._unknown_ids), tuple(self._unknown_keys), is_fallback)
+        return NO_REMARKS
+
+    def _known_keys(self, field: str, keys: Sequence[str]) -> tuple[int, ...]:
+        vocabulary = self._version.vocabulary
+        if vocabulary is None:
+            label = self._version.model.label
+            raise InvalidRequestError(Violation(field, f"model {label} has no vocabulary: name items by ids"))
+        ids = vocabulary.ids(keys)
+        padding = self._version.model.padding_id
+        if padding in ids and padding is not None:
+            ids = [None if item == padding else item for item in ids]
+        if None in ids:
+            unknown = dict.fromkeys(key for key, item in zip(keys, ids, strict=True) if item is None)
+            if self._reject_unknown:
+                raise _unknown(field, keys, unknown, "the vocabulary does not have it")
+            self._unknown_keys |= unknown
+        return tuple(item for item in ids if item is not None)
+
+
+def nothing_known(version: Version, ids: Sequence[int], keys: Sequence[str]) -> InvalidRequestError:
+    """The refusal of a history of which nothing is known, by a version without a fallback list."""
+    model = version.model
+    lacks = f"and model {model.label} has no fallback list to answer from"
+    if keys:
+        return InvalidRequestError(Violation("item_keys", f"the vocabulary has no key of the history, {lacks}"))
+    if not ids:
+        return InvalidRequestError(Violation("item_ids", f"the request names neither item_ids nor item_keys, {lacks}"))
+    known = f": its ids are 0 to {model.readable - 1}" if model.readable is not None else ""
+    return InvalidRequestError(Violation("item_ids", f"the history has no item of the catalogue{known}, {lacks}"))
+
+
+def _unknown(field: str, named: Sequence[object], unknown: Container[object], why: str) -> InvalidRequestError:
+    """The refusal of a list with unknown items; it names the first few with their places."""
+    places = [(index, item) for index, item in enumerate(named) if item in unknown]
+    return InvalidRequestError(
+        *(
+            Violation(f"{field}[{index}]", f"{quoted(item)} is unknown: {why}")
+            for index, item in places[:_NAMED_VIOLATIONS]
+        )
+    )
