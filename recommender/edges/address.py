@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import ipaddress
+import socket
 from urllib.parse import urlsplit
 
 from recommender.errors import StartError
 
 _SCHEMES = ("dns:///", "dns:", "ipv4:", "ipv6:")
 """What a target of gRPC's may begin with."""
+_ALL = ("0.0.0.0", "::")  # noqa: S104 (they are what was asked for)
 
 
 def address_of(host: str, port: int) -> str:
@@ -19,6 +21,21 @@ def address_of(host: str, port: int) -> str:
 def url_of(host: str, port: int, path: str) -> str:
     """Join host, port and path to an HTTP URL."""
     return f"http://{address_of(host, port)}{path}"
+
+
+def listening_host(host: str) -> str:
+    """Return the address to bind for a host: `0.0.0.0` and `::` both mean all addresses, IPv4 and IPv6, as to gRPC.
+
+    That is `::`, or `0.0.0.0` on a machine without IPv6.
+    """
+    if host not in _ALL:
+        return host
+    try:
+        with socket.socket(socket.AF_INET6) as found:
+            found.bind(("::", 0))
+    except OSError:
+        return "0.0.0.0"  # noqa: S104 (it is what was asked for)
+    return "::"
 
 
 def is_this_machine(target: str) -> bool:

@@ -9,7 +9,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Coroutine, Iterable
-from socketserver import ThreadingMixIn
+from socketserver import TCPServer, ThreadingMixIn
 from typing import Any
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
 
@@ -18,6 +18,7 @@ from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamil
 from prometheus_client.registry import Collector
 from prometheus_client.samples import Exemplar
 
+from recommender.edges.address import listening_host
 from recommender.errors import StartError
 from recommender.histogram import CallExemplar
 from recommender.observability.instruments import DataPoint, Distribution, Instrument, Reading
@@ -74,9 +75,19 @@ class _Server(ThreadingMixIn, WSGIServer):
         """Open connections, oldest first."""
         self._asking: set[socket.socket] = set()
         """Those that have not asked yet."""
-        family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
+        family, _, _, _, address = socket.getaddrinfo(
+            listening_host(host), port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
         self.address_family = family
         super().__init__((str(address[0]), port), _Handler)
+
+    def server_bind(self) -> None:
+        """Bind without the base class's look-up of a name, which waits for DNS; `::` takes IPv4 too."""
+        if self.address_family == socket.AF_INET6:
+            self.socket.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+        TCPServer.server_bind(self)
+        self.server_name, self.server_port = str(self.server_address[0]), self.server_address[1]
+        self.setup_environ()
 
     def asked(self, connection: socket.socket) -> None:
         """Note that the request of a connection was read."""

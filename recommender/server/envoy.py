@@ -19,7 +19,7 @@ from typing import Any
 
 import structlog
 
-from recommender.edges.address import address_of, cannot_listen
+from recommender.edges.address import address_of, cannot_listen, listening_host
 from recommender.edges.envoy.config import envoy_config
 from recommender.edges.envoy.listener import ADMIN
 from recommender.edges.envoy.tls import tls_context, write_secrets
@@ -203,10 +203,11 @@ def _check_address(host: str, port: int) -> None:
             f"RECOMMENDER_HOST is {host!r}: with RECOMMENDER_EDGE=envoy it must be an IP address, as 127.0.0.1, "
             "0.0.0.0 or ::"
         ) from None
-    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
+    bound = listening_host(host)
+    with socket.socket(socket.AF_INET6 if ":" in bound else socket.AF_INET) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            probe.bind((host, port))
+            probe.bind((bound, port))
         except OSError as error:
             raise cannot_listen(address_of(host, port)) from error
 

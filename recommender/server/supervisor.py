@@ -18,7 +18,7 @@ from dataclasses import dataclass
 
 import structlog
 
-from recommender.edges.address import address_of, cannot_listen, url_of
+from recommender.edges.address import address_of, cannot_listen, listening_host, url_of
 from recommender.engine.machine import available_cpus
 from recommender.errors import StartError
 from recommender.observability.prometheus import Endpoint
@@ -302,9 +302,11 @@ class Supervisor:
 def _reserve(host: str, port: int) -> socket.socket:
     """Bind the port without listening: first exclusively, to find other servers, then shared. Raises StartError."""
     try:
-        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        family, kind, protocol, _, address = socket.getaddrinfo(listening_host(host), port, type=socket.SOCK_STREAM)[0]
         reserved = socket.socket(family, kind, protocol)
         try:
+            if family == socket.AF_INET6:
+                reserved.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
             reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             reserved.bind(address)
             # From now on shared, but only with sockets that ask to share.

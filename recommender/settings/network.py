@@ -23,7 +23,7 @@ class NetworkSettings(Group):
 
     host: Annotated[str, Field(min_length=1)] = "127.0.0.1"
     """Address to listen on. The default takes calls from this machine only; a container needs 0.0.0.0, and then TLS or
-    RECOMMENDER_PLAINTEXT=true."""
+    RECOMMENDER_PLAINTEXT=true. 0.0.0.0 and :: are the same: every address, IPv4 and IPv6."""
     port: Annotated[int, Field(ge=0, le=65535)] = 50051
     """TCP port to listen on. 0 takes a free one; the log says which."""
     edge: Edge = "grpc"

@@ -88,7 +88,7 @@ class RemoteServer:
     def __init__(self, settings: Settings) -> None:
         self._envoy = EnvoyServer(settings, "tests.support.remote:app")
         self._plaintext = settings.network.tls_certificate is None
-        self._connection = HTTPConnection(settings.network.host, timeout=_TIMEOUT)
+        self._connection = HTTPConnection(settings.network.host, 0, timeout=_TIMEOUT)
 
     @property
     def port(self) -> int:

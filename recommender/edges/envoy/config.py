@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TypeAlias
 
+from recommender.edges.address import listening_host
 from recommender.settings.network import NetworkSettings
 
 Config: TypeAlias = dict[str, object]
@@ -124,8 +125,9 @@ def envoy_config(
                 "require_client_certificate": network.tls_client_ca is not None,
             },
         }
-    address: Config = {"address": network.host, "port_value": network.port}
-    if network.host == "::":
+    host = listening_host(network.host)
+    address: Config = {"address": host, "port_value": network.port}
+    if host == "::":
         address["ipv4_compat"] = True
     return {
         "node": {"id": "recommender", "cluster": "recommender"},
