@@ -9,12 +9,15 @@ from datetime import UTC, datetime, timedelta
 import structlog
 from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
+from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
 from recommender.errors import StartError
 from recommender.security.pem import CERTIFICATE, PRIVATE_KEY, pem_blocks
 
 _SOON = timedelta(days=14)
+_CURVES = ("secp256r1", "secp384r1", "secp521r1")
 
 log = structlog.get_logger(__name__)
 
@@ -43,6 +46,11 @@ def read_certificates(contents: Sequence[bytes]) -> Certificates:
         raise StartError(
             "RECOMMENDER_TLS_KEY holds no private key in PEM that can be read without a password"
         ) from error
+    if not _is_spoken(private):
+        raise StartError(
+            "RECOMMENDER_TLS_KEY is of a kind that no edge can use: make an RSA key, or one on the curve P-256, P-384 "
+            "or P-521"
+        )
     if private.public_key() != leaf.public_key():
         raise StartError("RECOMMENDER_TLS_KEY is not the key of the first certificate in RECOMMENDER_TLS_CERTIFICATE")
     authorities = [_certificates(pem, "RECOMMENDER_TLS_CLIENT_CA") for pem in rest]
@@ -59,6 +67,13 @@ def read_certificates(contents: Sequence[bytes]) -> Certificates:
         *(max(each.not_valid_after_utc for each in those) for those in authorities),
     )
     return Certificates(key, chain, rest[0] if rest else None, expiries)
+
+
+def _is_spoken(key: PrivateKeyTypes) -> bool:
+    """Whether the TLS library of the edges has this kind of key; gRPC would say that the port is in use."""
+    if isinstance(key, ec.EllipticCurvePrivateKey):
+        return key.curve.name in _CURVES
+    return isinstance(key, rsa.RSAPrivateKey | ed25519.Ed25519PrivateKey)
 
 
 def _certificates(pem: bytes, setting: str) -> list[x509.Certificate]:

@@ -9,6 +9,8 @@ from pathlib import Path
 import grpc
 import pytest
 import trustme
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 from recommender.client import Client, Recommendations
 from recommender.errors import SettingsError, StartError
@@ -214,6 +216,13 @@ def _no_key(folder: Path) -> dict[str, Path]:
     return files
 
 
+def _odd_curve(folder: Path) -> dict[str, Path]:
+    files = Authority().write_server(folder)
+    key = ec.generate_private_key(ec.SECP256K1())
+    files["tls_key"].write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+    return files
+
+
 def _missing(folder: Path) -> dict[str, Path]:
     files = Authority().write_server(folder)
     files["tls_key"].unlink()
@@ -227,6 +236,7 @@ def _missing(folder: Path) -> dict[str, Path]:
         (_other_key, "RECOMMENDER_TLS_KEY is not the key of the first certificate"),
         (_no_certificate, "RECOMMENDER_TLS_CERTIFICATE holds no certificate in PEM"),
         (_no_key, "RECOMMENDER_TLS_KEY holds no private key"),
+        (_odd_curve, "RECOMMENDER_TLS_KEY is of a kind that no edge can use"),
         (_missing, r"server.key \(certificates\) cannot be read: No such file"),
     ],
 )
