@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -233,8 +233,7 @@ def _artifact(settings: Settings, model: str) -> Artifact:
     path = Path(model)
     if (path / CARD_NAME).is_file():
         return open_version(path, Release(path.absolute().parent.name, path.absolute().name))
-    source = open_source(settings.models, model)
-    with _bar("downloading") as progress:
+    with closing(open_source(settings.models, model, open_registry)) as source, _bar("downloading") as progress:
         return source.fetch(source.wanted(), progress)
 
 

@@ -13,7 +13,7 @@ from recommender.models.artifact import Artifact
 from recommender.models.follower import Follower, FollowerStatus
 from recommender.models.loader import Loader
 from recommender.models.proof import check_elsewhere
-from recommender.models.sources.opening import open_source, open_sources
+from recommender.models.sources.opening import open_remote_registry, open_source, open_sources
 from recommender.models.sources.source import Source
 from recommender.models.version import Version
 from recommender.routing.candidate import Bounds
@@ -29,7 +29,7 @@ class Followers:
         self._settings = settings
         self._loader = loader
         self._router = router
-        self._sources: Sequence[Source] = ()
+        self._sources: list[Source] = []
         self._followers: list[Follower] = []
         self._tasks: list[asyncio.Task[None]] = []
 
@@ -40,11 +40,12 @@ class Followers:
     async def load(self) -> None:
         """Load one version of each model; the candidate waits for `follow`. After `open`. Raises StartError."""
         models = self._settings.models
-        for source in self._sources:
+        for source in tuple(self._sources):
             lane = self._router.add_lane(source.reference, source.names)
             await self._add(lane, self._follower(source, functools.partial(self._router.adopt, lane))).start()
         if models.candidate:
-            source = await in_background(open_source, models, models.candidate)
+            source = await in_background(open_source, models, models.candidate, open_remote_registry)
+            self._sources.append(source)
             lane = self._router.add_lane(source.reference, source.names)
             self._add(lane, self._trial(source, lane))
 
@@ -61,6 +62,8 @@ class Followers:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        for source in self._sources:
+            source.close()
 
     def _add(self, lane: Lane, follower: Follower) -> Follower:
         self._followers.append(follower)

@@ -136,6 +136,12 @@ def test_without_a_home_the_cache_is_a_temporary_folder_of_this_user(
         open_folder(folder, open_cache(ModelSettings()))
 
 
+def test_a_home_that_nobody_has_is_a_sentence(tmp_path: Path) -> None:
+    folder = write_version(tmp_path / "1", 1, keys=50)
+    with pytest.raises(SourceError, match=r"this user has no home .* set RECOMMENDER_MODEL_CACHE_DIR"):
+        open_folder(folder, open_cache(ModelSettings(model_cache_dir=Path("~nobody-of-this-name/cache"))))
+
+
 @contextmanager
 def as_nobody() -> Iterator[None]:
     """As a user whom folders of mode 0700 keep out, if this one is root."""

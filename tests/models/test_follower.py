@@ -42,6 +42,9 @@ class HangingSource:
     def keep(self, release: Release) -> None:
         pass
 
+    def close(self) -> None:
+        pass
+
 
 @pytest.fixture
 def source() -> Iterator[HangingSource]:

@@ -38,6 +38,8 @@ _REMEDY = "set RECOMMENDER_MODEL_CACHE_DIR to a folder that this user may write,
 class Cache:
     """The cache in a folder, shared by any number of processes. `kept` versions stay that serve no longer.
 
+    The folder may begin with a `~`.
+
     Methods raise SourceError if it cannot be written. Where `spare` is given, that folder is used instead, with a
     warning.
     """
@@ -124,10 +126,11 @@ class Cache:
     def _place(self, *, warn: bool = False) -> Path:
         """The folder, made if need be; the spare one if this cannot be written. Raises OSError."""
         try:
-            self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            if os.access(self.folder, os.W_OK | os.X_OK):
-                return self.folder
-            raise PermissionError(None, "it cannot be written", str(self.folder))
+            folder = _expanded(self.folder)
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            if os.access(folder, os.W_OK | os.X_OK):
+                return folder
+            raise PermissionError(None, "it cannot be written", str(folder))
         except OSError as error:
             if self.spare is None:
                 raise
@@ -163,6 +166,13 @@ class Cache:
                 yield
         except Timeout:
             raise SourceError(f"another process has been fetching the same version for {patience:g} s") from None
+
+
+def _expanded(folder: Path) -> Path:
+    try:
+        return folder.expanduser()
+    except RuntimeError as error:
+        raise FileNotFoundError(None, "this user has no home", str(folder)) from error
 
 
 def spare_folder() -> Path:

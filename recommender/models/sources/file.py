@@ -46,6 +46,9 @@ class FileSource:
         """Keep the copy of its files, if there is one."""
         keep_copied(self.path, None, self.cache, str(self.path.absolute()))
 
+    def close(self) -> None:
+        """Nothing to end."""
+
 
 def find_model(weights_dir: Path, num_recommendations: int, model: Path | None) -> Path:
     """The model file to serve: `model` where it is given, else `{num_recommendations}_model.onnx`.

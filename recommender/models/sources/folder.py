@@ -80,6 +80,9 @@ class FolderSource:
         """Keep the copy of its files, if there is one: the folder itself is there at the next start."""
         keep_copied(self.folder / release.version, release, self.cache, str(self.folder.absolute()))
 
+    def close(self) -> None:
+        """Nothing to end."""
+
     def versions(self) -> list[str]:
         """The versions that have a card, the largest first. Raises SourceError if the folder cannot be read."""
         try:

@@ -80,6 +80,9 @@ class Registry:
         with _translated(f"{self.address} is no registry"):
             self._client = MlflowClient(uri, uri)
 
+    def close(self) -> None:
+        """Nothing to end."""
+
     def version(self, name: str, version: str) -> Registered:
         """A version by its number."""
         with _translated(f"{self.address} has no version {version} of a model {name!r}"):

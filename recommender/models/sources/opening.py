@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Callable
 from pathlib import Path
-
-import structlog
 
 from recommender.errors import StartError
 from recommender.models.sources.cache import Cache, spare_folder
@@ -13,10 +13,9 @@ from recommender.models.sources.folder import FolderSource
 from recommender.models.sources.mlflow import Registry
 from recommender.models.sources.reference import REFERENCE, reference_model
 from recommender.models.sources.registry import SCHEME, RegisteredSource
+from recommender.models.sources.remote import Lookup, RemoteRegistry
 from recommender.models.sources.source import Source
 from recommender.settings.models import ModelSettings
-
-log = structlog.get_logger(__name__)
 
 
 def open_sources(settings: ModelSettings) -> list[Source]:
@@ -24,13 +23,20 @@ def open_sources(settings: ModelSettings) -> list[Source]:
     references = [each.strip() for each in (settings.model or "").split(",") if each.strip()]
     if not references:
         return [FileSource(find_model(settings.weights_dir, settings.num_recommendations, None), open_cache(settings))]
-    return [open_source(settings, reference) for reference in references]
+    with contextlib.ExitStack() as opened:
+        sources = [
+            opened.enter_context(contextlib.closing(open_source(settings, each, open_remote_registry)))
+            for each in references
+        ]
+        opened.pop_all()
+        return sources
 
 
-def open_source(settings: ModelSettings, reference: str) -> Source:
+def open_source(settings: ModelSettings, reference: str, open_registry: Callable[[ModelSettings], Lookup]) -> Source:
     """Open what a reference means: a model in the registry, `reference`, a model file, or a folder of versions.
 
-    A folder may be pinned to a version after an `@`. Blocks. Raises StartError if the reference means nothing.
+    A folder may be pinned to a version after an `@`. `open_registry` opens the registry, if it is needed. Close the
+    source in the end. Blocks. Raises StartError if the reference means nothing.
     """
     cache = open_cache(settings)
     if reference.startswith(SCHEME):
@@ -45,25 +51,28 @@ def open_source(settings: ModelSettings, reference: str) -> Source:
 
 
 def open_cache(settings: ModelSettings) -> Cache:
-    """The model cache. Where the default folder cannot be made, as without a home, a temporary one serves.
-
-    Raises StartError if the folder stands for a home that nobody has.
-    """
-    wanted = settings.model_cache_dir
-    spare = spare_folder() if wanted == ModelSettings().model_cache_dir else None
-    try:
-        return Cache(wanted.expanduser(), spare)
-    except RuntimeError as error:
-        if spare is None:
-            raise StartError(f"RECOMMENDER_MODEL_CACHE_DIR is {wanted}, and there is no such home: {error}") from error
-        log.warning("the model cache is a temporary folder: this user has no home", folder=str(spare))
-        return Cache(spare)
+    """The model cache. Where the default folder cannot be made, as without a home, a temporary one serves."""
+    is_default = settings.model_cache_dir == ModelSettings().model_cache_dir
+    return Cache(settings.model_cache_dir, spare_folder() if is_default else None)
 
 
 def open_registry(settings: ModelSettings) -> Registry:
-    """Open the registry that the settings name. Blocks. Raises StartError if they name none."""
+    """Open the registry that the settings name, in this process. Blocks. Raises StartError if they name none."""
+    return Registry(_registry_uri(settings))
+
+
+def open_remote_registry(settings: ModelSettings) -> RemoteRegistry:
+    """Open it for a server, to be asked by a process of its own. Blocks. Raises as `open_registry` does."""
+    return RemoteRegistry(
+        _registry_uri(settings),
+        patience=settings.registry_timeout_ms / 1e3,
+        longest=settings.reload_timeout_ms / 1e3,
+    )
+
+
+def _registry_uri(settings: ModelSettings) -> str:
     if not settings.registry_uri:
         raise StartError(
             f"a model of a registry ({SCHEME}…) needs RECOMMENDER_REGISTRY_URI, such as http://localhost:5000"
         )
-    return Registry(settings.registry_uri)
+    return settings.registry_uri

@@ -11,7 +11,8 @@ from recommender.errors import ModelError
 from recommender.models.artifact import Artifact, Release, open_version
 from recommender.models.card import CARD_NAME, file_sha256
 from recommender.models.sources.cache import Cache
-from recommender.models.sources.mlflow import CARD_TAG, Registered, Registry
+from recommender.models.sources.mlflow import CARD_TAG, Registered
+from recommender.models.sources.remote import Lookup
 from recommender.models.sources.source import Progress
 
 SCHEME = "models:/"
@@ -24,7 +25,7 @@ class RegisteredSource:
     Its files come from the registry once and from the cache ever after.
     """
 
-    def __init__(self, reference: str, registry: Registry, cache: Cache) -> None:
+    def __init__(self, reference: str, registry: Lookup, cache: Cache) -> None:
         parts = _REFERENCE.fullmatch(reference)
         if parts is None:
             raise ModelError(f"{reference!r} is neither models:/<name>@<alias> nor models:/<name>/<version>")
@@ -73,6 +74,10 @@ class RegisteredSource:
     def keep(self, release: Release) -> None:
         """Remember the release for a start without a registry."""
         self._cache.remember(self._noted_as, release)
+
+    def close(self) -> None:
+        """Ask the registry no longer."""
+        self._registry.close()
 
     @property
     def _noted_as(self) -> str:

@@ -37,3 +37,6 @@ class Source(Protocol):
 
     def keep(self, release: Release) -> None:
         """Take note that a release serves: a later start may fall back on it."""
+
+    def close(self) -> None:
+        """End what it needs to be asked; a call under way may fail. A second call is a no-op."""
