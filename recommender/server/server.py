@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import socket
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -39,6 +40,7 @@ from recommender.settings.network import NetworkSettings
 from recommender.settings.otlp import Otlp
 from recommender.settings.requests import RequestSettings
 from recommender.settings.settings import Settings
+from recommender.threads import in_background
 
 log = structlog.get_logger(__name__)
 
@@ -130,6 +132,9 @@ class Server:
 
     async def _start(self) -> None:
         try:
+            with contextlib.suppress(OSError):  # listening says what is wrong with the host
+                # gRPC would wait for a name server on the event loop, where no stop is heard.
+                await in_background(socket.getaddrinfo, self._settings.network.host, None)
             await self._answer_probes()
             await self._followers.open()
             for step in (self._load, self._listen) if self._shared_port else (self._listen, self._load):

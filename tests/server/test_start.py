@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import signal
+import socket
+import threading
 from pathlib import Path
 
 import pytest
 
 from recommender.server.process import ExitCode, unless_stopped
+from recommender.server.server import Server
 from recommender.settings.network import Edge
+from recommender.settings.settings import Settings
 from tests.support.models import endless
-from tests.support.process import running
+from tests.support.paths import WEIGHTS
+from tests.support.process import PATIENCE, running
 
 SEEN_AT_ONCE = {"RECOMMENDER_LOG_LEVEL": "debug"}
 """No line of the start is held back."""
@@ -57,6 +62,26 @@ async def test_a_stop_ends_workers_wherever_their_start_is(point: str) -> None:
     assert [
         event["event"] for event in server.log if event["event"] == "workers killed: they did not end in time"
     ] == []
+
+
+async def test_a_stop_ends_a_start_that_waits_for_a_name_server(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked, answered = asyncio.Event(), threading.Event()
+    loop = asyncio.get_running_loop()
+
+    def hang(*_: object) -> list[object]:
+        loop.call_soon_threadsafe(asked.set)
+        answered.wait()
+        return []
+
+    monkeypatch.setattr(socket, "getaddrinfo", hang)
+    server = Server(Settings(host="shop.example", plaintext=True, port=0, weights_dir=WEIGHTS))
+    starting = asyncio.create_task(server.start())
+    await asked.wait()
+    server.stop()
+    await asyncio.wait_for(starting, PATIENCE)
+    answered.set()
+
+    assert await server.run() == ExitCode.DRAINED
 
 
 async def test_work_that_ends_late_after_a_stop_is_not_waited_for() -> None:
