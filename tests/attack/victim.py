@@ -40,7 +40,7 @@ class Report:
     honest: int
     """Calls of the honest caller that were answered meanwhile."""
     slowest: float
-    """Seconds that the slowest of them took."""
+    """Seconds that the slowest of them took; the attacker's own work on this event loop is in it."""
     grown: int
     """MiB that the server's processes grew by at most."""
     faults: tuple[str, ...]

@@ -42,7 +42,9 @@ class Raw:
         await self._writer.drain()
 
     async def send(self, data: bytes) -> None:
-        """Send bytes as they are."""
+        """Send bytes as they are. Raises ConnectionResetError if the server has closed the connection."""
+        if self._writer.is_closing():
+            raise ConnectionResetError
         self._writer.write(data)
         await self._writer.drain()
 
