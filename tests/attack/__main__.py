@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import logging
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -60,6 +61,8 @@ def main() -> int:
     parser.add_argument("--size", type=float, default=1.0, help="scales the numbers of every attack")
     parser.add_argument("--most-mb", type=int, default=128, help="MiB that a server may grow by in one attack")
     options = parser.parse_args()
+    # It warns of every write to a connection that the server has closed.
+    logging.getLogger("asyncio").setLevel(logging.ERROR)
     console = Console(width=max(Console().width, 150))
     harmed = False
     for edge in options.edge:

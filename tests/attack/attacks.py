@@ -293,7 +293,9 @@ async def _answer(connection: Raw, stream: int, *, send: bytes | None = None, pa
     try:
         async with asyncio.timeout(patience):
             if send is not None:
-                await _send_whole(connection, stream, b"\0" + len(send).to_bytes(4, "big") + send)
+                whole = await _send_whole(connection, stream, b"\0" + len(send).to_bytes(4, "big") + send)
+                if not whole:
+                    return "refused before its end"
             return f"status {await connection.status(stream)}"
     except TimeoutError:
         return "no answer"
@@ -301,8 +303,8 @@ async def _answer(connection: Raw, stream: int, *, send: bytes | None = None, pa
         return "cut off"
 
 
-async def _send_whole(connection: Raw, stream: int, body: bytes) -> None:
-    """Send a body as the server's window opens."""
+async def _send_whole(connection: Raw, stream: int, body: bytes) -> bool:
+    """Send a body as the server's window opens; False if the server ends the call before."""
     while body:
         some = min(connection.http2.local_flow_control_window(stream), 16_384, len(body))
         if some:
@@ -310,7 +312,12 @@ async def _send_whole(connection: Raw, stream: int, body: bytes) -> None:
             body = body[some:]
             await connection.flush()
         else:
-            await connection.until(h2.events.WindowUpdated)
+            event = await connection.until(
+                h2.events.WindowUpdated, h2.events.StreamEnded, h2.events.StreamReset, h2.events.ConnectionTerminated
+            )
+            if not isinstance(event, h2.events.WindowUpdated):
+                return False
+    return True
 
 
 async def _sent(call: Awaitable[int]) -> str:

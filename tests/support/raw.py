@@ -58,9 +58,9 @@ class Raw:
         await self.flush()
         return stream
 
-    async def until(self, kind: type[h2.events.Event]) -> h2.events.Event:
-        """Read up to an event of that kind. Raises EOFError if the connection ends before."""
-        while not isinstance(event := await self._event(), kind):
+    async def until(self, *kinds: type[h2.events.Event]) -> h2.events.Event:
+        """Read up to an event of these kinds. Raises EOFError if the connection ends before."""
+        while not isinstance(event := await self._event(), kinds):
             pass
         return event
 
