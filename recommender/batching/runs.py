@@ -148,7 +148,9 @@ class Runs:
         """Run the engine once within the timeout; an answer that does not fit the question is a failure."""
         began = staged.began if staged is not None else None
         started = self._clock() if began is None else began
-        timeout = asyncio.timeout(self._timeout)
+        timeout = asyncio.timeout(None)
+        # In two halves: after a pause of this process the first is over at once, and a healthy run ends in the other.
+        half = self._loop.call_later(self._timeout / 2, self._second_half, timeout)
         try:
             async with timeout:
                 rankings = await (self._engine.run(queries) if staged is None else staged.result())
@@ -160,10 +162,14 @@ class Runs:
                 f"a run of {len(queries)} rows did not end within {self._timeout * 1e3:.0f} ms"
             ) from error
         finally:
+            half.cancel()
             self._counts.run(len(queries), self._clock() - started)
         if len(rankings) != len(queries):
             raise EngineError(f"the engine returned {len(rankings)} rankings for {len(queries)} queries")
         return rankings
+
+    def _second_half(self, timeout: asyncio.Timeout) -> None:
+        timeout.reschedule(self._loop.time() + self._timeout / 2)
 
     def _end(self, batch: Batch[Payload], *, failed: bool) -> None:
         """Free the slot of a batch that needs the engine no more; tell tracer and observer."""

@@ -246,14 +246,20 @@ class Supervisor:
         """Read the beats of one process; kill it if it falls silent after it was ready."""
         if process.stdout is None:
             raise RuntimeError("a worker is started with pipes")
+        silent = False
         while True:
             try:
-                async with asyncio.timeout(None if worker.serves_since is None else self._silence):
+                # In two halves: after a pause of this process the first is over at once, and the other reads the beats.
+                async with asyncio.timeout(None if worker.serves_since is None else self._silence / 2):
                     line = await process.stdout.readline()
             except TimeoutError:
+                if not silent:
+                    silent = True
+                    continue
                 log.warning("worker killed: it is silent", worker=worker.number, seconds=self._silence)
                 worker.send(signal.SIGKILL)
                 return
+            silent = False
             if not line:
                 return
             beat = Beat.of(line)

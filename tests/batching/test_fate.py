@@ -314,6 +314,21 @@ async def test_an_engine_that_hangs_breaks_the_batcher_and_everybody_is_told() -
     assert batcher.statistics().ended == 5
 
 
+@with_time
+async def test_a_pause_of_the_whole_process_is_no_engine_that_hangs() -> None:
+    engine = FakeEngine(held=True)
+    batcher = make_batcher(engine, engine_timeout=5.0)
+    callers = await start(batcher, 1)
+    loop = asyncio.get_running_loop()
+    assert isinstance(loop, VirtualLoop)
+    loop.pass_time(60.0)
+    await turns()
+    engine.waiting[0].release()
+
+    assert await outcomes(callers) == [answer(query(1))]
+    assert engine.terminated == 0
+
+
 async def test_an_engine_that_cancels_itself_breaks_the_batcher_and_everybody_is_told() -> None:
     engine = FakeEngine(held=True)
     batcher = make_batcher(engine)

@@ -7,6 +7,7 @@ import os
 import re
 import signal
 import sys
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
@@ -298,6 +299,22 @@ async def test_a_worker_that_falls_silent_is_killed_and_started_again() -> None:
 
     assert code == ExitCode.WORKERS_LOST
     assert [event["event"] for event in logged].count("worker killed: it is silent") == 5
+
+
+async def test_a_pause_of_the_supervisor_costs_no_worker_its_life() -> None:
+    silence = 1.0
+    supervisor = Supervisor(Settings(workers=2, port=0), (sys.executable, "-u", "-c", BEATS), silence=silence)
+    with structlog.testing.capture_logs() as logged:
+        await supervisor.start()
+        running = asyncio.create_task(supervisor.run())
+        # A container that is paused, a virtual machine that moves: time passes and this process does not run.
+        time.sleep(1.1 * silence)  # noqa: ASYNC251 (that is the point)
+        done, _ = await asyncio.wait({running}, timeout=0.2)
+        await supervisor.close()
+        await running
+
+    assert not done
+    assert "worker killed: it is silent" not in [event["event"] for event in logged]
 
 
 async def test_a_single_server_answers_probes_beside_its_own_tls_port(tmp_path: Path) -> None:
