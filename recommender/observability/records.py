@@ -89,8 +89,10 @@ def _told_of(error: BaseException | None) -> dict[str, str]:
     """An exception by the names of the semantic conventions; the SDK would send its text unmasked."""
     if error is None:
         return {}
+    kind = type(error)
+    name = kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
     return {
-        "exception.type": type(error).__qualname__,
+        "exception.type": name,
         "exception.message": masked(str(error)),
         "exception.stacktrace": masked("".join(traceback.format_exception(error))),
     }
