@@ -16,7 +16,7 @@ _JOIN_SECONDS = 2.0
 _HANDOVER_SECONDS = 0.001
 _BACKGROUND = "background"
 """Name of the threads of `in_background`."""
-_TURN_SECONDS = 0.002
+_TURN_SECONDS = 0.001
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -166,7 +166,7 @@ def background_works() -> bool:
 
 
 class Turns:
-    """Shares the event loop with long computations: one of them computes at a time, for two milliseconds a turn.
+    """Shares the event loop with long computations: one of them computes at a time, for a millisecond a turn.
 
     Between turns the loop does what else there is to do. Each waits for its next turn behind those that came before.
     `clock` gives the time in seconds.

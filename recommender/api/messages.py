@@ -14,8 +14,8 @@ from recommender.recommend_api.validate import validate_pb2
 _MOST_VIOLATIONS = 10
 """A caller's status stays small, whatever the caller sent."""
 
-_LOOKED_THROUGH_BYTES = 2048
-"""Of a larger message only the first violation is told."""
+_LOOKED_THROUGH = 64
+"""Items of each list in which every violation is looked for; of later ones only the first is told."""
 
 M = TypeVar("M", bound=Message)
 
@@ -33,12 +33,24 @@ def decoded(kind: type[M], message: bytes) -> M:
 
 def validate(validator: Validator, message: Message) -> None:
     """Hold a message to the rules of its proto (buf.validate). Raises InvalidRequestError with what it breaks."""
-    # To find all that is wrong with a list of thousands takes a tenth of a second.
     found = validator.collect_violations(message, fail_fast=True)
     if found:
-        if message.ByteSize() <= _LOOKED_THROUGH_BYTES:
-            found = validator.collect_violations(message)
+        # To find all that is wrong with lists of thousands takes half a second.
+        found = validator.collect_violations(_beginning(message)) or found
         raise InvalidRequestError(*(_violation(violation) for violation in found[:_MOST_VIOLATIONS]))
+
+
+def _beginning(message: M) -> M:
+    """Copy a message with the first items of its lists."""
+    copied = type(message)()
+    for field, value in message.ListFields():
+        if field.is_repeated:
+            getattr(copied, field.name).extend(value[:_LOOKED_THROUGH])
+        elif field.message_type is not None:
+            getattr(copied, field.name).CopyFrom(_beginning(value))
+        else:
+            setattr(copied, field.name, value)
+    return copied
 
 
 def ceiling(kind: type[Message], field: str) -> int:

@@ -85,8 +85,8 @@ class Asked:
 
         Raises InvalidRequestError if the request wants more than the version can give.
         """
-        if self.highest < version.plain_items and len(self.history) <= version.plain_history:
-            return Query(self.history, version.limit), NO_REMARKS
+        if self.highest < version.plain_items:
+            return Query(self.history[-version.plain_history :], version.limit), NO_REMARKS
         options = self.options
         model = version.model
         k = options.limit or version.limit

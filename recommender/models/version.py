@@ -16,7 +16,7 @@ from recommender.models.vocabulary import Vocabulary
 class Version:
     """One version of a model, loaded and warm. `limit` is the number of recommendations for callers who set none.
 
-    A history of at most `plain_history` ids below `plain_items` is answered as it is: nothing of it is cut or unknown.
+    Of a history of ids below `plain_items` the last `plain_history` are ranked: none of them is unknown.
     """
 
     model: Model

@@ -117,7 +117,8 @@ class RemoteServer:
         # Open from now on, it can still ask when the server takes no more connections.
         self._connection.port = self.port
         if self._plaintext:
-            self._connection.connect()
+            # With a question: a connection that says nothing is closed.
+            await asyncio.to_thread(_ask, self._connection, "tasks")
 
     def stop(self) -> None:
         self._envoy.stop()
