@@ -69,7 +69,7 @@ class HealthError(Exception):
 
 def ask_health(address: str, name: str, timeout: float, *, here: bool) -> str:
     """Ask a health port for the status of `name`; `here` says that it is this machine's. Raises HealthError."""
-    request = _request(name)
+    request = health_request(name)
     options = (("grpc.enable_http_proxy", int(not (here or is_this_machine(address)))),)
     try:
         with grpc.insecure_channel(address, options) as channel:
@@ -128,8 +128,8 @@ def _address_in_environment() -> str | None:
 # HealthCheckRequest and HealthCheckResponse have one field each; importing protobuf takes as long as the call.
 
 
-def _request(name: str) -> bytes:
-    """Field 1, the name of the service; a length below 128 is one byte."""
+def health_request(name: str) -> bytes:
+    """Build a request: field 1, the name; a length below 128 is one byte. Raises HealthError if it has more."""
     try:
         encoded = name.encode()
     except UnicodeError:

@@ -14,6 +14,7 @@ from recommender.cli.connecting import (
     HealthError,
     ask_health,
     health_address,
+    health_request,
 )
 from recommender.cli.lazy import fail, imported
 from recommender.errors import SettingsError
@@ -31,6 +32,7 @@ def health(
 ) -> None:
     """Ask a server's health port, for probes that run a command; exit code 0 if it is SERVING, else 1."""
     try:
+        health_request(name)  # a slip in the words is said before one in the settings
         status = ask_health(address or _configured(), name, timeout, here=address is None)
     except HealthError as error:
         fail(str(error), error.code)
