@@ -72,7 +72,7 @@ class Health:
         enter = enter or self._guests.enter
         return (
             Unary(path=f"/{SERVICE_NAME}/Check", answer=self._check, enter=enter, timeout=timeout),
-            Streaming(path=f"/{SERVICE_NAME}/Watch", serve=self._watch, enter=enter),
+            Streaming(path=f"/{SERVICE_NAME}/Watch", serve=self._watch, enter=enter, asked_once=True),
         )
 
     async def _check(self, message: bytes, _deadline: float, _request_id: str) -> _Status:

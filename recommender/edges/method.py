@@ -66,9 +66,10 @@ class Unary(_Method):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Streaming(_Method):
-    """Messages in, replies out, until `serve` returns."""
+    """Messages in, replies out, until `serve` returns. A call that is `asked_once` has one message, for `only`."""
 
     serve: Serve
+    asked_once: bool = False
 
 
 Method: TypeAlias = Unary | Streaming

@@ -203,6 +203,10 @@ class Server:
         with self._monitoring.listening():
             self.port = await self._listener.listen(network.host, network.port)
         log.info("listening", address=address_of(network.host, self.port), security=_security(network))
+        if network.edge == "grpc" and network.beyond_this_machine:
+            log.info(
+                "the envoy edge is meant for strangers, this one for callers who are known", see="docs/security.md"
+            )
         log.info("settings", **self._settings.changed())
         # The supervisor collects the metrics of one of several, on this machine.
         await self._monitoring.start("127.0.0.1" if self._shared_port else network.host)

@@ -71,6 +71,9 @@ class NetworkSettings(Group):
     max_connection_calls: Annotated[int, Field(ge=1, le=1_000_000)] = 1024
     """Calls that are open at once on one connection at most; the client holds back more. One connection can fill the
     backlog and no more: raise it with RECOMMENDER_MAX_BACKLOG behind a proxy."""
+    max_connections: Annotated[int, Field(ge=1, le=1_000_000)] = 10_000
+    """Connections that are open at once at most; one more is closed at once. It bounds what callers hold in a process:
+    docs/security.md has the sum. `ulimit -n` must allow as many."""
     max_connection_age_ms: Annotated[int, Field(ge=0, le=86_400_000)] = 1_800_000
     """Milliseconds after which a connection is asked to go and come again, give or take a tenth. 0: never. It spreads
     long-lived clients over servers that came later: lower it where servers come and go."""
@@ -97,13 +100,18 @@ class NetworkSettings(Group):
         """The CORS origins, one each."""
         return tuple(origin for each in self.cors_origins.split(",") if (origin := each.strip()))
 
+    @property
+    def beyond_this_machine(self) -> bool:
+        """Whether other machines can reach the port."""
+        return not _is_loopback(self.host)
+
     def check_combinations(self) -> None:
         """Hold these settings against each other. Raises SettingsError."""
         if (self.tls_certificate is None) != (self.tls_key is None):
             raise SettingsError("RECOMMENDER_TLS_CERTIFICATE and RECOMMENDER_TLS_KEY go together: set both or neither")
         if self.tls_client_ca is not None and self.tls_certificate is None:
             raise SettingsError("RECOMMENDER_TLS_CLIENT_CA needs RECOMMENDER_TLS_CERTIFICATE: TLS proves both sides")
-        if self.tls_certificate is None and not self.plaintext and not _is_loopback(self.host):
+        if self.tls_certificate is None and not self.plaintext and self.beyond_this_machine:
             raise SettingsError(
                 f"RECOMMENDER_HOST={self.host} would take calls from other machines in plaintext: set "
                 "RECOMMENDER_TLS_CERTIFICATE and RECOMMENDER_TLS_KEY, or RECOMMENDER_PLAINTEXT=true if something else "

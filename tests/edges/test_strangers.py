@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from recommender.edges.method import Messages, Streaming
 from recommender.edges.unread import CONNECTION_BYTES, Unread
 from recommender.errors import QuotaError
 from recommender.recommend_api.v1 import recommend_api_pb2 as api
-from tests.support.raw import raw
+from tests.support.raw import RECOMMEND, raw
 from tests.support.serving import AnyServer, Serve
 
 both_edges = pytest.mark.both_edges
@@ -78,6 +79,31 @@ async def test_few_calls_without_a_token_are_open_on_a_connection_and_others_are
         check = await friend.call(CHECK, b"")
 
         assert await friend.status(check) == grpc.StatusCode.OK.value[0]
+
+
+@both_edges
+async def test_more_connections_than_may_be_are_closed_at_once(serve: Serve) -> None:
+    async with serve(max_connections=3) as server, contextlib.AsyncExitStack() as stack:
+        opened = [await stack.enter_async_context(raw(server.port)) for _ in range(6)]
+        closed = asyncio.gather(*(each.ended() for each in opened[3:]))
+        await asyncio.wait_for(closed, TIMEOUT)
+
+
+@both_edges
+async def test_calls_that_are_abandoned_at_once_keep_no_others_out(serve: Serve) -> None:
+    options = (("grpc.enable_retries", 0),)
+    async with (
+        serve(max_connection_calls=50) as server,
+        grpc.aio.insecure_channel(f"127.0.0.1:{server.port}", options) as channel,
+    ):
+        method: grpc.aio.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary(RECOMMEND)
+
+        async def abandon(number: int) -> grpc.StatusCode:
+            return await method(b"", timeout=(1 + number % 8) / 1e3).code()
+
+        codes = {code for _ in range(30) for code in await asyncio.gather(*map(abandon, range(300)))}
+
+    assert grpc.StatusCode.UNAVAILABLE not in codes
 
 
 async def test_watches_are_bounded_over_all_connections() -> None:

@@ -132,6 +132,7 @@ def envoy_config(
     return {
         "node": {"id": "recommender", "cluster": "recommender"},
         "admin": {"address": {"pipe": {"path": str(admin), "mode": 0o600}}},
+        "overload_manager": {"resource_monitors": [_most_connections(network.max_connections)]},
         "layered_runtime": {"layers": [{"name": "ours", "static_layer": _RUNTIME}]},
         "static_resources": {
             "listeners": [
@@ -147,6 +148,16 @@ def envoy_config(
                 }
             ]
         },
+    }
+
+
+def _most_connections(most: int) -> Config:
+    kind = (
+        "type.googleapis.com/envoy.extensions.resource_monitors.downstream_connections.v3.DownstreamConnectionsConfig"
+    )
+    return {
+        "name": "envoy.resource_monitors.global_downstream_max_connections",
+        "typed_config": {"@type": kind, "max_active_downstream_connections": most},
     }
 
 

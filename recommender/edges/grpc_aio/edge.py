@@ -137,12 +137,14 @@ def _unary(method: Unary, calls: OpenCalls) -> Respond:
 
 
 def _streaming(method: Streaming, calls: OpenCalls) -> Respond:
-    serve = method.serve
+    serve, asked_once = method.serve, method.asked_once
 
-    async def respond(context: Context, _deadline: float, _request_id: str) -> None:
+    async def respond(context: Context, deadline: float, _request_id: str) -> None:
         unread = 0
 
         async def messages() -> Messages:
+            if asked_once:
+                yield await calls.read(context, deadline)
             while isinstance(message := await context.read(), bytes):  # else it is the end
                 yield message
 

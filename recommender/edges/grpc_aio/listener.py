@@ -22,6 +22,9 @@ if TYPE_CHECKING:  # the health port needs none
 _STREAM_WINDOW = 262_144
 """Bytes that a caller may send ahead of the server's reads: a thousand histories of a hundred items."""
 
+_ABANDONED = 4096
+"""Abandoned calls of a connection that have not ended here yet: so many may be, beside those that may be open."""
+
 
 class GrpcListener:
     """Listens with grpc.aio, within the connection limits of `settings`.
@@ -116,6 +119,9 @@ def port_options(
         ("grpc.max_metadata_size", metadata_bytes),
         ("grpc.absolute_max_metadata_size", metadata_bytes),
         ("grpc.max_concurrent_streams", calls),
+        # Calls that their callers have abandoned, and that still are to end here, are not to keep others out.
+        ("grpc.http2.max_deallocating_streams", calls + _ABANDONED),
+        ("grpc.max_allowed_incoming_connections", network.max_connections),
         ("grpc.keepalive_permit_without_calls", 1),
         ("grpc.http2.min_ping_interval_without_data_ms", network.min_ping_interval_ms),
         ("grpc.server_handshake_timeout_ms", network.handshake_timeout_ms),
