@@ -178,6 +178,12 @@ async def test_who_connects_and_says_too_little_is_dropped(serve: Serve, said: b
         assert await answered(server.port)
 
 
+async def test_a_client_that_does_not_acknowledge_its_limits_is_dropped(serve: Serve) -> None:
+    async with serve(handshake_timeout_ms=300) as server, raw(server.port) as caller:
+        assert await caller.ended()
+        assert await answered(server.port)
+
+
 @pytest.mark.parametrize("edge", ["envoy"], scope="session")
 async def test_a_call_whose_headers_never_end_is_ended(serve: Serve) -> None:
     async with serve(handshake_timeout_ms=300) as server, raw(server.port) as caller:

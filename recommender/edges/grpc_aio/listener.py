@@ -125,6 +125,8 @@ def port_options(
         ("grpc.keepalive_permit_without_calls", 1),
         ("grpc.http2.min_ping_interval_without_data_ms", network.min_ping_interval_ms),
         ("grpc.server_handshake_timeout_ms", network.handshake_timeout_ms),
+        # Until a client has acknowledged the limits of metadata and calls, gRPC does not hold it to them.
+        ("grpc.http2.settings_timeout", network.handshake_timeout_ms),
     ]
     # gRPC varies the age by a tenth, so connections opened together do not end together.
     lasting = (
