@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import http.client
 import urllib.request
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
@@ -31,7 +32,7 @@ class WorkerMetrics(Collector):
         """Scrape all workers concurrently, and add what only the supervisor knows of each."""
         ports = dict(self._ports())
         with ThreadPoolExecutor(max(len(ports), 1)) as threads:
-            texts = dict(zip(ports, threads.map(_read, ports.values()), strict=True))
+            found = dict(zip(ports, threads.map(_read, ports.values()), strict=True))
         up = GaugeMetricFamily("recommender_worker_up", "Whether a worker gave its metrics.", labels=["worker"])
         died = CounterMetricFamily(
             "recommender_worker_deaths", "Workers that died and were started again.", labels=["worker"]
@@ -39,9 +40,9 @@ class WorkerMetrics(Collector):
         for number, count in self._deaths().items():
             died.add_metric([str(number)], count)
         families: dict[str, Metric] = {}
-        for number, text in texts.items():
-            up.add_metric([str(number)], float(text is not None))
-            for family in _families(text or "# EOF\n"):
+        for number, worker in found.items():
+            up.add_metric([str(number)], float(worker is not None))
+            for family in worker or ():
                 merged = families.setdefault(family.name, Metric(family.name, family.documentation, family.type))
                 merged.samples += [_of_worker(sample, number) for sample in family.samples]
         return [up, died, *families.values()]
@@ -51,9 +52,9 @@ class WorkerMetrics(Collector):
         return ()
 
 
-def _families(text: str) -> Iterable[Metric]:
+def _families(text: str) -> Sequence[Metric]:
     families: Iterable[Metric] = text_string_to_metric_families(text)  # type: ignore[no-untyped-call]
-    return families
+    return tuple(families)
 
 
 def _of_worker(sample: Sample, number: int) -> Sample:
@@ -62,7 +63,8 @@ def _of_worker(sample: Sample, number: int) -> Sample:
     )
 
 
-def _read(port: int) -> str | None:
+def _read(port: int) -> Sequence[Metric] | None:
+    """Scrape a worker; None if it is down, dies meanwhile, or something else answers at its former port."""
     if not port:
         return None
     try:
@@ -72,6 +74,6 @@ def _read(port: int) -> str | None:
             urllib.request.ProxyHandler({})
         )  # this machine, whatever proxies there are
         with direct.open(page, timeout=_READ_SECONDS) as answer:
-            return str(answer.read().decode())
-    except OSError:
+            return _families(answer.read().decode())
+    except (OSError, http.client.HTTPException, ValueError):
         return None
