@@ -20,6 +20,7 @@ from tests.support.serving import AnyServer
 
 TIMEOUT = 30.0
 GRACE = 10.0
+CHECK = "/grpc.health.v1.Health/Check"
 WATCH = "/grpc.health.v1.Health/Watch"
 SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
@@ -87,10 +88,10 @@ async def test_a_server_that_left_never_serves_again() -> None:
 
 
 @pytest.mark.both_edges
-async def test_watchers_with_a_closed_window_do_not_delay_a_drain(edge: Edge) -> None:
+async def test_watchers_with_a_closed_window_delay_neither_start_nor_drain(edge: Edge) -> None:
     settings = {"RECOMMENDER_EDGE": edge, "RECOMMENDER_DRAIN_GRACE_MS": str(int(GRACE * 1e3))}
     settings["RECOMMENDER_HEALTH_PORT"] = "0"
-    async with running(settings=settings) as server:
+    async with running(settings=settings, wait_for="listening") as server:
         (probes,) = (event["port"] for event in server.log if event["event"] == "probes")
         async with raw(server.port) as caller, raw(probes) as orchestrator:
             for watcher in (caller, orchestrator):
@@ -101,6 +102,10 @@ async def test_watchers_with_a_closed_window_do_not_delay_a_drain(edge: Edge) ->
                 watcher.http2.send_data(stream, bytes(5), end_stream=True)
                 await watcher.flush()
                 await watcher.until(h2.events.ResponseReceived)
+            await server.until("ready")
+            for port in (server.port, probes):
+                async with raw(port) as other:
+                    assert await other.status(await other.call(CHECK, b"")) == 0
             server.signal(signal.SIGTERM)
             async with asyncio.timeout(TIMEOUT):
                 code = await server.exit_code()
@@ -111,9 +116,7 @@ async def test_watchers_with_a_closed_window_do_not_delay_a_drain(edge: Edge) ->
 
 
 @pytest.mark.both_edges
-@pytest.mark.parametrize(
-    "path", ["/grpc.health.v1.Health/Check", WATCH, "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo"]
-)
+@pytest.mark.parametrize("path", [CHECK, WATCH, "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo"])
 async def test_a_malformed_message_gets_the_same_status_on_every_service(server: AnyServer, path: str) -> None:
     async with grpc.aio.insecure_channel(f"127.0.0.1:{server.port}") as channel:
         method: grpc.aio.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary(path)
