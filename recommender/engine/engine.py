@@ -57,17 +57,20 @@ class OnnxEngine:
         """Every way that queries go through the sessions: a check of the model takes each of them."""
         return (self.run,) if self._sessions.plain is None else (partial(self.run, general=True), self.run)
 
-    async def run(self, queries: Sequence[Query], *, general: bool = False) -> Sequence[Ranking]:
+    async def run(
+        self, queries: Sequence[Query], *, general: bool = False, padding: int | None = None
+    ) -> Sequence[Ranking]:
         """Rank for every query, in their order, on the engine's own thread.
 
         Blocks the event loop until a run of `_LARGE` rows or more has begun, for a millisecond at most. `general` keeps
-        it off the quicker session for queries without exclusions and candidates. A cancelled call does not end the
+        it off the quicker session for queries without exclusions and candidates. `padding` fills histories up in place
+        of the model's own padding id. A cancelled call does not end the
         run; `terminate` does.
 
         Raises InvalidRequestError if the only query holds an id that the model does not have, and FaultyRowsError if
         what the model gave for some rows is no answer. Raises what ONNX Runtime raises if the run failed.
         """
-        rank = partial(self._rank, queries, general=general)
+        rank = partial(self._rank, queries, general=general, padding=padding)
         return await self._threads.call(rank, at_once=len(queries) >= _LARGE)
 
     def stage(self, queries: Sequence[Query]) -> Job[list[Ranking]] | PackedRun:
@@ -108,9 +111,18 @@ class OnnxEngine:
             self._sessions.close()
         return ended
 
-    def _rank(self, queries: Sequence[Query], begun: Callable[[], None], *, general: bool = False) -> list[Ranking]:
+    def _rank(
+        self,
+        queries: Sequence[Query],
+        begun: Callable[[], None],
+        *,
+        general: bool = False,
+        padding: int | None = None,
+    ) -> list[Ranking]:
         if self.contract.batched:
-            return self._attempt(queries, partial(self._rank_together, queries, begun, general=general))
+            return self._attempt(
+                queries, partial(self._rank_together, queries, begun, general=general, padding=padding)
+            )
         begun()
         return self._attempt(queries, partial(self._rank_one_by_one, queries))
 
@@ -137,12 +149,18 @@ class OnnxEngine:
             self._active.discard(options)
 
     def _rank_together(
-        self, queries: Sequence[Query], begun: Callable[[], None], options: onnxruntime.RunOptions, *, general: bool
+        self,
+        queries: Sequence[Query],
+        begun: Callable[[], None],
+        options: onnxruntime.RunOptions,
+        *,
+        general: bool,
+        padding: int | None,
     ) -> list[Ranking]:
         outcomes: dict[int, Ranking | EngineError] = {}
         for places in self.contract.runs(queries):
             sharing = [queries[place] for place in places]
-            feed = self.contract.pack(sharing)
+            feed = self.contract.pack(sharing, padding)
             begun()
             outputs = self._sessions.run(feed, max(query.k for query in sharing), options, general=general)
             outcomes.update(zip(places, _outcomes(self.contract.unpack, outputs, sharing), strict=True))

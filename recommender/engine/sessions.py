@@ -35,6 +35,15 @@ _TRIED_ROWS = 32
 _TRIED_LENGTH = 32
 _TRIES = 5
 
+_FREE = {
+    "user_history": ("batch", "history"),
+    "history_length": ("batch",),
+    "excluded": ("number of pairs",),
+    "candidates": ("batch", "number of candidates"),
+    "candidates_length": ("batch",),
+}
+"""What the dimensions of the inputs count that every run chooses."""
+
 Describe: TypeAlias = Callable[[Contract, Mapping[str, str], int | str | None], Model]
 """Tell a model's limits from its contract, its metadata and the last dimension of its recommendations.
 
@@ -136,6 +145,7 @@ def open_sessions(
     session, loaded = opened.session, opened.loaded
     contract = Contract.of(_ports(session.get_inputs()), _ports(session.get_outputs()))
     width = session.get_outputs()[0].shape[-1]
+    _refuse_fixed(path, {port.name: port.shape for port in session.get_inputs()})
     model = describe(contract, session.get_modelmeta().custom_metadata_map, width)
     contract = contract.within(model.items, model.padding_id)
     if model.items is None and opened.provider != CPU:
@@ -248,6 +258,21 @@ def _outputs(contract: Contract) -> list[str]:
 
 def _ports(nodes: Sequence[onnxruntime.NodeArg]) -> dict[str, Port]:
     return {node.name: Port(node.type, len(node.shape)) for node in nodes}
+
+
+def _refuse_fixed(path: Path, shapes: Mapping[str, Sequence[int | str | None]]) -> None:
+    """Raise ModelError if a dimension of an input that every run chooses is a number."""
+    fixed = [
+        f"{name} has a fixed {what} of {shape[axis]}"
+        for name, shape in shapes.items()
+        for axis, what in enumerate(_FREE.get(name, ())[-len(shape) :])
+        if isinstance(shape[axis], int)
+    ]
+    if fixed:
+        raise ModelError(
+            f"{path} takes inputs of one size only: {'; '.join(fixed)}. Export it with free dimensions, as "
+            'torch.onnx.export(…, dynamo=True, dynamic_shapes=({0: "batch", 1: "history"}, {0: "batch"}))'
+        )
 
 
 def _refuse_too_large(path: Path, file: OnnxFile, free: int | None) -> None:

@@ -3,23 +3,26 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from types import MappingProxyType
 from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 import onnx
 from google.protobuf.message import EncodeError
-from onnx import TensorProto, numpy_helper
+from onnx import TensorProto, helper, numpy_helper
 
 from recommender.export.errors import ExportError
+from recommender.export.nodes import Array
 from recommender.export.table import TABLE
 from recommender.models.card import Card, CardFile, FileRole, card_path, file_sha256
 
 Files: TypeAlias = dict[Path, FileRole]
 """Files of one artifact with what they are in it, the model first."""
+_PAGE = 4096
 
 
 @contextmanager
@@ -37,34 +40,48 @@ def drafts(output: Path) -> Iterator[Path]:
 
 
 def write_model(
-    model: onnx.ModelProto, table: npt.NDArray[np.float32] | None, path: Path, external_data_bytes: int
+    model: onnx.ModelProto,
+    table: npt.NDArray[np.float32] | None,
+    path: Path,
+    external_data_bytes: int,
+    more: Mapping[str, Array] = MappingProxyType({}),
 ) -> Files:
-    """Write the model with its table inside, or in `{path}.data` when it has that many bytes; returns the files.
+    """Write the model with its table and `more` tensors inside, or in `{path}.data` when they have that many bytes.
 
-    ExportError where the model is too large for one file without its table.
+    Returns the files. ExportError where the model is too large for one file without them.
     """
+    tensors = dict(more) if table is None else {TABLE: table, **more}
     files: Files = {path: "model"}
     whole = onnx.ModelProto()
     whole.CopyFrom(model)
-    if table is not None and table.nbytes < external_data_bytes:
-        whole.graph.initializer.append(numpy_helper.from_array(table, TABLE))
-    elif table is not None:
+    if sum(tensor.nbytes for tensor in tensors.values()) < external_data_bytes:
+        whole.graph.initializer.extend(numpy_helper.from_array(tensor, name) for name, tensor in tensors.items())
+    else:
         data = path.with_name(path.name + ".data")
-        table.tofile(data)
-        tensor = TensorProto(name=TABLE, data_type=TensorProto.FLOAT, dims=table.shape)
-        tensor.data_location = TensorProto.EXTERNAL
-        for key, value in (("location", data.name), ("offset", "0"), ("length", str(table.nbytes))):
-            tensor.external_data.add(key=key, value=value)
-        whole.graph.initializer.append(tensor)
+        whole.graph.initializer.extend(_write_beside(data, tensors))
         files[data] = "external_data"
     try:
         path.write_bytes(whole.SerializeToString())
     except (ValueError, EncodeError) as error:
         raise ExportError(
-            f"The model is larger than one ONNX file may be: {error}. Only the item table can stand in a file of its "
-            "own; lower external_data_bytes, and see that the network has no other tables of that size."
+            f"The model is larger than one ONNX file may be: {error}. Its tables stand in a file of their own from "
+            f"{external_data_bytes:,} bytes on; what is left is too large."
         ) from error
     return files
+
+
+def _write_beside(data: Path, tensors: Mapping[str, Array]) -> Iterator[TensorProto]:
+    """Write tensors one behind the other, each at a whole page; yields what the model says of each."""
+    with data.open("wb") as file:
+        for name, values in tensors.items():
+            offset = -(-file.tell() // _PAGE) * _PAGE
+            file.seek(offset)
+            values.tofile(file)
+            tensor = TensorProto(name=name, data_type=helper.np_dtype_to_tensor_dtype(values.dtype), dims=values.shape)
+            tensor.data_location = TensorProto.EXTERNAL
+            for key, value in (("location", data.name), ("offset", str(offset)), ("length", str(values.nbytes))):
+                tensor.external_data.add(key=key, value=value)
+            yield tensor
 
 
 def card_files(files: Files) -> tuple[CardFile, ...]:

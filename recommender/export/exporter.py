@@ -85,7 +85,9 @@ def export_model(
     if table is not None and subject.never:
         hide(table, subject.never)
     model = build_graph(
-        lambda g: add_encoder(g, encoder, size=size, columns=layout.columns if layout is not None else 0),
+        lambda g: add_encoder(
+            g, encoder, items=subject.items, size=size, columns=layout.columns if layout is not None else 0
+        ),
         layout,
         items=subject.items,
         largest=largest,
@@ -98,7 +100,7 @@ def export_model(
     with drafts(options.path) as folder:
         path = folder / options.path.name
         progress("writing a draft", 0.65)
-        write_model(model, table, path, options.external_data_bytes)
+        write_model(model, table, path, options.external_data_bytes, encoder.apart)
 
         progress("checking the draft", 0.7)
         tolerance = check_model(
@@ -113,7 +115,7 @@ def export_model(
 
         progress("writing the model", 0.9)
         describe(model, {**metadata, "score_tolerance": f"{tolerance:.6g}"})
-        files = write_model(model, table, path, options.external_data_bytes) | lists.write(path)
+        files = write_model(model, table, path, options.external_data_bytes, encoder.apart) | lists.write(path)
         card = Card(
             name=options.model_name,
             version=options.version,

@@ -23,6 +23,7 @@ from recommender.models.checks import check_answers, check_seconds, measure
 from recommender.models.description import describe
 from recommender.models.fallback import read_fallback
 from recommender.models.sources.reference import is_reference
+from recommender.models.trials import check_histories
 from recommender.models.version import Version
 from recommender.models.vocabulary import Vocabulary
 from recommender.settings.engine import EngineSettings
@@ -58,7 +59,9 @@ class Loader:
         self._longest_run = longest_run
 
     async def load(self, artifact: Artifact, proven: Sequence[Observation] = ()) -> Version:
-        """Load, warm up and check a version. What its proof in another process has `proven` is not measured again.
+        """Load, warm up and check a version.
+
+        What its proof in another process has `proven` is neither measured nor tried with random histories again.
 
         Raises ModelError if it does not fit its card, its limits or this server's settings; nothing is left of it.
         """
@@ -74,6 +77,8 @@ class Loader:
             before = resident_memory()
             await engine.warm_up(self._max_batch_size)
             await check_answers(engine, artifact)
+            if not proven:
+                await check_histories(engine, artifact.path)
             with as_model_error(artifact.path):
                 measured = tuple(proven or await measure(engine.run, engine.model, self._max_batch_size))
             check_seconds(measured, artifact.path, self._longest_run)

@@ -398,6 +398,46 @@ async def test_golden_answers_that_differ_stop_the_start(model: Path, change: st
         await check(card(model, golden=[answer]))
 
 
+@pytest.mark.parametrize(
+    ("inputs", "fault"),
+    [
+        ([value("user_history", TensorProto.INT64, [1, "h"]), LENGTH], "user_history has a fixed batch of 1"),
+        ([value("user_history", TensorProto.INT64, ["b", 50]), LENGTH], "user_history has a fixed history of 50"),
+        ([HISTORY, value("history_length", TensorProto.INT64, [1])], "history_length has a fixed batch of 1"),
+        ([HISTORY, LENGTH, value("excluded", TensorProto.INT64, [9, 2])], "excluded has a fixed number of pairs of 9"),
+    ],
+)
+def test_an_input_of_one_size_is_refused_with_the_way_to_free_it(
+    load: Load, path: Path, inputs: list[Any], fault: str
+) -> None:
+    with pytest.raises(ModelError, match=rf"{fault}.* Export it with free dimensions, as torch\.onnx\.export"):
+        load(passing(path, inputs, [ITEM_IDS, SCORES]))
+
+
+FLAWS: list[tuple[dict[str, Any], dict[str, Any], str]] = [
+    ({"flaws": {7: np.nan}}, {}, "the model gives the score nan"),
+    ({"shifts": {7: 50}}, {}, "recommends what is not in its catalogue"),
+    ({"mask_by_value": True}, {}, "with other ids in the padding"),
+    ({}, {"never_recommended": [49, 8, 3]}, "never"),
+    ({"shifts": {0: 1000}, "card": False}, {}, "and cannot read it in a history"),
+]
+
+
+@pytest.mark.parametrize(("form", "changes", "fault"), FLAWS)
+async def test_random_histories_find_what_golden_answers_do_not(
+    path: Path, form: dict[str, Any], changes: dict[str, Any], fault: str
+) -> None:
+    with_card = form.pop("card", True)
+    model = models.batched(path, models.table(ITEMS, 4), **form)
+    with pytest.raises(ModelError, match=fault):
+        await check(card(model, **changes) if with_card else model)
+
+
+async def test_a_model_that_masks_by_value_is_taken_if_its_card_names_the_id(path: Path) -> None:
+    model = models.batched(path, models.table(ITEMS, 4), mask_by_value=True)
+    await check(card(model, padding_id=0))
+
+
 def test_a_card_is_read_before_the_model(model: Path) -> None:
     card(model, items=0)
     with pytest.raises(ModelError, match="items"):

@@ -32,7 +32,7 @@ from tests.support.models import table, write_model
 from tests.support.paths import ROOT, WEIGHTS
 from tests.support.process import Process, running
 from tests.support.serving import Serve
-from tests.support.versions import K, write_version
+from tests.support.versions import UNTRIED, K, write_version
 
 FOLDER = ROOT / "deploy/observability"
 TIMEOUT = 30.0
@@ -256,7 +256,7 @@ async def test_every_panel_has_data_and_every_alert_fires_when_it_should(serve: 
                 asking(secured.port, open_, [1], pause=0.2, credentials=trusting, token=token),
                 asking(secured.port, open_, [1], pause=0.2, credentials=trusting),
                 asking(behind_envoy.port, open_, [1], pause=0.2),
-                asking(trying.port, open_, [13], pause=0.05),
+                asking(trying.port, open_, [UNTRIED], pause=0.05),
                 asking(both_port(both), open_, [1], pause=0.2),
                 stalling(stalled),
                 killing(both),
@@ -324,7 +324,7 @@ def following(folder: Path) -> list[dict[str, Any]]:
     """Settings of a server that will refuse a version, of one whose source will go, and of one with a bad candidate."""
     for model in ("shop/1", "gone/1", "live/tried/1"):
         write_version(folder / model, 1)
-    write_version(folder / "tried/2", 2, fails_on=13)
+    write_version(folder / "tried/2", 2, fails_on=UNTRIED)
     common = {"num_recommendations": K, "model_poll_ms": 200, "metrics_port": 0}
     trial = {"candidate": folder / "tried", "candidate_share_percent": 50, "candidate_least_requests": 20}
     return [

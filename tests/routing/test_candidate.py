@@ -15,7 +15,7 @@ from recommender.routing.candidate import Bounds, CandidateReport, Side, place_o
 from recommender.server.server import Server
 from tests.support.following import FOLLOWING, PATIENCE, TIMEOUT, answer
 from tests.support.serving import ServeHere
-from tests.support.versions import answer_of, write_version
+from tests.support.versions import UNTRIED, answer_of, write_version
 
 USERS = [f"user-{number}" for number in range(200)]
 
@@ -184,11 +184,11 @@ async def test_what_a_canary_cannot_answer_the_live_version_does(models: Path, s
 async def test_rows_and_calls_at_which_a_canary_fails_the_live_version_answers(
     models: Path, serve: ServeHere, share: int
 ) -> None:
-    write_version(models / "2", 2, fails_on=13)
+    write_version(models / "2", 2, fails_on=UNTRIED)
     settings = trial(models, candidate_share_percent=share, candidate_max_error_percent=100)
     async with serve(**settings) as server, Client(f"127.0.0.1:{server.port}") as client:
         await until(server, lambda split: split is not None)
-        histories = [[1, 2, 3], [13], [4, 13], [5]] * 10
+        histories = [[1, 2, 3], [UNTRIED], [4, UNTRIED], [5]] * 10
         requests = [
             api.RecommendRequest(item_ids=history, routing_key=user)
             for history, user in zip(histories, USERS, strict=False)
@@ -199,7 +199,7 @@ async def test_rows_and_calls_at_which_a_canary_fails_the_live_version_answers(
             for history, user in zip(histories, USERS, strict=False)
         ]
         pinned = [
-            api.RecommendRequest(item_ids=[13], model="shop@2"),
+            api.RecommendRequest(item_ids=[UNTRIED], model="shop@2"),
             api.RecommendRequest(item_ids=[5], model="shop@2"),
         ]
         refused, answered = await client.recommend_many(pinned, timeout=TIMEOUT)
@@ -207,7 +207,8 @@ async def test_rows_and_calls_at_which_a_canary_fails_the_live_version_answers(
 
     met = [place_of(user, "shop@2") < share / 100 for user in USERS[:40]]
     sides = [
-        "shop@2" if meets and 13 not in history else "shop@1" for meets, history in zip(met, histories, strict=True)
+        "shop@2" if meets and UNTRIED not in history else "shop@1"
+        for meets, history in zip(met, histories, strict=True)
     ]
     for got in (many, alone):
         assert [getattr(each, "model_version", each) for each in got] == sides
@@ -219,7 +220,7 @@ async def test_rows_and_calls_at_which_a_canary_fails_the_live_version_answers(
     assert isinstance(answered, Recommendations)
     assert answered.model_version == "shop@2"
     assert split is not None
-    failed = sum(meets and 13 in history for meets, history in zip(met, histories, strict=True))
+    failed = sum(meets and UNTRIED in history for meets, history in zip(met, histories, strict=True))
     assert (split.candidate_requests, split.candidate_failed) == (2 * sum(met) + 2, 2 * failed + 1)
 
 

@@ -16,14 +16,21 @@ from recommender.server import embedded, envoy
 class Hanging(engine.OnnxEngine):
     """Ignores `terminate` where it hangs, as a native call may."""
 
-    def _rank(self, queries: Sequence[Query], begun: Callable[[], None], *, general: bool = False) -> list[Ranking]:
+    def _rank(
+        self,
+        queries: Sequence[Query],
+        begun: Callable[[], None],
+        *,
+        general: bool = False,
+        padding: int | None = None,
+    ) -> list[Ranking]:
         if any(query.history == (13,) for query in queries):
             threading.Event().wait()
         if any(query.history == (14,) for query in queries):
             raise RuntimeError("the engine has a bad day")
         if any(query.history == (15,) for query in queries):
             raise SystemExit("this thread ends")
-        return super()._rank(queries, begun, general=general)
+        return super()._rank(queries, begun, general=general, padding=padding)
 
 
 engine.OnnxEngine = Hanging  # type: ignore[misc]

@@ -59,11 +59,13 @@ def batched(
     fails_on: int | None = None,
     flaws: Mapping[int, float] | None = None,
     shifts: Mapping[int, int] | None = None,
+    mask_by_value: bool = False,
     external: bool = False,
 ) -> Path:
     """Write a model of the batched form: mean of the history's embeddings, dot product, TopK.
 
     What `flaws` has for the items of a history is added to all scores of the row, what `shifts` has to the ids.
+    With `mask_by_value` id 0 means padding to it, and it looks at no length.
     `k` fixes the number it returns, None makes it an input. Without `metadata` the file tells nothing about itself.
     """
     inputs = [_int64("user_history", "batch", "history"), _int64("history_length", "batch")]
@@ -126,6 +128,9 @@ def batched(
             helper.make_node("ReduceMax", [f"burnt_{burn}"], ["ash"], keepdims=0),
             helper.make_node("Add", ["all_scores", "ash"], [scores]),
         ]
+    if mask_by_value:
+        (less,) = (node for node in nodes if node.op_type == "Less")
+        nodes[nodes.index(less)] = helper.make_node("Greater", ["user_history", "zero"], ["real"], "real")
     if flaws is not None:
         constants.append(_by_item("flaws", flaws, np.zeros(len(embeddings), np.float32)))
         nodes += _added_by_item("flaws", scores, "flawed")

@@ -21,6 +21,8 @@ from recommender.models.vocabulary import write_vocabulary
 from tests.support.models import brute_force, table, write_model
 
 K = 5
+UNTRIED = 38
+"""An item of a catalogue of 50 that no trial of a version puts into a history."""
 HISTORIES = ((1, 2, 3), (0,), (49, 7))
 
 
