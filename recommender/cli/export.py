@@ -44,6 +44,9 @@ def export(
         Path | None,
         typer.Option(help="What to recommend where nothing is known: a key (or id) a line, best first."),
     ] = None,
+    parity: Annotated[
+        Path | None, typer.Option(help="JSONL of histories with what was recommended where the model was trained.")
+    ] = None,
     never_recommend: Annotated[
         Path | None, typer.Option(help="Items that no answer may hold: a key (or id) a line.")
     ] = None,
@@ -84,6 +87,7 @@ def export(
             vocabulary=vocabulary,
             fallback=fallback,
             never_recommend=never_recommend,
+            parity=parity,
             name=name,
             version=version,
             coarse=coarse,  # type: ignore[arg-type]  # the options check it

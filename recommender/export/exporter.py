@@ -10,6 +10,8 @@ from pathlib import Path
 import numpy as np
 import onnxruntime
 
+from recommender.domain import Ranking
+from recommender.errors import ModelError
 from recommender.export.artifact import card_files, drafts, publish, write_model
 from recommender.export.check import History, ModelFile, check_model
 from recommender.export.encoder import OPSET, add_encoder, export_encoder
@@ -25,7 +27,8 @@ from recommender.export.summary import summary
 from recommender.export.table import Layout, hide, pack
 from recommender.export.ties import check_ties
 from recommender.export.truth import Scores
-from recommender.models.card import Card, Golden
+from recommender.models.card import Card, Expected, Golden
+from recommender.models.parity import disparity, read_parity, refusal, wanted
 
 Progress = Callable[[str, float], None]
 
@@ -50,6 +53,7 @@ def export_model(
     subject = subject.barring(lists.never)
     lists.check_fallback(subject.never)
     max_k = _max_k(options, subject)
+    parity = _parity(options, subject, lists)
     layout, table = _table(subject)
     histories = _histories(subject.readable, subject.longest_history, options.padding_id)
     truth = subject.truth(histories)
@@ -112,6 +116,7 @@ def export_model(
             max_k=max_k,
         )
         tolerance = float(f"{tolerance:.6g}")
+        _check_parity(ModelFile(path), parity, subject.longest_history, max_k, tolerance)
 
         progress("writing the model", 0.9)
         describe(model, {**metadata, "score_tolerance": f"{tolerance:.6g}"})
@@ -139,6 +144,7 @@ def export_model(
             },
             files=card_files(files),
             golden=_golden(ModelFile(path), histories[:3], options.num_recommendations),
+            parity=parity,
         )
         publish(files, card, options.path)
     progress("done", 1.0)
@@ -189,6 +195,33 @@ def _histories(items: int, longest: int | None, padding_id: int | None) -> list[
     repeated = [[items - 1, items - 1, 0]]
     known = [[item % items for item in history][:top] for history in (*wanted, *repeated, *drawn)]
     return [[(item + 1) % items if item == padding_id else item for item in history] for history in known]
+
+
+def _parity(options: ExportOptions, subject: Subject, lists: Lists) -> tuple[Expected, ...]:
+    if options.parity is None:
+        return ()
+    ids = None if lists.keys is None else {key: item for item, key in enumerate(lists.keys)}
+    try:
+        return read_parity(options.parity, subject.items, subject.readable, ids)
+    except ModelError as error:
+        raise ExportError(f"{error}.") from error
+
+
+def _check_parity(
+    model: ModelFile, parity: Sequence[Expected], longest: int | None, max_k: int, tolerance: float
+) -> None:
+    """Raise ExportError unless the model ranks as it did where it was trained."""
+    for expected in parity:
+        history = expected.item_ids[-(longest or len(expected.item_ids)) :]
+        try:
+            got = model.rank([history], wanted(expected, max_k))
+        except ModelError as error:
+            raise ExportError(f"{error}.") from error
+        real = got.ids[0] >= 0
+        ranking = Ranking(got.ids[0][real].tolist(), got.scores[0][real].tolist())
+        fault = disparity(expected, ranking, tolerance)
+        if fault is not None:
+            raise ExportError(f"The model was not written: {refusal(expected, fault)}.")
 
 
 def _golden(model: ModelFile, histories: Sequence[History], k: int) -> tuple[Golden, ...]:

@@ -40,7 +40,8 @@ class ExportOptions:
     for; None means `min(items, 1000)`. `checkpoint` is a `state_dict` written by `torch.save`.
     `vocabulary` is a text file with the items' keys, line i the key of item i; `fallback` is one with what to
     recommend where nothing is known, best first: a key a line where there is a vocabulary, else an item id.
-    `never_recommend` is one with items that no answer may hold, in the same form. `padding_id` is an id that means
+    `never_recommend` is one with items that no answer may hold, in the same form. `parity` is a JSONL file of histories
+    with what was recommended where the model was trained, as `read_parity` takes it. `padding_id` is an id that means
     padding to the network, which stands on its `padding_side`; no item has it. A table of at least
     `external_data_bytes` goes into a file of its own beside the model.
 
@@ -61,6 +62,7 @@ class ExportOptions:
     vocabulary: Path | None = None
     fallback: Path | None = None
     never_recommend: Path | None = None
+    parity: Path | None = None
     padding_id: int | None = None
     padding_side: Side = "right"
     name: str | None = None

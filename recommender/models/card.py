@@ -43,6 +43,13 @@ class Golden(_Record):
     scores: tuple[float, ...]
 
 
+class Expected(_Record):
+    """One history with what the model ranked for it where it was trained: ids, best first."""
+
+    item_ids: tuple[int, ...]
+    recommendations: tuple[int, ...]
+
+
 class Card(_Record):
     """What a model is: its files with their digests, its limits, and answers to hold it to.
 
@@ -76,6 +83,7 @@ class Card(_Record):
     exported_with: dict[str, str]
     files: tuple[CardFile, ...]
     golden: tuple[Golden, ...]
+    parity: tuple[Expected, ...] = ()
 
 
 def card_path(model: Path) -> Path:

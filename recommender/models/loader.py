@@ -23,7 +23,7 @@ from recommender.models.checks import check_answers, check_seconds, measure
 from recommender.models.description import describe
 from recommender.models.fallback import read_fallback
 from recommender.models.sources.reference import is_reference
-from recommender.models.trials import check_histories
+from recommender.models.trials import check_histories, check_parity
 from recommender.models.version import Version
 from recommender.models.vocabulary import Vocabulary
 from recommender.settings.engine import EngineSettings
@@ -77,6 +77,7 @@ class Loader:
             before = resident_memory()
             await engine.warm_up(self._max_batch_size)
             await check_answers(engine, artifact)
+            await check_parity(engine, artifact)
             if not proven:
                 await check_histories(engine, artifact.path)
             with as_model_error(artifact.path):

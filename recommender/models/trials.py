@@ -11,6 +11,8 @@ from recommender.domain import Model, Query, Ranking
 from recommender.engine.engine import OnnxEngine
 from recommender.engine.sessions import as_model_error
 from recommender.errors import InvalidRequestError, ModelError
+from recommender.models.artifact import Artifact
+from recommender.models.parity import disparity, refusal, wanted
 
 _HISTORIES = 20
 _LONGEST = 16
@@ -48,6 +50,17 @@ async def check_histories(engine: OnnxEngine, path: Path) -> None:
             (ranking,) = await engine.run([Query((model.some_item,), 1, candidates=barred)])
             if ranking.item_ids:
                 raise _refusal(path, f"it recommends the item {ranking.item_ids[0]} as a candidate, which never is")
+
+
+async def check_parity(engine: OnnxEngine, artifact: Artifact) -> None:
+    """Raise ModelError unless the model ranks as its card says that it did where it was trained."""
+    model = engine.model
+    for expected in artifact.card.parity if artifact.card else ():
+        history = expected.item_ids[-(model.longest_history or len(expected.item_ids)) :]
+        (ranking,) = await engine.run([Query(history, wanted(expected, model.max_k))])
+        fault = disparity(expected, ranking, model.score_tolerance)
+        if fault is not None:
+            raise ModelError(f"{artifact.path}: {refusal(expected, fault)}; export the model again")
 
 
 async def _recommended(engine: OnnxEngine, path: Path) -> Sequence[int]:

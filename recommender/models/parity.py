@@ -1,0 +1,97 @@
+"""Parity: answers from where a model was trained, which it is held to wherever it runs."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+from pathlib import Path
+
+from recommender.domain import Ranking
+from recommender.errors import ModelError
+from recommender.models.card import Expected
+
+_MOST = 1_000
+"""Histories of one file: all are tried at every load."""
+_SHARE = 2.0**-13
+"""Scores that differ by this share of the largest one may have changed places between two programs."""
+_SPARE = 10
+"""Places beyond those expected that are looked at for items that changed places with the last one."""
+
+
+def read_parity(path: Path, items: int, readable: int, ids: Mapping[str, int] | None = None) -> tuple[Expected, ...]:
+    """Read a JSONL file of `{"history": [...], "recommendations": [...]}`, best first; each by item ids or by keys.
+
+    Recommended ids are below `items`, those of histories below `readable`; `ids` are those of the keys. Raises
+    ModelError that names the line at fault.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ModelError(f"{path} cannot be read: {error}; give a JSONL file") from error
+    found = []
+    for number, line in enumerate(filter(str.strip, lines), 1):
+        try:
+            told = json.loads(line)
+            history, recommendations = (
+                tuple(_item(named, ids, end) for named in told[field])
+                for field, end in (("history", readable), ("recommendations", items))
+            )
+        except (ValueError, KeyError, TypeError) as error:
+            raise ModelError(
+                f'{path}, line {number}: {error}; give {{"history": [...], "recommendations": [...]}} of ids or keys'
+            ) from error
+        if not history or not recommendations or len(set(recommendations)) < len(recommendations):
+            raise ModelError(f"{path}, line {number}: a list is empty, or recommends an item twice")
+        found.append(Expected(item_ids=history, recommendations=recommendations))
+    if not 0 < len(found) <= _MOST:
+        raise ModelError(f"{path} has {len(found)} histories; give 1 to {_MOST}: each is tried at every load")
+    return tuple(found)
+
+
+def wanted(expected: Expected, max_k: int) -> int:
+    """How many recommendations to ask for to compare them. Raises ModelError if the model gives fewer than expected."""
+    count = len(expected.recommendations)
+    if count > max_k:
+        raise ModelError(f"the parity file expects {count} recommendations, and the model gives {max_k} at most")
+    return min(count + _SPARE, max_k)
+
+
+def disparity(expected: Expected, ranking: Ranking, tolerance: float) -> str | None:
+    """How a ranking of `wanted` items differs from what is expected; None if only equal scores change places."""
+    right = expected.recommendations
+    if not ranking.scores:
+        got = tuple(ranking.item_ids[: len(right)])
+        return None if got == right else f"it ranks {list(got)}"
+    scores = dict(zip(ranking.item_ids, ranking.scores, strict=True))
+    allowed = max(tolerance, _SHARE * max(map(abs, ranking.scores)))
+    for item in right:
+        if item not in scores:
+            return f"item {item} is not among its best {len(scores)}"
+    for one, other in pairwise(right):
+        if scores[other] - scores[one] > allowed:
+            return f"item {one} scores {scores[one]:g} and item {other} behind it {scores[other]:g}"
+    better = [item for item in scores if item not in right and scores[item] - scores[right[-1]] > allowed]
+    return f"item {better[0]}, which is not expected, scores {scores[better[0]]:g}" if better else None
+
+
+def refusal(expected: Expected, fault: str) -> str:
+    """The sentence that refuses a model for a disparity."""
+    return (
+        f"it does not rank as where it was trained: for the history {list(expected.item_ids)} "
+        f"{_some(expected.recommendations)} is expected, but {fault}"
+    )
+
+
+def _item(named: object, ids: Mapping[str, int] | None, end: int) -> int:
+    if isinstance(named, str):
+        if ids is None or named not in ids:
+            raise ValueError(f"{named!r} is not a key of the vocabulary")
+        named = ids[named]
+    if not isinstance(named, int) or isinstance(named, bool) or not 0 <= named < end:
+        raise ValueError(f"{named!r} is not an item id from 0 to {end - 1}")
+    return named
+
+
+def _some(items: Sequence[int]) -> str:
+    return f"{list(items[:10])}" + (" and more" if len(items) > 10 else "")  # noqa: PLR2004 (as many as fit a line)
