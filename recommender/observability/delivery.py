@@ -176,16 +176,18 @@ class _Reasons(logging.Filter):
         self._of = threading.local()
 
     def forget(self) -> None:
-        self._of.final = self._of.transient = ""
+        self._of.final = self._of.transient = self._of.late = ""
 
     def last(self) -> str:
-        return getattr(self._of, "final", "") or getattr(self._of, "transient", "")
+        return next((said for kind in ("final", "transient", "late") if (said := getattr(self._of, kind, ""))), "")
 
     def filter(self, record: logging.LogRecord) -> bool:
         message = record.getMessage()
         if record.levelno < logging.ERROR:
             self._of.transient = message
-        elif "due to timeout" not in message:  # which gives no reason: the last transient one is it
+        elif "due to timeout" in message:  # which gives no reason: the last transient one is it, if there is one
+            self._of.late = message
+        else:
             self._of.final = message
         return False
 
