@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Hashable
 from typing import Final, Generic, TypeVar
 
 from recommender.errors import DeadlineError, QuotaError
@@ -11,6 +12,8 @@ MESSAGE_SECONDS: Final = 10.0
 """How long a call's message may take to come in, whatever its deadline."""
 _HELD_BYTES = 1 << 28
 """What incomplete messages may hold in a process, apart from young ones."""
+_MOST_ON_CONNECTION = 16
+"""How many messages of one connection may be slow."""
 _YOUNG_SECONDS = 0.25
 """A message that takes longer is slow."""
 _RETRY_SECONDS = 1.0
@@ -21,13 +24,16 @@ K = TypeVar("K")
 class Uploads(Generic[K]):
     """The calls of a server whose message is coming in, by age.
 
-    One that is late ends. If more are slow than fit into memory with `max_message_bytes` each, the oldest end too: a
-    message of an honest caller comes with its headers. `wake` is called when the first one begins: ask for those that
-    `ended` soon, and again while there are any.
+    One that is late ends. If more are slow than fit into memory with `max_message_bytes` each, or than one connection
+    may have, the oldest end too: a message of an honest caller comes with its headers. `wake` is called when the first
+    one begins: ask for those that `ended` soon, and again while there are any.
     """
 
-    def __init__(self, max_message_bytes: int, wake: Callable[[], None]) -> None:
+    def __init__(
+        self, max_message_bytes: int, wake: Callable[[], None], connection_of: Callable[[K], Hashable] = id
+    ) -> None:
         self._most_slow = max(1, _HELD_BYTES // max_message_bytes)
+        self._connection_of = connection_of
         self._wake = wake
         self._coming: dict[K, tuple[float, float]] = {}
 
@@ -48,11 +54,19 @@ class Uploads(Generic[K]):
         """Forget the calls whose message takes too long, and return them with the reason."""
         over: list[tuple[K, Exception]] = []
         crowd = len(self._coming) - self._most_slow
-        for call, (began, deadline) in self._coming.items():
+        slow = {
+            call: self._connection_of(call) for call, (began, _) in self._coming.items() if now - began > _YOUNG_SECONDS
+        }
+        on_connection = Counter(slow.values())
+        for call, (_, deadline) in self._coming.items():
+            connection = slow.get(call)
             if now > deadline:
                 over.append((call, DeadlineError("the deadline passed before the message was complete")))
-            elif len(over) < crowd and now - began > _YOUNG_SECONDS:
+            elif connection is not None and (len(over) < crowd or on_connection[connection] > _MOST_ON_CONNECTION):
                 over.append((call, QuotaError("too many messages are coming in slowly", _RETRY_SECONDS)))
+            else:
+                continue
+            on_connection[connection] -= 1
         for call, _ in over:
             del self._coming[call]
         return over

@@ -59,6 +59,26 @@ async def test_a_message_that_does_not_come_ends_the_call_at_its_deadline(serve:
 
 
 @both_edges
+async def test_of_too_many_slow_messages_on_a_connection_only_the_oldest_end(server: AnyServer) -> None:
+    async with raw(server.port) as slow, raw(server.port) as other:
+        await slow.until(h2.events.RemoteSettingsChanged)
+        patient = ("grpc-timeout", "30S")
+        good = api.RecommendRequest(item_ids=[0]).SerializeToString()
+        spared = await other.call(RECOMMEND, None, patient)
+        other.http2.send_data(spared, b"\0" + len(good).to_bytes(4, "big"))
+        await other.flush()
+        streams = [await slow.call(RECOMMEND, None, patient) for _ in range(17)]
+        for stream in streams:
+            slow.http2.send_data(stream, BEGUN)
+        await slow.flush()
+        assert await slow.status(streams[0]) == grpc.StatusCode.RESOURCE_EXHAUSTED.value[0]
+        other.http2.send_data(spared, good, end_stream=True)
+        await other.flush()
+
+        assert await other.status(spared) == grpc.StatusCode.OK.value[0]
+
+
+@both_edges
 async def test_a_call_that_ends_without_a_message_is_told_so(server: AnyServer) -> None:
     async with raw(server.port) as caller:
         stream = await caller.call()

@@ -41,6 +41,16 @@ def test_of_too_many_slow_messages_the_oldest_end() -> None:
     assert reasons(held, 1.0) == {}
 
 
+def test_of_too_many_slow_messages_on_a_connection_the_oldest_end() -> None:
+    held: Uploads[tuple[str, int]] = Uploads(1, lambda: None, lambda call: call[0])
+    for number in range(18):
+        held.begin(("many", number), 0.0, math.inf)
+    held.begin(("few", 0), 0.0, math.inf)
+
+    assert [call for call, _ in held.ended(1.0)] == [("many", 0), ("many", 1)]
+    assert held.ended(1.0) == []
+
+
 def test_an_honest_message_among_slow_ones_is_let_in() -> None:
     held = uploads()
     for call in range(MOST):

@@ -19,7 +19,7 @@ class OpenCalls:
     """The open calls, and `uploads`: those of which part of a message has come."""
 
     def __init__(self, max_message_bytes: int) -> None:
-        self.uploads: Uploads[HttpCall] = Uploads(max_message_bytes, self._sweep_soon)
+        self.uploads: Uploads[HttpCall] = Uploads(max_message_bytes, self._sweep_soon, lambda call: call.client)
         self._open: set[HttpCall] = set()
         self._young: list[HttpCall] = []
         self._looks: list[tuple[float, int, HttpCall]] = []

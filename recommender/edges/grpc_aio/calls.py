@@ -34,7 +34,7 @@ class OpenCalls:
         self.port = 0
         """Where the server listens."""
         self._tasks: dict[Context, asyncio.Task[object]] = {}
-        self._uploads: Uploads[Context] = Uploads(max_message_bytes, self._sweep_later)
+        self._uploads: Uploads[Context] = Uploads(max_message_bytes, self._sweep_later, lambda call: call.peer())
         self._refused: dict[Context, Exception] = {}
         self._unread: dict[Context, float] = {}
         self._large = Unread()
