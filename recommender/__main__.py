@@ -2,12 +2,13 @@
 
 import sys
 
-from recommender.server.entry import end_on_signals, open_standard_files, prepare_environment
+from recommender.server.entry import end_on_signals, escape_output, open_standard_files, prepare_environment
 
 
 def main() -> None:
     """Run the command line; the exit code is the process's."""
     open_standard_files()
+    escape_output()
     if sys.argv[1:2] == ["health"]:
         prepare_environment()
         from recommender.cli.connecting import probe  # noqa: PLC0415 (other commands need no gRPC)

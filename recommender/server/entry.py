@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import signal
 import sys
@@ -23,6 +24,12 @@ def open_standard_files() -> None:
             os.open(os.devnull, flags)  # takes the lowest free number, which is this one
             os.set_inheritable(number, True)  # noqa: FBT003 (positional only)
             setattr(sys, name, open(number, mode, encoding="utf-8", closefd=False))  # noqa: SIM115 (a descriptor)
+
+
+def escape_output() -> None:
+    """Have standard output escape what its encoding lacks, as standard error does; else it raises."""
+    if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
+        sys.stdout.reconfigure(errors="backslashreplace")
 
 
 def discard_output(number: int) -> None:

@@ -88,6 +88,14 @@ async def test_config_prints_what_is_in_force() -> None:
     assert shown == Settings(port=1234).environment()
 
 
+async def test_an_output_of_another_encoding_gets_escapes() -> None:
+    settings = {"RECOMMENDER_MODEL": "größe/model.onnx", "PYTHONIOENCODING": "ascii"}
+    code, out, _ = await recommender("config", settings=settings)
+
+    assert code == 0
+    assert r"gr\xf6\xdfe/model.onnx" in out
+
+
 @pytest.mark.parametrize("command", ["serve", "config", "demo"])
 async def test_a_bad_setting_stops_every_command_with_a_sentence(command: str) -> None:
     code, out, err = await recommender(command, settings={"RECOMMENDER_PROT": "1"})
