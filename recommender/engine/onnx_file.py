@@ -19,7 +19,7 @@ from recommender.engine.files import open_regular
 from recommender.engine.protobuf import FileBytes, Message, damaged
 from recommender.errors import ModelError
 
-_GRAPH, _TRAINING, _FUNCTION = 7, 20, 25
+_GRAPH, _TRAINING, _FUNCTION, _OPSET_IMPORT = 7, 20, 25, 8
 _MOST_DIGITS = 20
 _MOST_DIMENSIONS = 64
 _DEEPEST = 50
@@ -55,7 +55,7 @@ class OnnxFile:
 
     `tables` are the constants of two or more dimensions, of other than whole numbers, that a product or a
     look-up reads. `elsewhere` are the files that hold constants, wherever in the model they are named, as it names
-    them.
+    them. `opset` is the version of its operators; 0 if it does not tell.
     """
 
     constants: tuple[Constant, ...]
@@ -63,6 +63,7 @@ class OnnxFile:
     table_look_ups: frozenset[str]
     operators: frozenset[str]
     elsewhere: frozenset[str]
+    opset: int
 
     @property
     def constant_bytes(self) -> int:
@@ -102,13 +103,15 @@ def read_onnx_file(path: Path) -> OnnxFile:
             model = Message(FileBytes(file), 0, file.seek(0, 2), path)
             if model.end == 0:
                 raise damaged(path, "it is empty")
-            graphs = 0
+            graphs = opset = 0
             for field, value in model.fields():
                 if not isinstance(value, Message):
                     continue
                 if field == _GRAPH:
                     graphs += 1
                     _read_graph(value, found, 0)
+                elif field == _OPSET_IMPORT:
+                    opset = max(opset, _opset(value))
                 elif field in {_TRAINING, _FUNCTION}:
                     _read_aside(value, field, found)
             if graphs != 1:
@@ -132,7 +135,16 @@ def read_onnx_file(path: Path) -> OnnxFile:
         frozenset(node.name for node in look_ups),
         frozenset(node.operator for node in nodes),
         frozenset(found.elsewhere),
+        opset,
     )
+
+
+def _opset(message: Message) -> int:
+    """The version of ONNX's own operators; 0 for an import of others."""
+    found = dict(message.fields())
+    domain, number = found.get(1), found.get(2)
+    own = not isinstance(domain, Message) or not domain.text()
+    return number if own and isinstance(number, int) else 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,6 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from types import MappingProxyType
-from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -18,10 +17,8 @@ from onnx import TensorProto, helper, numpy_helper
 from recommender.export.errors import ExportError
 from recommender.export.nodes import Array
 from recommender.export.table import TABLE
-from recommender.models.card import Card, CardFile, FileRole, card_path, file_sha256
+from recommender.models.card import Card, Files, card_path
 
-Files: TypeAlias = dict[Path, FileRole]
-"""Files of one artifact with what they are in it, the model first."""
 _PAGE = 4096
 
 
@@ -82,14 +79,6 @@ def _write_beside(data: Path, tensors: Mapping[str, Array]) -> Iterator[TensorPr
             for key, value in (("location", data.name), ("offset", str(offset)), ("length", str(values.nbytes))):
                 tensor.external_data.add(key=key, value=value)
             yield tensor
-
-
-def card_files(files: Files) -> tuple[CardFile, ...]:
-    """What the card says about these files."""
-    return tuple(
-        CardFile(path=file.name, role=role, size=file.stat().st_size, sha256=file_sha256(file))
-        for file, role in files.items()
-    )
 
 
 def publish(files: Files, card: Card, output: Path) -> None:

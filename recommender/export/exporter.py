@@ -12,7 +12,7 @@ import onnxruntime
 
 from recommender.domain import Ranking
 from recommender.errors import ModelError
-from recommender.export.artifact import card_files, drafts, publish, write_model
+from recommender.export.artifact import drafts, publish, write_model
 from recommender.export.check import History, ModelFile, check_model
 from recommender.export.encoder import OPSET, add_encoder, export_encoder
 from recommender.export.errors import ExportError
@@ -27,7 +27,7 @@ from recommender.export.summary import summary
 from recommender.export.table import Layout, hide, pack
 from recommender.export.ties import check_ties
 from recommender.export.truth import Scores
-from recommender.models.card import Card, Expected, Golden
+from recommender.models.card import Card, Expected, Golden, card_files
 from recommender.models.parity import disparity, read_parity, refusal, wanted
 
 Progress = Callable[[str, float], None]

@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from recommender.export.artifact import Files
 from recommender.export.errors import ExportError
+from recommender.models.card import Files
 from recommender.models.fallback import write_fallback
 from recommender.models.vocabulary import write_vocabulary
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from datetime import datetime
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -18,6 +18,10 @@ _READ_BYTES = 1 << 20
 
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 FileRole = Literal["model", "external_data", "vocabulary", "fallback"]
+
+
+Files: TypeAlias = dict[Path, FileRole]
+"""Files of one artifact with what they are in it, the model first."""
 
 
 class _Record(BaseModel):
@@ -98,3 +102,11 @@ def file_sha256(path: Path) -> str:
         while piece := file.read(_READ_BYTES):
             digest.update(piece)
     return digest.hexdigest()
+
+
+def card_files(files: Files) -> tuple[CardFile, ...]:
+    """What the card says about these files."""
+    return tuple(
+        CardFile(path=file.name, role=role, size=file.stat().st_size, sha256=file_sha256(file))
+        for file, role in files.items()
+    )

@@ -17,7 +17,7 @@ from recommender.models.parity import disparity, refusal, wanted
 _HISTORIES = 20
 _LONGEST = 16
 """Items of the longest random history."""
-_MOST_SECONDS = 1.0
+_MOST_SECONDS = 0.3
 _LEAST_ALONE = 2
 """A slow model is tried with so many histories alone, and with more for so many seconds."""
 _SHARE = 2.0**-13

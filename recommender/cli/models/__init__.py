@@ -1,0 +1,8 @@
+"""`recommender models`: what there is to serve, and what happens to it."""
+
+from recommender.cli.models.attaching import card
+from recommender.cli.models.commands import app
+
+app.command()(card)
+
+__all__ = ["app"]

@@ -1,0 +1,162 @@
+"""`recommender models card`: give any ONNX file of the contract a card, with its keys, lists and answers."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from importlib.metadata import version as version_of
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from recommender.cli.lazy import fail
+from recommender.cli.running import load_settings, logged, run
+from recommender.domain import Model, Query, Ranking
+from recommender.engine.contract import Contract
+from recommender.engine.engine import OnnxEngine, open_engine
+from recommender.engine.onnx_file import OnnxFile, read_onnx_file
+from recommender.engine.sessions import as_model_error
+from recommender.errors import ModelError, StartError
+from recommender.export.errors import ExportError
+from recommender.export.lists import Lists
+from recommender.models.artifact import Artifact, open_artifact
+from recommender.models.card import Card, Files, Golden, card_files, card_path, file_sha256
+from recommender.models.description import describe
+from recommender.models.loader import loader, open_model
+from recommender.models.parity import read_parity
+from recommender.settings.settings import Settings
+
+_GOLDEN = 3
+_MEASURED = 12
+_LONGEST = 16
+_FLOOR = 2.0**-19
+"""The least tolerance, as a share of the largest score of the answers."""
+
+
+def card(
+    file: Annotated[Path, typer.Argument(help="An ONNX file of the contract.")],
+    *,
+    name: Annotated[str | None, typer.Option(help="The model's name; by default the file's.")] = None,
+    version: Annotated[str, typer.Option(help="The model's version.")] = "1",
+    items: Annotated[int | None, typer.Option(help="Size of the catalogue, if the file does not tell.")] = None,
+    history_items: Annotated[int | None, typer.Option(help="How many ids histories hold, if not as many.")] = None,
+    longest_history: Annotated[int | None, typer.Option(help="The most recent items that it reads.")] = None,
+    default_k: Annotated[int | None, typer.Option(help="How many callers get who set no limit.")] = None,
+    max_k: Annotated[int | None, typer.Option(help="The most a caller may ask for.")] = None,
+    padding_id: Annotated[int | None, typer.Option(help="An id that means padding to it; no item has it.")] = None,
+    vocabulary: Annotated[Path | None, typer.Option(help="The items' keys: line i the key of item i.")] = None,
+    fallback: Annotated[
+        Path | None, typer.Option(help="What to recommend where nothing is known: a key (or id) a line.")
+    ] = None,
+    never_recommend: Annotated[
+        Path | None, typer.Option(help="Items that it never recommends: a key (or id) a line.")
+    ] = None,
+    parity: Annotated[Path | None, typer.Option(help="JSONL of histories with what was recommended.")] = None,
+) -> None:
+    """Write the card of a model file, with its keys and lists beside it, after trying it as a server would."""
+    settings = load_settings(num_recommendations=1 if default_k is None else default_k)
+    written: Files = {}
+    told: str | None = None
+    try:
+        given = {"items": items, "default_k": default_k, "max_k": max_k, "longest_history": longest_history}
+        model, content = _facts(settings, file, given)
+        count = model.items
+        if count is None:
+            raise ModelError(f"{file} does not tell how many items it has; say it by --items")
+        readable = history_items or count
+        lists = Lists.read(vocabulary, fallback, count, never_recommend, max(count, readable))
+        lists.check_fallback(lists.never)
+        ids = None if lists.keys is None else {key: item for item, key in enumerate(lists.keys)}
+        beside: Files = {file.with_name(each): "external_data" for each in sorted(content.elsewhere)}
+        written = lists.write(file)
+        described = Card(
+            name=name or file.stem,
+            version=version,
+            network=file.stem,
+            items=count,
+            history_items=history_items,
+            embedding_size=0,
+            default_k=model.default_k,
+            max_k=model.max_k,
+            longest_history=model.longest_history,
+            padding_id=padding_id,
+            never_recommended=tuple(sorted(lists.never)),
+            score_tolerance=0.0,
+            opset=content.opset,
+            exported_by="recommender models card",
+            exported_at=datetime.now(UTC).replace(microsecond=0),
+            exported_with={each: version_of(each) for each in ("onnxruntime", "recommender")},
+            files=card_files({file: "model", **beside, **written}),
+            golden=(),
+            parity=() if parity is None else read_parity(parity, count, readable, ids),
+        )
+        written[card_path(file)] = "model"
+        told = run(logged(settings, _attach(settings, file, described), level="warning"))
+    except (StartError, ExportError, ValueError) as error:
+        fail(str(error).removesuffix("."), 2)
+    finally:
+        if told is None:
+            for path in written:
+                path.unlink(missing_ok=True)
+    typer.echo(told)
+
+
+def _facts(settings: Settings, file: Path, given: Mapping[str, int | None]) -> tuple[Model, OnnxFile]:
+    """What the file and the options tell of the model, and what the file is made of."""
+    artifact = Artifact(file, file_sha256(file), None)
+    more = {f"recommender.{key}": str(value) for key, value in given.items() if value is not None}
+
+    def told(contract: Contract, metadata: Mapping[str, str], width: int | str | None) -> Model:
+        return describe(artifact, contract, {**metadata, **more}, width)
+
+    engine = open_engine(settings.engine, file, told)
+    engine.close()
+    return engine.model, read_onnx_file(file)
+
+
+async def _attach(settings: Settings, file: Path, described: Card) -> str:
+    """Write the card, complete it with the model's answers, and try the version.
+
+    Raises ModelError if it may not serve.
+    """
+    path = card_path(file)
+    path.write_text(described.model_dump_json(indent=2) + "\n", encoding="utf-8")
+    engine = open_model(settings.engine, open_artifact(file))
+    try:
+        with as_model_error(file):
+            golden, tolerance = await _answers(engine)
+    finally:
+        engine.close()
+    complete = described.model_copy(update={"golden": golden, "score_tolerance": tolerance})
+    path.write_text(complete.model_dump_json(indent=2) + "\n", encoding="utf-8")
+    served = await loader(settings).load(open_artifact(file))
+    await served.batcher.close()
+    served.close_engine()
+    return f"{path}: {served.label} may serve, {served.model.items:,} items, checked alone and in company"
+
+
+async def _answers(engine: OnnxEngine) -> tuple[tuple[Golden, ...], float]:
+    """Golden answers, and how far scores lie apart between a history alone and beside others."""
+    model = engine.model
+    drawn = random.Random(1)  # noqa: S311 (the same histories for everybody, and no secret)
+    longest = min(model.longest_history or _LONGEST, _LONGEST)
+    histories = [tuple(drawn.choices(range(model.readable or 1), k=1 + place % longest)) for place in range(_MEASURED)]
+    known = [tuple(model.some_item if item == model.padding_id else item for item in history) for history in histories]
+    queries = [Query(history, model.default_k) for history in known]
+    together = await engine.run(queries)
+    alone = [(await engine.run([query]))[0] for query in queries]
+    golden = tuple(
+        Golden(item_ids=query.history, recommendations=tuple(ranking.item_ids), scores=tuple(ranking.scores))
+        for query, ranking in zip(queries[:_GOLDEN], alone, strict=False)
+    )
+    return golden, _tolerance(alone, together)
+
+
+def _tolerance(alone: Sequence[Ranking], together: Sequence[Ranking]) -> float:
+    apart = largest = 0.0
+    for one, other in zip(alone, together, strict=True):
+        apart = max((abs(a - b) for a, b in zip(one.scores, other.scores, strict=False)), default=apart)
+        largest = max(largest, *map(abs, one.scores)) if one.scores else largest
+    return float(f"{max(4 * apart, _FLOOR * largest):.6g}")

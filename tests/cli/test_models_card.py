@@ -1,0 +1,71 @@
+"""`recommender models card`: any ONNX file of the contract gets a card, or a sentence."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from recommender.cli.models import app
+from recommender.models.artifact import open_artifact
+from recommender.models.card import card_path
+from tests.support import models
+
+ITEMS = 50
+
+
+def card(*arguments: object) -> tuple[int, str]:
+    done = CliRunner().invoke(app, ["card", *map(str, arguments)])
+    return done.exit_code, done.output
+
+
+@pytest.fixture
+def plain(tmp_path: Path) -> Path:
+    return models.batched(tmp_path / "plain.onnx", models.table(ITEMS))
+
+
+def lines(path: Path, *values: object) -> Path:
+    path.write_text("".join(f"{value}\n" for value in values), encoding="utf-8")
+    return path
+
+
+def test_a_plain_file_gets_its_card_its_keys_and_its_lists(plain: Path, tmp_path: Path) -> None:
+    keys = lines(tmp_path / "keys.txt", *(f"sku-{item}" for item in range(ITEMS)))
+    ranked = [f"sku-{item}" for item in models.brute_force(models.table(ITEMS), [1, 2], 5)[0]]
+    parity = lines(tmp_path / "p.jsonl", json.dumps({"history": ["sku-1", "sku-2"], "recommendations": ranked}))
+    code, told = card(
+        plain, "--items", ITEMS, "--default-k", 5, "--max-k", 20, "--name", "shop", "--vocabulary", keys,
+        "--fallback", lines(tmp_path / "popular.txt", "sku-3"), "--parity", parity,
+    )  # fmt: skip
+
+    assert code == 0, told
+    assert "shop@1 may serve" in told
+    artifact = open_artifact(plain)
+    assert artifact.card is not None
+    assert (artifact.card.items, artifact.card.default_k, artifact.card.max_k, artifact.card.opset) == (50, 5, 20, 18)
+    assert [file.role for file in artifact.card.files] == ["model", "vocabulary", "fallback"]
+    assert len(artifact.card.golden) == 3
+    assert 0 < artifact.card.score_tolerance < 1e-3
+    assert artifact.card.parity[0].item_ids == (1, 2)
+
+
+@pytest.mark.parametrize(
+    ("more", "sentence"),
+    [
+        ((), "say it by --items"),
+        (("--items", ITEMS + 1), "loads but does not run"),
+        (("--items", ITEMS, "--never-recommend", "never.txt"), "never-recommend list"),
+    ],
+)
+def test_a_file_that_may_not_serve_is_left_without_a_card(
+    more: tuple[object, ...], sentence: str, plain: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    lines(tmp_path / "never.txt", *models.brute_force(models.table(ITEMS), [ITEMS - 1], 2)[0])
+    code, told = card(plain, "--default-k", 5, *more)
+
+    assert code == 2
+    assert sentence in told
+    assert not card_path(plain).exists()
