@@ -85,6 +85,8 @@ class Options(TypedDict, total=False):
     min_score: float
     model: str
     routing_key: str
+    user_key: str
+    user_id: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +101,9 @@ class Recommendations:
     unknown_item_keys: tuple[str, ...] = ()
     is_fallback: bool = False
     request_id: str = field(default="", compare=False)
+    is_user_alone: bool = False
+    unknown_user: bool = False
+    ignored_inputs: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -295,6 +300,9 @@ def _recommendations(response: api.RecommendResponse) -> Recommendations:
         tuple(response.unknown_item_keys),
         response.source == api.SOURCE_FALLBACK,
         response.request_id,
+        response.source == api.SOURCE_USER,
+        response.unknown_user,
+        tuple(response.ignored_inputs),
     )
 
 

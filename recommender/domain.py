@@ -4,20 +4,29 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Literal, NamedTuple, TypeAlias
+
+UnknownUsers: TypeAlias = Literal["row", "history", "fallback"]
+"""By what a model ranks for a user whom it does not know."""
 
 
 class Query(NamedTuple):
     """One row of a batch: the ids of a history, oldest first, and how many recommendations it wants.
 
     Items in `excluded` are never recommended. Where `candidates` are given, only they are ranked: each
-    once, ascending, none of them excluded.
+    once, ascending, none of them excluded. `user` is read by models that take users; 0 stands for an unknown one.
     """
 
     history: tuple[int, ...]
     k: int
     excluded: tuple[int, ...] = ()
     candidates: tuple[int, ...] | None = None
+    user: int = 0
+
+    @property
+    def told(self) -> str:
+        """The history and the user, as messages name them."""
+        return f"the history {list(self.history)}" + (f" of user {self.user}" if self.user else "")
 
 
 class Ranking(NamedTuple):
@@ -58,13 +67,31 @@ def _close(left: Sequence[float], right: Sequence[float], tolerance: float) -> b
 
 
 @dataclass(frozen=True, slots=True)
+class Users:
+    """The users that a model takes: `count` ids from `first` on, without a gap.
+
+    Where `first` is 1, 0 stands for an unknown user. `unknown` is how the model ranks for one: by a `row` of its own,
+    by the `history` alone, or not at all, so that the fallback list answers.
+    """
+
+    count: int
+    first: int = 1
+    unknown: UnknownUsers = "row"
+
+    @property
+    def last(self) -> int:
+        """The largest id."""
+        return self.first + self.count - 1
+
+
+@dataclass(frozen=True, slots=True)
 class Model:
     """What the model being served can give.
 
     `items` is the size of the catalogue, None where the model does not tell; `longest_history` is the
     number of most recent items the network reads, None where it reads any number. No answer holds an item of
     `never_recommended`. `padding_id` stands in histories where no item does; None for 0, which then is an item too.
-    Histories hold ids below `history_items`; None for those of the catalogue.
+    Histories hold ids below `history_items`; None for those of the catalogue. `users` is None where it takes none.
     """
 
     name: str
@@ -77,6 +104,7 @@ class Model:
     never_recommended: frozenset[int] = frozenset()
     padding_id: int | None = None
     history_items: int | None = None
+    users: Users | None = None
 
     @property
     def readable(self) -> int | None:

@@ -42,6 +42,10 @@ class InvalidRequestError(RecommenderError):
         self.violations = violations
 
 
+class InputsError(InvalidRequestError):
+    """The version takes other inputs than the request brings; another version may answer it."""
+
+
 class UnauthenticatedError(RecommenderError):
     """The caller brought no token that is good; the message never says which it lacks."""
 

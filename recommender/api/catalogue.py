@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Container, Sequence
 
+from recommender.api.users import User
 from recommender.errors import InvalidRequestError, Violation, quoted
 from recommender.models.version import Version
 from recommender.routing.answering import NO_REMARKS, Remarks
@@ -58,11 +59,13 @@ class Catalogue:
             return frozenset(known)
         return frozenset(item for item in known if item < items)
 
-    def remarks(self, *, is_fallback: bool = False) -> Remarks:
-        """Return what is to be told of the request beside its ranking."""
-        if self._unknown_ids or self._unknown_keys or is_fallback:
-            return Remarks(tuple(self._unknown_ids), tuple(self._unknown_keys), is_fallback)
-        return NO_REMARKS
+    def remarks(self, user: User, *, is_fallback: bool = False, is_user_alone: bool = False) -> Remarks:
+        """Return what is to be told of the request, and of its user, beside its ranking."""
+        told = self._unknown_ids or self._unknown_keys or user.unknown or user.ignored
+        if not (told or is_fallback or is_user_alone):
+            return NO_REMARKS
+        unknown = tuple(self._unknown_ids), tuple(self._unknown_keys)
+        return Remarks(*unknown, is_fallback, is_user_alone, user.unknown, user.ignored)
 
     def _known_keys(self, field: str, keys: Sequence[str]) -> tuple[int, ...]:
         vocabulary = self._version.vocabulary
@@ -85,6 +88,8 @@ def nothing_known(version: Version, ids: Sequence[int], keys: Sequence[str]) -> 
     """The refusal of a history of which nothing is known, by a version without a fallback list."""
     model = version.model
     lacks = f"and model {model.label} has no fallback list to answer from"
+    if model.users is not None:
+        lacks = f"no known user either, {lacks}"
     if keys:
         return InvalidRequestError(Violation("item_keys", f"the vocabulary has no key of the history, {lacks}"))
     if not ids:

@@ -17,6 +17,7 @@ from protovalidate import Validator
 from recommender.api.catalogue import Catalogue, nothing_known
 from recommender.api.messages import ceiling, validate
 from recommender.api.metadata import MOST_REPLY_BYTES
+from recommender.api.users import User, find_user, nobody_known
 from recommender.domain import Query, Ranking
 from recommender.errors import InvalidRequestError, Violation
 from recommender.models.version import Version
@@ -31,13 +32,14 @@ _ITEM_BYTES = 9
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """The most that a request may hold, within the ceilings of the proto, and what happens to unknown items."""
+    """The most that a request may hold, within the ceilings of the proto, and what happens to what a model lacks."""
 
     history: int = 4096
     excluded: int = 10_000
     candidates: int = 10_000
     batch_requests: int = 1000
     reject_unknown: bool = False
+    reject_inputs: bool = True
 
 
 class Items(NamedTuple):
@@ -49,9 +51,10 @@ class Items(NamedTuple):
 
 @dataclass(slots=True)
 class Options:
-    """What a request holds beside the ids of its history. `reject_unknown` is not its own choice: a limit says so."""
+    """What a request holds beside the ids of its history; the first two are of the limits, not its own choice."""
 
     reject_unknown: bool = False
+    reject_inputs: bool = True
     history_keys: Sequence[str] = ()
     excluded: Items | None = None
     candidates: Items | None = None
@@ -59,6 +62,8 @@ class Options:
     limit: int = 0
     min_score: float | None = None
     routing_key: str = ""
+    user: int | str | None = None
+    """By id or by key."""
 
 
 @dataclass(slots=True)
@@ -80,10 +85,12 @@ class Asked:
         """Puts a user on one side of a split: the routing key, else the id of the call, else chance."""
         return self.options.routing_key or self.request_id
 
-    def for_version(self, version: Version) -> tuple[Query | Ranking, Remarks]:
+    def for_version(self, version: Version, *, leniently: bool = False) -> tuple[Query | Ranking, Remarks]:
         """Read the request for a version, without side effects: a query, or the ranking if nothing is left to rank.
 
-        Raises InvalidRequestError if the request wants more than the version can give.
+        Read `leniently`, inputs that the version does not take are ignored, whatever the limits say.
+        Raises InvalidRequestError if the request wants more than the version can give, InputsError if the version takes
+        other inputs.
         """
         if self.highest < version.plain_items:
             return Query(self.history[-version.plain_history :], version.limit), NO_REMARKS
@@ -94,6 +101,7 @@ class Asked:
             raise InvalidRequestError(
                 Violation("limit", f"{options.limit} is more than the {model.max_k} that model {model.label} returns")
             )
+        user = find_user(version, options.user, reject=options.reject_inputs and not leniently)
         catalogue = Catalogue(version, reject_unknown=options.reject_unknown)
         named = catalogue.known("item", self.history, options.history_keys)
         history = catalogue.readable(named, by_keys=bool(options.history_keys))
@@ -107,18 +115,26 @@ class Asked:
             candidates = catalogue.recommendable(catalogue.known("candidate_item", *options.candidates)) - excluded
             excluded = frozenset()
         excluded = catalogue.recommendable(excluded)
-        if not history:
-            if not version.fallback:
-                raise nothing_known(version, self.history, options.history_keys)
-            return _fallback(version, k, excluded, candidates), catalogue.remarks(is_fallback=True)
+        if not user.ranked or not (history or user.enough):
+            self._check_fallback(version, user)
+            return _fallback(version, k, excluded, candidates), catalogue.remarks(user, is_fallback=True)
+        remarks = catalogue.remarks(user, is_user_alone=not history)
         if candidates is not None and not candidates:
-            return Ranking([], []), catalogue.remarks()
+            return Ranking([], []), remarks
         _check_abilities(version, options, excluded, candidates)
         longest = model.longest_history
         if longest is not None and len(history) > longest:
             history = history[-longest:]
         allowed = None if candidates is None else tuple(sorted(candidates))
-        return Query(history, k, tuple(sorted(excluded)), allowed), catalogue.remarks()
+        return Query(history, k, tuple(sorted(excluded)), allowed, user.number), remarks
+
+    def _check_fallback(self, version: Version, user: User) -> None:
+        """Raise InvalidRequestError if a version that cannot rank for the request has no fallback list either."""
+        if version.fallback:
+            return
+        if not user.ranked:
+            raise nobody_known(version, self.options.user)
+        raise nothing_known(version, self.history, self.options.history_keys)
 
 
 class Reader:
@@ -126,7 +142,7 @@ class Reader:
 
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
-        self._no_options = Options(limits.reject_unknown)
+        self._no_options = Options(limits.reject_unknown, limits.reject_inputs)
         self._validator = Validator()
         # Every item takes a byte at least, so a request of fewer bytes has no list over its limit.
         self._certainly_fits = min(limits.history, limits.excluded, limits.candidates)
@@ -158,6 +174,7 @@ class Reader:
         validate(self._validator, request if frame is None else frame)
         options = Options(
             limits.reject_unknown,
+            limits.reject_inputs,
             request.item_keys[:],
             _items(request.excluded_item_ids, request.excluded_item_keys),
             _items(request.candidate_item_ids, request.candidate_item_keys),
@@ -165,6 +182,7 @@ class Reader:
             request.limit,
             request.min_score if request.HasField("min_score") else None,
             request.routing_key,
+            request.user_id if request.HasField("user_id") else request.user_key or None,
         )
         return Asked(tuple(request.item_ids[:]), math.inf, request_id, request.model, options)
 

@@ -17,7 +17,7 @@ from recommender.routing.answering import NO_REMARKS, Answer
 from recommender.routing.router import Router
 from recommender.settings.masking import masked
 
-_MODEL, _FALLBACK = api.SOURCE_MODEL, api.SOURCE_FALLBACK
+_MODEL, _FALLBACK, _USER = api.SOURCE_MODEL, api.SOURCE_FALLBACK, api.SOURCE_USER
 
 _LOG_SAYS_WHY = "; the server's log says why"
 _SOURCE_FAILURES: Mapping[SourceFailure, str] = {
@@ -53,8 +53,12 @@ def write(asked: Asked, answer: Answer, reply: api.RecommendResponse) -> None:
     if remarks is not NO_REMARKS:
         reply.unknown_item_ids.extend(remarks.unknown_item_ids)
         reply.unknown_item_keys.extend(remarks.unknown_item_keys)
+        reply.unknown_user = remarks.unknown_user
+        reply.ignored_inputs.extend(remarks.ignored_inputs)
         if remarks.is_fallback:
             reply.source = _FALLBACK
+        elif remarks.is_user_alone:
+            reply.source = _USER
 
 
 def failure(error: Exception) -> status_pb2.Status:
@@ -86,7 +90,10 @@ def description(version: Version, router: Router) -> api.Model:
         loaded_at=loaded_at,
         aliases=version.aliases,
         role=_role(version, router),
+        has_user_keys=version.user_vocabulary is not None,
     )
+    if model.users is not None:
+        described.users, described.first_user = model.users.count, model.users.first
     lane = router.lane_of(version)
     if lane is not None and lane.following is not None:
         following = lane.following()

@@ -14,6 +14,7 @@ from recommender.errors import (
     BacklogFullError,
     BusyError,
     DeadlineError,
+    InputsError,
     InvalidRequestError,
     QuotaError,
     RecommenderError,
@@ -29,6 +30,7 @@ _MOST_CHARACTERS = 2000
 
 CODES: dict[type[RecommenderError], int] = {
     InvalidRequestError: code_pb2.INVALID_ARGUMENT,
+    InputsError: code_pb2.INVALID_ARGUMENT,
     UnknownModelError: code_pb2.NOT_FOUND,
     UnauthenticatedError: code_pb2.UNAUTHENTICATED,
     BacklogFullError: code_pb2.RESOURCE_EXHAUSTED,

@@ -83,6 +83,10 @@ def client(
     keys: _Keys = None,
     exclude: _Exclude = None,
     candidates: _Candidates = None,
+    user: Annotated[int | None, typer.Option(metavar="ID", help="The user, where the model takes users.")] = None,
+    user_key: Annotated[
+        str | None, typer.Option(metavar="KEY", help="The user as a key, where the model has them.")
+    ] = None,
     model: Annotated[str, typer.Option(help="The model to ask, as name, name@version or name@alias.")] = "",
     limit: Annotated[
         int, typer.Option(min=0, max=_MOST, help="How many recommendations; 0 leaves it to the server.")
@@ -102,16 +106,18 @@ def client(
 ) -> None:
     """Ask a running server for recommendations.
 
-    Without --items and --keys, for a few examples.
+    Without a history and a user, for a few examples.
     """
     if items is not None and keys is not None:
         raise typer.BadParameter("a history is either --items or --keys", param_hint="--keys")
-    request: Options = {"limit": limit, "model": model}
+    named = _user(user, user_key)
+    request: Options = {"limit": limit, "model": model, **named}
     histories: Sequence[tuple[int, ...]] = ((),)
     if keys is not None:
         request |= {"item_keys": keys, "excluded_item_keys": exclude or (), "candidate_item_keys": candidates or ()}
     else:
-        histories = EXAMPLES if items is None else (_ids(items, "--items"),)
+        if items is not None or not named:
+            histories = EXAMPLES if items is None else (_ids(items, "--items"),)
         request |= {
             "excluded_item_ids": _ids(exclude or (), "--exclude"),
             "candidate_item_ids": _ids(candidates or (), "--candidates"),
@@ -185,7 +191,11 @@ def _details(answer: Recommendations) -> Iterator[str]:
     unknown = (*map(str, answer.unknown_item_ids), *answer.unknown_item_keys)
     if unknown:
         yield f"not known to the model: {' '.join(unknown)}"
-    source = "the fallback list" if answer.is_fallback else "the model"
+    if answer.unknown_user:
+        yield "the model does not know the user"
+    if answer.ignored_inputs:
+        yield f"the model takes no {' '.join(answer.ignored_inputs)}"
+    source = "the fallback list" if answer.is_fallback else "the user alone" if answer.is_user_alone else "the model"
     yield f"from {source}, request {answer.request_id}"
 
 
@@ -218,6 +228,15 @@ def _pem(path: Path, kind: bytes) -> bytes:
     if not found:
         fail(f"{path} holds no {kind.decode().lower()} in PEM", 2)
     return found
+
+
+def _user(user: int | None, user_key: str | None) -> Options:
+    """The user of a request, if one is named."""
+    if user is not None and user_key is not None:
+        raise typer.BadParameter("a user is either --user or --user-key", param_hint="--user-key")
+    if user is not None:
+        return {"user_id": user}
+    return {} if user_key is None else {"user_key": user_key}
 
 
 def _ids(words: Sequence[str], option: str) -> tuple[int, ...]:

@@ -129,6 +129,8 @@ class _Bound:
             "user_history": np.zeros((bucket.rows, bucket.history), np.int64),
             "history_length": np.ones(bucket.rows, np.int64),
         }
+        if "user" in contract.inputs:
+            self._staged["user"] = np.zeros(bucket.rows, np.int64)
 
         def buffer(shape: tuple[int, ...], element: type[np.generic]) -> onnxruntime.OrtValue:
             return onnxruntime.OrtValue.ortvalue_from_shape_and_type(shape, element, device, device_id)
@@ -155,6 +157,9 @@ class _Bound:
         staged["user_history"][:rows, :history] = feed["user_history"]
         staged["history_length"].fill(1)
         staged["history_length"][:rows] = feed["history_length"]
+        if "user" in staged:
+            staged["user"].fill(0)
+            staged["user"][:rows] = feed["user"]
         for name, value in self._inputs.items():
             value.update_inplace(staged[name])
         session.run_with_iobinding(self._binding, options)

@@ -2,7 +2,8 @@
 
 In: `user_history` int64 [batch, history], padded on the right with 0, and `history_length` int64 [batch];
 optional `k` int64 [1], `excluded` int64 [nnz, 2], `candidates` int64 [batch, c] with `candidates_length`
-int64 [batch]. Out: `recommendations` int64 [batch, k], best first, and `scores` float32 [batch, k].
+int64 [batch], `user` int64 [batch]. A model that takes users runs with any of them, with 0 for an unknown one, and with
+histories of length 0. Out: `recommendations` int64 [batch, k], best first, and `scores` float32 [batch, k].
 An id of -1 or a score of -inf is no recommendation. An id outside the catalogue, or a score that is NaN or +inf, is a
 fault of its row: that row fails, and no other.
 Optional `fallbacks` int64 [batch], 1 for a row that 8-bit scores could not rank alone, which serving does not ask for.
@@ -45,6 +46,7 @@ _OPTIONAL = {
     "excluded": Port(_INT64, 2),
     "candidates": Port(_INT64, 2),
     "candidates_length": Port(_INT64, 1),
+    "user": Port(_INT64, 1),
 }
 _OUTPUTS = {"recommendations": Port(_INT64, 2), "scores": Port(_FLOAT, 2)}
 _OPTIONAL_OUTPUTS = {"fallbacks": Port(_INT64, 1)}
@@ -142,7 +144,7 @@ class Contract:
         """
         padding = self.padding if padding is None else padding
         lengths = [len(query.history) for query in queries]
-        longest = max(lengths)
+        longest = max(lengths) or 1  # No column at all would be a shape that no network was traced with.
         # One flat list, made into an array once, is two to five times quicker than numpy row by row.
         flat: list[int] = []
         for query, length in zip(queries, lengths, strict=True):
@@ -159,6 +161,8 @@ class Contract:
             feed["excluded"] = _excluded(queries)
         if "candidates" in self.inputs:
             feed["candidates"], feed["candidates_length"] = _candidates(queries)
+        if "user" in self.inputs:
+            feed["user"] = _int64([query.user for query in queries])
         return feed
 
     def unrestricted(self, feed: Feed) -> bool:

@@ -133,9 +133,10 @@ class OnnxEngine:
                 return run(options)
         except runtime_errors.InvalidArgument as error:
             # Only the model knows its catalogue if nothing says how large it is: there a Gather finds the unknown id.
-            if self.model.items is None and len(queries) == 1 and "out of data bounds" in str(error):
+            guilty = len(queries) == 1 and queries[0].history
+            if self.model.items is None and guilty and "out of data bounds" in str(error):
                 raise InvalidRequestError(
-                    Violation("item_ids", f"an id is not in the catalogue; the largest is {max(queries[0].history)}")
+                    Violation("item_ids", f"an id is not in the catalogue; the largest is {max(guilty)}")
                 ) from error
             raise
 

@@ -143,7 +143,8 @@ def _kinds(
 
     def query(history: int) -> Query:
         length = min(history, model.longest_history or history)
-        return Query(tuple(draw.randrange(items) for _ in range(length)), model.default_k)
+        user = 0 if model.users is None else draw.randint(model.users.first, model.users.last)
+        return Query(tuple(draw.randrange(items) for _ in range(length)), model.default_k, user=user)
 
     return [((count, history), [query(history) for _ in range(count)]) for count, history in product(rows, histories)]
 

@@ -62,6 +62,11 @@ class Artifact:
         return self._file("vocabulary")
 
     @property
+    def user_vocabulary(self) -> Path | None:
+        """The file of the user keys, if the card names one."""
+        return self._file("user_vocabulary")
+
+    @property
     def fallback(self) -> Path | None:
         """The file of the fallback list, if the card names one."""
         return self._file("fallback")

@@ -5,10 +5,11 @@ from __future__ import annotations
 import hashlib
 from datetime import datetime
 from pathlib import Path
-from typing import Annotated, Literal, TypeAlias
+from typing import Annotated, Literal, Self, TypeAlias
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from recommender.domain import UnknownUsers
 from recommender.engine.files import open_regular
 
 SCHEMA_VERSION = 1
@@ -17,7 +18,7 @@ MODEL_NAME, CARD_NAME = "model.onnx", "card.json"
 _READ_BYTES = 1 << 20
 
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
-FileRole = Literal["model", "external_data", "vocabulary", "fallback"]
+FileRole = Literal["model", "external_data", "vocabulary", "fallback", "user_vocabulary"]
 
 
 Files: TypeAlias = dict[Path, FileRole]
@@ -40,9 +41,13 @@ class CardFile(_Record):
 
 
 class Golden(_Record):
-    """One history with the answer the model must give: ids in order, best first, and their scores."""
+    """One request with the answer the model must give: ids in order, best first, and their scores.
+
+    `user` is the number for the input `user`, if the model has it.
+    """
 
     item_ids: tuple[int, ...]
+    user: Annotated[int, Field(ge=0)] = 0
     recommendations: tuple[int, ...]
     scores: tuple[float, ...]
 
@@ -54,6 +59,24 @@ class Expected(_Record):
     recommendations: tuple[int, ...]
 
 
+class CardUsers(_Record):
+    """The users that a model takes: `count` ids from `first` on, without a gap.
+
+    Where `first` is 1, the model is given 0 for a user whom it does not know. `unknown` says how it ranks for one:
+    `row` by numbers learned for that, `history` by the history alone. `fallback` means that it cannot.
+    """
+
+    count: Annotated[int, Field(ge=1, lt=2**63)]
+    first: Literal[0, 1] = 1
+    unknown: UnknownUsers = "row"
+
+    @model_validator(mode="after")
+    def _has_a_row(self) -> Self:
+        if self.first == 0 and self.unknown != "fallback":
+            raise ValueError("user 0 is a user like any other where first is 0, so unknown must be 'fallback'")
+        return self
+
+
 class Card(_Record):
     """What a model is: its files with their digests, its limits, and answers to hold it to.
 
@@ -63,7 +86,7 @@ class Card(_Record):
     `embedding_size` is 0 where the network yields scores and no user vectors.
     `longest_history` is the most recent items the network reads; None where it reads any number.
     `never_recommended` are the items that no answer holds, ascending; histories may hold them. `padding_id` means
-    padding to the network, so no history holds it.
+    padding to the network, so no history holds it. `users` is None where the model has no input `user`.
     Two rankings are equal when they differ only among items whose scores lie within
     `score_tolerance` of each other.
     """
@@ -79,6 +102,7 @@ class Card(_Record):
     max_k: Annotated[int, Field(ge=1)]
     longest_history: Annotated[int, Field(ge=1)] | None = None
     padding_id: Annotated[int, Field(ge=0)] | None = None
+    users: CardUsers | None = None
     never_recommended: tuple[Annotated[int, Field(ge=0)], ...] = ()
     score_tolerance: Annotated[float, Field(ge=0)]
     opset: Annotated[int, Field(ge=1)]

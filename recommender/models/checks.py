@@ -39,22 +39,36 @@ async def check_golden_answers(run: Run, artifact: Artifact) -> None:
     card = artifact.card
     if card is None or not card.golden:
         return
-    queries = [Query(golden.item_ids, len(golden.recommendations)) for golden in card.golden]
+    queries = [Query(golden.item_ids, len(golden.recommendations), user=golden.user) for golden in card.golden]
     batched = await run(queries)
     for golden, query, in_batch in zip(card.golden, queries, batched, strict=True):
         expected = Ranking(list(golden.recommendations), list(golden.scores))
         for ranking in (in_batch, *await run([query])):
             if not ranking.equals(expected, card.score_tolerance):
                 raise ModelError(
-                    f"{artifact.path} does not give its card's answer: for {list(golden.item_ids)} it ranks "
+                    f"{artifact.path} does not give its card's answer: for {query.told} it ranks "
                     f"{ranking.item_ids} and the card says {expected.item_ids}; export the model again"
                 )
 
 
 async def check_limits(run: Run, path: Path, model: Model) -> None:
-    """Raise ModelError unless the catalogue's last item has a valid answer of `max_k` items."""
-    last = model.last_item
-    (ranking,) = await run([Query((last,), model.max_k)])
+    """Raise ModelError unless the catalogue's last item has a valid answer of `max_k` items; so must the last user."""
+    queries = [Query((model.last_item,), model.max_k)]
+    if model.users is not None:
+        queries += [
+            Query((), model.max_k, user=model.users.last),
+            Query((model.last_item,), model.max_k, user=model.users.last),
+        ]
+    for query, ranking in zip(queries, await run(queries), strict=True):
+        fault = _fault(ranking, model)
+        if fault is not None:
+            raise ModelError(
+                f"{path} does not keep its limits: for {query.told} {fault}; train or export the model again"
+            )
+
+
+def _fault(ranking: Ranking, model: Model) -> str | None:
+    """Why a ranking of `max_k` items is not valid; None if it is."""
     ids = ranking.item_ids
     fault = None
     most = model.max_k if model.items is None else min(model.max_k, model.items - len(model.never_recommended))
@@ -67,10 +81,7 @@ async def check_limits(run: Run, path: Path, model: Model) -> None:
         fault = f"it recommends what is not in its catalogue, or one item twice: {ids}"
     elif not all(map(math.isfinite, ranking.scores)):
         fault = "it gives scores that are no numbers"
-    if fault is not None:
-        raise ModelError(
-            f"{path} does not keep its limits: for the history [{last}] {fault}; train or export the model again"
-        )
+    return fault
 
 
 async def check_restrictions(run: Run, path: Path, model: Model, inputs: frozenset[str]) -> None:

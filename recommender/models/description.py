@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from recommender.domain import Model
+from recommender.domain import Model, Users
 from recommender.engine.contract import Contract
 from recommender.errors import ModelError
 from recommender.models.artifact import Artifact
@@ -34,6 +34,7 @@ def describe(artifact: Artifact, contract: Contract, metadata: Mapping[str, str]
             frozenset(card.never_recommended),
             card.padding_id,
             card.history_items,
+            None if card.users is None else Users(card.users.count, card.users.first, card.users.unknown),
         )
     else:
         default_k = told.get("default_k") or fixed_k or _k_of_file(artifact.path)
@@ -44,9 +45,22 @@ def describe(artifact: Artifact, contract: Contract, metadata: Mapping[str, str]
             )
         max_k = told.get("max_k", default_k) if contract.takes_k else default_k
         model = Model(
-            artifact.name, artifact.version, told.get("items"), default_k, max_k, told.get("longest_history"), 0.0
+            artifact.name,
+            artifact.version,
+            told.get("items"),
+            default_k,
+            max_k,
+            told.get("longest_history"),
+            0.0,
+            users=Users(told["users"]) if told.get("users") else None,
         )
     faults = _contradictions(model, told, fixed_k, takes_k=contract.takes_k)
+    if ("user" in contract.inputs) != (model.users is not None):
+        faults.append(
+            "it has an input user, and neither its card nor its metadata recommender.users says how many there are"
+            if model.users is None
+            else "it says how many users it takes, and has no input user"
+        )
     if faults:
         raise ModelError(f"{artifact.path} contradicts itself: {'; '.join(faults)}; export the model again")
     return model
@@ -54,6 +68,7 @@ def describe(artifact: Artifact, contract: Contract, metadata: Mapping[str, str]
 
 def _contradictions(model: Model, told: Mapping[str, int], fixed_k: int | None, *, takes_k: bool) -> list[str]:
     stated = {key: getattr(model, key) for key in _KEYS}
+    stated["users"] = None if model.users is None else model.users.count
     faults = [
         f"its card says {key} {stated[key]} and its metadata {value}"
         for key, value in told.items()
@@ -76,7 +91,7 @@ def _contradictions(model: Model, told: Mapping[str, int], fixed_k: int | None, 
 def _told(metadata: Mapping[str, str], path: Path) -> dict[str, int]:
     """The whole numbers that the model's own metadata gives."""
     told = {}
-    for key in _KEYS:
+    for key in (*_KEYS, "users"):
         text = metadata.get(f"recommender.{key}", "")
         if text:
             if not text.isdecimal():

@@ -86,8 +86,9 @@ class Loader:
             working = memory_growth(before)
             batcher = self._make_batcher(engine, Cost.fit(measured))
             version = await in_background(self._version, engine, artifact, batcher, measured)
-            if version.vocabulary is not None and not proven:
-                await in_background(version.vocabulary.check)
+            for vocabulary in (version.vocabulary, version.user_vocabulary):
+                if vocabulary is not None and not proven:
+                    await in_background(vocabulary.check)
         except BaseException:
             await in_background(engine.close)
             raise
@@ -106,9 +107,11 @@ class Loader:
         self, engine: OnnxEngine, artifact: Artifact, batcher: Batcher, measured: tuple[Observation, ...]
     ) -> Version:
         model, card = engine.model, artifact.card
-        vocabulary = fallback = None
+        vocabulary = user_vocabulary = fallback = None
         if card is not None and artifact.vocabulary is not None:
             vocabulary = Vocabulary.open(artifact.vocabulary, model.known_items or card.items)
+        if model.users is not None and artifact.user_vocabulary is not None:
+            user_vocabulary = Vocabulary.open(artifact.user_vocabulary, model.users.count, of="user")
         if card is not None and artifact.fallback is not None:
             fallback = read_fallback(artifact.fallback, card.items, model.never_recommended)
         return Version(
@@ -126,13 +129,16 @@ class Loader:
             close_engine=engine.close,
             measured=measured,
             vocabulary=vocabulary,
+            user_vocabulary=user_vocabulary,
             fallback=fallback or (),
             aliases=artifact.release.aliases if artifact.release else (),
         )
 
 
 def _plain_items(model: Model) -> float:
-    """Ids below this are items, whatever else a request holds."""
+    """Ids below this are items, and a history of them is enough to rank by."""
+    if model.users is not None and model.users.unknown == "fallback":
+        return 0
     if model.padding_id is not None:
         return min(model.padding_id, model.readable or 0)
     return math.inf if model.readable is None else model.readable

@@ -29,8 +29,9 @@ _LOWEST = 19
 class Proof(BaseModel):
     """What the checks found of a version that may serve; `recommender models verify --json` prints it.
 
-    `golden` counts golden answers, `vocabulary` keys and `fallback` items of the fallback list. `event_loop` names the
-    library of the loop that batches were measured on. `observations` are rows, cells and seconds of each batch.
+    `golden` counts golden answers, `vocabulary` keys of items, `user_vocabulary` keys of users, and `fallback` items of
+    the fallback list. `event_loop` names the library of the loop that batches were measured on. `observations` are
+    rows, cells and seconds of each batch.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -41,6 +42,7 @@ class Proof(BaseModel):
     provider: str
     golden: int
     vocabulary: int
+    user_vocabulary: int
     fallback: int
     event_loop: str
     observations: tuple[tuple[int, int, float], ...]
@@ -55,6 +57,7 @@ class Proof(BaseModel):
             provider=version.execution_provider,
             golden=len(artifact.card.golden) if artifact.card else 0,
             vocabulary=len(version.vocabulary) if version.vocabulary else 0,
+            user_vocabulary=len(version.user_vocabulary) if version.user_vocabulary else 0,
             fallback=len(version.fallback),
             event_loop=type(asyncio.get_running_loop()).__module__.partition(".")[0],
             observations=tuple((seen.rows, seen.cells, seen.seconds) for seen in version.measured),

@@ -32,7 +32,12 @@ async def check_histories(engine: OnnxEngine, path: Path) -> None:
     k = model.default_k
     with as_model_error(path):
         items = range(model.readable) if model.readable is not None else await _recommended(engine, path)
-        queries = [Query(history, k) for history in _random_histories(model, items)]
+        queries = [
+            Query(history, k, user=user)
+            for history, user in zip(_random_histories(model, items), _random_users(model), strict=True)
+        ]
+        if model.users is not None:
+            queries += [Query((), k, user=user) for user in {model.users.first, model.users.last}]
         together = await engine.run(queries)
         began = time.monotonic()
         for number, (query, ranking) in enumerate(zip(queries, together, strict=True)):
@@ -90,6 +95,16 @@ def _random_histories(model: Model, items: Sequence[int]) -> list[tuple[int, ...
     return histories
 
 
+def _random_users(model: Model) -> list[int]:
+    """Users for random histories: known ones, and 0 where the model ranks for an unknown one."""
+    users = model.users
+    if users is None:
+        return [0] * _HISTORIES
+    drawn = random.Random(1)  # noqa: S311 (the same users for everybody, and no secret)
+    numbers = [drawn.randint(users.first, users.last) for _ in range(_HISTORIES)]
+    return numbers if users.unknown == "fallback" else [0, *numbers[1:]]
+
+
 async def _check_padding(engine: OnnxEngine, path: Path, queries: Sequence[Query], expected: Sequence[Ranking]) -> None:
     """Raise ModelError if another id in the padding changes an answer."""
     padded = await engine.run(queries, padding=engine.model.last_item)
@@ -121,7 +136,7 @@ def _check(path: Path, query: Query, ranking: Ranking, model: Model) -> None:
     elif not model.never_recommended.isdisjoint(ids):
         fault = f"it recommends {min(model.never_recommended.intersection(ids))}, which its card says it never does"
     if fault is not None:
-        raise _refusal(path, f"for the history {list(query.history)} {fault}")
+        raise _refusal(path, f"for {query.told} {fault}")
 
 
 def _compare(path: Path, query: Query, one: Ranking, other: Ranking, model: Model, where: str) -> None:
@@ -129,7 +144,7 @@ def _compare(path: Path, query: Query, one: Ranking, other: Ranking, model: Mode
     if not one.equals(other, max(model.score_tolerance, _SHARE * largest)):
         raise _refusal(
             path,
-            f"it ranks {one.item_ids} and {other.item_ids} for the history {list(query.history)}, {where}",
+            f"it ranks {one.item_ids} and {other.item_ids} for {query.told}, {where}",
         )
 
 

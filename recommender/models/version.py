@@ -36,6 +36,8 @@ class Version:
     measured: tuple[Observation, ...]
     """Times of its batches, measured before it served."""
     vocabulary: Vocabulary | None = None
+    user_vocabulary: Vocabulary | None = None
+    """Key i stands for user `model.users.first + i`."""
     fallback: tuple[int, ...] = ()
     fallbacks: int = 0
     """How many requests were answered from the fallback list."""

@@ -17,6 +17,7 @@ from recommender.errors import (
     BacklogFullError,
     DeadlineError,
     EngineError,
+    InputsError,
     InvalidRequestError,
     RecommenderError,
     UnavailableError,
@@ -41,6 +42,12 @@ class Remarks(NamedTuple):
     unknown_item_keys: Sequence[str] = ()
     is_fallback: bool = False
     """Whether the ranking is from the version's fallback list."""
+    is_user_alone: bool = False
+    """Whether the model ranked for the user without a history."""
+    unknown_user: bool = False
+    """Whether the request names a user whom the version does not know."""
+    ignored_inputs: Sequence[str] = ()
+    """Fields of the request that the version has no input for."""
 
 
 NO_REMARKS = Remarks()
@@ -66,10 +73,11 @@ class Asked(Protocol):
     def model(self) -> str:
         """The model that the request names, as `Router.route` takes it; empty if it names none."""
 
-    def for_version(self, version: Version) -> tuple[Query | Ranking, Remarks]:
+    def for_version(self, version: Version, *, leniently: bool = False) -> tuple[Query | Ranking, Remarks]:
         """Read the request for a version, without side effects: a query, or the ranking if nothing is left to rank.
 
-        Raises InvalidRequestError if that version cannot answer the request.
+        Read `leniently`, inputs that the version does not take are ignored. Raises InvalidRequestError if that version
+        cannot answer the request, InputsError if it takes other inputs.
         """
 
 
@@ -147,7 +155,7 @@ class Answering:
             if not self._is_for_live(version, asked, error):
                 raise
             version = router.live
-            wanted, remarks = asked.for_version(version)
+            wanted, remarks = asked.for_version(version, leniently=True)  # the candidate took its inputs
             if not isinstance(wanted, Query):
                 return _finished(version, wanted, remarks)
             return Answer(version, await version.batcher.submit(wanted, deadline=deadline), remarks)
@@ -165,10 +173,12 @@ class Answering:
             if picked is not version:
                 try:
                     return picked, *asked.for_version(picked)
-                except InvalidRequestError:
-                    wanted, remarks = asked.for_version(version)  # raises too if the request is at fault
-                    candidate.note(picked, 0.0, failed=True)
+                except InvalidRequestError as error:
+                    wanted, remarks = _read_beside(asked, version, picked)  # raises too if the request is at fault
+                    if not isinstance(error, InputsError):
+                        candidate.note(picked, 0.0, failed=True)
                     return version, wanted, remarks
+            return version, *_read_beside(asked, version, candidate.version)
         return version, *asked.for_version(version)
 
     def _compare(self, call: _Call, candidate: Candidate, live: Version, seconds: float) -> _Call:
@@ -188,7 +198,7 @@ class Answering:
                         copies.append((asked, outcome.ranking.item_ids))
                 elif self._is_for_live(version, asked, outcome):
                     try:
-                        instead.add(place, asked, now_live, *asked.for_version(now_live))
+                        instead.add(place, asked, now_live, *asked.for_version(now_live, leniently=True))
                     except InvalidRequestError as error:
                         instead.outcomes[place] = error
         if copies and candidate is self._router.candidate:
@@ -238,6 +248,21 @@ class _Call:
                 outcomes[place] = Answer(version, ranking, remarks) if isinstance(ranking, Ranking) else ranking
 
 
+def _read_beside(asked: Asked, version: Version, other: Version) -> tuple[Query | Ranking, Remarks]:
+    """Read a request for a version, without the inputs that only the `other` one takes.
+
+    So callers may send them while either version answers. Raises InvalidRequestError as `Asked.for_version` does.
+    """
+    try:
+        return asked.for_version(version)
+    except InputsError as error:
+        try:
+            asked.for_version(other)
+        except InvalidRequestError:
+            raise error from None
+        return asked.for_version(version, leniently=True)
+
+
 def _note(candidate: Candidate, live: Version, version: Version, seconds: float, *, failed: bool) -> None:
     """Count a request for its side, unless a third version had it."""
     if version in (live, candidate.version):
@@ -268,6 +293,8 @@ async def _shadow(candidate: Candidate, copies: Sequence[_Copy], turns: Turns) -
         asked, answered = copy
         try:
             wanted, _ = asked.for_version(version)
+        except InputsError:
+            return
         except InvalidRequestError:
             candidate.note(version, 0.0, failed=True)
         else:

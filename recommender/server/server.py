@@ -315,4 +315,5 @@ def _limits(requests: RequestSettings) -> Limits:
         candidates=requests.max_candidates,
         batch_requests=requests.max_batch_requests,
         reject_unknown=requests.unknown_items == "reject",
+        reject_inputs=requests.unknown_inputs == "reject",
     )

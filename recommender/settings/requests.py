@@ -10,6 +10,8 @@ from recommender.settings.group import Group
 
 UnknownItems: TypeAlias = Literal["report", "reject"]
 """Whether items that the catalogue lacks are left out and reported, or refuse the request."""
+UnknownInputs: TypeAlias = Literal["reject", "report"]
+"""Whether an input that the model does not take refuses the request, or is ignored and reported."""
 
 LONGEST_HISTORY: Final = 100_000
 
@@ -31,3 +33,7 @@ class RequestSettings(Group):
     unknown_items: UnknownItems = "report"
     """What becomes of ids and keys that the model does not know: report leaves them out and lists them in the reply,
     reject refuses the request with INVALID_ARGUMENT."""
+    unknown_inputs: UnknownInputs = "reject"
+    """What becomes of a user that the request names and the model does not take: reject refuses the request with
+    INVALID_ARGUMENT, report answers without it and names the field in the reply. Beside a candidate, inputs that either
+    version takes are never refused."""

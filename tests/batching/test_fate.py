@@ -451,6 +451,20 @@ async def test_the_bound_of_a_deduplicating_backlog_counts_waiters() -> None:
     assert await outcomes(callers) == [answer(query(item)) for item in (0, 1, 1, 1)]
 
 
+async def test_equal_histories_of_another_user_are_rows_of_their_own() -> None:
+    engine = FakeEngine(held=True)
+    batcher = make_batcher(engine, deduplicate=True)
+    first = await start(batcher, 0)
+    asked = [Query((1,), 3, user=user) for user in (1, 2, 1)]
+    callers = [asyncio.create_task(batcher.submit(each)) for each in asked]
+    await turns()
+    engine.held = False
+    engine.waiting[0].release()
+    await outcomes(first + callers)
+
+    assert [[each.user for each in run.queries] for run in engine.runs] == [[0], [1, 2]]
+
+
 async def test_equal_histories_of_another_k_are_rows_of_their_own() -> None:
     engine = FakeEngine()
     batcher = make_batcher(engine, deduplicate=True)

@@ -8,6 +8,7 @@ import socket
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 from typer.testing import CliRunner, Result
 
@@ -15,7 +16,9 @@ from recommender.cli.main import app
 from tests.support.catalogues import add_fallback, add_vocabulary, export_catalogue
 from tests.support.certificates import Authority
 from tests.support.facts import FACTS
+from tests.support.models import brute_force
 from tests.support.serving import AnyServer, Serve, ServeHere
+from tests.support.versions import embeddings_of, write_version
 
 
 async def typed(*words: str) -> Result:
@@ -74,12 +77,28 @@ async def test_keys_are_asked_with_and_shown(serve: Serve, tmp_path: Path) -> No
     assert "from the fallback list" in fallback.stdout
 
 
+async def test_a_user_is_asked_for_with_and_without_a_history(serve: Serve, tmp_path: Path) -> None:
+    users = np.random.default_rng(3).normal(0, 2, (4, 8)).astype(np.float32)
+    model = write_version(tmp_path / "shop" / "1", 1, users=users, user_keys=["anna", "bert", "cleo"])
+    async with serve(model=f"{model.parent}@1", num_recommendations=5) as server:
+        alone = await asked(server, "--user", "2", "--json")
+        by_key = await asked(server, "--user-key", "bert", "--json")
+        unknown = await asked(server, "--items", "1", "2", "--user-key", "dora")
+
+    said = json.loads(alone.stdout)
+    best, _ = brute_force(embeddings_of(1), (), 5, users[2])
+    assert (said["item_ids"], said["is_user_alone"], said["history"]) == (best, True, [])
+    assert json.loads(by_key.stdout)["item_ids"] == best
+    assert "the model does not know the user" in unknown.stdout
+
+
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
         (("--items", "99999999999999999999"), "99999999999999999999 is no item id"),
         (("--items", "1;2"), "is not a list of whole numbers"),
         (("--items", "1", "--keys", "a"), "either --items or --keys"),
+        (("--user", "1", "--user-key", "a"), "either --user or --user-key"),
         (("--items", "1", "--limit", "99999999999"), "--limit"),
         (("--items", "1", "--timeout", "nan"), "--timeout"),
         (("--items", "1", "--port", "0"), "--port"),

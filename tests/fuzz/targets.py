@@ -208,6 +208,8 @@ _requests = st.builds(
     min_score=st.one_of(st.none(), st.floats(width=32)),
     model=st.one_of(st.just(""), st.sampled_from(["fuzzed", "fuzzed@1", "other"]), st.text(max_size=300)),
     routing_key=st.text(max_size=300),
+    user_key=st.one_of(st.just(""), st.text(max_size=300)),
+    user_id=st.one_of(st.none(), st.integers(-(2**63), 2**63 - 1)),
 )
 
 

@@ -394,7 +394,7 @@ async def test_golden_answers_that_differ_stop_the_start(model: Path, change: st
     else:
         ids.append(next(item for item in range(ITEMS) if item not in ids))
         scores.append(0.0)
-    with pytest.raises(ModelError, match=r"does not give its card's answer: for \[1, 2\]"):
+    with pytest.raises(ModelError, match=r"does not give its card's answer: for the history \[1, 2\]"):
         await check(card(model, golden=[answer]))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -12,6 +13,7 @@ from google.rpc import code_pb2, status_pb2
 from recommender.api.queries import Limits
 from recommender.api.service import RecommenderService
 from recommender.api.status import status_of
+from recommender.domain import Users
 from recommender.models.version import Version
 from recommender.models.vocabulary import Vocabulary, write_vocabulary
 from recommender.recommend_api.v1 import recommend_api_pb2 as api
@@ -52,15 +54,15 @@ every_way = pytest.mark.parametrize("ask", [alone, in_a_batch, on_a_stream])
 
 
 class Trial:
-    """A live version and a candidate that meets every request, with engines of their own."""
+    """A live version and a candidate that meets a share of the requests, with engines of their own."""
 
-    def __init__(self, mode: Any, live: Version, candidate: Version) -> None:
+    def __init__(self, mode: Any, live: Version, candidate: Version, share: float = 1.0) -> None:
         self.live, self.candidate = live, candidate
         self._router = Router(retire_grace=1.0)
         self._router.adopt(self._router.add_lane("live", frozenset()), live)
         bounds = Bounds(errors=1.0, latency=0.0, least=1000)
         lane = self._router.add_lane("candidate", frozenset())
-        self._router.try_out(lane, candidate, mode=mode, share=1.0, bounds=bounds, refuse=lambda _: None)
+        self._router.try_out(lane, candidate, mode=mode, share=share, bounds=bounds, refuse=lambda _: None)
         self.service = RecommenderService(self._router, limits=Limits())
 
     @property
@@ -165,3 +167,77 @@ async def test_a_shadow_is_sent_no_row_that_names_a_version_or_needs_no_engine()
 
     assert [result.response.source for result in results] == [api.SOURCE_MODEL, api.SOURCE_FALLBACK]
     assert (trial.report.mirrored, trial.report.shed) == (0, 0)
+
+
+def users(**changes: Any) -> dict[str, Any]:
+    """What a version that takes users has beside another one."""
+    return {"model": replace(working().model, users=Users(9), **changes)}
+
+
+@every_way
+async def test_a_user_that_only_the_canary_takes_fails_no_call_and_counts_for_nobody(ask: Ask) -> None:
+    trial = Trial("canary", working(), working(**users(version="2"), label="shop@2"), share=0.0)
+    named = api.RecommendRequest(item_ids=[7], user_id=3)
+
+    reply = await ask(trial.service, named)
+
+    assert isinstance(reply, api.RecommendResponse)
+    assert (reply.model_version, list(reply.ignored_inputs)) == ("shop@1", ["user_id"])
+    assert (trial.report.live_failed, trial.report.candidate_requests) == (0, 0)
+
+
+@every_way
+async def test_a_user_that_only_the_live_version_takes_is_answered_by_that(ask: Ask) -> None:
+    trial = Trial("canary", working(**users(), label="shop@1"), failing())
+
+    reply = await ask(trial.service, api.RecommendRequest(item_ids=[7], user_id=3))
+
+    assert isinstance(reply, api.RecommendResponse)
+    assert (reply.model_version, list(reply.ignored_inputs)) == ("shop@1", [])
+    assert trial.report.candidate_failed == 0
+
+
+@every_way
+async def test_a_user_that_neither_version_takes_is_refused_and_counts_for_nobody(ask: Ask) -> None:
+    trial = Trial("canary", working(), failing())
+
+    refused = await ask(trial.service, api.RecommendRequest(item_ids=[7], user_id=3))
+
+    assert isinstance(refused, status_pb2.Status)
+    assert refused.code == code_pb2.INVALID_ARGUMENT
+    assert "model shop@1 takes no user" in refused.message
+    assert trial.report.candidate_failed == 0
+
+
+@every_way
+async def test_what_a_canary_with_users_fails_at_the_live_version_answers_without_the_user(ask: Ask) -> None:
+    trial = Trial("canary", working(), failing(**users(version="2")))
+
+    reply = await ask(trial.service, api.RecommendRequest(item_ids=[POISON], user_id=3))
+
+    assert isinstance(reply, api.RecommendResponse)
+    assert (reply.model_version, list(reply.ignored_inputs)) == ("shop@1", ["user_id"])
+    assert trial.report.candidate_failed == 1
+
+
+@every_way
+async def test_a_canary_that_needs_a_user_is_asked_for_those_who_name_one_only(ask: Ask) -> None:
+    needs = replace(working().model, version="2", users=Users(9, unknown="fallback"))
+    trial = Trial("canary", working(), version_of(make_batcher(FakeEngine()), version="2", model=needs, plain_items=0))
+
+    without = await ask(trial.service, api.RecommendRequest(item_ids=[7]))
+    named = await ask(trial.service, api.RecommendRequest(item_ids=[7], user_id=3))
+
+    assert [getattr(reply, "model_version", reply) for reply in (without, named)] == ["shop@1", "shop@2"]
+    assert trial.report.candidate_failed == 0
+
+
+@every_way
+async def test_a_shadow_is_sent_no_user_that_it_does_not_take(ask: Ask) -> None:
+    trial = Trial("shadow", working(**users(), label="shop@1"), failing())
+
+    reply = await ask(trial.service, api.RecommendRequest(item_ids=[POISON], user_id=3))
+    await turns(50)
+
+    assert getattr(reply, "model_version", reply) == "shop@1"
+    assert trial.report.candidate_failed == 0

@@ -84,7 +84,8 @@ class _NoWaiting(selectors.BaseSelector):
 
 def answer(query: Query) -> Ranking:
     """The fake engine's ranking for a query: no other query has the same."""
-    return Ranking([sum(query.history), len(query.history), query.k], [float(query.history[0])])
+    first = query.history[0] if query.history else query.user
+    return Ranking([sum(query.history), len(query.history), query.k], [float(first)])
 
 
 @dataclass(eq=False)

@@ -21,9 +21,16 @@ def table(items: int = 50, size: int = 8, seed: int = 7) -> Floats:
     return np.random.default_rng(seed).random((items, size), dtype=np.float32)
 
 
-def brute_force(embeddings: Floats, history: Sequence[int], k: int) -> tuple[list[int], list[float]]:
-    """The ids and scores that every model here must give, by a full stable sort in double precision."""
-    user = embeddings[list(history)].astype(np.float64).mean(axis=0)
+def brute_force(
+    embeddings: Floats, history: Sequence[int], k: int, of_user: Floats | None = None
+) -> tuple[list[int], list[float]]:
+    """The ids and scores that every model here must give, by a full stable sort in double precision.
+
+    `of_user` is what the model adds to the history's vector for the user.
+    """
+    user = embeddings[list(history)].astype(np.float64).mean(axis=0) if history else np.zeros(embeddings.shape[1])
+    if of_user is not None:
+        user = user + of_user
     scores = embeddings.astype(np.float64) @ user
     order = np.argsort(-scores, kind="stable")[:k]
     return order.tolist(), scores[order].tolist()
@@ -38,6 +45,7 @@ def write_model(
     burn: int = 0,
     fails_on: int | None = None,
     external: bool = False,
+    users: Floats | None = None,
 ) -> Path:
     """Write a model of the contract with the input `k`, which tells its own facts unless `metadata` tells others.
 
@@ -46,7 +54,7 @@ def write_model(
     """
     told = {"items": str(len(embeddings)), "default_k": str(default_k), "max_k": str(len(embeddings))}
     facts = {f"recommender.{key}": value for key, value in (told if metadata is None else metadata).items()}
-    return batched(path, embeddings, metadata=facts, burn=burn, fails_on=fails_on, external=external)
+    return batched(path, embeddings, metadata=facts, burn=burn, fails_on=fails_on, external=external, users=users)
 
 
 def batched(
@@ -61,8 +69,11 @@ def batched(
     shifts: Mapping[int, int] | None = None,
     mask_by_value: bool = False,
     external: bool = False,
+    users: Floats | None = None,
 ) -> Path:
     """Write a model of the batched form: mean of the history's embeddings, dot product, TopK.
+
+    With `users` [rows, size] it has the input `user`, and adds that row to the mean, which is 0 for no history.
 
     What `flaws` has for the items of a history is added to all scores of the row, what `shifts` has to the ids.
     With `mask_by_value` id 0 means padding to it, and it looks at no length.
@@ -107,9 +118,24 @@ def batched(
         helper.make_node("Mul", ["items", "mask"], ["masked"], "masked"),
         helper.make_node("ReduceSum", ["masked", "axis_1"], ["sum"], "sum", keepdims=0),
         helper.make_node("Cast", ["lengths"], ["count"], "count", to=TensorProto.FLOAT),
-        helper.make_node("Div", ["sum", "count"], ["user"], "user"),
-        helper.make_node("Gemm", ["user", "table"], ["all_scores"], "score", transB=1),
     ]
+    vector, divisor = "mean", "count"
+    if users is not None:
+        vector = "user_vector"
+        inputs.append(_int64("user", "batch"))
+        divisor = "count_or_one"
+        constants += [
+            numpy_helper.from_array(users, "users"),
+            numpy_helper.from_array(np.array(1, np.float32), "least"),
+        ]
+        nodes += [
+            helper.make_node("Max", ["count", "least"], [divisor]),
+            helper.make_node("Gather", ["users", "user"], ["of_user"]),
+        ]
+    nodes.append(helper.make_node("Div", ["sum", divisor], ["mean"], "user"))
+    if users is not None:
+        nodes.append(helper.make_node("Add", ["mean", "of_user"], [vector]))
+    nodes.append(helper.make_node("Gemm", [vector, "table"], ["all_scores"], "score", transB=1))
     scores = "all_scores"
     if burn:
         scores = "delayed"
@@ -118,7 +144,7 @@ def batched(
             numpy_helper.from_array(np.ones((len(embeddings.T), 512), np.float32), "wide"),
         ]
         nodes += [
-            helper.make_node("MatMul", ["user", "wide"], ["spread"]),
+            helper.make_node("MatMul", [vector, "wide"], ["spread"]),
             helper.make_node("ReduceMax", ["spread"], ["largest"], keepdims=0),
             helper.make_node("Add", ["fuel", "largest"], ["burnt_0"]),
             *(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from recommender.batching.batcher import Batcher
-from recommender.domain import Model
+from recommender.domain import Model, UnknownUsers
 from recommender.models.card import CARD_NAME, MODEL_NAME, Card, CardFile, FileRole, Golden, file_sha256
 from recommender.models.fallback import write_fallback
 from recommender.models.version import Version
@@ -66,18 +66,25 @@ def write_version(
     keys: int = 0,
     fallback: tuple[int, ...] = (),
     external: bool = False,
+    users: npt.NDArray[np.float32] | None = None,
+    user_keys: Sequence[str] = (),
+    first_user: int = 1,
+    unknown_user: UnknownUsers = "row",
     spoil: Callable[[Path], None] = lambda _: None,
     **changes: Any,
 ) -> Path:
     """Write a version into `folder`, complete or not at all: `spoil` gets at the files, `changes` at the card.
 
     Its embeddings are `embeddings_of(version)`. With `keys` it has a vocabulary of that many. `external` puts the
-    numbers into a file of their own.
+    numbers into a file of their own. `users` are what the model adds for users, row 0 for
+    unknown ones unless that is the `first_user`.
     """
     draft = folder.with_name(f".{folder.name}.draft")
     shutil.rmtree(draft, ignore_errors=True)
     embeddings = embeddings_of(version, items)
-    model = write_model(draft / MODEL_NAME, embeddings, default_k=K, burn=burn, fails_on=fails_on, external=external)
+    model = write_model(
+        draft / MODEL_NAME, embeddings, default_k=K, burn=burn, fails_on=fails_on, external=external, users=users
+    )
     files: dict[Path, FileRole] = {model: "model"}
     if external:
         files[model.with_name(f"{model.name}.data")] = "external_data"
@@ -89,10 +96,15 @@ def write_version(
         path = model.with_suffix(".fallback.txt")
         write_fallback(fallback, path)
         files[path] = "fallback"
+    if user_keys:
+        path = model.with_suffix(".users")
+        write_vocabulary(user_keys, path)
+        files[path] = "user_vocabulary"
     golden = []
-    for history in HISTORIES:
-        ids, scores = brute_force(embeddings, history, K)
-        golden.append(Golden(item_ids=history, recommendations=tuple(ids), scores=tuple(scores)))
+    for user, history in enumerate(HISTORIES):
+        ids, scores = brute_force(embeddings, history, K, None if users is None else users[user])
+        number = 0 if users is None else user
+        golden.append(Golden(item_ids=history, user=number, recommendations=tuple(ids), scores=tuple(scores)))
     card = Card.model_validate(
         {
             "name": "test",
@@ -107,6 +119,9 @@ def write_version(
             "exported_by": "a test",
             "exported_at": "2026-01-01T00:00:00Z",
             "exported_with": {},
+            "users": None
+            if users is None
+            else {"count": len(users) - first_user, "first": first_user, "unknown": unknown_user},
             "files": [
                 CardFile(path=path.name, role=role, size=path.stat().st_size, sha256=file_sha256(path))
                 for path, role in files.items()

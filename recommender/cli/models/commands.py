@@ -126,6 +126,9 @@ def verify(
     table.add_row("golden answers", f"{proof.golden}, in order, alone and in company" if proof.golden else "none")
     table.add_row("limits", f"{served.model.items or 'unknown'} items, {served.model.max_k} recommendations at most")
     table.add_row("vocabulary", f"{len(served.vocabulary):,} keys" if served.vocabulary else "none")
+    if served.model.users is not None:
+        keys = f", {len(served.user_vocabulary):,} keys" if served.user_vocabulary else ", no keys"
+        table.add_row("users", f"{served.model.users.count:,}{keys}")
     table.add_row("fallback list", f"{len(served.fallback):,} items" if served.fallback else "none")
     for seen in served.measured:
         table.add_row(f"{seen.rows} rows × {seen.cells // seen.rows} items", f"{seen.seconds * 1e3:.2f} ms")

@@ -17,6 +17,7 @@ class Source(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     SOURCE_UNSPECIFIED: _ClassVar[Source]
     SOURCE_MODEL: _ClassVar[Source]
     SOURCE_FALLBACK: _ClassVar[Source]
+    SOURCE_USER: _ClassVar[Source]
 
 class ModelRole(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
@@ -27,13 +28,14 @@ class ModelRole(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
 SOURCE_UNSPECIFIED: Source
 SOURCE_MODEL: Source
 SOURCE_FALLBACK: Source
+SOURCE_USER: Source
 MODEL_ROLE_UNSPECIFIED: ModelRole
 MODEL_ROLE_LIVE: ModelRole
 MODEL_ROLE_CANARY: ModelRole
 MODEL_ROLE_SHADOW: ModelRole
 
 class RecommendRequest(_message.Message):
-    __slots__ = ("item_ids", "limit", "excluded_item_ids", "exclude_history", "candidate_item_ids", "min_score", "item_keys", "excluded_item_keys", "candidate_item_keys", "model", "routing_key")
+    __slots__ = ("item_ids", "limit", "excluded_item_ids", "exclude_history", "candidate_item_ids", "min_score", "item_keys", "excluded_item_keys", "candidate_item_keys", "model", "routing_key", "user_key", "user_id")
     ITEM_IDS_FIELD_NUMBER: _ClassVar[int]
     LIMIT_FIELD_NUMBER: _ClassVar[int]
     EXCLUDED_ITEM_IDS_FIELD_NUMBER: _ClassVar[int]
@@ -45,6 +47,8 @@ class RecommendRequest(_message.Message):
     CANDIDATE_ITEM_KEYS_FIELD_NUMBER: _ClassVar[int]
     MODEL_FIELD_NUMBER: _ClassVar[int]
     ROUTING_KEY_FIELD_NUMBER: _ClassVar[int]
+    USER_KEY_FIELD_NUMBER: _ClassVar[int]
+    USER_ID_FIELD_NUMBER: _ClassVar[int]
     item_ids: _containers.RepeatedScalarFieldContainer[int]
     limit: int
     excluded_item_ids: _containers.RepeatedScalarFieldContainer[int]
@@ -56,10 +60,12 @@ class RecommendRequest(_message.Message):
     candidate_item_keys: _containers.RepeatedScalarFieldContainer[str]
     model: str
     routing_key: str
-    def __init__(self, item_ids: _Optional[_Iterable[int]] = ..., limit: _Optional[int] = ..., excluded_item_ids: _Optional[_Iterable[int]] = ..., exclude_history: _Optional[bool] = ..., candidate_item_ids: _Optional[_Iterable[int]] = ..., min_score: _Optional[float] = ..., item_keys: _Optional[_Iterable[str]] = ..., excluded_item_keys: _Optional[_Iterable[str]] = ..., candidate_item_keys: _Optional[_Iterable[str]] = ..., model: _Optional[str] = ..., routing_key: _Optional[str] = ...) -> None: ...
+    user_key: str
+    user_id: int
+    def __init__(self, item_ids: _Optional[_Iterable[int]] = ..., limit: _Optional[int] = ..., excluded_item_ids: _Optional[_Iterable[int]] = ..., exclude_history: _Optional[bool] = ..., candidate_item_ids: _Optional[_Iterable[int]] = ..., min_score: _Optional[float] = ..., item_keys: _Optional[_Iterable[str]] = ..., excluded_item_keys: _Optional[_Iterable[str]] = ..., candidate_item_keys: _Optional[_Iterable[str]] = ..., model: _Optional[str] = ..., routing_key: _Optional[str] = ..., user_key: _Optional[str] = ..., user_id: _Optional[int] = ...) -> None: ...
 
 class RecommendResponse(_message.Message):
-    __slots__ = ("item_ids", "scores", "model_version", "item_keys", "unknown_item_ids", "unknown_item_keys", "source", "request_id")
+    __slots__ = ("item_ids", "scores", "model_version", "item_keys", "unknown_item_ids", "unknown_item_keys", "source", "request_id", "unknown_user", "ignored_inputs")
     ITEM_IDS_FIELD_NUMBER: _ClassVar[int]
     SCORES_FIELD_NUMBER: _ClassVar[int]
     MODEL_VERSION_FIELD_NUMBER: _ClassVar[int]
@@ -68,6 +74,8 @@ class RecommendResponse(_message.Message):
     UNKNOWN_ITEM_KEYS_FIELD_NUMBER: _ClassVar[int]
     SOURCE_FIELD_NUMBER: _ClassVar[int]
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    UNKNOWN_USER_FIELD_NUMBER: _ClassVar[int]
+    IGNORED_INPUTS_FIELD_NUMBER: _ClassVar[int]
     item_ids: _containers.RepeatedScalarFieldContainer[int]
     scores: _containers.RepeatedScalarFieldContainer[float]
     model_version: str
@@ -76,7 +84,9 @@ class RecommendResponse(_message.Message):
     unknown_item_keys: _containers.RepeatedScalarFieldContainer[str]
     source: Source
     request_id: str
-    def __init__(self, item_ids: _Optional[_Iterable[int]] = ..., scores: _Optional[_Iterable[float]] = ..., model_version: _Optional[str] = ..., item_keys: _Optional[_Iterable[str]] = ..., unknown_item_ids: _Optional[_Iterable[int]] = ..., unknown_item_keys: _Optional[_Iterable[str]] = ..., source: _Optional[_Union[Source, str]] = ..., request_id: _Optional[str] = ...) -> None: ...
+    unknown_user: bool
+    ignored_inputs: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, item_ids: _Optional[_Iterable[int]] = ..., scores: _Optional[_Iterable[float]] = ..., model_version: _Optional[str] = ..., item_keys: _Optional[_Iterable[str]] = ..., unknown_item_ids: _Optional[_Iterable[int]] = ..., unknown_item_keys: _Optional[_Iterable[str]] = ..., source: _Optional[_Union[Source, str]] = ..., request_id: _Optional[str] = ..., unknown_user: _Optional[bool] = ..., ignored_inputs: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class BatchRecommendRequest(_message.Message):
     __slots__ = ("requests",)
@@ -141,7 +151,7 @@ class ListModelsResponse(_message.Message):
     def __init__(self, models: _Optional[_Iterable[_Union[Model, _Mapping]]] = ...) -> None: ...
 
 class Model(_message.Message):
-    __slots__ = ("name", "version", "sha256", "items", "embedding_size", "default_limit", "max_limit", "longest_history", "vocabulary_size", "fallback_size", "execution_provider", "loaded_at", "aliases", "role", "reference", "source_failure", "refused_version", "refusal", "history_items")
+    __slots__ = ("name", "version", "sha256", "items", "embedding_size", "default_limit", "max_limit", "longest_history", "vocabulary_size", "fallback_size", "execution_provider", "loaded_at", "aliases", "role", "reference", "source_failure", "refused_version", "refusal", "history_items", "users", "first_user", "has_user_keys")
     NAME_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
     SHA256_FIELD_NUMBER: _ClassVar[int]
@@ -161,6 +171,9 @@ class Model(_message.Message):
     REFUSED_VERSION_FIELD_NUMBER: _ClassVar[int]
     REFUSAL_FIELD_NUMBER: _ClassVar[int]
     HISTORY_ITEMS_FIELD_NUMBER: _ClassVar[int]
+    USERS_FIELD_NUMBER: _ClassVar[int]
+    FIRST_USER_FIELD_NUMBER: _ClassVar[int]
+    HAS_USER_KEYS_FIELD_NUMBER: _ClassVar[int]
     name: str
     version: str
     sha256: str
@@ -180,4 +193,7 @@ class Model(_message.Message):
     refused_version: str
     refusal: str
     history_items: int
-    def __init__(self, name: _Optional[str] = ..., version: _Optional[str] = ..., sha256: _Optional[str] = ..., items: _Optional[int] = ..., embedding_size: _Optional[int] = ..., default_limit: _Optional[int] = ..., max_limit: _Optional[int] = ..., longest_history: _Optional[int] = ..., vocabulary_size: _Optional[int] = ..., fallback_size: _Optional[int] = ..., execution_provider: _Optional[str] = ..., loaded_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., aliases: _Optional[_Iterable[str]] = ..., role: _Optional[_Union[ModelRole, str]] = ..., reference: _Optional[str] = ..., source_failure: _Optional[str] = ..., refused_version: _Optional[str] = ..., refusal: _Optional[str] = ..., history_items: _Optional[int] = ...) -> None: ...
+    users: int
+    first_user: int
+    has_user_keys: bool
+    def __init__(self, name: _Optional[str] = ..., version: _Optional[str] = ..., sha256: _Optional[str] = ..., items: _Optional[int] = ..., embedding_size: _Optional[int] = ..., default_limit: _Optional[int] = ..., max_limit: _Optional[int] = ..., longest_history: _Optional[int] = ..., vocabulary_size: _Optional[int] = ..., fallback_size: _Optional[int] = ..., execution_provider: _Optional[str] = ..., loaded_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., aliases: _Optional[_Iterable[str]] = ..., role: _Optional[_Union[ModelRole, str]] = ..., reference: _Optional[str] = ..., source_failure: _Optional[str] = ..., refused_version: _Optional[str] = ..., refusal: _Optional[str] = ..., history_items: _Optional[int] = ..., users: _Optional[int] = ..., first_user: _Optional[int] = ..., has_user_keys: _Optional[bool] = ...) -> None: ...

@@ -1,0 +1,69 @@
+"""The user of a request, as a version knows its users."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from recommender.errors import InputsError, InvalidRequestError, Violation
+from recommender.models.version import Version
+
+
+class User(NamedTuple):
+    """What a version makes of the user that a request names, or of one that names none."""
+
+    number: int = 0
+    """For the model's input `user`."""
+    enough: bool = False
+    """Whether the model ranks for it without a history."""
+    ranked: bool = True
+    """Whether the model ranks for it at all."""
+    unknown: bool = False
+    """Whether it is named, and not known."""
+    ignored: tuple[str, ...] = ()
+    """The field that names it, if the model takes no user."""
+
+
+_UNREAD = User()
+
+
+def find_user(version: Version, named: int | str | None, *, reject: bool) -> User:
+    """Find a user by id or by key; None is nobody.
+
+    Raises InputsError if the version takes no user and is to `reject` one, InvalidRequestError if it has no user keys.
+    """
+    users = version.model.users
+    if users is None:
+        if named is None:
+            return _UNREAD
+        field = field_of(named)
+        if reject:
+            raise InputsError(Violation(field, f"model {version.model.label} takes no user: leave {field} out"))
+        return User(ignored=(field,))
+    number: int | None = None
+    if isinstance(named, str):
+        if version.user_vocabulary is None:
+            raise InvalidRequestError(
+                Violation("user_key", f"model {version.model.label} has no keys for users: name the user by user_id")
+            )
+        (place,) = version.user_vocabulary.ids([named])
+        number = None if place is None else users.first + place
+    elif named is not None and users.first <= named <= users.last:
+        number = named
+    if number is not None:
+        return User(number, enough=True)
+    return User(0, users.unknown == "row", users.unknown != "fallback", named is not None)
+
+
+def nobody_known(version: Version, named: int | str | None) -> InvalidRequestError:
+    """The refusal of a request without a known user, by a version that ranks for known users only and has no list."""
+    users = version.model.users
+    ids = "" if users is None else f", ids {users.first} to {users.last}"
+    ranks = f"model {version.model.label} ranks for its known users only{ids}, and has no fallback list"
+    if named is None:
+        return InputsError(Violation("user_id", f"the request names no user, and {ranks}"))
+    return InvalidRequestError(Violation(field_of(named), f"the user is not known: {ranks}"))
+
+
+def field_of(named: int | str) -> str:
+    """The field of a request that names a user so."""
+    return "user_key" if isinstance(named, str) else "user_id"
