@@ -259,6 +259,8 @@ class Supervisor:
                 log.warning("worker killed: it is silent", worker=worker.number, seconds=self._silence)
                 worker.send(signal.SIGKILL)
                 return
+            except ValueError:  # a part of a line that is longer than the buffer, and so no beat
+                continue
             silent = False
             if not line:
                 return

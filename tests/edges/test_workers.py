@@ -249,6 +249,7 @@ DIES = f"print('{LINE}')"
 DIES_FIRST = "raise SystemExit(1)"
 SECOND_DIES = f"import sys\nif sys.argv[1] == '1': raise SystemExit(1)\n{BEATS}"
 FALLS_SILENT = f"import time\nprint('{LINE}'); time.sleep(600)"
+PRINTS_MUCH_FIRST = f"import time\nprint('{LINE}'); print('.' * 1_000_000); time.sleep(600)"
 
 
 @pytest.mark.parametrize("program", [DIES, DIES_FIRST])
@@ -288,9 +289,10 @@ async def test_a_worker_that_cannot_live_beside_one_that_can_is_told_by_health_a
     assert code == ExitCode.WORKERS_LOST
 
 
-async def test_a_worker_that_falls_silent_is_killed_and_started_again() -> None:
+@pytest.mark.parametrize("program", [FALLS_SILENT, PRINTS_MUCH_FIRST])
+async def test_a_worker_that_falls_silent_is_killed_and_started_again(program: str) -> None:
     supervisor = Supervisor(
-        Settings(workers=1, port=0), (sys.executable, "-u", "-c", FALLS_SILENT), silence=0.2, pause=0.001
+        Settings(workers=1, port=0), (sys.executable, "-u", "-c", program), silence=0.2, pause=0.001
     )
     with structlog.testing.capture_logs() as logged:
         await supervisor.start()
