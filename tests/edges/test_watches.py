@@ -72,6 +72,25 @@ async def test_a_watcher_that_does_not_read_is_dropped_when_watches_end() -> Non
         await watching
 
 
+async def test_a_watcher_of_a_name_that_is_not_here_leaves_with_the_others() -> None:
+    health = Health(("",))
+    seen: list[int] = []
+
+    async def request_for_nobody() -> Messages:
+        yield health_pb2.HealthCheckRequest(service="nobody").SerializeToString()
+
+    async def send(status: health_pb2.HealthCheckResponse) -> None:
+        seen.append(status.status)
+
+    async with asyncio.timeout(TIMEOUT):
+        watching = asyncio.ensure_future(watch_of(health).serve(request_for_nobody(), send))  # type: ignore[arg-type]
+        await asyncio.sleep(0)
+        health.end_watches()
+        await watching
+
+    assert seen == [health_pb2.HealthCheckResponse.SERVICE_UNKNOWN]
+
+
 async def test_a_server_that_left_never_serves_again() -> None:
     health = Health(("",))
     health.leave()

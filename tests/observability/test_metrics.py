@@ -99,6 +99,20 @@ async def test_a_scrape_counts_calls_by_method_and_status_and_requests_by_outcom
     assert seen.value("process_cpu_time_seconds_total", cpu_mode="user") > 0
 
 
+async def test_calls_of_methods_that_are_not_here_add_no_series(serve: Serve) -> None:
+    async with serve(metrics_port=0) as server, grpc.aio.insecure_channel(f"127.0.0.1:{server.port}") as channel:
+        before = await scrape(server)
+        for path in (*(f"/{METHOD}No{number}" for number in range(5)), "/no.Service/Recommend"):
+            ask: grpc.aio.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary(path)
+            with pytest.raises(grpc.aio.AioRpcError, match="UNIMPLEMENTED"):
+                await ask(b"", timeout=TIMEOUT)
+        after = await scrape(server)
+
+    assert {name: len(samples) for name, samples in after.items()} == {
+        name: len(samples) for name, samples in before.items()
+    }
+
+
 async def test_callers_who_leave_are_counted_by_their_status(serve: Serve, tmp_path: Path) -> None:
     slow = write_model(tmp_path / "5_model.onnx", table(), burn=60)
     settings = {"model": slow, "num_recommendations": 5, "max_batch_size": 1, "metrics_port": 0}

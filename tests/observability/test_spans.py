@@ -67,6 +67,18 @@ async def test_a_call_is_a_span_in_its_callers_trace_with_its_queue_and_its_run(
     assert server.metrics_port == 0
 
 
+async def test_a_caller_s_trace_that_is_not_sampled_has_no_span_and_a_malformed_one_is_left(observed: Observed) -> None:
+    malformed = ("x", f"ff-{TRACE}-{PARENT}-01", f"00-{TRACE}-{PARENT}-01, 00-{TRACE[::-1]}-{PARENT[::-1]}-01")
+    async with observed() as (collector, _, channel):
+        for traceparent in (f"00-{TRACE}-{PARENT}-00", *malformed):
+            await recommend(channel, ("traceparent", traceparent))
+
+    calls = collector.named(METHOD)
+    assert len(calls) == len(malformed)
+    assert {call.parent_span_id for call in calls} == {b""}
+    assert TRACE not in {call.trace_id.hex() for call in calls}
+
+
 async def test_a_batch_links_to_every_sampled_call_in_it_and_to_no_other(observed: Observed) -> None:
     sampler = {"OTEL_TRACES_SAMPLER": "parentbased_always_off"}
     async with observed(sampler) as (collector, server, channel):

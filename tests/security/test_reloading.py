@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -47,6 +48,30 @@ async def test_whatever_one_look_raises_the_next_takes_up_what_is_there(tmp_path
     complaints = [event["reason"] for event in logged if event["log_level"] == "error"]
     assert complaints == ["OSError('the disk is full')"]
     assert files.used == b"third"
+
+
+async def test_a_folder_that_is_swapped_by_a_link_and_removed_at_once_is_taken_up(tmp_path: Path) -> None:
+    def deliver(name: str) -> None:
+        """Swap the volume as cert-manager's driver does: the former files are gone as soon as the link leads on."""
+        former = volume.resolve()
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "secret").write_text(name)
+        (tmp_path / "new").symlink_to(name)
+        (tmp_path / "new").replace(volume)
+        if former != volume:
+            shutil.rmtree(former)
+
+    volume = tmp_path / "volume"
+    deliver("first")
+    taken: asyncio.Queue[bytes] = asyncio.Queue()
+    files = ReloadedFiles("secrets", [volume / "secret"], parse=parse, use=taken.put_nowait, every=0.001)
+    await files.start()
+    async with asyncio.timeout(TIMEOUT):
+        assert await taken.get() == b"first"
+        for name in ("second", "third"):
+            deliver(name)
+            assert await taken.get() == name.encode()
+    await files.close()
 
 
 async def test_a_start_with_files_that_a_library_cannot_read_is_a_sentence(tmp_path: Path) -> None:
