@@ -129,8 +129,8 @@ class EnvoyServer:
     async def _spawn(self) -> None:
         network = self._settings.network
         _check_address(network.host, network.port)
+        self._folder = _temporary_folder()
         envoy, module, environment = _parts()
-        self._folder = tempfile.TemporaryDirectory(prefix="recommender-")
         folder = Path(self._folder.name)
         tls = key = None
         if network.tls_certificate is not None and network.tls_key is not None:
@@ -210,6 +210,17 @@ def _check_address(host: str, port: int) -> None:
             probe.bind((bound, port))
         except OSError as error:
             raise cannot_listen(address_of(host, port)) from error
+
+
+def _temporary_folder() -> tempfile.TemporaryDirectory[str]:
+    """Make a folder for what is shared with Envoy. Raises StartError."""
+    try:
+        return tempfile.TemporaryDirectory(prefix="recommender-")
+    except OSError as error:
+        raise StartError(
+            f"RECOMMENDER_EDGE=envoy needs a folder for temporary files ({error.strerror or error}): mount one "
+            "where the system has them, or name one in TMPDIR"
+        ) from error
 
 
 def _parts() -> tuple[str, Path, dict[str, str]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import resource
 import tempfile
@@ -115,6 +116,22 @@ def test_a_cache_that_cannot_be_made_is_a_sentence_that_names_the_setting(tmp_pa
     cache = open_cache(ModelSettings(model_cache_dir=tmp_path / "file" / "cache"))
     with pytest.raises(SourceError, match=r"cannot be used: Not a directory .* set RECOMMENDER_MODEL_CACHE_DIR"):
         open_folder(folder, cache)
+
+
+def test_where_nothing_can_be_written_a_model_that_is_not_copied_serves_and_others_get_a_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def nowhere() -> str:
+        raise FileNotFoundError(errno.ENOENT, "No usable temporary directory found")
+
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("HOME", str(tmp_path / "file"))
+    monkeypatch.setattr(tempfile, "gettempdir", nowhere)
+    plain, with_keys = write_version(tmp_path / "1", 1), write_version(tmp_path / "2", 2, keys=50)
+
+    assert open_folder(plain, open_cache(ModelSettings())).path.parent == plain
+    with pytest.raises(SourceError, match=r"cannot be used: Not a directory .* set RECOMMENDER_MODEL_CACHE_DIR"):
+        open_folder(with_keys, open_cache(ModelSettings()))
 
 
 def test_without_a_home_the_cache_is_a_temporary_folder_of_this_user(

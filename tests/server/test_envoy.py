@@ -7,6 +7,7 @@ import os
 import shutil
 import signal
 import sys
+import tempfile
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -64,6 +65,15 @@ async def gone(pid: int) -> None:
     async with asyncio.timeout(PATIENCE):
         while alive(pid):  # noqa: ASYNC110 (nobody tells)
             await asyncio.sleep(0.01)
+
+
+async def test_without_a_folder_for_temporary_files_the_start_says_what_to_mount(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "gone"))
+
+    with pytest.raises(StartError, match=r"a folder for temporary files \(No such file or directory\): mount one"):
+        await EnvoyServer(Settings(port=0, edge="envoy")).start()
 
 
 async def test_without_pyvoy_the_start_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:

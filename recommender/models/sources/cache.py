@@ -175,9 +175,11 @@ def _expanded(folder: Path) -> Path:
         raise FileNotFoundError(None, "this user has no home", str(folder)) from error
 
 
-def spare_folder() -> Path:
-    """A folder of this user among the temporary ones."""
-    return Path(tempfile.gettempdir()) / f"recommender-{os.geteuid()}"
+def spare_folder() -> Path | None:
+    """A folder of this user among the temporary ones; None where no temporary file can be written."""
+    with contextlib.suppress(FileNotFoundError):
+        return Path(tempfile.gettempdir()) / f"recommender-{os.geteuid()}"
+    return None
 
 
 def _protect(folder: Path) -> None:
