@@ -50,6 +50,14 @@ def export(
     never_recommend: Annotated[
         Path | None, typer.Option(help="Items that no answer may hold: a key (or id) a line.")
     ] = None,
+    users: Annotated[int | None, typer.Option(help="How many users your network knows, if it does not tell.")] = None,
+    first_user: Annotated[int | None, typer.Option(help="The first user's number, 0 or 1; by default 1.")] = None,
+    unknown_user: Annotated[
+        str | None, typer.Option(help="By what unknown users are ranked for: row, history or fallback.")
+    ] = None,
+    user_vocabulary: Annotated[
+        Path | None, typer.Option(help="The users' keys: a text file, the first user's key first.")
+    ] = None,
     name: Annotated[str | None, typer.Option(help="The model's name; by default the network's.")] = None,
     version: Annotated[str, typer.Option(help="The model's version.")] = "1",
     output: Annotated[
@@ -88,6 +96,10 @@ def export(
             fallback=fallback,
             never_recommend=never_recommend,
             parity=parity,
+            users=users,
+            first_user=first_user,
+            unknown_user=unknown_user,  # type: ignore[arg-type]  # the network's users check it
+            user_vocabulary=user_vocabulary,
             name=name,
             version=version,
             coarse=coarse,  # type: ignore[arg-type]  # the options check it

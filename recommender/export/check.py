@@ -40,9 +40,13 @@ class ModelFile:
         k: int,
         excluded: Sequence[tuple[int, int]] = (),
         candidates: Sequence[Sequence[int]] | None = None,
+        users: Sequence[int] | None = None,
     ) -> Rankings:
-        """Rank for these histories; `candidates` are one ascending list a row, or None for the whole catalogue."""
-        return self.rank_in_each_way(histories, k, excluded, candidates)[-1]
+        """Rank for these histories; `candidates` are one ascending list a row, or None for the whole catalogue.
+
+        `users` are given where the model takes them.
+        """
+        return self.rank_in_each_way(histories, k, excluded, candidates, users=users)[-1]
 
     def rank_in_each_way(
         self,
@@ -51,6 +55,7 @@ class ModelFile:
         excluded: Sequence[tuple[int, int]] = (),
         candidates: Sequence[Sequence[int]] | None = None,
         padding: Ids | None = None,
+        users: Sequence[int] | None = None,
     ) -> list[Rankings]:
         """The same from each session that can tell: two without exclusions and candidates, the quick one last.
 
@@ -68,6 +73,8 @@ class ModelFile:
             "candidates": few,
             "candidates_length": few_lengths,
         }
+        if users is not None:
+            feeds["user"] = np.array(users, np.int64)
         sessions = [self._session]
         if self._unrestricted is not None and not len(excluded) and candidates is None:
             sessions.append(self._unrestricted)
@@ -143,12 +150,15 @@ def _some(values: Ids | Scores) -> str:
 class _Check:
     """Holds one model's answers to the truth, and keeps account of how far they lie apart."""
 
-    def __init__(self, model: ModelFile, truth: Truth, histories: Sequence[History]) -> None:
+    def __init__(
+        self, model: ModelFile, truth: Truth, histories: Sequence[History], users: Sequence[int] | None
+    ) -> None:
         self.apart = 0.0
         """The largest difference of a score from the truth, as a share of what that score sums up."""
         self._model = model
         self._truth = truth
         self._histories = histories
+        self._users = users
 
     def hold(
         self,
@@ -162,7 +172,8 @@ class _Check:
         """Rank for the chosen histories; raises ExportError if an answer differs from the truth."""
         truth = self._truth.rows(chosen).masked(excluded, candidates)
         histories = [self._histories[row] for row in chosen]
-        for got in self._model.rank_in_each_way(histories, k, excluded, candidates, padding):
+        users = None if self._users is None else [self._users[row] for row in chosen]
+        for got in self._model.rank_in_each_way(histories, k, excluded, candidates, padding, users):
             wrong = difference(got, truth.scores, k, lambda row, ids: PARITY * truth.scale(row, ids))
             if wrong is not None:
                 raise ExportError(
@@ -187,16 +198,18 @@ def check_model(
     readable: int,
     default_k: int,
     max_k: int,
+    users: Sequence[int] | None = None,
 ) -> float:
     """Hold a model to the torch network's scores [len(histories), items]; returns the measured score tolerance.
 
     Single and batched, ragged, with other ids below `readable` in the padding, with several k, exclusions and
-    candidates. `max_k` is at most the number of items that may be recommended. ExportError where an answer differs.
+    candidates. `max_k` is at most the number of items that may be recommended. `users` are those beside the histories,
+    where the model takes them. ExportError where an answer differs.
     """
     items = truth.scores.shape[1]
     random = np.random.default_rng(0)
     rows = len(histories)
-    check = _Check(model, truth, histories)
+    check = _Check(model, truth, histories, users)
 
     together = check.hold("a batch", range(rows), default_k)
     for row in range(rows):

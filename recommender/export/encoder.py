@@ -58,28 +58,35 @@ class Encoder:
     apart: Mapping[str, Array]
 
 
-def export_encoder(network: nn.Module, name: str, longest_history: int | None, embeddings: Vectors | None) -> Encoder:
+def export_encoder(
+    network: nn.Module, name: str, longest_history: int | None, embeddings: Vectors | None, *, takes_user: bool = False
+) -> Encoder:
     """The network's `forward` as an ONNX model with dynamic batch and history.
 
-    `name` is what messages call it. Inputs `user_history` int64 [batch, history] and `history_length` int64 [batch];
-    one output, the user vectors or the scores. `embeddings` float32 [items, d] are the item table, if there is one.
-    ExportError where torch cannot export the module.
+    `name` is what messages call it. Inputs `user_history` int64 [batch, history], `history_length` int64 [batch] and,
+    if it `takes_user`, `user` int64 [batch]; one output, the user vectors or the scores. `embeddings` float32
+    [items, d] are the item table, if there is one. ExportError where torch cannot export the module.
     """
     width = _EXAMPLE_HISTORY if longest_history is None else min(_EXAMPLE_HISTORY, longest_history)
     history = torch.zeros((_EXAMPLE_BATCH, width), dtype=torch.int64)
     length = torch.full((_EXAMPLE_BATCH,), width, dtype=torch.int64)
     batch = torch.export.Dim("batch")
     width_name = torch.export.Dim("history", max=longest_history)
+    inputs = {"user_history": history, "history_length": length}
+    shapes: list[dict[int, torch.export.Dim]] = [{0: batch, 1: width_name}, {0: batch}]
+    if takes_user:
+        inputs["user"] = torch.zeros((_EXAMPLE_BATCH,), dtype=torch.int64)
+        shapes.append({0: batch})
     try:
         with _quiet(), torch.no_grad():
             program = torch.onnx.export(
                 network,
-                (history, length),
+                tuple(inputs.values()),
                 dynamo=True,
                 opset_version=OPSET,
-                input_names=["user_history", "history_length"],
+                input_names=list(inputs),
                 output_names=["user_vectors"],
-                dynamic_shapes=({0: batch, 1: width_name}, {0: batch}),
+                dynamic_shapes=tuple(shapes),
                 verbose=False,
             )
     except Exception as error:

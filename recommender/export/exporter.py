@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -21,14 +22,18 @@ from recommender.export.head.coarse import Codes
 from recommender.export.head.head import coarse_pays
 from recommender.export.lists import Lists
 from recommender.export.networks.load import load_network
+from recommender.export.networks.users import alone, checked_users
 from recommender.export.options import MAX_K, ExportOptions
 from recommender.export.subject import Subject
 from recommender.export.summary import summary
 from recommender.export.table import Layout, hide, pack
 from recommender.export.ties import check_ties
 from recommender.export.truth import Scores
-from recommender.models.card import Card, Expected, Golden, card_files
+from recommender.models.card import Card, CardUsers, Expected, Golden, card_files
 from recommender.models.parity import disparity, read_parity, refusal, wanted
+
+_GOLDEN = 3
+"""Histories with items of which the card has golden answers."""
 
 Progress = Callable[[str, float], None]
 
@@ -50,16 +55,23 @@ def export_model(
     subject = Subject.of(load_network(options), options)
     keys = max(subject.items, subject.readable)
     lists = Lists.read(options.vocabulary, options.fallback, subject.items, options.never_recommend, keys)
+    lists = lists.with_users(options.user_vocabulary, subject.users)
     subject = subject.barring(lists.never)
     lists.check_fallback(subject.never)
     max_k = _max_k(options, subject)
     parity = _parity(options, subject, lists)
     layout, table = _table(subject)
     histories = _histories(subject.readable, subject.longest_history, options.padding_id)
-    truth = subject.truth(histories)
+    users = checked_users(subject.users, len(histories))
+    if users is not None:
+        histories += [[] for _ in alone(subject.users)]
+        users += alone(subject.users)
+    truth = subject.truth(histories, users)
 
     progress("tracing the network", 0.1)
-    encoder = export_encoder(subject.network, subject.name, subject.longest_history, subject.embeddings)
+    encoder = export_encoder(
+        subject.network, subject.name, subject.longest_history, subject.embeddings, takes_user=users is not None
+    )
 
     if layout is not None:
         progress("checking the head on ties", 0.5)
@@ -84,6 +96,8 @@ def export_model(
         "max_k": str(max_k),
         "longest_history": "" if subject.longest_history is None else str(subject.longest_history),
     }
+    if subject.users is not None:
+        metadata["users"] = str(subject.users.count)
     codes = _codes(options, table, layout, bias=subject.biased)
     largest = float(max(table.max(), -table.min())) if table is not None else 0.0
     if table is not None and subject.never:
@@ -98,6 +112,7 @@ def export_model(
         bias=subject.biased,
         never=subject.never,
         codes=codes,
+        takes_user=users is not None,
         metadata=metadata,
     )
 
@@ -114,9 +129,10 @@ def export_model(
             readable=subject.readable,
             default_k=options.num_recommendations,
             max_k=max_k,
+            users=users,
         )
         tolerance = float(f"{tolerance:.6g}")
-        _check_parity(ModelFile(path), parity, subject.longest_history, max_k, tolerance)
+        _check_parity(ModelFile(path), parity, subject, max_k, tolerance)
 
         progress("writing the model", 0.9)
         describe(model, {**metadata, "score_tolerance": f"{tolerance:.6g}"})
@@ -132,6 +148,7 @@ def export_model(
             max_k=max_k,
             longest_history=subject.longest_history,
             padding_id=subject.padding_id,
+            users=None if subject.users is None else CardUsers(**asdict(subject.users)),
             never_recommended=subject.never,
             score_tolerance=tolerance,
             opset=OPSET,
@@ -143,7 +160,7 @@ def export_model(
                 "onnxruntime": onnxruntime.__version__,
             },
             files=card_files(files),
-            golden=_golden(ModelFile(path), histories[:3], options.num_recommendations),
+            golden=_golden(ModelFile(path), histories, options.num_recommendations, users),
             parity=parity,
         )
         publish(files, card, options.path)
@@ -200,21 +217,20 @@ def _histories(items: int, longest: int | None, padding_id: int | None) -> list[
 def _parity(options: ExportOptions, subject: Subject, lists: Lists) -> tuple[Expected, ...]:
     if options.parity is None:
         return ()
-    ids = None if lists.keys is None else {key: item for item, key in enumerate(lists.keys)}
     try:
-        return read_parity(options.parity, subject.items, subject.readable, ids)
+        return read_parity(options.parity, lists.names(subject.items, subject.readable, subject.users))
     except ModelError as error:
         raise ExportError(f"{error}.") from error
 
 
-def _check_parity(
-    model: ModelFile, parity: Sequence[Expected], longest: int | None, max_k: int, tolerance: float
-) -> None:
+def _check_parity(model: ModelFile, parity: Sequence[Expected], subject: Subject, max_k: int, tolerance: float) -> None:
     """Raise ExportError unless the model ranks as it did where it was trained."""
+    longest = subject.longest_history
     for expected in parity:
         history = expected.item_ids[-(longest or len(expected.item_ids)) :]
         try:
-            got = model.rank([history], wanted(expected, max_k))
+            users = None if subject.users is None else [expected.user]
+            got = model.rank([history], wanted(expected, max_k), users=users)
         except ModelError as error:
             raise ExportError(f"{error}.") from error
         real = got.ids[0] >= 0
@@ -224,12 +240,20 @@ def _check_parity(
             raise ExportError(f"The model was not written: {refusal(expected, fault)}.")
 
 
-def _golden(model: ModelFile, histories: Sequence[History], k: int) -> tuple[Golden, ...]:
-    """What the model itself answers, history by history."""
-    return tuple(
-        Golden(
-            item_ids=tuple(history), recommendations=tuple(got.ids[0].tolist()), scores=tuple(got.scores[0].tolist())
+def _golden(model: ModelFile, histories: Sequence[History], k: int, users: Sequence[int] | None) -> tuple[Golden, ...]:
+    """What the model itself answers to the first histories, and to those without an item, one by one."""
+    answered = []
+    for row, history in enumerate(histories):
+        if row >= _GOLDEN and history:
+            continue
+        user = None if users is None else [users[row]]
+        got = model.rank([history], k, users=user)
+        answered.append(
+            Golden(
+                item_ids=tuple(history),
+                user=0 if user is None else user[0],
+                recommendations=tuple(got.ids[0].tolist()),
+                scores=tuple(got.scores[0].tolist()),
+            )
         )
-        for history in histories
-        for got in (model.rank([history], k),)
-    )
+    return tuple(answered)

@@ -25,6 +25,7 @@ _INPUTS = {
     "candidates": ("batch", "c"),
     "candidates_length": ("batch",),
 }
+_USER = {"user": ("batch",)}
 _OUTPUTS = {
     "recommendations": (_INT64, ("batch", "returned")),
     "scores": (_FLOAT, ("batch", "returned")),
@@ -41,6 +42,7 @@ def build_graph(
     bias: bool = False,
     never: Sequence[int] = (),
     codes: Codes | None = None,
+    takes_user: bool = False,
     metadata: Mapping[str, str] = types.MappingProxyType({}),
 ) -> onnx.ModelProto:
     """A whole model but for the table's numbers: initializer `item_table` is declared by the writer.
@@ -50,6 +52,7 @@ def build_graph(
     """
     g = Nodes()
     encoded = encode(g)
+    inputs = _INPUTS | _USER if takes_user else _INPUTS
     if layout is None:
         outputs = add_selection(g, encoded, items, never)
     else:
@@ -58,7 +61,7 @@ def build_graph(
     graph = helper.make_graph(
         g.nodes,
         "recommender",
-        [helper.make_tensor_value_info(name, _INT64, shape) for name, shape in _INPUTS.items()],
+        [helper.make_tensor_value_info(name, _INT64, shape) for name, shape in inputs.items()],
         [helper.make_tensor_value_info(name, *_OUTPUTS[name]) for name in outputs],
         g.initializers,
         value_info=g.declared,

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+from recommender.domain import Users
 from recommender.export.errors import ExportError
 from recommender.models.card import Files
 from recommender.models.fallback import write_fallback
+from recommender.models.parity import Names
 from recommender.models.vocabulary import write_vocabulary
 
 
@@ -16,12 +18,13 @@ from recommender.models.vocabulary import write_vocabulary
 class Lists:
     """The key of each item, in the order of ids, and a fallback list of item ids, best first; None where not given.
 
-    `never` are the items of the never-recommend list.
+    `never` are the items of the never-recommend list, `user_keys` the key of each user, in the order of their numbers.
     """
 
     keys: tuple[str, ...] | None
     fallback: tuple[int, ...] | None
     never: tuple[int, ...] = ()
+    user_keys: tuple[str, ...] | None = None
 
     @classmethod
     def read(
@@ -53,6 +56,23 @@ class Lists:
             never=() if never_recommend is None else _ids(never_recommend, ids, items),
         )
 
+    def with_users(self, vocabulary: Path | None, users: Users | None) -> Lists:
+        """The same with the keys of users; raises ExportError where the file has not one for each."""
+        if vocabulary is None or users is None:
+            return self
+        keys = tuple(_lines(vocabulary))
+        if len(keys) != users.count:
+            raise ExportError(
+                f"{vocabulary} has {len(keys)} keys and the network {users.count} users; give one key a line, the "
+                f"first the key of user {users.first}."
+            )
+        return replace(self, user_keys=keys)
+
+    def names(self, items: int, readable: int, users: Users | None) -> Names:
+        """What a parity file may name, of so many items, of which histories hold those below `readable`."""
+        first = 1 if users is None else users.first
+        return Names(items, readable, _numbered(self.keys, 0), users, _numbered(self.user_keys, first))
+
     def check_fallback(self, never: Sequence[int]) -> None:
         """Raise ExportError if the fallback list holds an item that is never recommended."""
         for item in self.fallback or ():
@@ -73,7 +93,15 @@ class Lists:
             path = model.with_suffix(".fallback.txt")
             write_fallback(self.fallback, path)
             files[path] = "fallback"
+        if self.user_keys is not None:
+            path = model.with_suffix(".users")
+            write_vocabulary(self.user_keys, path)
+            files[path] = "user_vocabulary"
         return files
+
+
+def _numbered(keys: Sequence[str] | None, first: int) -> dict[str, int] | None:
+    return None if keys is None else {key: number for number, key in enumerate(keys, first)}
 
 
 def _ids(path: Path, known: Mapping[str, int] | None, items: int) -> tuple[int, ...]:

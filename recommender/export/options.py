@@ -16,6 +16,7 @@ BUILT_IN = ("reference", "sasrec", "gru4rec")
 
 Coarse = Literal["none", "int8"]
 Side = Literal["right", "left"]
+UnknownUser = Literal["row", "history", "fallback"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,8 +43,10 @@ class ExportOptions:
     recommend where nothing is known, best first: a key a line where there is a vocabulary, else an item id.
     `never_recommend` is one with items that no answer may hold, in the same form. `parity` is a JSONL file of histories
     with what was recommended where the model was trained, as `read_parity` takes it. `padding_id` is an id that means
-    padding to the network, which stands on its `padding_side`; no item has it. A table of at least
-    `external_data_bytes` goes into a file of its own beside the model.
+    padding to the network, which stands on its `padding_side`; no item has it. `users`, `first_user` and `unknown_user`
+    are those of the card's `users`, where the network does not say them; `user_vocabulary` is a text file with the
+    users' keys, the first user's first. A table of at least `external_data_bytes` goes into a file of its own beside
+    the model.
 
     Raises ExportError where a number or a name makes no sense by itself.
     """
@@ -65,6 +68,10 @@ class ExportOptions:
     parity: Path | None = None
     padding_id: int | None = None
     padding_side: Side = "right"
+    users: int | None = None
+    first_user: int | None = None
+    unknown_user: UnknownUser | None = None
+    user_vocabulary: Path | None = None
     name: str | None = None
     version: str = "1"
     exported_by: str = "recommender export"

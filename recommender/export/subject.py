@@ -9,9 +9,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from recommender.domain import Users
 from recommender.export.check import PARITY, History, padded
 from recommender.export.errors import ExportError
 from recommender.export.networks.padding import Padded
+from recommender.export.networks.users import Named, users_of
 from recommender.export.obstacles import failure
 from recommender.export.options import ExportOptions
 from recommender.export.table import NEVER
@@ -37,6 +39,7 @@ class Subject:
     longest_history: int | None
     padding_id: int | None
     readable: int
+    users: Users | None = None
     never: tuple[int, ...] = ()
 
     @classmethod
@@ -50,15 +53,16 @@ class Subject:
         longest = _longest_history(network, options)
         embeddings = _numbers(network, "item_embeddings", dimensions=2)
         bias = _numbers(network, "item_bias", dimensions=1)
-        reader = network
+        users = users_of(network, options)
+        reader = network if users is None else Named(network)
         if padding_id is not None:
-            reader = Padded(network, padding_id, longest, options.padding_side)
-        size = _run(reader, name, [[0 if padding_id != 0 else 1]]).shape[1]
+            reader = Padded(reader, padding_id, longest, options.padding_side)
+        size = _run(reader, name, [[0 if padding_id != 0 else 1]], None if users is None else [users.first]).shape[1]
         if embeddings is None:
             if options.items != size and not hasattr(network, "history_items"):
                 _refuse_vectors(network, size, longest)
             _refuse_contrary(options, name, items=size)
-            subject = cls(reader, name, size, None, None, longest, padding_id, readable=_readable(network, size))
+            subject = cls(reader, name, size, None, None, longest, padding_id, _readable(network, size), users)
             return subject.barring(_never(network, size))
         items = len(embeddings)
         _refuse_contrary(options, name, items=items, dim=embeddings.shape[1])
@@ -77,7 +81,7 @@ class Subject:
             barred = bias <= NEVER / 2
             never = [*never, *np.flatnonzero(barred).tolist()]
             bias = np.where(barred, np.float32(0), bias)
-        subject = cls(reader, name, items, embeddings, bias, longest, padding_id, readable=_readable(network, items))
+        subject = cls(reader, name, items, embeddings, bias, longest, padding_id, _readable(network, items), users)
         return subject.barring(never)
 
     def barring(self, items: Iterable[int]) -> Subject:
@@ -95,24 +99,29 @@ class Subject:
         """How many items an answer may hold."""
         return self.items - len(self.never)
 
-    def truth(self, histories: Sequence[History]) -> Truth:
-        """The scores of all items [len(histories), items], each history by itself.
+    def truth(self, histories: Sequence[History], numbers: Sequence[int] | None = None) -> Truth:
+        """The scores of all items [len(histories), items], each history by itself; `numbers` are the users beside them.
 
         ExportError where a history gets another answer beside longer ones, or with other ids in its padding.
         """
-        yielded = np.concatenate([_run(self.network, self.name, [history]) for history in histories])
-        self._check_padding(histories, yielded)
+        yielded = np.concatenate(
+            [
+                _run(self.network, self.name, [history], None if numbers is None else [numbers[row]])
+                for row, history in enumerate(histories)
+            ]
+        )
+        self._check_padding(histories, numbers, yielded)
         if self.embeddings is None:
             return Truth.of_scores(yielded, self.never)
         return Truth.of_vectors(yielded, self.embeddings, self.bias, self.never)
 
-    def _check_padding(self, histories: Sequence[History], alone: Scores) -> None:
+    def _check_padding(self, histories: Sequence[History], numbers: Sequence[int] | None, alone: Scores) -> None:
         """Raise ExportError unless the network yields the same for all histories in one batch, whatever pads them."""
         widest = max(map(len, histories))
         noise = np.random.default_rng(4).integers(0, self.readable, (len(histories), widest))
         size = np.linalg.norm(alone, axis=1) if self.embeddings is not None else np.median(np.abs(alone), axis=1)
         for padding in (None, noise):
-            together = _run(self.network, self.name, histories, padding)
+            together = _run(self.network, self.name, histories, numbers, padding)
             apart = np.abs(together - alone) / np.maximum(size[:, None] + np.abs(alone), np.finfo(np.float32).tiny)
             row = int(apart.max(axis=1).argmax())
             if apart[row].max() > PARITY:
@@ -175,12 +184,23 @@ def _refuse_vectors(network: nn.Module, size: int, longest: int | None) -> None:
             )
 
 
-def _run(network: nn.Module, name: str, histories: Sequence[History], padding: Ids | None = None) -> Scores:
-    """What the network yields for these histories; ExportError where it fails or yields something else than numbers."""
-    rows, lengths = (torch.from_numpy(part) for part in padded(histories, padding))
+def _run(
+    network: nn.Module,
+    name: str,
+    histories: Sequence[History],
+    numbers: Sequence[int] | None,
+    padding: Ids | None = None,
+) -> Scores:
+    """What the network yields for these histories, and users if it takes any.
+
+    ExportError where it fails or yields something else than numbers.
+    """
+    inputs = [torch.from_numpy(part) for part in padded(histories, padding)]
+    if numbers is not None:
+        inputs.append(torch.tensor(numbers, dtype=torch.int64))
     try:
         with torch.no_grad():
-            yielded = network(rows, lengths)
+            yielded = network(*inputs)
     except Exception as error:
         raise ExportError(
             f"{name} failed on a history: {failure(error)}. Its forward must take user_history int64 "
@@ -197,8 +217,8 @@ def _run(network: nn.Module, name: str, histories: Sequence[History], padding: I
             f"{name} yields NaN or infinity for the history {_some(histories[bad])}; repair or retrain it. Items that "
             "must never be recommended are told by never_recommended_items() or --never-recommend."
         )
-    numbers: Scores = yielded.numpy()
-    return numbers
+    found: Scores = yielded.numpy()
+    return found
 
 
 def _never(network: nn.Module, items: int) -> list[int]:

@@ -26,6 +26,14 @@ def summary(subject: Subject, card: Card, path: Path) -> Iterator[str]:
         yield f"Scores: user vectors of {card.embedding_size} numbers times {table}{bias}."
     cut = "of any length" if card.longest_history is None else f"cut to their {card.longest_history} most recent items"
     yield f"Histories: ids 0 to {(card.history_items or card.items) - 1}, {cut}."
+    if card.users is not None:
+        last = card.users.first + card.users.count - 1
+        unknown = {
+            "row": "by the row for user 0",
+            "history": "by their history alone",
+            "fallback": "by the fallback list",
+        }
+        yield f"Users: ids {card.users.first} to {last}; unknown ones {unknown[card.users.unknown]}."
     if card.padding_id is not None:
         yield f"Padding: id {card.padding_id}, which is no item."
     yield f"Answers: {card.default_k} items for callers who set no limit, {card.max_k} at most."

@@ -53,9 +53,10 @@ class Golden(_Record):
 
 
 class Expected(_Record):
-    """One history with what the model ranked for it where it was trained: ids, best first."""
+    """One history with what the model ranked for it where it was trained: ids, best first; `user` as in Golden."""
 
     item_ids: tuple[int, ...]
+    user: Annotated[int, Field(ge=0)] = 0
     recommendations: tuple[int, ...]
 
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 
-from recommender.domain import Ranking
+from recommender.domain import Query, Ranking, Users
 from recommender.errors import ModelError
 from recommender.models.card import Expected
 
@@ -19,11 +20,37 @@ _SPARE = 10
 """Places beyond those expected that are looked at for items that changed places with the last one."""
 
 
-def read_parity(path: Path, items: int, readable: int, ids: Mapping[str, int] | None = None) -> tuple[Expected, ...]:
+@dataclass(frozen=True, slots=True)
+class Names:
+    """What a parity file may name: items by id or by a key of `ids`, users the same way.
+
+    Recommended ids are below `items`, those of histories below `readable`. `users` is None where the model takes none.
+    """
+
+    items: int
+    readable: int
+    ids: Mapping[str, int] | None = None
+    users: Users | None = None
+    user_ids: Mapping[str, int] | None = None
+
+    def user(self, told: Mapping[str, object]) -> int:
+        """The user of a line, 0 if it names none. Raises ValueError if the model does not know it."""
+        named = told.get("user")
+        if named is None:
+            return 0
+        if self.users is None:
+            raise ValueError("it names a user, and the model takes none")
+        if isinstance(named, str) and self.user_ids is not None and named in self.user_ids:
+            return self.user_ids[named]
+        if isinstance(named, int) and self.users.first <= named <= self.users.last:
+            return named
+        raise ValueError(f"{named!r} is not a user that the model knows")
+
+
+def read_parity(path: Path, names: Names) -> tuple[Expected, ...]:
     """Read a JSONL file of `{"history": [...], "recommendations": [...]}`, best first; each by item ids or by keys.
 
-    Recommended ids are below `items`, those of histories below `readable`; `ids` are those of the keys. Raises
-    ModelError that names the line at fault.
+    A line may name a `user`, and have an empty history then. Raises ModelError that names the line at fault.
     """
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
@@ -34,16 +61,18 @@ def read_parity(path: Path, items: int, readable: int, ids: Mapping[str, int] | 
         try:
             told = json.loads(line)
             history, recommendations = (
-                tuple(_item(named, ids, end) for named in told[field])
-                for field, end in (("history", readable), ("recommendations", items))
+                tuple(_item(named, names.ids, end) for named in told[field])
+                for field, end in (("history", names.readable), ("recommendations", names.items))
             )
+            user = names.user(told)
         except (ValueError, KeyError, TypeError) as error:
             raise ModelError(
                 f'{path}, line {number}: {error}; give {{"history": [...], "recommendations": [...]}} of ids or keys'
             ) from error
-        if not history or not recommendations or len(set(recommendations)) < len(recommendations):
+        nobody = not history and told.get("user") is None
+        if nobody or not recommendations or len(set(recommendations)) < len(recommendations):
             raise ModelError(f"{path}, line {number}: a list is empty, or recommends an item twice")
-        found.append(Expected(item_ids=history, recommendations=recommendations))
+        found.append(Expected(item_ids=history, user=user, recommendations=recommendations))
     if not 0 < len(found) <= _MOST:
         raise ModelError(f"{path} has {len(found)} histories; give 1 to {_MOST}: each is tried at every load")
     return tuple(found)
@@ -78,7 +107,7 @@ def disparity(expected: Expected, ranking: Ranking, tolerance: float) -> str | N
 def refusal(expected: Expected, fault: str) -> str:
     """The sentence that refuses a model for a disparity."""
     return (
-        f"it does not rank as where it was trained: for the history {list(expected.item_ids)} "
+        f"it does not rank as where it was trained: for {Query(expected.item_ids, 0, user=expected.user).told} "
         f"{_some(expected.recommendations)} is expected, but {fault}"
     )
 

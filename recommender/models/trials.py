@@ -62,7 +62,7 @@ async def check_parity(engine: OnnxEngine, artifact: Artifact) -> None:
     model = engine.model
     for expected in artifact.card.parity if artifact.card else ():
         history = expected.item_ids[-(model.longest_history or len(expected.item_ids)) :]
-        (ranking,) = await engine.run([Query(history, wanted(expected, model.max_k))])
+        (ranking,) = await engine.run([Query(history, wanted(expected, model.max_k), user=expected.user)])
         fault = disparity(expected, ranking, model.score_tolerance)
         if fault is not None:
             raise ModelError(f"{artifact.path}: {refusal(expected, fault)}; export the model again")

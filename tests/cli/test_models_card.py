@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 from typer.testing import CliRunner
 
 from recommender.cli.models import app
 from recommender.models.artifact import open_artifact
-from recommender.models.card import card_path
+from recommender.models.card import CardUsers, card_path
 from tests.support import models
 
 ITEMS = 50
@@ -69,3 +70,25 @@ def test_a_file_that_may_not_serve_is_left_without_a_card(
     assert code == 2
     assert sentence in told
     assert not card_path(plain).exists()
+
+
+def test_a_file_that_takes_users_gets_them_into_its_card(tmp_path: Path) -> None:
+    table = np.random.default_rng(3).normal(0, 2, (5, 8)).astype(np.float32)
+    file = models.batched(tmp_path / "users.onnx", models.table(ITEMS), users=table)
+    best = models.brute_force(models.table(ITEMS), [], 5, table[2])[0]
+    parity = lines(tmp_path / "p.jsonl", json.dumps({"user": "bert", "history": [], "recommendations": best}))
+    keys = lines(tmp_path / "users.txt", "anna", "bert", "cleo", "dora")
+    sizes = ("--items", ITEMS, "--default-k", 5, "--max-k", 20)
+    refused, sentence = card(file, *sizes)
+    code, told = card(
+        file, *sizes, "--users", 4, "--unknown-user", "history", "--user-vocabulary", keys, "--parity", parity
+    )
+
+    assert (refused, code) == (2, 0), told
+    assert "nor its metadata recommender.users says how many" in " ".join(sentence.split())
+    artifact = open_artifact(file)
+    assert artifact.card is not None
+    assert artifact.card.users == CardUsers(count=4, unknown="history")
+    assert artifact.user_vocabulary == tmp_path / "users.users"
+    assert [expected.user for expected in artifact.card.parity] == [2]
+    assert any(golden.user and not golden.item_ids for golden in artifact.card.golden)

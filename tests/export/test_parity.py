@@ -13,7 +13,7 @@ from recommender.export import ExportError, ExportOptions, export_model
 from recommender.models.artifact import Artifact, open_artifact
 from recommender.models.card import Expected, card_path
 from recommender.models.loader import loader
-from recommender.models.parity import disparity, read_parity
+from recommender.models.parity import Names, disparity, read_parity
 from recommender.settings.settings import Settings
 from tests.support.facts import FACTS
 
@@ -65,7 +65,7 @@ def test_an_export_that_ranks_otherwise_is_refused(tmp_path: Path) -> None:
 )
 def test_a_line_without_sense_is_named(line: object, sentence: str, tmp_path: Path) -> None:
     with pytest.raises(ModelError, match=sentence):
-        read_parity(file(tmp_path, line), 5, 5, {"tea": 0})
+        read_parity(file(tmp_path, line), Names(5, 5, {"tea": 0}))
 
 
 @pytest.mark.parametrize(

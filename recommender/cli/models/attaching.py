@@ -13,7 +13,7 @@ import typer
 
 from recommender.cli.lazy import fail
 from recommender.cli.running import load_settings, logged, run
-from recommender.domain import Model, Query, Ranking
+from recommender.domain import Model, Query, Ranking, Users
 from recommender.engine.contract import Contract
 from recommender.engine.engine import OnnxEngine, open_engine
 from recommender.engine.onnx_file import OnnxFile, read_onnx_file
@@ -22,7 +22,7 @@ from recommender.errors import ModelError, StartError
 from recommender.export.errors import ExportError
 from recommender.export.lists import Lists
 from recommender.models.artifact import Artifact, open_artifact
-from recommender.models.card import Card, Files, Golden, card_files, card_path, file_sha256
+from recommender.models.card import Card, CardUsers, Files, Golden, card_files, card_path, file_sha256
 from recommender.models.description import describe
 from recommender.models.loader import loader, open_model
 from recommender.models.parity import read_parity
@@ -53,6 +53,14 @@ def card(
     never_recommend: Annotated[
         Path | None, typer.Option(help="Items that it never recommends: a key (or id) a line.")
     ] = None,
+    users: Annotated[int | None, typer.Option(help="How many users it knows, if it takes users.")] = None,
+    first_user: Annotated[int, typer.Option(help="The first user's number, 0 or 1.")] = 1,
+    unknown_user: Annotated[
+        str, typer.Option(help="By what unknown users are ranked for: row, history or fallback.")
+    ] = "row",
+    user_vocabulary: Annotated[
+        Path | None, typer.Option(help="The users' keys: a text file, the first user's key first.")
+    ] = None,
     parity: Annotated[Path | None, typer.Option(help="JSONL of histories with what was recommended.")] = None,
 ) -> None:
     """Write the card of a model file, with its keys and lists beside it, after trying it as a server would."""
@@ -61,6 +69,7 @@ def card(
     told: str | None = None
     try:
         given = {"items": items, "default_k": default_k, "max_k": max_k, "longest_history": longest_history}
+        given["users"] = users
         model, content = _facts(settings, file, given)
         count = model.items
         if count is None:
@@ -68,7 +77,9 @@ def card(
         readable = history_items or count
         lists = Lists.read(vocabulary, fallback, count, never_recommend, max(count, readable))
         lists.check_fallback(lists.never)
-        ids = None if lists.keys is None else {key: item for item, key in enumerate(lists.keys)}
+        taken = _users(model, first_user, unknown_user)
+        known = None if taken is None else Users(taken.count, taken.first, taken.unknown)
+        lists = lists.with_users(user_vocabulary, known)
         beside: Files = {file.with_name(each): "external_data" for each in sorted(content.elsewhere)}
         written = lists.write(file)
         described = Card(
@@ -82,6 +93,7 @@ def card(
             max_k=model.max_k,
             longest_history=model.longest_history,
             padding_id=padding_id,
+            users=taken,
             never_recommended=tuple(sorted(lists.never)),
             score_tolerance=0.0,
             opset=content.opset,
@@ -90,7 +102,7 @@ def card(
             exported_with={each: version_of(each) for each in ("onnxruntime", "recommender")},
             files=card_files({file: "model", **beside, **written}),
             golden=(),
-            parity=() if parity is None else read_parity(parity, count, readable, ids),
+            parity=() if parity is None else read_parity(parity, lists.names(count, readable, known)),
         )
         written[card_path(file)] = "model"
         told = run(logged(settings, _attach(settings, file, described), level="warning"))
@@ -114,6 +126,13 @@ def _facts(settings: Settings, file: Path, given: Mapping[str, int | None]) -> t
     engine = open_engine(settings.engine, file, told)
     engine.close()
     return engine.model, read_onnx_file(file)
+
+
+def _users(model: Model, first: int, unknown: str) -> CardUsers | None:
+    """The users of a model that takes any. Raises ValueError if these words do not describe them."""
+    if model.users is None:
+        return None
+    return CardUsers.model_validate({"count": model.users.count, "first": first, "unknown": unknown})
 
 
 async def _attach(settings: Settings, file: Path, described: Card) -> str:
@@ -144,14 +163,26 @@ async def _answers(engine: OnnxEngine) -> tuple[tuple[Golden, ...], float]:
     longest = min(model.longest_history or _LONGEST, _LONGEST)
     histories = [tuple(drawn.choices(range(model.readable or 1), k=1 + place % longest)) for place in range(_MEASURED)]
     known = [tuple(model.some_item if item == model.padding_id else item for item in history) for history in histories]
-    queries = [Query(history, model.default_k) for history in known]
+    queries = [Query(history, model.default_k, user=_some_user(model, drawn)) for history in known]
+    if model.users is not None:
+        queries.insert(0, Query((), model.default_k, user=model.users.first))
     together = await engine.run(queries)
     alone = [(await engine.run([query]))[0] for query in queries]
     golden = tuple(
-        Golden(item_ids=query.history, recommendations=tuple(ranking.item_ids), scores=tuple(ranking.scores))
+        Golden(
+            item_ids=query.history,
+            user=query.user,
+            recommendations=tuple(ranking.item_ids),
+            scores=tuple(ranking.scores),
+        )
         for query, ranking in zip(queries[:_GOLDEN], alone, strict=False)
     )
     return golden, _tolerance(alone, together)
+
+
+def _some_user(model: Model, drawn: random.Random) -> int:
+    """A known user; 0 for a model that takes none."""
+    return 0 if model.users is None else drawn.randint(model.users.first, model.users.last)
 
 
 def _tolerance(alone: Sequence[Ranking], together: Sequence[Ranking]) -> float:

@@ -27,7 +27,7 @@ class Padded(nn.Module):
         self._both = _takes_both(network)
         self._item = 0 if padding_id else 1
 
-    def forward(self, user_history: Tensor, history_length: Tensor) -> Tensor:
+    def forward(self, user_history: Tensor, history_length: Tensor, user: Tensor | None = None) -> Tensor:
         """See `Network`."""
         real = real_items(user_history, history_length)
         if self._side == "left" and self._width is not None:
@@ -38,7 +38,8 @@ class Padded(nn.Module):
         # Nobody has such a history; without this one of nothing else would be all padding, and its answer NaN.
         user_history = torch.where(user_history == self._padding_id, self._item, user_history)
         user_history = torch.where(real, user_history, self._padding_id)
-        yielded: Tensor = self.network(user_history, history_length) if self._both else self.network(user_history)
+        inputs = (user_history, history_length)[: 2 if self._both or user is not None else 1]
+        yielded: Tensor = self.network(*inputs) if user is None else self.network(*inputs, user)
         return yielded
 
 
