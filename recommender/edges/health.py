@@ -25,6 +25,8 @@ SERVICE_NAME = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
 _LAST_STATUS_SECONDS = 0.1
 """How long a watcher may take to read its last status."""
 
+_MOST_BYTES = 4096
+"""Bytes of a request, which is the name of a service; callers need no token for it."""
 _MOST_WATCHES = 1024
 """Watches that may be open; an idle one takes some 25 kB."""
 _RETRY_SECONDS = 5.0
@@ -71,8 +73,10 @@ class Health:
         """Return the RPCs of the health service; see `Method` for the arguments. Without `enter` callers are guests."""
         enter = enter or self._guests.enter
         return (
-            Unary(path=f"/{SERVICE_NAME}/Check", answer=self._check, enter=enter, timeout=timeout),
-            Streaming(path=f"/{SERVICE_NAME}/Watch", serve=self._watch, enter=enter, asked_once=True),
+            Unary(path=f"/{SERVICE_NAME}/Check", answer=self._check, enter=enter, timeout=timeout, largest=_MOST_BYTES),
+            Streaming(
+                path=f"/{SERVICE_NAME}/Watch", serve=self._watch, enter=enter, asked_once=True, largest=_MOST_BYTES
+            ),
         )
 
     async def _check(self, message: bytes, _deadline: float, _request_id: str) -> _Status:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import sys
 from collections.abc import AsyncGenerator, Awaitable, Callable, Collection
 from contextlib import AbstractContextManager, aclosing
 from dataclasses import dataclass
@@ -46,14 +47,15 @@ Serve: TypeAlias = Callable[[Messages, Send], Awaitable[None]]
 class _Method:
     """What every RPC has: `/package.Service/Name`, how a call begins, and its time-out if the caller sets none.
 
-    `enter` checks a token; None means that the call needs none. `timeout` is in seconds. Calls of a method that is not
-    `traced` have no span.
+    `enter` checks a token; None means that the call needs none. `timeout` is in seconds. A message of over `largest`
+    bytes is refused, whatever the edge takes. Calls of a method that is not `traced` have no span.
     """
 
     path: str
     begin: Begin = Call.begin
     enter: Enter | None = None
     timeout: float = math.inf
+    largest: int = sys.maxsize
     traced: bool = False
 
 

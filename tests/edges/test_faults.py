@@ -106,7 +106,7 @@ async def test_a_fault_of_the_wire_has_its_status_and_harms_no_later_call(server
 
 LONG = "n" * 3_000_000
 ECHOING = {
-    "health": (CHECK, health_pb2.HealthCheckRequest(service=LONG)),
+    "health": (CHECK, health_pb2.HealthCheckRequest(service="n" * 4_000)),
     "a model": (RECOMMEND, api.RecommendRequest(item_ids=[0], model=LONG)),
     "a key": (RECOMMEND, api.RecommendRequest(item_keys=[LONG])),
     "the model to describe": (f"/{SERVICE_NAME}/GetModel", api.GetModelRequest(model=LONG)),
@@ -125,6 +125,13 @@ async def test_a_status_repeats_little_of_what_its_caller_sent(
 
     assert refused.value.code() in {grpc.StatusCode.NOT_FOUND, grpc.StatusCode.INVALID_ARGUMENT}
     assert len(refused.value.details() or "") + trailing < 2000
+
+
+async def test_health_takes_no_message_longer_than_a_name(server: AnyServer) -> None:
+    async with raw(server.port) as caller:
+        for path in (CHECK, WATCH):
+            stream = await caller.call(path, health_pb2.HealthCheckRequest(service="n" * 5_000).SerializeToString())
+            assert await caller.status(stream) == grpc.StatusCode.RESOURCE_EXHAUSTED.value[0]
 
 
 async def test_reflection_repeats_no_long_request(server: AnyServer) -> None:

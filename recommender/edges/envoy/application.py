@@ -126,7 +126,7 @@ class AsgiEdge:
         return [(key, headers[name].decode("latin-1")) for name, key in self._keys if name in headers]
 
     def _respond(self, method: Method) -> Respond:
-        most = self._max_message_bytes
+        most = min(self._max_message_bytes, method.largest)
         respond = _unary(method, most) if isinstance(method, Unary) else _streaming(method, most)
         return respond if method.enter is None else _guarded(method.enter, respond)
 

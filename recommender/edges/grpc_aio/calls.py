@@ -53,12 +53,20 @@ class OpenCalls:
         if self._stopping:
             raise UnavailableError("the server stops; call another server or retry")
 
-    async def read(self, context: Context, deadline: float) -> bytes:
-        """Read the message of a unary call. Raises ProtocolError if there is none, and what `Uploads` ends it with."""
+    async def read(self, context: Context, deadline: float, most: int) -> bytes:
+        """Read the message of a unary call.
+
+        Raises ProtocolError if there is none or it has over `most` bytes, and what `Uploads` ends it with.
+        """
         self._uploads.begin(context, time.monotonic(), deadline)
         try:
             message: object = await context.read()
             if isinstance(message, bytes):  # else it is the end
+                if len(message) > most:
+                    raise ProtocolError(
+                        code_pb2.RESOURCE_EXHAUSTED,
+                        f"a message of {len(message)} bytes is larger than the {most} that are taken",
+                    )
                 return message
             await asyncio.sleep(_CANCELLED_SECONDS)
         except asyncio.CancelledError:

@@ -128,10 +128,10 @@ def _guarded(enter: Enter, respond: Respond) -> Respond:
 
 
 def _unary(method: Unary, calls: OpenCalls) -> Respond:
-    answer = method.answer
+    answer, largest = method.answer, method.largest
 
     async def respond(context: Context, deadline: float, request_id: str) -> Message:
-        return await answer(await calls.read(context, deadline), deadline, request_id)
+        return await answer(await calls.read(context, deadline, largest), deadline, request_id)
 
     return respond
 
@@ -144,7 +144,7 @@ def _streaming(method: Streaming, calls: OpenCalls) -> Respond:
 
         async def messages() -> Messages:
             if asked_once:
-                yield await calls.read(context, deadline)
+                yield await calls.read(context, deadline, method.largest)
             while isinstance(message := await context.read(), bytes):  # else it is the end
                 yield message
 
