@@ -90,8 +90,10 @@ class Embedded:
         await receive()
         serving.cancel()
         await asyncio.wait({serving})
-        await _finish(lines)
-        await send({"type": "lifespan.shutdown.complete"})
+        try:
+            await _finish(lines)
+        finally:
+            await send({"type": "lifespan.shutdown.complete"})
 
 
 async def _serve(
@@ -102,15 +104,11 @@ async def _serve(
     folder: Path,
 ) -> None:
     """Serve until the end, and report start and end to the supervisor; the end once the log is flushed."""
-    try:
-        server = compose()
-    except StartError as error:
-        lines.drop()
-        await tell({"refused": str(error)})
-        return
-    obeying = asyncio.create_task(_obey(server, reader, folder))
+    obeying: asyncio.Task[None] | None = None
     try:
         try:
+            server = compose()
+            obeying = asyncio.create_task(_obey(server, reader, folder))
             await server.start()
         except StartError as error:
             lines.drop()
@@ -125,11 +123,14 @@ async def _serve(
         await tell({"code": code, "ended": ended})
     except Exception as error:
         log.exception("the server failed", exc_info=error)
-        await _finish(lines)
-        await tell({"code": ExitCode.EDGE_LOST, "ended": False})
+        try:
+            await _finish(lines)
+        finally:  # without a thread too: the supervisor waits for it
+            await tell({"code": ExitCode.EDGE_LOST, "ended": False})
         raise
     finally:
-        obeying.cancel()
+        if obeying is not None:
+            obeying.cancel()
 
 
 async def _finish(lines: Writer) -> None:

@@ -76,6 +76,14 @@ async def test_without_a_folder_for_temporary_files_the_start_says_what_to_mount
         await EnvoyServer(Settings(port=0, edge="envoy")).start()
 
 
+@pytest.mark.parametrize("host", ["127.0.0.1", "127.0.0.2"])
+async def test_a_server_that_cannot_even_flush_its_log_ends_the_start(host: str) -> None:
+    server = EnvoyServer(Settings(host=host, port=0, edge="envoy"), "tests.support.unable:app")
+    async with asyncio.timeout(TIMEOUT):
+        with pytest.raises(StartError, match="Envoy ended before it served"):
+            await server.start()
+
+
 async def test_without_pyvoy_the_start_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "pyvoy", None)
 
