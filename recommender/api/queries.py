@@ -25,6 +25,10 @@ from recommender.recommend_api.v1 import recommend_api_pb2 as api
 from recommender.routing.answering import NO_REMARKS, Remarks
 
 _ITEM_IDS = api.RecommendRequest.DESCRIPTOR.fields_by_name["item_ids"]
+_HISTORY_AND_USER = 2
+_SURELY_SHORT = 64
+"""Characters of a key that is within its limit of bytes however it is encoded."""
+_USER_ALONE = Remarks(is_user_alone=True)
 _FEW = 100
 _ITEM_BYTES = 9
 """An id and a score in a reply."""
@@ -71,7 +75,8 @@ class Asked:
     """A request that was read. `history` names items by ids, unless the options have keys for it.
 
     `highest` is the largest id of a plain request, one that holds ids of a history and nothing else. It is infinite for
-    any other request. An Asked is made for every call, so it is not frozen: that would take five times as long.
+    any other request; `highest_beside` is the same of one that holds a user beside them. An Asked is made for every
+    call, so it is not frozen: that would take five times as long.
     """
 
     history: tuple[int, ...]
@@ -79,6 +84,7 @@ class Asked:
     request_id: str
     model: str
     options: Options
+    highest_beside: float = math.inf
 
     @property
     def key(self) -> str:
@@ -102,6 +108,9 @@ class Asked:
                 Violation("limit", f"{options.limit} is more than the {model.max_k} that model {model.label} returns")
             )
         user = find_user(version, options.user, reject=options.reject_inputs and not leniently)
+        if user.known and self.highest_beside < version.plain_items and len(self.history) <= version.plain_history:
+            query = Query(self.history, version.limit, user=user.number)
+            return query, NO_REMARKS if self.history else _USER_ALONE
         catalogue = Catalogue(version, reject_unknown=options.reject_unknown)
         named = catalogue.known("item", self.history, options.history_keys)
         history = catalogue.readable(named, by_keys=bool(options.history_keys))
@@ -122,9 +131,7 @@ class Asked:
         if candidates is not None and not candidates:
             return Ranking([], []), remarks
         _check_abilities(version, options, excluded, candidates)
-        longest = model.longest_history
-        if longest is not None and len(history) > longest:
-            history = history[-longest:]
+        history = _most_recent(history, model.longest_history)
         allowed = None if candidates is None else tuple(sorted(candidates))
         return Query(history, k, tuple(sorted(excluded)), allowed, user.number), remarks
 
@@ -169,6 +176,9 @@ class Reader:
             ends = sorted(history) if len(history) <= _FEW else (min(history), max(history))
             if ends[0] >= 0:
                 return Asked(history, ends[-1], request_id, "", self._no_options)
+        in_time = frame is None or 0 <= frame.timeout_ms <= self._longest_timeout
+        if in_time and (asked := self._plain_beside_user(request, request_id, len(fields))) is not None:
+            return asked
         if request.ByteSize() > self._certainly_fits:
             self._check_sizes(request)
         validate(self._validator, request if frame is None else frame)
@@ -185,6 +195,19 @@ class Reader:
             request.user_id if request.HasField("user_id") else request.user_key or None,
         )
         return Asked(tuple(request.item_ids[:]), math.inf, request_id, request.model, options)
+
+    def _plain_beside_user(self, request: api.RecommendRequest, request_id: str, fields: int) -> Asked | None:
+        """Read a request that holds a user, and else nothing but ids of a history; None if it may break a rule."""
+        if fields > _HISTORY_AND_USER:
+            return None
+        user = request.user_id if request.HasField("user_id") else request.user_key
+        history = tuple(request.item_ids[:])
+        if fields != 1 + bool(history) or user == "" or len(history) > self._limits.history:
+            return None
+        if (len(user) > _SURELY_SHORT if isinstance(user, str) else user < 0) or min(history, default=0) < 0:
+            return None
+        options = Options(self._limits.reject_unknown, self._limits.reject_inputs, user=user)
+        return Asked(history, math.inf, request_id, "", options, max(history, default=-1))
 
     def requests_of(self, call: api.BatchRecommendRequest) -> Sequence[api.RecommendRequest]:
         """The requests of a call, each yet to be read. Raises InvalidRequestError if they are more than may be."""
@@ -234,6 +257,11 @@ def check_reply(requests: Iterable[Asked], version: Version) -> None:
                 "sent: send fewer requests, or ask for fewer items",
             )
         )
+
+
+def _most_recent(history: tuple[int, ...], longest: int | None) -> tuple[int, ...]:
+    """The part of a history that a model reads."""
+    return history if longest is None or len(history) <= longest else history[-longest:]
 
 
 def _items(ids: Sequence[int], keys: Sequence[str]) -> Items | None:

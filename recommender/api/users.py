@@ -19,6 +19,8 @@ class User(NamedTuple):
     """Whether the model ranks for it at all."""
     unknown: bool = False
     """Whether it is named, and not known."""
+    known: bool = False
+    """Whether it is named, and one of the model's."""
     ignored: tuple[str, ...] = ()
     """The field that names it, if the model takes no user."""
 
@@ -50,7 +52,7 @@ def find_user(version: Version, named: int | str | None, *, reject: bool) -> Use
     elif named is not None and users.first <= named <= users.last:
         number = named
     if number is not None:
-        return User(number, enough=True)
+        return User(number, enough=True, known=True)
     return User(0, users.unknown == "row", users.unknown != "fallback", named is not None)
 
 

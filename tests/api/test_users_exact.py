@@ -73,3 +73,23 @@ def test_rows_of_every_kind_in_one_batch_get_what_torch_gives_each_alone(
         ranking, source, unknown = expected(network, request)
         assert Ranking(list(response.item_ids), list(response.scores)).equals(ranking, tolerance)
         assert (response.source, response.unknown_user) == (source, unknown)
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    item_ids=st.lists(st.one_of(st.integers(0, ITEMS - 1), st.integers(-3, 2**31 - 1)), max_size=4),
+    user_id=st.one_of(st.integers(0, USERS + 1), st.integers(-(2**63), 2**63 - 1)),
+)
+def test_a_request_of_a_history_and_a_user_and_one_that_goes_the_general_way_come_to_the_same(
+    hybrid: tuple[api_grpc.RecommenderServiceStub, float], item_ids: list[int], user_id: int
+) -> None:
+    stub, _ = hybrid
+    short = api.RecommendRequest(item_ids=item_ids, user_id=user_id)
+    general = api.RecommendRequest(item_ids=item_ids, user_id=user_id, routing_key="anything")
+
+    one, other = stub.BatchRecommend(api.BatchRecommendRequest(requests=[short, general]), timeout=60).results
+    messages = [api.StreamRecommendRequest(request=request, timeout_ms=60_000) for request in (short, general)]
+    streamed, also = stub.StreamRecommend(iter(messages), timeout=60)
+
+    assert one == other
+    assert streamed == also
