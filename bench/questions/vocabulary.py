@@ -1,4 +1,4 @@
-"""What a vocabulary costs: bytes on disk for each key, and microseconds for each look-up.
+"""What a vocabulary costs: bytes on disk for each key, resident memory, and microseconds for each look-up.
 
 `just bench-vocabulary 1000000`
 """
@@ -11,6 +11,7 @@ import tempfile
 import time
 from pathlib import Path
 
+from recommender.engine.machine import memory_growth, resident_memory
 from recommender.models.vocabulary import Vocabulary, write_vocabulary
 
 LOOK_UPS = 10_000
@@ -29,9 +30,10 @@ def main() -> None:
         print(
             f"{count:,} keys: {size:,} bytes, {size / count:.1f} a key, {time.perf_counter() - started:.1f} s to write"
         )
-        started = time.perf_counter()
+        before, started = resident_memory(), time.perf_counter()
         vocabulary = Vocabulary.open(path, count)
-        print(f"open: {(time.perf_counter() - started) * 1e3:.1f} ms")
+        milliseconds = (time.perf_counter() - started) * 1e3
+        print(f"open: {milliseconds:.1f} ms, {(memory_growth(before) or 0) / 1e6:.0f} MB resident")
         items = [drawn.randrange(count) for _ in range(LOOK_UPS)]
         for again in ("first", "again"):
             started = time.perf_counter()

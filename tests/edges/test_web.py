@@ -138,6 +138,15 @@ async def test_an_error_is_a_status_of_http_and_in_json_with_its_details(
         assert detail["fieldViolations"][0]["field"] == "item_ids[0]"
 
 
+async def test_a_user_is_a_field_of_json_like_any_other(port: int) -> None:
+    refused = await ask(port, "Recommend", {"itemIds": HISTORY, "userId": "9007199254740993"}, JSON)
+
+    (detail,) = refused.said["details"]
+    assert detail["fieldViolations"] == [
+        {"field": "user_id", "description": "model reference@1 takes no user: leave user_id out"}
+    ]
+
+
 @pytest.mark.parametrize("body", [b'{"item', b"[]", b"\xff\xfe", b'{"itemIds": ["x"]}', b'{"itemIds": {}}'])
 async def test_what_is_no_request_in_json_is_refused_and_harms_nobody(port: int, body: bytes) -> None:
     refused = await ask(port, "Recommend", body, JSON)
