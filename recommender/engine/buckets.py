@@ -20,8 +20,6 @@ from recommender.engine.contract import Contract, Feed, Outputs
 
 _LEAST_HISTORY = 8
 _HISTORY_STEP = 4
-_BUFFERED = ("user_history", "history_length")
-"""Inputs of a bucket's shape; the others are read on the host, or empty in a run that fits a bucket."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,7 +18,8 @@ class Network(Protocol):
     """What an exportable module offers besides being a `torch.nn.Module`.
 
     It may also have `item_bias() -> Tensor` float32 [items], and `longest_history: int`, the most recent items that
-    it reads.
+    it reads. `forward` may have an argument `user` int64 [batch] beside the others; then `known_users: int` says how
+    many there are, or `user_embeddings() -> Tensor` float32 [users + 1, d], and `history_length` may be 0.
     """
 
     def forward(self, user_history: Tensor, history_length: Tensor) -> Tensor:
