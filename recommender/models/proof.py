@@ -42,7 +42,7 @@ class Proof(BaseModel):
     provider: str
     golden: int
     vocabulary: int
-    user_vocabulary: int
+    user_vocabulary: int = 0
     fallback: int
     event_loop: str
     observations: tuple[tuple[int, int, float], ...]
