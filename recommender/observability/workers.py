@@ -15,6 +15,10 @@ from prometheus_client.samples import Sample
 _READ_SECONDS = 5.0
 """How long a scrape waits for a worker. A later one is left out and has a `recommender_worker_up` of 0."""
 
+UP = "recommender_worker_up"
+DEATHS = "recommender_worker_deaths"
+"""Metrics that only the supervisor of several workers has; a scrape adds `_total` to the second."""
+
 _OPENMETRICS = "application/openmetrics-text; version=1.0.0"
 
 
@@ -33,10 +37,8 @@ class WorkerMetrics(Collector):
         ports = dict(self._ports())
         with ThreadPoolExecutor(max(len(ports), 1)) as threads:
             found = dict(zip(ports, threads.map(_read, ports.values()), strict=True))
-        up = GaugeMetricFamily("recommender_worker_up", "Whether a worker gave its metrics.", labels=["worker"])
-        died = CounterMetricFamily(
-            "recommender_worker_deaths", "Workers that died and were started again.", labels=["worker"]
-        )
+        up = GaugeMetricFamily(UP, "Whether a worker gave its metrics.", labels=["worker"])
+        died = CounterMetricFamily(DEATHS, "Workers that died and were started again.", labels=["worker"])
         for number, count in self._deaths().items():
             died.add_metric([str(number)], count)
         families: dict[str, Metric] = {}

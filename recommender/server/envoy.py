@@ -40,6 +40,8 @@ _MARGIN_SECONDS = 10.0
 """Time beyond the grace after which a stop is forced."""
 _END_SECONDS = 5.0
 """Time for Envoy to end after SIGTERM."""
+_LONGEST_SOCKET = 107
+"""Bytes of the path of a Unix socket; macOS takes 103, and Envoy says so itself."""
 
 
 class EnvoyServer:
@@ -215,12 +217,20 @@ def _check_address(host: str, port: int) -> None:
 def _temporary_folder() -> tempfile.TemporaryDirectory[str]:
     """Make a folder for what is shared with Envoy. Raises StartError."""
     try:
-        return tempfile.TemporaryDirectory(prefix="recommender-")
+        folder = tempfile.TemporaryDirectory(prefix="recommender-")
     except OSError as error:
         raise StartError(
             f"RECOMMENDER_EDGE=envoy needs a folder for temporary files ({error.strerror or error}): mount one "
             "where the system has them, or name one in TMPDIR"
         ) from error
+    admin = os.fsencode(Path(folder.name) / ADMIN)
+    if len(admin) > _LONGEST_SOCKET:
+        folder.cleanup()
+        raise StartError(
+            f"RECOMMENDER_EDGE=envoy needs a socket in the folder for temporary files, and its path may have "
+            f"{_LONGEST_SOCKET} bytes: {os.fsdecode(admin)} has {len(admin)}; name a shorter folder in TMPDIR"
+        )
+    return folder
 
 
 def _parts() -> tuple[str, Path, dict[str, str]]:

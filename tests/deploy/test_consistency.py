@@ -13,6 +13,7 @@ import pytest
 import yaml
 
 from recommender.api.metadata import SERVICE_NAME
+from recommender.observability import workers
 from recommender.observability.instruments import INSTRUMENTS
 from recommender.recommend_api.v1 import recommend_api_pb2 as api
 from recommender.server.health_port import LIVENESS, READINESS, STARTUP
@@ -301,7 +302,8 @@ def test_every_metric_that_a_page_asks_for_is_one_that_the_server_has(page: Path
         re.findall(r"\b(?:recommender|rpc_server|process)_[a-z_]+_(?:total|seconds|bytes|sum|count|bucket)\b", text)
     )
 
-    assert named <= metric_names() | {instrument.prometheus_name for instrument in INSTRUMENTS}
+    supervised = {workers.UP, f"{workers.DEATHS}_total"}
+    assert named <= metric_names() | supervised | {instrument.prometheus_name for instrument in INSTRUMENTS}
 
 
 def test_what_compose_mounts_is_there_and_what_grafana_provisions_is_mounted() -> None:

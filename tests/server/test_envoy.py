@@ -128,17 +128,30 @@ async def test_envoy_does_not_outlive_the_process_that_started_it() -> None:
 
 async def test_a_private_key_is_on_no_disk_and_nothing_outlives_a_killed_supervisor(tmp_path: Path) -> None:
     files = Authority().write_server(tmp_path)
-    folder = tmp_path / "temporary"
-    folder.mkdir()
     settings = {f"RECOMMENDER_{name.upper()}": str(path) for name, path in files.items()}
-    async with running(settings={**BEHIND_ENVOY, **settings, "TMPDIR": str(folder)}) as server:
-        (envoy,) = server.children()
-        written = contents(folder)
-        server.signal(signal.SIGKILL)
-        await gone(envoy)
+    with tempfile.TemporaryDirectory() as name:  # short, as Envoy's socket in it must be
+        folder = Path(name)
+        async with running(settings={**BEHIND_ENVOY, **settings, "TMPDIR": name}) as server:
+            (envoy,) = server.children()
+            written = contents(folder)
+            server.signal(signal.SIGKILL)
+            await gone(envoy)
+            await server.exit_code()
+        left = os.listdir(name)
 
     assert any(b"BEGIN CERTIFICATE" in content for content in written)
     assert not [content for content in written if b"PRIVATE KEY" in content]
+    assert left == []
+
+
+async def test_a_folder_too_long_for_a_socket_stops_the_start_with_a_sentence(tmp_path: Path) -> None:
+    folder = tmp_path / ("long" * 30)
+    folder.mkdir()
+    async with running(settings={**BEHIND_ENVOY, "TMPDIR": str(folder)}, wait_for=None) as server:
+        code = await server.exit_code()
+
+    assert code == ExitCode.NOT_STARTED
+    assert "name a shorter folder in TMPDIR" in server.text
     assert list(folder.iterdir()) == []
 
 
