@@ -137,7 +137,7 @@ async def test_a_private_key_is_on_no_disk_and_nothing_outlives_a_killed_supervi
             server.signal(signal.SIGKILL)
             await gone(envoy)
             await server.exit_code()
-        left = os.listdir(name)
+        left = contents(folder)
 
     assert any(b"BEGIN CERTIFICATE" in content for content in written)
     assert not [content for content in written if b"PRIVATE KEY" in content]
