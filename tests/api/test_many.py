@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import random
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -18,6 +19,7 @@ from tests.support.facts import FACTS
 from tests.support.models import table, write_model
 from tests.support.serving import AnyServer, Serve
 from tests.support.statuses import status_of_call, violations_of
+from tests.support.versions import UNTRIED, K, answer_of, write_version
 
 pytestmark = pytest.mark.both_edges
 
@@ -47,6 +49,22 @@ async def test_a_batch_call_answers_in_order_in_fewer_runs_than_requests(server:
 
     assert [ids(outcome) for outcome in outcomes] == [FACTS[history] for history in histories]
     assert sum(server.batcher.statistics().batches.values()) - before < len(histories) / 10
+
+
+async def test_a_history_that_the_model_answers_with_nan_fails_alone(serve: Serve, tmp_path: Path) -> None:
+    write_version(tmp_path / "shop" / "1", 1, flaws={UNTRIED: math.nan})
+    histories = [[1, 2], [3, UNTRIED], [4]]
+    async with serve(model=tmp_path / "shop") as server, Client(f"127.0.0.1:{server.port}") as client:
+        outcomes = await client.recommend_many(
+            (Request(item_ids=history, limit=K) for history in histories), timeout=TIMEOUT
+        )
+        with pytest.raises(grpc.aio.AioRpcError) as alone:
+            await client.recommend([UNTRIED], timeout=TIMEOUT)
+
+    first, failed, last = outcomes
+    assert [ids(outcome) for outcome in (first, last)] == [list(answer_of(1, history)) for history in ((1, 2), (4,))]
+    assert isinstance(failed, Refusal)
+    assert failed.code is alone.value.code() is grpc.StatusCode.INTERNAL
 
 
 async def test_a_bad_request_in_a_batch_call_fails_alone_with_the_status_of_a_call_of_its_own(

@@ -44,17 +44,27 @@ def write_model(
     metadata: Mapping[str, str] | None = None,
     burn: int = 0,
     fails_on: int | None = None,
+    flaws: Mapping[int, float] | None = None,
     external: bool = False,
     users: Floats | None = None,
 ) -> Path:
     """Write a model of the contract with the input `k`, which tells its own facts unless `metadata` tells others.
 
     Each of `burn` rounds multiplies a 512 × 512 matrix, so that a run takes its time. A run fails if the item
-    `fails_on` is in a history.
+    `fails_on` is in a history. `flaws` are those of `batched`.
     """
     told = {"items": str(len(embeddings)), "default_k": str(default_k), "max_k": str(len(embeddings))}
     facts = {f"recommender.{key}": value for key, value in (told if metadata is None else metadata).items()}
-    return batched(path, embeddings, metadata=facts, burn=burn, fails_on=fails_on, external=external, users=users)
+    return batched(
+        path,
+        embeddings,
+        metadata=facts,
+        burn=burn,
+        fails_on=fails_on,
+        flaws=flaws,
+        external=external,
+        users=users,
+    )
 
 
 def batched(

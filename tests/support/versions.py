@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -63,6 +63,7 @@ def write_version(
     items: int = 50,
     burn: int = 0,
     fails_on: int | None = None,
+    flaws: Mapping[int, float] | None = None,
     keys: int = 0,
     fallback: tuple[int, ...] = (),
     external: bool = False,
@@ -83,7 +84,14 @@ def write_version(
     shutil.rmtree(draft, ignore_errors=True)
     embeddings = embeddings_of(version, items)
     model = write_model(
-        draft / MODEL_NAME, embeddings, default_k=K, burn=burn, fails_on=fails_on, external=external, users=users
+        draft / MODEL_NAME,
+        embeddings,
+        default_k=K,
+        burn=burn,
+        fails_on=fails_on,
+        flaws=flaws,
+        external=external,
+        users=users,
     )
     files: dict[Path, FileRole] = {model: "model"}
     if external:
