@@ -11,7 +11,7 @@ def main() -> None:
     escape_output()
     if sys.argv[1:2] == ["health"]:
         prepare_environment()
-        from recommender.cli.connecting import probe  # noqa: PLC0415 (other commands need no gRPC)
+        from recommender.cli.clients.connecting import probe  # noqa: PLC0415 (other commands need no gRPC)
 
         probe(sys.argv[2:])
     if sys.argv[1:2] in (["serve"], ["worker"]):

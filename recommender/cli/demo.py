@@ -7,7 +7,7 @@ import asyncio
 from rich.console import Console
 from rich.table import Table
 
-from recommender.cli.ask import CALL_TIMEOUT, EXAMPLES, print_answers
+from recommender.cli.clients.ask import CALL_TIMEOUT, EXAMPLES, print_answers
 from recommender.cli.running import load_settings, logged, run
 from recommender.client import Client
 from recommender.errors import ModelError

@@ -13,13 +13,15 @@ from recommender.server.entry import prepare_environment
 
 COMMANDS = {
     "serve": Lazy("recommender.cli.serve:serve", "Serve a model until SIGTERM or SIGINT."),
-    "client": Lazy("recommender.cli.ask:app", "Ask a running server for recommendations."),
+    "client": Lazy("recommender.cli.clients.ask:app", "Ask a running server for recommendations."),
     "demo": Lazy("recommender.cli.demo:demo", "Start a server, send it concurrent requests, show what came of it."),
     "export": Lazy("recommender.cli.export:export", "Export a torch network as a model file with its card."),
     "models": Lazy("recommender.cli.models:app", "List, show, verify, publish and promote the versions of models."),
     "profile": Lazy("recommender.cli.profile:profile", "Measure a model on this machine and recommend settings."),
-    "top": Lazy("recommender.cli.top:top", "Watch a running server: calls, latency, batches, load."),
-    "health": Lazy("recommender.cli.health:health", "Ask a server's health port, for probes that run a command."),
+    "top": Lazy("recommender.cli.clients.top:top", "Watch a running server: calls, latency, batches, load."),
+    "health": Lazy(
+        "recommender.cli.clients.health:health", "Ask a server's health port, for probes that run a command."
+    ),
     "token": Lazy("recommender.cli.token:token", "Make a bearer token."),
     "config": Lazy("recommender.cli.config:config", "Print the effective settings."),
     "worker": Lazy("recommender.cli.worker:worker"),

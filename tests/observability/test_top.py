@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console, RenderableType
 
-from recommender.cli.top import Screen
+from recommender.cli.clients.top import Screen
 from recommender.client import Client
 from recommender.histogram import LATENCY_BOUNDS
 from recommender.observability import instruments as telemetry

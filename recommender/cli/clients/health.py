@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
-from recommender.cli.connecting import (
+from recommender.cli.clients.connecting import (
     LEAST_TIMEOUT,
     MOST_TIMEOUT,
     NAME,

@@ -18,7 +18,7 @@ from rich.markup import escape
 from rich.table import Table
 from typer.core import TyperCommand
 
-from recommender.cli.connecting import meaning
+from recommender.cli.clients.connecting import meaning
 from recommender.cli.lazy import fail, new_typer
 from recommender.client import Client, Options, Recommendations
 from recommender.edges.address import address_of
