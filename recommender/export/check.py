@@ -11,6 +11,7 @@ import onnxruntime as ort
 
 from recommender.engine.onnx_file import read_onnx_file
 from recommender.export.errors import ExportError
+from recommender.export.networks.inputs import NOTHING, Beside, History, arrays, padded, rows_of
 from recommender.export.obstacles import obstacle
 from recommender.export.truth import Ids, Rankings, Scores, Truth, brute_force
 
@@ -22,7 +23,6 @@ _CHECKED_ITEMS = 50_000
 # Numbers that a message shows of an answer.
 _SHOWN = 10
 
-History = Sequence[int]
 Tolerance: TypeAlias = float | Callable[[int, Ids], Scores]
 """How far scores may lie apart: for all alike, or for a row's scores of these items."""
 
@@ -40,13 +40,13 @@ class ModelFile:
         k: int,
         excluded: Sequence[tuple[int, int]] = (),
         candidates: Sequence[Sequence[int]] | None = None,
-        users: Sequence[int] | None = None,
+        beside: Beside = NOTHING,
     ) -> Rankings:
         """Rank for these histories; `candidates` are one ascending list a row, or None for the whole catalogue.
 
-        `users` are given where the model takes them.
+        `beside` has what the model takes beside them.
         """
-        return self.rank_in_each_way(histories, k, excluded, candidates, users=users)[-1]
+        return self.rank_in_each_way(histories, k, excluded, candidates, beside=beside)[-1]
 
     def rank_in_each_way(
         self,
@@ -55,26 +55,23 @@ class ModelFile:
         excluded: Sequence[tuple[int, int]] = (),
         candidates: Sequence[Sequence[int]] | None = None,
         padding: Ids | None = None,
-        users: Sequence[int] | None = None,
+        beside: Beside = NOTHING,
     ) -> list[Rankings]:
         """The same from each session that can tell: two without exclusions and candidates, the quick one last.
 
         `padding` int64 [batch, history] or wider stands behind each history instead of 0.
         """
-        rows, lengths = padded(histories, padding)
+        rows = len(histories)
         few, few_lengths = (
-            padded(candidates) if candidates is not None else (np.zeros((len(rows), 0), np.int64), 0 * lengths)
+            padded(candidates) if candidates is not None else (np.zeros((rows, 0), np.int64), np.zeros(rows, np.int64))
         )
         feeds = {
-            "user_history": rows,
-            "history_length": lengths,
+            **arrays(histories, beside, padding),
             "k": np.array([k], np.int64),
             "excluded": np.array(excluded, np.int64).reshape(-1, 2),
             "candidates": few,
             "candidates_length": few_lengths,
         }
-        if users is not None:
-            feeds["user"] = np.array(users, np.int64)
         sessions = [self._session]
         if self._unrestricted is not None and not len(excluded) and candidates is None:
             sessions.append(self._unrestricted)
@@ -94,16 +91,6 @@ def _session(path: Path, **pinned: int) -> ort.InferenceSession:
         return ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # ONNX Runtime's errors have no base of their own
         raise ExportError(f"ONNX Runtime cannot load what torch exported: {obstacle(error)}") from error
-
-
-def padded(rows: Sequence[Sequence[int]], padding: Ids | None = None) -> tuple[Ids, Ids]:
-    """Ragged rows as int64 [batch, widest] padded on the right with 0 or with `padding`, and their lengths."""
-    lengths = np.array([len(row) for row in rows], np.int64)
-    width = int(lengths.max(initial=1))
-    together = np.zeros((len(rows), width), np.int64) if padding is None else padding[: len(rows), :width].copy()
-    for index, row in enumerate(rows):
-        together[index, : len(row)] = row
-    return together, lengths
 
 
 def difference(got: Rankings, scores: Scores, k: int, tolerance: Tolerance) -> str | None:
@@ -150,15 +137,13 @@ def _some(values: Ids | Scores) -> str:
 class _Check:
     """Holds one model's answers to the truth, and keeps account of how far they lie apart."""
 
-    def __init__(
-        self, model: ModelFile, truth: Truth, histories: Sequence[History], users: Sequence[int] | None
-    ) -> None:
+    def __init__(self, model: ModelFile, truth: Truth, histories: Sequence[History], beside: Beside) -> None:
         self.apart = 0.0
         """The largest difference of a score from the truth, as a share of what that score sums up."""
         self._model = model
         self._truth = truth
         self._histories = histories
-        self._users = users
+        self._beside = beside
 
     def hold(
         self,
@@ -172,8 +157,8 @@ class _Check:
         """Rank for the chosen histories; raises ExportError if an answer differs from the truth."""
         truth = self._truth.rows(chosen).masked(excluded, candidates)
         histories = [self._histories[row] for row in chosen]
-        users = None if self._users is None else [self._users[row] for row in chosen]
-        for got in self._model.rank_in_each_way(histories, k, excluded, candidates, padding, users):
+        beside = rows_of(self._beside, chosen)
+        for got in self._model.rank_in_each_way(histories, k, excluded, candidates, padding, beside):
             wrong = difference(got, truth.scores, k, lambda row, ids: PARITY * truth.scale(row, ids))
             if wrong is not None:
                 raise ExportError(
@@ -198,18 +183,18 @@ def check_model(
     readable: int,
     default_k: int,
     max_k: int,
-    users: Sequence[int] | None = None,
+    beside: Beside = NOTHING,
 ) -> float:
     """Hold a model to the torch network's scores [len(histories), items]; returns the measured score tolerance.
 
     Single and batched, ragged, with other ids below `readable` in the padding, with several k, exclusions and
-    candidates. `max_k` is at most the number of items that may be recommended. `users` are those beside the histories,
-    where the model takes them. ExportError where an answer differs.
+    candidates. `max_k` is at most the number of items that may be recommended. `beside` has
+    what the model takes beside the histories. ExportError where an answer differs.
     """
     items = truth.scores.shape[1]
     random = np.random.default_rng(0)
     rows = len(histories)
-    check = _Check(model, truth, histories, users)
+    check = _Check(model, truth, histories, beside)
 
     together = check.hold("a batch", range(rows), default_k)
     for row in range(rows):

@@ -18,6 +18,7 @@ from onnx import helper
 from torch import nn
 
 from recommender.export.errors import ExportError
+from recommender.export.networks.inputs import NOTHING, PER_ITEM, Beside
 from recommender.export.nodes import Array, Nodes
 from recommender.export.obstacles import obstacle
 from recommender.export.table import TABLE
@@ -59,13 +60,13 @@ class Encoder:
 
 
 def export_encoder(
-    network: nn.Module, name: str, longest_history: int | None, embeddings: Vectors | None, *, takes_user: bool = False
+    network: nn.Module, name: str, longest_history: int | None, embeddings: Vectors | None, beside: Beside = NOTHING
 ) -> Encoder:
     """The network's `forward` as an ONNX model with dynamic batch and history.
 
-    `name` is what messages call it. Inputs `user_history` int64 [batch, history], `history_length` int64 [batch] and,
-    if it `takes_user`, `user` int64 [batch]; one output, the user vectors or the scores. `embeddings` float32
-    [items, d] are the item table, if there is one. ExportError where torch cannot export the module.
+    `name` is what messages call it. Inputs `user_history` int64 [batch, history], `history_length` int64 [batch] and
+    those of `beside`, whose rows tell their types and shapes; one output, the user vectors or the scores. `embeddings`
+    float32 [items, d] are the item table, if there is one. ExportError where torch cannot export the module.
     """
     width = _EXAMPLE_HISTORY if longest_history is None else min(_EXAMPLE_HISTORY, longest_history)
     history = torch.zeros((_EXAMPLE_BATCH, width), dtype=torch.int64)
@@ -73,10 +74,12 @@ def export_encoder(
     batch = torch.export.Dim("batch")
     width_name = torch.export.Dim("history", max=longest_history)
     inputs = {"user_history": history, "history_length": length}
-    shapes: list[dict[int, torch.export.Dim]] = [{0: batch, 1: width_name}, {0: batch}]
-    if takes_user:
-        inputs["user"] = torch.zeros((_EXAMPLE_BATCH,), dtype=torch.int64)
-        shapes.append({0: batch})
+    whole, row = {0: batch, 1: width_name}, {0: batch}
+    for input_name, values in beside.items():
+        shape = (width,) if input_name in PER_ITEM else values.shape[1:]
+        inputs[input_name] = torch.from_numpy(np.zeros((_EXAMPLE_BATCH, *shape), values.dtype))
+    others = tuple(whole if input_name in PER_ITEM else row for input_name in beside)
+    shapes = (whole, row, others) if others else (whole, row)
     try:
         with _quiet(), torch.no_grad():
             program = torch.onnx.export(
@@ -86,7 +89,7 @@ def export_encoder(
                 opset_version=OPSET,
                 input_names=list(inputs),
                 output_names=["user_vectors"],
-                dynamic_shapes=tuple(shapes),
+                dynamic_shapes=shapes,
                 verbose=False,
             )
     except Exception as error:

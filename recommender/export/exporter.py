@@ -14,15 +14,15 @@ import onnxruntime
 from recommender.domain import Ranking
 from recommender.errors import ModelError
 from recommender.export.artifact import drafts, publish, write_model
-from recommender.export.check import History, ModelFile, check_model
+from recommender.export.check import ModelFile, check_model
 from recommender.export.encoder import OPSET, add_encoder, export_encoder
 from recommender.export.errors import ExportError
 from recommender.export.graph import build_graph, describe
 from recommender.export.head.coarse import Codes
 from recommender.export.head.head import coarse_pays
 from recommender.export.lists import Lists
+from recommender.export.networks.inputs import NOTHING, Beside, History, rows_of
 from recommender.export.networks.load import load_network
-from recommender.export.networks.users import alone, checked_users
 from recommender.export.options import MAX_K, ExportOptions
 from recommender.export.subject import Subject
 from recommender.export.summary import summary
@@ -61,17 +61,11 @@ def export_model(
     max_k = _max_k(options, subject)
     parity = _parity(options, subject, lists)
     layout, table = _table(subject)
-    histories = _histories(subject.readable, subject.longest_history, options.padding_id)
-    users = checked_users(subject.users, len(histories))
-    if users is not None:
-        histories += [[] for _ in alone(subject.users)]
-        users += alone(subject.users)
-    truth = subject.truth(histories, users)
+    histories, beside = subject.checked(_histories(subject.readable, subject.longest_history, options.padding_id))
+    truth = subject.truth(histories, beside)
 
     progress("tracing the network", 0.1)
-    encoder = export_encoder(
-        subject.network, subject.name, subject.longest_history, subject.embeddings, takes_user=users is not None
-    )
+    encoder = export_encoder(subject.network, subject.name, subject.longest_history, subject.embeddings, beside)
 
     if layout is not None:
         progress("checking the head on ties", 0.5)
@@ -112,7 +106,7 @@ def export_model(
         bias=subject.biased,
         never=subject.never,
         codes=codes,
-        takes_user=users is not None,
+        beside=beside,
         metadata=metadata,
     )
 
@@ -129,7 +123,7 @@ def export_model(
             readable=subject.readable,
             default_k=options.num_recommendations,
             max_k=max_k,
-            users=users,
+            beside=beside,
         )
         tolerance = float(f"{tolerance:.6g}")
         _check_parity(ModelFile(path), parity, subject, max_k, tolerance)
@@ -160,7 +154,7 @@ def export_model(
                 "onnxruntime": onnxruntime.__version__,
             },
             files=card_files(files),
-            golden=_golden(ModelFile(path), histories, options.num_recommendations, users),
+            golden=_golden(ModelFile(path), histories, options.num_recommendations, beside),
             parity=parity,
         )
         publish(files, card, options.path)
@@ -229,8 +223,8 @@ def _check_parity(model: ModelFile, parity: Sequence[Expected], subject: Subject
     for expected in parity:
         history = expected.item_ids[-(longest or len(expected.item_ids)) :]
         try:
-            users = None if subject.users is None else [expected.user]
-            got = model.rank([history], wanted(expected, max_k), users=users)
+            beside = NOTHING if subject.users is None else {"user": np.array([expected.user], np.int64)}
+            got = model.rank([history], wanted(expected, max_k), beside=beside)
         except ModelError as error:
             raise ExportError(f"{error}.") from error
         real = got.ids[0] >= 0
@@ -240,18 +234,18 @@ def _check_parity(model: ModelFile, parity: Sequence[Expected], subject: Subject
             raise ExportError(f"The model was not written: {refusal(expected, fault)}.")
 
 
-def _golden(model: ModelFile, histories: Sequence[History], k: int, users: Sequence[int] | None) -> tuple[Golden, ...]:
+def _golden(model: ModelFile, histories: Sequence[History], k: int, beside: Beside) -> tuple[Golden, ...]:
     """What the model itself answers to the first histories, and to those without an item, one by one."""
     answered = []
     for row, history in enumerate(histories):
         if row >= _GOLDEN and history:
             continue
-        user = None if users is None else [users[row]]
-        got = model.rank([history], k, users=user)
+        own = rows_of(beside, [row])
+        got = model.rank([history], k, beside=own)
         answered.append(
             Golden(
                 item_ids=tuple(history),
-                user=0 if user is None else user[0],
+                user=int(own["user"][0]) if "user" in own else 0,
                 recommendations=tuple(got.ids[0].tolist()),
                 scores=tuple(got.scores[0].tolist()),
             )

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import types
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
+import numpy.typing as npt
 import onnx
 from onnx import TensorProto, helper
 
@@ -12,6 +14,7 @@ from recommender.export.encoder import OPSET
 from recommender.export.head.coarse import Codes
 from recommender.export.head.head import add_head
 from recommender.export.head.selection import add_selection
+from recommender.export.networks.inputs import NOTHING, PER_ITEM, Beside
 from recommender.export.nodes import Nodes
 from recommender.export.table import Layout
 
@@ -25,7 +28,6 @@ _INPUTS = {
     "candidates": ("batch", "c"),
     "candidates_length": ("batch",),
 }
-_USER = {"user": ("batch",)}
 _OUTPUTS = {
     "recommendations": (_INT64, ("batch", "returned")),
     "scores": (_FLOAT, ("batch", "returned")),
@@ -42,17 +44,17 @@ def build_graph(
     bias: bool = False,
     never: Sequence[int] = (),
     codes: Codes | None = None,
-    takes_user: bool = False,
+    beside: Beside = NOTHING,
     metadata: Mapping[str, str] = types.MappingProxyType({}),
 ) -> onnx.ModelProto:
     """A whole model but for the table's numbers: initializer `item_table` is declared by the writer.
 
     `encode` adds the encoder's nodes and returns the name of the user vectors; or, where there is no layout, of
-    the scores of all `items`. The table has `NEVER` for the items in `never`; other arguments are those of `add_head`.
+    the scores of all `items`. The rows of `beside` tell types and shapes of the inputs beside histories. The table has
+    `NEVER` for the items in `never`; other arguments are those of `add_head`.
     """
     g = Nodes()
     encoded = encode(g)
-    inputs = _INPUTS | _USER if takes_user else _INPUTS
     if layout is None:
         outputs = add_selection(g, encoded, items, never)
     else:
@@ -61,7 +63,10 @@ def build_graph(
     graph = helper.make_graph(
         g.nodes,
         "recommender",
-        [helper.make_tensor_value_info(name, _INT64, shape) for name, shape in inputs.items()],
+        [
+            *(helper.make_tensor_value_info(name, _INT64, shape) for name, shape in _INPUTS.items()),
+            *(_input(name, values) for name, values in beside.items()),
+        ],
         [helper.make_tensor_value_info(name, *_OUTPUTS[name]) for name in outputs],
         g.initializers,
         value_info=g.declared,
@@ -71,6 +76,12 @@ def build_graph(
     )
     describe(model, metadata)
     return model
+
+
+def _input(name: str, values: npt.NDArray[Any]) -> onnx.ValueInfoProto:
+    """The declaration of an input beside the history."""
+    shape = _INPUTS["user_history"] if name in PER_ITEM else ("batch", *values.shape[1:])
+    return helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(values.dtype), shape)
 
 
 def describe(model: onnx.ModelProto, metadata: Mapping[str, str]) -> None:

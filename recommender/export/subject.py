@@ -10,10 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from recommender.domain import Users
-from recommender.export.check import PARITY, History, padded
+from recommender.export.check import PARITY
 from recommender.export.errors import ExportError
+from recommender.export.networks.inputs import NOTHING, Beside, History, Named, arrays, rows_of
 from recommender.export.networks.padding import Padded
-from recommender.export.networks.users import Named, users_of
+from recommender.export.networks.users import alone, checked_users, users_of
 from recommender.export.obstacles import failure
 from recommender.export.options import ExportOptions
 from recommender.export.table import NEVER
@@ -54,10 +55,11 @@ class Subject:
         embeddings = _numbers(network, "item_embeddings", dimensions=2)
         bias = _numbers(network, "item_bias", dimensions=1)
         users = users_of(network, options)
-        reader = network if users is None else Named(network)
+        some = _beside(users, [[0 if padding_id != 0 else 1]])
+        reader = Named(network, tuple(some)) if some else network
         if padding_id is not None:
-            reader = Padded(reader, padding_id, longest, options.padding_side)
-        size = _run(reader, name, [[0 if padding_id != 0 else 1]], None if users is None else [users.first]).shape[1]
+            reader = Padded(reader, padding_id, longest, options.padding_side, tuple(some))
+        size = _run(reader, name, [[0 if padding_id != 0 else 1]], some).shape[1]
         if embeddings is None:
             if options.items != size and not hasattr(network, "history_items"):
                 _refuse_vectors(network, size, longest)
@@ -99,40 +101,51 @@ class Subject:
         """How many items an answer may hold."""
         return self.items - len(self.never)
 
-    def truth(self, histories: Sequence[History], numbers: Sequence[int] | None = None) -> Truth:
-        """The scores of all items [len(histories), items], each history by itself; `numbers` are the users beside them.
+    def checked(self, histories: Sequence[History]) -> tuple[list[History], Beside]:
+        """Histories to check with, some without an item where the network takes users, and what is beside them."""
+        beside = _beside(self.users, histories)
+        by_themselves = alone(self.users)
+        if by_themselves:
+            users = [*beside["user"].tolist(), *by_themselves]
+            beside = {**beside, "user": np.array(users, np.int64)}
+        return [*histories, *([] for _ in by_themselves)], beside
+
+    def truth(self, histories: Sequence[History], beside: Beside = NOTHING) -> Truth:
+        """The scores of all items [len(histories), items], each history by itself, with what is `beside` it.
 
         ExportError where a history gets another answer beside longer ones, or with other ids in its padding.
         """
         yielded = np.concatenate(
-            [
-                _run(self.network, self.name, [history], None if numbers is None else [numbers[row]])
-                for row, history in enumerate(histories)
-            ]
+            [_run(self.network, self.name, [history], rows_of(beside, [row])) for row, history in enumerate(histories)]
         )
-        self._check_padding(histories, numbers, yielded)
+        self._check_padding(histories, beside, yielded)
         if self.embeddings is None:
             return Truth.of_scores(yielded, self.never)
         return Truth.of_vectors(yielded, self.embeddings, self.bias, self.never)
 
-    def _check_padding(self, histories: Sequence[History], numbers: Sequence[int] | None, alone: Scores) -> None:
+    def _check_padding(self, histories: Sequence[History], beside: Beside, alone: Scores) -> None:
         """Raise ExportError unless the network yields the same for all histories in one batch, whatever pads them."""
         widest = max(map(len, histories))
         noise = np.random.default_rng(4).integers(0, self.readable, (len(histories), widest))
         size = np.linalg.norm(alone, axis=1) if self.embeddings is not None else np.median(np.abs(alone), axis=1)
         for padding in (None, noise):
-            together = _run(self.network, self.name, histories, numbers, padding)
+            together = _run(self.network, self.name, histories, beside, padding)
             apart = np.abs(together - alone) / np.maximum(size[:, None] + np.abs(alone), np.finfo(np.float32).tiny)
             row = int(apart.max(axis=1).argmax())
             if apart[row].max() > PARITY:
-                beside = "with other ids in the padding" if padding is not None else "beside longer ones"
+                where = "with other ids in the padding" if padding is not None else "beside longer ones"
                 raise ExportError(
                     f"The padding changes what {self.name} yields: the history {_some(histories[row])} alone gets "
-                    f"another result than {beside}. history_length alone says what is padding. Mask by it "
+                    f"another result than {where}. history_length alone says what is padding. Mask by it "
                     "(torch.arange(user_history.shape[1]) < history_length[:, None]) and read the state at "
                     "history_length - 1; or, if one id means padding to the network, export with --padding-id ID, and "
                     "with --padding-side left if it reads the last column."
                 )
+
+
+def _beside(users: Users | None, histories: Sequence[History]) -> Beside:
+    """What a network takes beside these histories."""
+    return {} if users is None else {"user": np.array(checked_users(users, len(histories)), np.int64)}
 
 
 def _longest_history(network: nn.Module, options: ExportOptions) -> int | None:
@@ -188,16 +201,14 @@ def _run(
     network: nn.Module,
     name: str,
     histories: Sequence[History],
-    numbers: Sequence[int] | None,
+    beside: Beside,
     padding: Ids | None = None,
 ) -> Scores:
-    """What the network yields for these histories, and users if it takes any.
+    """What the network yields for these histories, with what it takes beside them.
 
     ExportError where it fails or yields something else than numbers.
     """
-    inputs = [torch.from_numpy(part) for part in padded(histories, padding)]
-    if numbers is not None:
-        inputs.append(torch.tensor(numbers, dtype=torch.int64))
+    inputs = [torch.from_numpy(part) for part in arrays(histories, beside, padding).values()]
     try:
         with torch.no_grad():
             yielded = network(*inputs)

@@ -67,6 +67,7 @@ def scores_of(network: Any, history: list[int], user: int) -> np.ndarray[Any, np
 
 HISTORIES = [[1, 2, 3], [], [5], [59, 58, 1, 1, 0], []]
 NUMBERS = [0, 3, 9, 1, 0]
+BESIDE = {"user": np.array(NUMBERS)}
 
 
 @pytest.mark.parametrize("options", [{}, {"padding_id": 4, "padding_side": "left", "longest_history": 6}])
@@ -75,7 +76,7 @@ def test_a_network_with_users_answers_as_it_does_in_torch(tmp_path: Path, option
     path, card = exported(tmp_path, Hybrid, **options)
     expected = np.stack([scores_of(network, *row) for row in zip(HISTORIES, NUMBERS, strict=True)])
     expected[:, list(card.never_recommended)] = -np.inf
-    got = ModelFile(path).rank(HISTORIES, 10, users=NUMBERS)
+    got = ModelFile(path).rank(HISTORIES, 10, beside=BESIDE)
 
     assert card.users == CardUsers(count=USERS)
     assert {golden.user for golden in card.golden} == {0, 1, USERS}
@@ -89,7 +90,7 @@ def test_factors_without_a_history_are_exported_with_their_first_user(tmp_path: 
     path, card = exported(tmp_path, Factors, user_vocabulary=tmp_path / "users.txt")
     network = Factors()
     expected = (network.factors @ network.items.T + network.bias).detach().numpy()
-    got = ModelFile(path).rank([[]] * USERS, 10, users=range(USERS))
+    got = ModelFile(path).rank([[]] * USERS, 10, beside={"user": np.arange(USERS)})
 
     assert card.users == CardUsers(count=USERS, first=0, unknown="fallback")
     assert {file.role for file in card.files} == {"model", "user_vocabulary"}
@@ -101,7 +102,7 @@ def test_scores_and_inputs_in_another_order_are_taken_too(tmp_path: Path) -> Non
     expected = np.stack([scores_of(Hybrid(), *row) for row in zip(HISTORIES, NUMBERS, strict=True)])
 
     assert card.users == CardUsers(count=USERS, unknown="history")
-    assert difference(ModelFile(path).rank(HISTORIES, 10, users=NUMBERS), expected, 10, 1e-4) is None
+    assert difference(ModelFile(path).rank(HISTORIES, 10, beside=BESIDE), expected, 10, 1e-4) is None
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Networks whose `forward` takes users: how many they know, and one order of inputs for all."""
+"""Networks whose `forward` takes users: how many they know."""
 
 from __future__ import annotations
 
@@ -13,24 +13,6 @@ from recommender.domain import UnknownUsers, Users
 from recommender.export.errors import ExportError
 from recommender.export.obstacles import failure
 from recommender.export.options import ExportOptions
-
-_INPUTS = ("user_history", "history_length")
-
-
-class Named(nn.Module):
-    """Gives a network that takes `user` what its `forward` names; it may leave out the history or its length."""
-
-    def __init__(self, network: nn.Module) -> None:
-        super().__init__()
-        self.network = network
-        others = [name for name in inspect.signature(network.forward).parameters if name != "user"]
-        self._names = {name: name if name in _INPUTS else _INPUTS[at] for at, name in enumerate(others[:2])}
-
-    def forward(self, user_history: Tensor, history_length: Tensor, user: Tensor) -> Tensor:
-        """User vectors, or scores; `user` is int64 [batch]."""
-        given = {"user_history": user_history, "history_length": history_length}
-        yielded: Tensor = self.network(user=user, **{name: given[known] for name, known in self._names.items()})
-        return yielded
 
 
 def users_of(network: nn.Module, options: ExportOptions) -> Users | None:
@@ -70,10 +52,8 @@ def users_of(network: nn.Module, options: ExportOptions) -> Users | None:
     return Users(stated, told, unknown)
 
 
-def checked_users(users: Users | None, rows: int) -> list[int] | None:
+def checked_users(users: Users, rows: int) -> list[int]:
     """Users for `rows` rows to check with: the first, the last, an unknown one where that is ranked for, and others."""
-    if users is None:
-        return None
     drawn = np.random.default_rng(2).integers(users.first, users.last, rows, endpoint=True).tolist()
     known = [users.first, users.last, users.first if users.unknown == "fallback" else 0]
     return [*known, *drawn][:rows]
