@@ -1,0 +1,23 @@
+"""Clients in Python, asynchronous and synchronous: one import, typed, a deadline on every call.
+
+Both retry what is safe to retry: UNAVAILABLE by gRPC's own service config, and RESOURCE_EXHAUSTED only if
+the server says when to come back, since gRPC uses that status for oversize messages too.
+"""
+
+from recommender.client.answers import Recommendations, Refusal
+from recommender.client.asynchronous import Client
+from recommender.client.connection import SERVICE_CONFIG
+from recommender.client.requests import Feature, Options, Request, feature_value
+from recommender.client.synchronous import SyncClient
+
+__all__ = [
+    "SERVICE_CONFIG",
+    "Client",
+    "Feature",
+    "Options",
+    "Recommendations",
+    "Refusal",
+    "Request",
+    "SyncClient",
+    "feature_value",
+]
