@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 _SHOWN = 80
@@ -43,7 +44,14 @@ class InvalidRequestError(RecommenderError):
 
 
 class InputsError(InvalidRequestError):
-    """The version takes other inputs than the request brings; another version may answer it."""
+    """The version takes other inputs than the request brings; another version may answer it.
+
+    `untaken` are the fields that the version does not take, all of them; none if it lacks an input.
+    """
+
+    def __init__(self, *violations: Violation, untaken: Iterable[str] = ()) -> None:
+        super().__init__(*violations)
+        self.untaken = frozenset(untaken)
 
 
 class UnauthenticatedError(RecommenderError):

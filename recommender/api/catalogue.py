@@ -59,13 +59,15 @@ class Catalogue:
             return frozenset(known)
         return frozenset(item for item in known if item < items)
 
-    def remarks(self, user: User, *, is_fallback: bool = False, is_user_alone: bool = False) -> Remarks:
-        """Return what is to be told of the request, and of its user, beside its ranking."""
-        told = self._unknown_ids or self._unknown_keys or user.unknown or user.ignored
+    def remarks(
+        self, user: User, ignored: Sequence[str], *, is_fallback: bool = False, is_user_alone: bool = False
+    ) -> Remarks:
+        """Return what is to be told of the request beside its ranking; `ignored` are fields without an input."""
+        told = self._unknown_ids or self._unknown_keys or user.unknown or ignored
         if not (told or is_fallback or is_user_alone):
             return NO_REMARKS
         unknown = tuple(self._unknown_ids), tuple(self._unknown_keys)
-        return Remarks(*unknown, is_fallback, is_user_alone, user.unknown, user.ignored)
+        return Remarks(*unknown, is_fallback, is_user_alone, user.unknown, ignored)
 
     def _known_keys(self, field: str, keys: Sequence[str]) -> tuple[int, ...]:
         vocabulary = self._version.vocabulary

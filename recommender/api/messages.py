@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import islice
 from typing import TypeVar
 
 from google.protobuf.message import DecodeError, Message
@@ -16,6 +17,9 @@ _MOST_VIOLATIONS = 10
 
 _LOOKED_THROUGH = 64
 """Items of each list in which every violation is looked for; of later ones only the first is told."""
+
+_NAME = 80
+"""Characters of a feature's name that are shown."""
 
 M = TypeVar("M", bound=Message)
 
@@ -44,7 +48,10 @@ def _beginning(message: M) -> M:
     """Copy a message with the first items of its lists."""
     copied = type(message)()
     for field, value in message.ListFields():
-        if field.is_repeated:
+        if field.message_type is not None and field.message_type.GetOptions().map_entry:
+            for name, each in islice(value.items(), _LOOKED_THROUGH):
+                getattr(copied, field.name)[name].CopyFrom(_beginning(each))
+        elif field.is_repeated:
             getattr(copied, field.name).extend(value[:_LOOKED_THROUGH])
         elif field.message_type is not None:
             getattr(copied, field.name).CopyFrom(_beginning(value))
@@ -66,9 +73,14 @@ def _violation(found: ProtoViolation) -> Violation:
     for element in found.proto.field.elements if found.proto.field else ():
         field += f".{element.field_name}" if field else element.field_name
         if element.subscript is not None:
-            field += f"[{element.subscript.value}]"
+            field += f"[{_cut(str(element.subscript.value))}]"
     value = found.field_value
     description = found.proto.message
     if isinstance(value, str | int | float) and not isinstance(value, bool):
         description += f", not {quoted(value)}"
     return Violation(field, description)
+
+
+def _cut(name: str) -> str:
+    """A name that a caller chose, cut: a status travels in headers."""
+    return name if len(name) <= _NAME else f"{name[:_NAME]}…"

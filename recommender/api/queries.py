@@ -10,13 +10,13 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import islice
-from typing import NamedTuple
 
 from protovalidate import Validator
 
 from recommender.api.catalogue import Catalogue, nothing_known
 from recommender.api.messages import ceiling, validate
 from recommender.api.metadata import MOST_REPLY_BYTES
+from recommender.api.options import Options, read_options
 from recommender.api.users import User, find_user, nobody_known
 from recommender.domain import Query, Ranking
 from recommender.errors import InvalidRequestError, Violation
@@ -44,30 +44,6 @@ class Limits:
     batch_requests: int = 1000
     reject_unknown: bool = False
     reject_inputs: bool = True
-
-
-class Items(NamedTuple):
-    """A list of items as a request names them, by ids or by keys."""
-
-    ids: Sequence[int]
-    keys: Sequence[str]
-
-
-@dataclass(slots=True)
-class Options:
-    """What a request holds beside the ids of its history; the first two are of the limits, not its own choice."""
-
-    reject_unknown: bool = False
-    reject_inputs: bool = True
-    history_keys: Sequence[str] = ()
-    excluded: Items | None = None
-    candidates: Items | None = None
-    exclude_history: bool = False
-    limit: int = 0
-    min_score: float | None = None
-    routing_key: str = ""
-    user: int | str | None = None
-    """By id or by key."""
 
 
 @dataclass(slots=True)
@@ -107,10 +83,11 @@ class Asked:
             raise InvalidRequestError(
                 Violation("limit", f"{options.limit} is more than the {model.max_k} that model {model.label} returns")
             )
-        user = find_user(version, options.user, reject=options.reject_inputs and not leniently)
+        user = find_user(version, options.user)
         if user.known and self.highest_beside < version.plain_items and len(self.history) <= version.plain_history:
             query = Query(self.history, version.limit, user=user.number)
             return query, NO_REMARKS if self.history else _USER_ALONE
+        ignored = options.untaken(version, reject=options.reject_inputs and not leniently)
         catalogue = Catalogue(version, reject_unknown=options.reject_unknown)
         named = catalogue.known("item", self.history, options.history_keys)
         history = catalogue.readable(named, by_keys=bool(options.history_keys))
@@ -126,8 +103,8 @@ class Asked:
         excluded = catalogue.recommendable(excluded)
         if not user.ranked or not (history or user.enough):
             self._check_fallback(version, user)
-            return _fallback(version, k, excluded, candidates), catalogue.remarks(user, is_fallback=True)
-        remarks = catalogue.remarks(user, is_user_alone=not history)
+            return _fallback(version, k, excluded, candidates), catalogue.remarks(user, ignored, is_fallback=True)
+        remarks = catalogue.remarks(user, ignored, is_user_alone=not history)
         if candidates is not None and not candidates:
             return Ranking([], []), remarks
         _check_abilities(version, options, excluded, candidates)
@@ -182,18 +159,7 @@ class Reader:
         if request.ByteSize() > self._certainly_fits:
             self._check_sizes(request)
         validate(self._validator, request if frame is None else frame)
-        options = Options(
-            limits.reject_unknown,
-            limits.reject_inputs,
-            request.item_keys[:],
-            _items(request.excluded_item_ids, request.excluded_item_keys),
-            _items(request.candidate_item_ids, request.candidate_item_keys),
-            request.exclude_history,
-            request.limit,
-            request.min_score if request.HasField("min_score") else None,
-            request.routing_key,
-            request.user_id if request.HasField("user_id") else request.user_key or None,
-        )
+        options = read_options(request, reject_unknown=limits.reject_unknown, reject_inputs=limits.reject_inputs)
         return Asked(tuple(request.item_ids[:]), math.inf, request_id, request.model, options)
 
     def _plain_beside_user(self, request: api.RecommendRequest, request_id: str, fields: int) -> Asked | None:
@@ -233,6 +199,9 @@ class Reader:
             ("excluded_item_keys", request.excluded_item_keys, limits.excluded),
             ("candidate_item_ids", request.candidate_item_ids, limits.candidates),
             ("candidate_item_keys", request.candidate_item_keys, limits.candidates),
+            ("history_type_keys", request.history_type_keys, limits.history),
+            ("history_type_ids", request.history_type_ids, limits.history),
+            ("history_times", request.history_times, limits.history),
         ):
             if len(items) > most:
                 advice = ": send the most recent ones" if field in ("item_ids", "item_keys") else ""
@@ -262,11 +231,6 @@ def check_reply(requests: Iterable[Asked], version: Version) -> None:
 def _most_recent(history: tuple[int, ...], longest: int | None) -> tuple[int, ...]:
     """The part of a history that a model reads."""
     return history if longest is None or len(history) <= longest else history[-longest:]
-
-
-def _items(ids: Sequence[int], keys: Sequence[str]) -> Items | None:
-    """A list of a message as a value of its own; None if it names nothing."""
-    return Items(ids[:], keys[:]) if ids or keys else None
 
 
 def _fallback(version: Version, k: int, excluded: frozenset[int], candidates: frozenset[int] | None) -> Ranking:

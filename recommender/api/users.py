@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from recommender.api.options import user_field
 from recommender.errors import InputsError, InvalidRequestError, Violation
 from recommender.models.version import Version
 
@@ -21,26 +22,19 @@ class User(NamedTuple):
     """Whether it is named, and not known."""
     known: bool = False
     """Whether it is named, and one of the model's."""
-    ignored: tuple[str, ...] = ()
-    """The field that names it, if the model takes no user."""
 
 
 _UNREAD = User()
 
 
-def find_user(version: Version, named: int | str | None, *, reject: bool) -> User:
+def find_user(version: Version, named: int | str | None) -> User:
     """Find a user by id or by key; None is nobody.
 
-    Raises InputsError if the version takes no user and is to `reject` one, InvalidRequestError if it has no user keys.
+    Raises InvalidRequestError if the version takes users and has no keys for them.
     """
     users = version.model.users
     if users is None:
-        if named is None:
-            return _UNREAD
-        field = field_of(named)
-        if reject:
-            raise InputsError(Violation(field, f"model {version.model.label} takes no user: leave {field} out"))
-        return User(ignored=(field,))
+        return _UNREAD
     number: int | None = None
     if isinstance(named, str):
         if version.user_vocabulary is None:
@@ -63,9 +57,4 @@ def nobody_known(version: Version, named: int | str | None) -> InvalidRequestErr
     ranks = f"model {version.model.label} ranks for its known users only{ids}, and has no fallback list"
     if named is None:
         return InputsError(Violation("user_id", f"the request names no user, and {ranks}"))
-    return InvalidRequestError(Violation(field_of(named), f"the user is not known: {ranks}"))
-
-
-def field_of(named: int | str) -> str:
-    """The field of a request that names a user so."""
-    return "user_key" if isinstance(named, str) else "user_id"
+    return InvalidRequestError(Violation(user_field(named), f"the user is not known: {ranks}"))

@@ -258,6 +258,9 @@ def _read_beside(asked: Asked, version: Version, other: Version) -> tuple[Query 
     except InputsError as error:
         try:
             asked.for_version(other)
+        except InputsError as others:
+            if others.untaken & error.untaken:
+                raise error from None
         except InvalidRequestError:
             raise error from None
         return asked.for_version(version, leniently=True)

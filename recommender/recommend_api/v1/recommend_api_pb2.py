@@ -27,13 +27,15 @@ from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__
 from google.rpc import status_pb2 as google_dot_rpc_dot_status__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n$recommend_api/v1/recommend_api.proto\x12\x10recommend_api.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17google/rpc/status.proto\"\xa3\x06\n\x10RecommendRequest\x12+\n\x08item_ids\x18\x01 \x03(\x05\x42\x10\xbaH\r\x92\x01\n\x10\xa0\x8d\x06\"\x04\x1a\x02(\x00R\x07itemIds\x12 \n\x05limit\x18\x02 \x01(\x05\x42\n\xbaH\x07\x1a\x05\x18\x90N(\x00R\x05limit\x12<\n\x11\x65xcluded_item_ids\x18\x03 \x03(\x05\x42\x10\xbaH\r\x92\x01\n\x10\xa0\x8d\x06\"\x04\x1a\x02(\x00R\x0f\x65xcludedItemIds\x12\'\n\x0f\x65xclude_history\x18\x04 \x01(\x08R\x0e\x65xcludeHistory\x12=\n\x12\x63\x61ndidate_item_ids\x18\x05 \x03(\x05\x42\x0f\xbaH\x0c\x92\x01\t\x10\x90N\"\x04\x1a\x02(\x00R\x10\x63\x61ndidateItemIds\x12)\n\tmin_score\x18\x06 \x01(\x02\x42\x07\xbaH\x04\n\x02@\x01H\x00R\x08minScore\x88\x01\x01\x12\x30\n\titem_keys\x18\x07 \x03(\tB\x13\xbaH\x10\x92\x01\r\x10\xa0\x8d\x06\"\x07r\x05\x10\x01(\x80\x02R\x08itemKeys\x12\x41\n\x12\x65xcluded_item_keys\x18\x08 \x03(\tB\x13\xbaH\x10\x92\x01\r\x10\xa0\x8d\x06\"\x07r\x05\x10\x01(\x80\x02R\x10\x65xcludedItemKeys\x12\x42\n\x13\x63\x61ndidate_item_keys\x18\t \x03(\tB\x12\xbaH\x0f\x92\x01\x0c\x10\x90N\"\x07r\x05\x10\x01(\x80\x02R\x11\x63\x61ndidateItemKeys\x12\x1e\n\x05model\x18\n \x01(\tB\x08\xbaH\x05r\x03(\x80\x02R\x05model\x12)\n\x0brouting_key\x18\x0b \x01(\tB\x08\xbaH\x05r\x03(\x80\x02R\nroutingKey\x12#\n\x08user_key\x18\x0c \x01(\tB\x08\xbaH\x05r\x03(\x80\x02R\x07userKey\x12%\n\x07user_id\x18\r \x01(\x03\x42\x07\xbaH\x04\"\x02(\x00H\x01R\x06userId\x88\x01\x01:\x84\x01\xbaH\x80\x01\"\x15\n\x08item_ids\n\titem_keys\"\'\n\x11\x65xcluded_item_ids\n\x12\x65xcluded_item_keys\")\n\x12\x63\x61ndidate_item_ids\n\x13\x63\x61ndidate_item_keys\"\x13\n\x08user_key\n\x07user_idB\x0c\n\n_min_scoreB\n\n\x08_user_id\"\xf9\x02\n\x11RecommendResponse\x12\x19\n\x08item_ids\x18\x01 \x03(\x05R\x07itemIds\x12\x16\n\x06scores\x18\x02 \x03(\x02R\x06scores\x12#\n\rmodel_version\x18\x03 \x01(\tR\x0cmodelVersion\x12\x1b\n\titem_keys\x18\x04 \x03(\tR\x08itemKeys\x12(\n\x10unknown_item_ids\x18\x05 \x03(\x05R\x0eunknownItemIds\x12*\n\x11unknown_item_keys\x18\x06 \x03(\tR\x0funknownItemKeys\x12\x30\n\x06source\x18\x07 \x01(\x0e\x32\x18.recommend_api.v1.SourceR\x06source\x12\x1d\n\nrequest_id\x18\x08 \x01(\tR\trequestId\x12!\n\x0cunknown_user\x18\t \x01(\x08R\x0bunknownUser\x12%\n\x0eignored_inputs\x18\n \x03(\tR\rignoredInputs\"W\n\x15\x42\x61tchRecommendRequest\x12>\n\x08requests\x18\x01 \x03(\x0b\x32\".recommend_api.v1.RecommendRequestR\x08requests\"U\n\x16\x42\x61tchRecommendResponse\x12;\n\x07results\x18\x01 \x03(\x0b\x32!.recommend_api.v1.RecommendResultR\x07results\"\x8b\x01\n\x0fRecommendResult\x12\x41\n\x08response\x18\x01 \x01(\x0b\x32#.recommend_api.v1.RecommendResponseH\x00R\x08response\x12*\n\x05\x65rror\x18\x02 \x01(\x0b\x32\x12.google.rpc.StatusH\x00R\x05\x65rrorB\t\n\x07outcome\"\xaa\x01\n\x16StreamRecommendRequest\x12%\n\x0e\x63orrelation_id\x18\x01 \x01(\x04R\rcorrelationId\x12<\n\x07request\x18\x02 \x01(\x0b\x32\".recommend_api.v1.RecommendRequestR\x07request\x12+\n\ntimeout_ms\x18\x03 \x01(\x05\x42\x0c\xbaH\t\x1a\x07\x18\x80\xdd\xdb\x01(\x00R\ttimeoutMs\"\xba\x01\n\x17StreamRecommendResponse\x12%\n\x0e\x63orrelation_id\x18\x01 \x01(\x04R\rcorrelationId\x12\x41\n\x08response\x18\x02 \x01(\x0b\x32#.recommend_api.v1.RecommendResponseH\x00R\x08response\x12*\n\x05\x65rror\x18\x03 \x01(\x0b\x32\x12.google.rpc.StatusH\x00R\x05\x65rrorB\t\n\x07outcome\"1\n\x0fGetModelRequest\x12\x1e\n\x05model\x18\x01 \x01(\tB\x08\xbaH\x05r\x03(\x80\x02R\x05model\"A\n\x10GetModelResponse\x12-\n\x05model\x18\x01 \x01(\x0b\x32\x17.recommend_api.v1.ModelR\x05model\"\x13\n\x11ListModelsRequest\"E\n\x12ListModelsResponse\x12/\n\x06models\x18\x01 \x03(\x0b\x32\x17.recommend_api.v1.ModelR\x06models\"\xfc\x05\n\x05Model\x12\x12\n\x04name\x18\x01 \x01(\tR\x04name\x12\x18\n\x07version\x18\x02 \x01(\tR\x07version\x12\x16\n\x06sha256\x18\x03 \x01(\tR\x06sha256\x12\x14\n\x05items\x18\x04 \x01(\x03R\x05items\x12%\n\x0e\x65mbedding_size\x18\x05 \x01(\x05R\rembeddingSize\x12#\n\rdefault_limit\x18\x06 \x01(\x05R\x0c\x64\x65\x66\x61ultLimit\x12\x1b\n\tmax_limit\x18\x07 \x01(\x05R\x08maxLimit\x12\'\n\x0flongest_history\x18\x08 \x01(\x05R\x0elongestHistory\x12\'\n\x0fvocabulary_size\x18\t \x01(\x03R\x0evocabularySize\x12#\n\rfallback_size\x18\n \x01(\x05R\x0c\x66\x61llbackSize\x12-\n\x12\x65xecution_provider\x18\x0b \x01(\tR\x11\x65xecutionProvider\x12\x37\n\tloaded_at\x18\x0c \x01(\x0b\x32\x1a.google.protobuf.TimestampR\x08loadedAt\x12\x18\n\x07\x61liases\x18\r \x03(\tR\x07\x61liases\x12/\n\x04role\x18\x0e \x01(\x0e\x32\x1b.recommend_api.v1.ModelRoleR\x04role\x12\x1c\n\treference\x18\x0f \x01(\tR\treference\x12%\n\x0esource_failure\x18\x10 \x01(\tR\rsourceFailure\x12\'\n\x0frefused_version\x18\x11 \x01(\tR\x0erefusedVersion\x12\x18\n\x07refusal\x18\x12 \x01(\tR\x07refusal\x12#\n\rhistory_items\x18\x13 \x01(\x03R\x0chistoryItems\x12\x14\n\x05users\x18\x14 \x01(\x03R\x05users\x12\x1d\n\nfirst_user\x18\x15 \x01(\x03R\tfirstUser\x12\"\n\rhas_user_keys\x18\x16 \x01(\x08R\x0bhasUserKeys*X\n\x06Source\x12\x16\n\x12SOURCE_UNSPECIFIED\x10\x00\x12\x10\n\x0cSOURCE_MODEL\x10\x01\x12\x13\n\x0fSOURCE_FALLBACK\x10\x02\x12\x0f\n\x0bSOURCE_USER\x10\x03*j\n\tModelRole\x12\x1a\n\x16MODEL_ROLE_UNSPECIFIED\x10\x00\x12\x13\n\x0fMODEL_ROLE_LIVE\x10\x01\x12\x15\n\x11MODEL_ROLE_CANARY\x10\x02\x12\x15\n\x11MODEL_ROLE_SHADOW\x10\x03\x32\xe7\x03\n\x12RecommenderService\x12T\n\tRecommend\x12\".recommend_api.v1.RecommendRequest\x1a#.recommend_api.v1.RecommendResponse\x12\x63\n\x0e\x42\x61tchRecommend\x12\'.recommend_api.v1.BatchRecommendRequest\x1a(.recommend_api.v1.BatchRecommendResponse\x12j\n\x0fStreamRecommend\x12(.recommend_api.v1.StreamRecommendRequest\x1a).recommend_api.v1.StreamRecommendResponse(\x01\x30\x01\x12Q\n\x08GetModel\x12!.recommend_api.v1.GetModelRequest\x1a\".recommend_api.v1.GetModelResponse\x12W\n\nListModels\x12#.recommend_api.v1.ListModelsRequest\x1a$.recommend_api.v1.ListModelsResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n$recommend_api/v1/recommend_api.proto\x12\x10recommend_api.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17google/rpc/status.proto\"\xbd\t\n\x10RecommendRequest\x12+\n\x08item_ids\x18\x01 \x03(\x05\x42\x10\xbaH\r\x92\x01\n\x10\xa0\x8d\x06\"\x04\x1a\x02(\x00R\x07itemIds\x12 \n\x05limit\x18\x02 \x01(\x05\x42\n\xbaH\x07\x1a\x05\x18\x90N(\x00R\x05limit\x12<\n\x11\x65xcluded_item_ids\x18\x03 \x03(\x05\x42\x10\xbaH\r\x92\x01\n\x10\xa0\x8d\x06\"\x04\x1a\x02(\x00R\x0f\x65xcludedItemIds\x12\'\n\x0f\x65xclude_history\x18\x04 \x01(\x08R\x0e\x65xcludeHistory\x12=\n\x12\x63\x61ndidate_item_ids\x18\x05 \x03(\x05\x42\x0f\xbaH\x0c\x92\x01\t\x10\x90N\"\x04\x1a\x02(\x00R\x10\x63\x61ndidateItemIds\x12)\n\tmin_score\x18\x06 \x01(\x02\x42\x07\xbaH\x04\n\x02@\x01H\x00R\x08minScore\x88\x01\x01\x12\x30\n\titem_keys\x18\x07 \x03(\tB\x13\xbaH\x10\x92\x01\r\x10\xa0\x8d\x06\"\x07r\x05\x10\x01(\x80\x02R\x08itemKeys\x12\x41\n\x12\x65xcluded_item_keys\x18\x08 \x03(\tB\x13\xbaH\x10\x92\x01\r\x10\xa0\x8d\x06\"\x07r\x05\x10\x01(\x80\x02R\x10\x65xcludedItemKeys\x12\x42\n\x13\x63\x61ndidate_item_keys\x18\t \x03(\tB\x12\xbaH\x0f\x92\x01\x0c\x10\x90N\"\x07r\x05\x10\x01(\x80\x02R\x11\x63\x61ndidateItemKeys\x12\x1e\n\x05model\x18\n \x01(\tB\x08\xbaH\x05r\x03(\x80\x02R\x05model\x12)\n\x0brouting_key\x18\x0b \x01(\tB\x08\xbaH\x05r\x03(\x80\x02R\nroutingKey\x12#\n\x08user_key\x18\x0c \x01(\tB\x08\xbaH\x05r\x03(\x80\x02R\x07userKey\x12%\n\x07user_id\x18\r \x01(\x03\x42\x07\xbaH\x04\"\x02(\x00H\x01R\x06userId\x88\x01\x01\x12`\n\x08\x66\x65\x61tures\x18\x0e \x03(\x0b\x32\x30.recommend_api.v1.RecommendRequest.FeaturesEntryB\x12\xbaH\x0f\x9a\x01\x0c\x10\x80\x02\"\x07r\x05\x10\x01(\x80\x01R\x08\x66\x65\x61tures\x12?\n\x11history_type_keys\x18\x0f \x03(\tB\x13\xbaH\x10\x92\x01\r\x10\xa0\x8d\x06\"\x07r\x05\x10\x01(\x80\x02R\x0fhistoryTypeKeys\x12:\n\x10history_type_ids\x18\x10 \x03(\x05\x42\x10\xbaH\r\x92\x01\n\x10\xa0\x8d\x06\"\x04\x1a\x02(\x00R\x0ehistoryTypeIds\x12\x35\n\rhistory_times\x18\x11 \x03(\x03\x42\x10\xbaH\r\x92\x01\n\x10\xa0\x8d\x06\"\x04\"\x02(\x00R\x0chistoryTimes\x1a[\n\rFeaturesEntry\x12\x10\n\x03key\x18\x01 \x01(\tR\x03key\x12\x34\n\x05value\x18\x02 \x01(\x0b\x32\x1e.recommend_api.v1.FeatureValueR\x05value:\x02\x38\x01:\xab\x01\xbaH\xa7\x01\"\x15\n\x08item_ids\n\titem_keys\"\'\n\x11\x65xcluded_item_ids\n\x12\x65xcluded_item_keys\")\n\x12\x63\x61ndidate_item_ids\n\x13\x63\x61ndidate_item_keys\"\x13\n\x08user_key\n\x07user_id\"%\n\x11history_type_keys\n\x10history_type_idsB\x0c\n\n_min_scoreB\n\n\x08_user_id\"\xba\x03\n\x0c\x46\x65\x61tureValue\x12!\n\x0bint64_value\x18\x01 \x01(\x03H\x00R\nint64Value\x12,\n\x0c\x64ouble_value\x18\x02 \x01(\x01\x42\x07\xbaH\x04\x12\x02@\x01H\x00R\x0b\x64oubleValue\x12-\n\x0cstring_value\x18\x03 \x01(\tB\x08\xbaH\x05r\x03(\x80\x08H\x00R\x0bstringValue\x12\x1f\n\nbool_value\x18\x04 \x01(\x08H\x00R\tboolValue\x12<\n\nint64_list\x18\x05 \x01(\x0b\x32\x1b.recommend_api.v1.Int64ListH\x00R\tint64List\x12?\n\x0b\x64ouble_list\x18\x06 \x01(\x0b\x32\x1c.recommend_api.v1.DoubleListH\x00R\ndoubleList\x12?\n\x0bstring_list\x18\x07 \x01(\x0b\x32\x1c.recommend_api.v1.StringListH\x00R\nstringList\x12\x39\n\tbool_list\x18\x08 \x01(\x0b\x32\x1a.recommend_api.v1.BoolListH\x00R\x08\x62oolListB\x0e\n\x05value\x12\x05\xbaH\x02\x08\x01\".\n\tInt64List\x12!\n\x06values\x18\x01 \x03(\x03\x42\t\xbaH\x06\x92\x01\x03\x10\x80 R\x06values\"5\n\nDoubleList\x12\'\n\x06values\x18\x01 \x03(\x01\x42\x0f\xbaH\x0c\x92\x01\t\x10\x80 \"\x04\x12\x02@\x01R\x06values\"6\n\nStringList\x12(\n\x06values\x18\x01 \x03(\tB\x10\xbaH\r\x92\x01\n\x10\x80 \"\x05r\x03(\x80\x08R\x06values\"-\n\x08\x42oolList\x12!\n\x06values\x18\x01 \x03(\x08\x42\t\xbaH\x06\x92\x01\x03\x10\x80 R\x06values\"\xf9\x02\n\x11RecommendResponse\x12\x19\n\x08item_ids\x18\x01 \x03(\x05R\x07itemIds\x12\x16\n\x06scores\x18\x02 \x03(\x02R\x06scores\x12#\n\rmodel_version\x18\x03 \x01(\tR\x0cmodelVersion\x12\x1b\n\titem_keys\x18\x04 \x03(\tR\x08itemKeys\x12(\n\x10unknown_item_ids\x18\x05 \x03(\x05R\x0eunknownItemIds\x12*\n\x11unknown_item_keys\x18\x06 \x03(\tR\x0funknownItemKeys\x12\x30\n\x06source\x18\x07 \x01(\x0e\x32\x18.recommend_api.v1.SourceR\x06source\x12\x1d\n\nrequest_id\x18\x08 \x01(\tR\trequestId\x12!\n\x0cunknown_user\x18\t \x01(\x08R\x0bunknownUser\x12%\n\x0eignored_inputs\x18\n \x03(\tR\rignoredInputs\"W\n\x15\x42\x61tchRecommendRequest\x12>\n\x08requests\x18\x01 \x03(\x0b\x32\".recommend_api.v1.RecommendRequestR\x08requests\"U\n\x16\x42\x61tchRecommendResponse\x12;\n\x07results\x18\x01 \x03(\x0b\x32!.recommend_api.v1.RecommendResultR\x07results\"\x8b\x01\n\x0fRecommendResult\x12\x41\n\x08response\x18\x01 \x01(\x0b\x32#.recommend_api.v1.RecommendResponseH\x00R\x08response\x12*\n\x05\x65rror\x18\x02 \x01(\x0b\x32\x12.google.rpc.StatusH\x00R\x05\x65rrorB\t\n\x07outcome\"\xaa\x01\n\x16StreamRecommendRequest\x12%\n\x0e\x63orrelation_id\x18\x01 \x01(\x04R\rcorrelationId\x12<\n\x07request\x18\x02 \x01(\x0b\x32\".recommend_api.v1.RecommendRequestR\x07request\x12+\n\ntimeout_ms\x18\x03 \x01(\x05\x42\x0c\xbaH\t\x1a\x07\x18\x80\xdd\xdb\x01(\x00R\ttimeoutMs\"\xba\x01\n\x17StreamRecommendResponse\x12%\n\x0e\x63orrelation_id\x18\x01 \x01(\x04R\rcorrelationId\x12\x41\n\x08response\x18\x02 \x01(\x0b\x32#.recommend_api.v1.RecommendResponseH\x00R\x08response\x12*\n\x05\x65rror\x18\x03 \x01(\x0b\x32\x12.google.rpc.StatusH\x00R\x05\x65rrorB\t\n\x07outcome\"1\n\x0fGetModelRequest\x12\x1e\n\x05model\x18\x01 \x01(\tB\x08\xbaH\x05r\x03(\x80\x02R\x05model\"A\n\x10GetModelResponse\x12-\n\x05model\x18\x01 \x01(\x0b\x32\x17.recommend_api.v1.ModelR\x05model\"\x13\n\x11ListModelsRequest\"E\n\x12ListModelsResponse\x12/\n\x06models\x18\x01 \x03(\x0b\x32\x17.recommend_api.v1.ModelR\x06models\"\xc0\x07\n\x05Model\x12\x12\n\x04name\x18\x01 \x01(\tR\x04name\x12\x18\n\x07version\x18\x02 \x01(\tR\x07version\x12\x16\n\x06sha256\x18\x03 \x01(\tR\x06sha256\x12\x14\n\x05items\x18\x04 \x01(\x03R\x05items\x12%\n\x0e\x65mbedding_size\x18\x05 \x01(\x05R\rembeddingSize\x12#\n\rdefault_limit\x18\x06 \x01(\x05R\x0c\x64\x65\x66\x61ultLimit\x12\x1b\n\tmax_limit\x18\x07 \x01(\x05R\x08maxLimit\x12\'\n\x0flongest_history\x18\x08 \x01(\x05R\x0elongestHistory\x12\'\n\x0fvocabulary_size\x18\t \x01(\x03R\x0evocabularySize\x12#\n\rfallback_size\x18\n \x01(\x05R\x0c\x66\x61llbackSize\x12-\n\x12\x65xecution_provider\x18\x0b \x01(\tR\x11\x65xecutionProvider\x12\x37\n\tloaded_at\x18\x0c \x01(\x0b\x32\x1a.google.protobuf.TimestampR\x08loadedAt\x12\x18\n\x07\x61liases\x18\r \x03(\tR\x07\x61liases\x12/\n\x04role\x18\x0e \x01(\x0e\x32\x1b.recommend_api.v1.ModelRoleR\x04role\x12\x1c\n\treference\x18\x0f \x01(\tR\treference\x12%\n\x0esource_failure\x18\x10 \x01(\tR\rsourceFailure\x12\'\n\x0frefused_version\x18\x11 \x01(\tR\x0erefusedVersion\x12\x18\n\x07refusal\x18\x12 \x01(\tR\x07refusal\x12#\n\rhistory_items\x18\x13 \x01(\x03R\x0chistoryItems\x12\x14\n\x05users\x18\x14 \x01(\x03R\x05users\x12\x1d\n\nfirst_user\x18\x15 \x01(\x03R\tfirstUser\x12\"\n\rhas_user_keys\x18\x16 \x01(\x08R\x0bhasUserKeys\x12:\n\x08\x66\x65\x61tures\x18\x17 \x03(\x0b\x32\x1e.recommend_api.v1.FeatureInputR\x08\x66\x65\x61tures\x12#\n\rhistory_types\x18\x18 \x01(\x05R\x0chistoryTypes\x12\x31\n\x15has_history_type_keys\x18\x19 \x01(\x08R\x12hasHistoryTypeKeys\x12.\n\x13takes_history_times\x18\x1a \x01(\x08R\x11takesHistoryTimes\"\x8c\x01\n\x0c\x46\x65\x61tureInput\x12\x12\n\x04name\x18\x01 \x01(\tR\x04name\x12\x31\n\x04type\x18\x02 \x01(\x0e\x32\x1d.recommend_api.v1.FeatureTypeR\x04type\x12\x14\n\x05width\x18\x03 \x01(\x05R\x05width\x12\x1f\n\x0bhas_default\x18\x04 \x01(\x08R\nhasDefault*X\n\x06Source\x12\x16\n\x12SOURCE_UNSPECIFIED\x10\x00\x12\x10\n\x0cSOURCE_MODEL\x10\x01\x12\x13\n\x0fSOURCE_FALLBACK\x10\x02\x12\x0f\n\x0bSOURCE_USER\x10\x03*\x8b\x01\n\x0b\x46\x65\x61tureType\x12\x1c\n\x18\x46\x45\x41TURE_TYPE_UNSPECIFIED\x10\x00\x12\x16\n\x12\x46\x45\x41TURE_TYPE_INT64\x10\x01\x12\x16\n\x12\x46\x45\x41TURE_TYPE_FLOAT\x10\x02\x12\x15\n\x11\x46\x45\x41TURE_TYPE_BOOL\x10\x03\x12\x17\n\x13\x46\x45\x41TURE_TYPE_STRING\x10\x04*j\n\tModelRole\x12\x1a\n\x16MODEL_ROLE_UNSPECIFIED\x10\x00\x12\x13\n\x0fMODEL_ROLE_LIVE\x10\x01\x12\x15\n\x11MODEL_ROLE_CANARY\x10\x02\x12\x15\n\x11MODEL_ROLE_SHADOW\x10\x03\x32\xe7\x03\n\x12RecommenderService\x12T\n\tRecommend\x12\".recommend_api.v1.RecommendRequest\x1a#.recommend_api.v1.RecommendResponse\x12\x63\n\x0e\x42\x61tchRecommend\x12\'.recommend_api.v1.BatchRecommendRequest\x1a(.recommend_api.v1.BatchRecommendResponse\x12j\n\x0fStreamRecommend\x12(.recommend_api.v1.StreamRecommendRequest\x1a).recommend_api.v1.StreamRecommendResponse(\x01\x30\x01\x12Q\n\x08GetModel\x12!.recommend_api.v1.GetModelRequest\x1a\".recommend_api.v1.GetModelResponse\x12W\n\nListModels\x12#.recommend_api.v1.ListModelsRequest\x1a$.recommend_api.v1.ListModelsResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'recommend_api.v1.recommend_api_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
+  _globals['_RECOMMENDREQUEST_FEATURESENTRY']._loaded_options = None
+  _globals['_RECOMMENDREQUEST_FEATURESENTRY']._serialized_options = b'8\001'
   _globals['_RECOMMENDREQUEST'].fields_by_name['item_ids']._loaded_options = None
   _globals['_RECOMMENDREQUEST'].fields_by_name['item_ids']._serialized_options = b'\272H\r\222\001\n\020\240\215\006\"\004\032\002(\000'
   _globals['_RECOMMENDREQUEST'].fields_by_name['limit']._loaded_options = None
@@ -58,40 +60,78 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_RECOMMENDREQUEST'].fields_by_name['user_key']._serialized_options = b'\272H\005r\003(\200\002'
   _globals['_RECOMMENDREQUEST'].fields_by_name['user_id']._loaded_options = None
   _globals['_RECOMMENDREQUEST'].fields_by_name['user_id']._serialized_options = b'\272H\004\"\002(\000'
+  _globals['_RECOMMENDREQUEST'].fields_by_name['features']._loaded_options = None
+  _globals['_RECOMMENDREQUEST'].fields_by_name['features']._serialized_options = b'\272H\017\232\001\014\020\200\002\"\007r\005\020\001(\200\001'
+  _globals['_RECOMMENDREQUEST'].fields_by_name['history_type_keys']._loaded_options = None
+  _globals['_RECOMMENDREQUEST'].fields_by_name['history_type_keys']._serialized_options = b'\272H\020\222\001\r\020\240\215\006\"\007r\005\020\001(\200\002'
+  _globals['_RECOMMENDREQUEST'].fields_by_name['history_type_ids']._loaded_options = None
+  _globals['_RECOMMENDREQUEST'].fields_by_name['history_type_ids']._serialized_options = b'\272H\r\222\001\n\020\240\215\006\"\004\032\002(\000'
+  _globals['_RECOMMENDREQUEST'].fields_by_name['history_times']._loaded_options = None
+  _globals['_RECOMMENDREQUEST'].fields_by_name['history_times']._serialized_options = b'\272H\r\222\001\n\020\240\215\006\"\004\"\002(\000'
   _globals['_RECOMMENDREQUEST']._loaded_options = None
-  _globals['_RECOMMENDREQUEST']._serialized_options = b'\272H\200\001\"\025\n\010item_ids\n\titem_keys\"\'\n\021excluded_item_ids\n\022excluded_item_keys\")\n\022candidate_item_ids\n\023candidate_item_keys\"\023\n\010user_key\n\007user_id'
+  _globals['_RECOMMENDREQUEST']._serialized_options = b'\272H\247\001\"\025\n\010item_ids\n\titem_keys\"\'\n\021excluded_item_ids\n\022excluded_item_keys\")\n\022candidate_item_ids\n\023candidate_item_keys\"\023\n\010user_key\n\007user_id\"%\n\021history_type_keys\n\020history_type_ids'
+  _globals['_FEATUREVALUE'].oneofs_by_name['value']._loaded_options = None
+  _globals['_FEATUREVALUE'].oneofs_by_name['value']._serialized_options = b'\272H\002\010\001'
+  _globals['_FEATUREVALUE'].fields_by_name['double_value']._loaded_options = None
+  _globals['_FEATUREVALUE'].fields_by_name['double_value']._serialized_options = b'\272H\004\022\002@\001'
+  _globals['_FEATUREVALUE'].fields_by_name['string_value']._loaded_options = None
+  _globals['_FEATUREVALUE'].fields_by_name['string_value']._serialized_options = b'\272H\005r\003(\200\010'
+  _globals['_INT64LIST'].fields_by_name['values']._loaded_options = None
+  _globals['_INT64LIST'].fields_by_name['values']._serialized_options = b'\272H\006\222\001\003\020\200 '
+  _globals['_DOUBLELIST'].fields_by_name['values']._loaded_options = None
+  _globals['_DOUBLELIST'].fields_by_name['values']._serialized_options = b'\272H\014\222\001\t\020\200 \"\004\022\002@\001'
+  _globals['_STRINGLIST'].fields_by_name['values']._loaded_options = None
+  _globals['_STRINGLIST'].fields_by_name['values']._serialized_options = b'\272H\r\222\001\n\020\200 \"\005r\003(\200\010'
+  _globals['_BOOLLIST'].fields_by_name['values']._loaded_options = None
+  _globals['_BOOLLIST'].fields_by_name['values']._serialized_options = b'\272H\006\222\001\003\020\200 '
   _globals['_STREAMRECOMMENDREQUEST'].fields_by_name['timeout_ms']._loaded_options = None
   _globals['_STREAMRECOMMENDREQUEST'].fields_by_name['timeout_ms']._serialized_options = b'\272H\t\032\007\030\200\335\333\001(\000'
   _globals['_GETMODELREQUEST'].fields_by_name['model']._loaded_options = None
   _globals['_GETMODELREQUEST'].fields_by_name['model']._serialized_options = b'\272H\005r\003(\200\002'
-  _globals['_SOURCE']._serialized_start=2988
-  _globals['_SOURCE']._serialized_end=3076
-  _globals['_MODELROLE']._serialized_start=3078
-  _globals['_MODELROLE']._serialized_end=3184
+  _globals['_SOURCE']._serialized_start=4388
+  _globals['_SOURCE']._serialized_end=4476
+  _globals['_FEATURETYPE']._serialized_start=4479
+  _globals['_FEATURETYPE']._serialized_end=4618
+  _globals['_MODELROLE']._serialized_start=4620
+  _globals['_MODELROLE']._serialized_end=4726
   _globals['_RECOMMENDREQUEST']._serialized_start=146
-  _globals['_RECOMMENDREQUEST']._serialized_end=949
-  _globals['_RECOMMENDRESPONSE']._serialized_start=952
-  _globals['_RECOMMENDRESPONSE']._serialized_end=1329
-  _globals['_BATCHRECOMMENDREQUEST']._serialized_start=1331
-  _globals['_BATCHRECOMMENDREQUEST']._serialized_end=1418
-  _globals['_BATCHRECOMMENDRESPONSE']._serialized_start=1420
-  _globals['_BATCHRECOMMENDRESPONSE']._serialized_end=1505
-  _globals['_RECOMMENDRESULT']._serialized_start=1508
-  _globals['_RECOMMENDRESULT']._serialized_end=1647
-  _globals['_STREAMRECOMMENDREQUEST']._serialized_start=1650
-  _globals['_STREAMRECOMMENDREQUEST']._serialized_end=1820
-  _globals['_STREAMRECOMMENDRESPONSE']._serialized_start=1823
-  _globals['_STREAMRECOMMENDRESPONSE']._serialized_end=2009
-  _globals['_GETMODELREQUEST']._serialized_start=2011
-  _globals['_GETMODELREQUEST']._serialized_end=2060
-  _globals['_GETMODELRESPONSE']._serialized_start=2062
-  _globals['_GETMODELRESPONSE']._serialized_end=2127
-  _globals['_LISTMODELSREQUEST']._serialized_start=2129
-  _globals['_LISTMODELSREQUEST']._serialized_end=2148
-  _globals['_LISTMODELSRESPONSE']._serialized_start=2150
-  _globals['_LISTMODELSRESPONSE']._serialized_end=2219
-  _globals['_MODEL']._serialized_start=2222
-  _globals['_MODEL']._serialized_end=2986
-  _globals['_RECOMMENDERSERVICE']._serialized_start=3187
-  _globals['_RECOMMENDERSERVICE']._serialized_end=3674
+  _globals['_RECOMMENDREQUEST']._serialized_end=1359
+  _globals['_RECOMMENDREQUEST_FEATURESENTRY']._serialized_start=1068
+  _globals['_RECOMMENDREQUEST_FEATURESENTRY']._serialized_end=1159
+  _globals['_FEATUREVALUE']._serialized_start=1362
+  _globals['_FEATUREVALUE']._serialized_end=1804
+  _globals['_INT64LIST']._serialized_start=1806
+  _globals['_INT64LIST']._serialized_end=1852
+  _globals['_DOUBLELIST']._serialized_start=1854
+  _globals['_DOUBLELIST']._serialized_end=1907
+  _globals['_STRINGLIST']._serialized_start=1909
+  _globals['_STRINGLIST']._serialized_end=1963
+  _globals['_BOOLLIST']._serialized_start=1965
+  _globals['_BOOLLIST']._serialized_end=2010
+  _globals['_RECOMMENDRESPONSE']._serialized_start=2013
+  _globals['_RECOMMENDRESPONSE']._serialized_end=2390
+  _globals['_BATCHRECOMMENDREQUEST']._serialized_start=2392
+  _globals['_BATCHRECOMMENDREQUEST']._serialized_end=2479
+  _globals['_BATCHRECOMMENDRESPONSE']._serialized_start=2481
+  _globals['_BATCHRECOMMENDRESPONSE']._serialized_end=2566
+  _globals['_RECOMMENDRESULT']._serialized_start=2569
+  _globals['_RECOMMENDRESULT']._serialized_end=2708
+  _globals['_STREAMRECOMMENDREQUEST']._serialized_start=2711
+  _globals['_STREAMRECOMMENDREQUEST']._serialized_end=2881
+  _globals['_STREAMRECOMMENDRESPONSE']._serialized_start=2884
+  _globals['_STREAMRECOMMENDRESPONSE']._serialized_end=3070
+  _globals['_GETMODELREQUEST']._serialized_start=3072
+  _globals['_GETMODELREQUEST']._serialized_end=3121
+  _globals['_GETMODELRESPONSE']._serialized_start=3123
+  _globals['_GETMODELRESPONSE']._serialized_end=3188
+  _globals['_LISTMODELSREQUEST']._serialized_start=3190
+  _globals['_LISTMODELSREQUEST']._serialized_end=3209
+  _globals['_LISTMODELSRESPONSE']._serialized_start=3211
+  _globals['_LISTMODELSRESPONSE']._serialized_end=3280
+  _globals['_MODEL']._serialized_start=3283
+  _globals['_MODEL']._serialized_end=4243
+  _globals['_FEATUREINPUT']._serialized_start=4246
+  _globals['_FEATUREINPUT']._serialized_end=4386
+  _globals['_RECOMMENDERSERVICE']._serialized_start=4729
+  _globals['_RECOMMENDERSERVICE']._serialized_end=5216
 # @@protoc_insertion_point(module_scope)

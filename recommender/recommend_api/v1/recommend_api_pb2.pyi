@@ -19,6 +19,14 @@ class Source(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     SOURCE_FALLBACK: _ClassVar[Source]
     SOURCE_USER: _ClassVar[Source]
 
+class FeatureType(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    FEATURE_TYPE_UNSPECIFIED: _ClassVar[FeatureType]
+    FEATURE_TYPE_INT64: _ClassVar[FeatureType]
+    FEATURE_TYPE_FLOAT: _ClassVar[FeatureType]
+    FEATURE_TYPE_BOOL: _ClassVar[FeatureType]
+    FEATURE_TYPE_STRING: _ClassVar[FeatureType]
+
 class ModelRole(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
     MODEL_ROLE_UNSPECIFIED: _ClassVar[ModelRole]
@@ -29,13 +37,25 @@ SOURCE_UNSPECIFIED: Source
 SOURCE_MODEL: Source
 SOURCE_FALLBACK: Source
 SOURCE_USER: Source
+FEATURE_TYPE_UNSPECIFIED: FeatureType
+FEATURE_TYPE_INT64: FeatureType
+FEATURE_TYPE_FLOAT: FeatureType
+FEATURE_TYPE_BOOL: FeatureType
+FEATURE_TYPE_STRING: FeatureType
 MODEL_ROLE_UNSPECIFIED: ModelRole
 MODEL_ROLE_LIVE: ModelRole
 MODEL_ROLE_CANARY: ModelRole
 MODEL_ROLE_SHADOW: ModelRole
 
 class RecommendRequest(_message.Message):
-    __slots__ = ("item_ids", "limit", "excluded_item_ids", "exclude_history", "candidate_item_ids", "min_score", "item_keys", "excluded_item_keys", "candidate_item_keys", "model", "routing_key", "user_key", "user_id")
+    __slots__ = ("item_ids", "limit", "excluded_item_ids", "exclude_history", "candidate_item_ids", "min_score", "item_keys", "excluded_item_keys", "candidate_item_keys", "model", "routing_key", "user_key", "user_id", "features", "history_type_keys", "history_type_ids", "history_times")
+    class FeaturesEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: FeatureValue
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[_Union[FeatureValue, _Mapping]] = ...) -> None: ...
     ITEM_IDS_FIELD_NUMBER: _ClassVar[int]
     LIMIT_FIELD_NUMBER: _ClassVar[int]
     EXCLUDED_ITEM_IDS_FIELD_NUMBER: _ClassVar[int]
@@ -49,6 +69,10 @@ class RecommendRequest(_message.Message):
     ROUTING_KEY_FIELD_NUMBER: _ClassVar[int]
     USER_KEY_FIELD_NUMBER: _ClassVar[int]
     USER_ID_FIELD_NUMBER: _ClassVar[int]
+    FEATURES_FIELD_NUMBER: _ClassVar[int]
+    HISTORY_TYPE_KEYS_FIELD_NUMBER: _ClassVar[int]
+    HISTORY_TYPE_IDS_FIELD_NUMBER: _ClassVar[int]
+    HISTORY_TIMES_FIELD_NUMBER: _ClassVar[int]
     item_ids: _containers.RepeatedScalarFieldContainer[int]
     limit: int
     excluded_item_ids: _containers.RepeatedScalarFieldContainer[int]
@@ -62,7 +86,55 @@ class RecommendRequest(_message.Message):
     routing_key: str
     user_key: str
     user_id: int
-    def __init__(self, item_ids: _Optional[_Iterable[int]] = ..., limit: _Optional[int] = ..., excluded_item_ids: _Optional[_Iterable[int]] = ..., exclude_history: _Optional[bool] = ..., candidate_item_ids: _Optional[_Iterable[int]] = ..., min_score: _Optional[float] = ..., item_keys: _Optional[_Iterable[str]] = ..., excluded_item_keys: _Optional[_Iterable[str]] = ..., candidate_item_keys: _Optional[_Iterable[str]] = ..., model: _Optional[str] = ..., routing_key: _Optional[str] = ..., user_key: _Optional[str] = ..., user_id: _Optional[int] = ...) -> None: ...
+    features: _containers.MessageMap[str, FeatureValue]
+    history_type_keys: _containers.RepeatedScalarFieldContainer[str]
+    history_type_ids: _containers.RepeatedScalarFieldContainer[int]
+    history_times: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, item_ids: _Optional[_Iterable[int]] = ..., limit: _Optional[int] = ..., excluded_item_ids: _Optional[_Iterable[int]] = ..., exclude_history: _Optional[bool] = ..., candidate_item_ids: _Optional[_Iterable[int]] = ..., min_score: _Optional[float] = ..., item_keys: _Optional[_Iterable[str]] = ..., excluded_item_keys: _Optional[_Iterable[str]] = ..., candidate_item_keys: _Optional[_Iterable[str]] = ..., model: _Optional[str] = ..., routing_key: _Optional[str] = ..., user_key: _Optional[str] = ..., user_id: _Optional[int] = ..., features: _Optional[_Mapping[str, FeatureValue]] = ..., history_type_keys: _Optional[_Iterable[str]] = ..., history_type_ids: _Optional[_Iterable[int]] = ..., history_times: _Optional[_Iterable[int]] = ...) -> None: ...
+
+class FeatureValue(_message.Message):
+    __slots__ = ("int64_value", "double_value", "string_value", "bool_value", "int64_list", "double_list", "string_list", "bool_list")
+    INT64_VALUE_FIELD_NUMBER: _ClassVar[int]
+    DOUBLE_VALUE_FIELD_NUMBER: _ClassVar[int]
+    STRING_VALUE_FIELD_NUMBER: _ClassVar[int]
+    BOOL_VALUE_FIELD_NUMBER: _ClassVar[int]
+    INT64_LIST_FIELD_NUMBER: _ClassVar[int]
+    DOUBLE_LIST_FIELD_NUMBER: _ClassVar[int]
+    STRING_LIST_FIELD_NUMBER: _ClassVar[int]
+    BOOL_LIST_FIELD_NUMBER: _ClassVar[int]
+    int64_value: int
+    double_value: float
+    string_value: str
+    bool_value: bool
+    int64_list: Int64List
+    double_list: DoubleList
+    string_list: StringList
+    bool_list: BoolList
+    def __init__(self, int64_value: _Optional[int] = ..., double_value: _Optional[float] = ..., string_value: _Optional[str] = ..., bool_value: _Optional[bool] = ..., int64_list: _Optional[_Union[Int64List, _Mapping]] = ..., double_list: _Optional[_Union[DoubleList, _Mapping]] = ..., string_list: _Optional[_Union[StringList, _Mapping]] = ..., bool_list: _Optional[_Union[BoolList, _Mapping]] = ...) -> None: ...
+
+class Int64List(_message.Message):
+    __slots__ = ("values",)
+    VALUES_FIELD_NUMBER: _ClassVar[int]
+    values: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, values: _Optional[_Iterable[int]] = ...) -> None: ...
+
+class DoubleList(_message.Message):
+    __slots__ = ("values",)
+    VALUES_FIELD_NUMBER: _ClassVar[int]
+    values: _containers.RepeatedScalarFieldContainer[float]
+    def __init__(self, values: _Optional[_Iterable[float]] = ...) -> None: ...
+
+class StringList(_message.Message):
+    __slots__ = ("values",)
+    VALUES_FIELD_NUMBER: _ClassVar[int]
+    values: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, values: _Optional[_Iterable[str]] = ...) -> None: ...
+
+class BoolList(_message.Message):
+    __slots__ = ("values",)
+    VALUES_FIELD_NUMBER: _ClassVar[int]
+    values: _containers.RepeatedScalarFieldContainer[bool]
+    def __init__(self, values: _Optional[_Iterable[bool]] = ...) -> None: ...
 
 class RecommendResponse(_message.Message):
     __slots__ = ("item_ids", "scores", "model_version", "item_keys", "unknown_item_ids", "unknown_item_keys", "source", "request_id", "unknown_user", "ignored_inputs")
@@ -151,7 +223,7 @@ class ListModelsResponse(_message.Message):
     def __init__(self, models: _Optional[_Iterable[_Union[Model, _Mapping]]] = ...) -> None: ...
 
 class Model(_message.Message):
-    __slots__ = ("name", "version", "sha256", "items", "embedding_size", "default_limit", "max_limit", "longest_history", "vocabulary_size", "fallback_size", "execution_provider", "loaded_at", "aliases", "role", "reference", "source_failure", "refused_version", "refusal", "history_items", "users", "first_user", "has_user_keys")
+    __slots__ = ("name", "version", "sha256", "items", "embedding_size", "default_limit", "max_limit", "longest_history", "vocabulary_size", "fallback_size", "execution_provider", "loaded_at", "aliases", "role", "reference", "source_failure", "refused_version", "refusal", "history_items", "users", "first_user", "has_user_keys", "features", "history_types", "has_history_type_keys", "takes_history_times")
     NAME_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
     SHA256_FIELD_NUMBER: _ClassVar[int]
@@ -174,6 +246,10 @@ class Model(_message.Message):
     USERS_FIELD_NUMBER: _ClassVar[int]
     FIRST_USER_FIELD_NUMBER: _ClassVar[int]
     HAS_USER_KEYS_FIELD_NUMBER: _ClassVar[int]
+    FEATURES_FIELD_NUMBER: _ClassVar[int]
+    HISTORY_TYPES_FIELD_NUMBER: _ClassVar[int]
+    HAS_HISTORY_TYPE_KEYS_FIELD_NUMBER: _ClassVar[int]
+    TAKES_HISTORY_TIMES_FIELD_NUMBER: _ClassVar[int]
     name: str
     version: str
     sha256: str
@@ -196,4 +272,20 @@ class Model(_message.Message):
     users: int
     first_user: int
     has_user_keys: bool
-    def __init__(self, name: _Optional[str] = ..., version: _Optional[str] = ..., sha256: _Optional[str] = ..., items: _Optional[int] = ..., embedding_size: _Optional[int] = ..., default_limit: _Optional[int] = ..., max_limit: _Optional[int] = ..., longest_history: _Optional[int] = ..., vocabulary_size: _Optional[int] = ..., fallback_size: _Optional[int] = ..., execution_provider: _Optional[str] = ..., loaded_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., aliases: _Optional[_Iterable[str]] = ..., role: _Optional[_Union[ModelRole, str]] = ..., reference: _Optional[str] = ..., source_failure: _Optional[str] = ..., refused_version: _Optional[str] = ..., refusal: _Optional[str] = ..., history_items: _Optional[int] = ..., users: _Optional[int] = ..., first_user: _Optional[int] = ..., has_user_keys: _Optional[bool] = ...) -> None: ...
+    features: _containers.RepeatedCompositeFieldContainer[FeatureInput]
+    history_types: int
+    has_history_type_keys: bool
+    takes_history_times: bool
+    def __init__(self, name: _Optional[str] = ..., version: _Optional[str] = ..., sha256: _Optional[str] = ..., items: _Optional[int] = ..., embedding_size: _Optional[int] = ..., default_limit: _Optional[int] = ..., max_limit: _Optional[int] = ..., longest_history: _Optional[int] = ..., vocabulary_size: _Optional[int] = ..., fallback_size: _Optional[int] = ..., execution_provider: _Optional[str] = ..., loaded_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., aliases: _Optional[_Iterable[str]] = ..., role: _Optional[_Union[ModelRole, str]] = ..., reference: _Optional[str] = ..., source_failure: _Optional[str] = ..., refused_version: _Optional[str] = ..., refusal: _Optional[str] = ..., history_items: _Optional[int] = ..., users: _Optional[int] = ..., first_user: _Optional[int] = ..., has_user_keys: _Optional[bool] = ..., features: _Optional[_Iterable[_Union[FeatureInput, _Mapping]]] = ..., history_types: _Optional[int] = ..., has_history_type_keys: _Optional[bool] = ..., takes_history_times: _Optional[bool] = ...) -> None: ...
+
+class FeatureInput(_message.Message):
+    __slots__ = ("name", "type", "width", "has_default")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    TYPE_FIELD_NUMBER: _ClassVar[int]
+    WIDTH_FIELD_NUMBER: _ClassVar[int]
+    HAS_DEFAULT_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    type: FeatureType
+    width: int
+    has_default: bool
+    def __init__(self, name: _Optional[str] = ..., type: _Optional[_Union[FeatureType, str]] = ..., width: _Optional[int] = ..., has_default: _Optional[bool] = ...) -> None: ...

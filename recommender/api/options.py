@@ -1,0 +1,127 @@
+"""What a request holds beside the ids of its history, and the inputs of a model among it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from typing import NamedTuple
+
+from recommender.errors import InputsError, InvalidRequestError, Violation
+from recommender.models.version import Version
+from recommender.recommend_api.v1 import recommend_api_pb2 as api
+
+_NAMED_VIOLATIONS = 10
+"""A caller's status stays small, however many inputs it brings."""
+
+
+class Items(NamedTuple):
+    """A list of items as a request names them, by ids or by keys."""
+
+    ids: Sequence[int]
+    keys: Sequence[str]
+
+
+@dataclass(slots=True)
+class Options:
+    """What a request holds beside the ids of its history; the first two are of the limits, not its own choice."""
+
+    reject_unknown: bool = False
+    reject_inputs: bool = True
+    history_keys: Sequence[str] = ()
+    excluded: Items | None = None
+    candidates: Items | None = None
+    exclude_history: bool = False
+    limit: int = 0
+    min_score: float | None = None
+    routing_key: str = ""
+    user: int | str | None = None
+    """By id or by key."""
+    features: Mapping[str, api.FeatureValue] | None = None
+    history_type_keys: Sequence[str] = ()
+    history_type_ids: Sequence[int] = ()
+    history_times: Sequence[int] = ()
+
+    def untaken(self, version: Version, *, reject: bool) -> tuple[str, ...]:
+        """The fields with inputs that a version does not take.
+
+        Raises InputsError if there are any, and the version is to `reject` them.
+        """
+        untaken = {}
+        if self.user is not None and version.model.users is None:
+            untaken[user_field(self.user)] = "user"
+        if self.features:
+            untaken |= dict.fromkeys(map(feature_field, self.features), "features")
+        if self.history_type_keys:
+            untaken["history_type_keys"] = "types of events"
+        if self.history_type_ids:
+            untaken["history_type_ids"] = "types of events"
+        if self.history_times:
+            untaken["history_times"] = "times"
+        if untaken and reject:
+            raise InputsError(
+                *(
+                    Violation(field, f"model {version.model.label} takes no {what}: leave {field} out")
+                    for field, what in islice(untaken.items(), _NAMED_VIOLATIONS)
+                ),
+                untaken=untaken,
+            )
+        return tuple(untaken)
+
+
+def user_field(named: int | str) -> str:
+    """The field of a request that names a user so."""
+    return "user_key" if isinstance(named, str) else "user_id"
+
+
+def feature_field(name: str) -> str:
+    """A feature, as messages name it among the fields of a request."""
+    return f"features[{name}]"
+
+
+def read_options(request: api.RecommendRequest, *, reject_unknown: bool, reject_inputs: bool) -> Options:
+    """The options of a request that keeps the rules of the proto.
+
+    Raises InvalidRequestError if the types or times of its history are not as many as its items.
+    """
+    if request.history_type_keys or request.history_type_ids or request.history_times:
+        _check_lengths(request)
+    return Options(
+        reject_unknown,
+        reject_inputs,
+        request.item_keys[:],
+        _items(request.excluded_item_ids, request.excluded_item_keys),
+        _items(request.candidate_item_ids, request.candidate_item_keys),
+        request.exclude_history,
+        request.limit,
+        request.min_score if request.HasField("min_score") else None,
+        request.routing_key,
+        request.user_id if request.HasField("user_id") else request.user_key or None,
+        request.features or None,
+        request.history_type_keys[:],
+        request.history_type_ids[:],
+        request.history_times[:],
+    )
+
+
+def _check_lengths(request: api.RecommendRequest) -> None:
+    items = len(request.item_ids) or len(request.item_keys)
+    lengths = {
+        "history_type_keys": len(request.history_type_keys),
+        "history_type_ids": len(request.history_type_ids),
+        "history_times": len(request.history_times),
+    }
+    wrong = [
+        Violation(
+            name, f"its length is {length} and that of the history {items}: give one value for each item, in its order"
+        )
+        for name, length in lengths.items()
+        if length not in (0, items)
+    ]
+    if wrong:
+        raise InvalidRequestError(*wrong)
+
+
+def _items(ids: Sequence[int], keys: Sequence[str]) -> Items | None:
+    """A list of a message as a value of its own; None if it names nothing."""
+    return Items(ids[:], keys[:]) if ids or keys else None
