@@ -15,6 +15,8 @@ class Query(NamedTuple):
 
     Items in `excluded` are never recommended. Where `candidates` are given, only they are ranked: each
     once, ascending, none of them excluded. `user` is read by models that take users; 0 stands for an unknown one.
+    `history_types` and `history_times` (Unix milliseconds) have a number for each item of the history, or none at all:
+    then the model reads its defaults.
     """
 
     history: tuple[int, ...]
@@ -22,11 +24,16 @@ class Query(NamedTuple):
     excluded: tuple[int, ...] = ()
     candidates: tuple[int, ...] | None = None
     user: int = 0
+    history_types: tuple[int, ...] = ()
+    history_times: tuple[int, ...] = ()
 
     @property
     def told(self) -> str:
-        """The history and the user, as messages name them."""
-        return f"the history {list(self.history)}" + (f" of user {self.user}" if self.user else "")
+        """The history and what stands beside it, as messages name them."""
+        of_types = f" with the types {list(self.history_types)}" if self.history_types else ""
+        of_times = f" at the times {list(self.history_times)}" if self.history_times else ""
+        of_user = f" of user {self.user}" if self.user else ""
+        return f"the history {list(self.history)}{of_types}{of_times}{of_user}"
 
 
 class Ranking(NamedTuple):
@@ -85,13 +92,45 @@ class Users:
 
 
 @dataclass(frozen=True, slots=True)
+class Types:
+    """The types of events that a model tells apart in histories: `count` ids from `first` on, without a gap.
+
+    Where `first` is 1, 0 is what it pads them with. `unknown` stands for a type that it does not know; None refuses
+    the request. `default` stands for each item of a history without types; None refuses it.
+    """
+
+    count: int
+    first: int = 1
+    unknown: int | None = None
+    default: int | None = None
+
+    @property
+    def last(self) -> int:
+        """The largest id."""
+        return self.first + self.count - 1
+
+
+@dataclass(frozen=True, slots=True)
+class Times:
+    """How a model reads the times of histories, in Unix milliseconds.
+
+    `default` stands for each item of a history without times; None refuses the request. So do times that descend, if
+    the model takes `sorted_times` only.
+    """
+
+    default: int | None = None
+    sorted_times: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Model:
     """What the model being served can give.
 
     `items` is the size of the catalogue, None where the model does not tell; `longest_history` is the
     number of most recent items the network reads, None where it reads any number. No answer holds an item of
     `never_recommended`. `padding_id` stands in histories where no item does; None for 0, which then is an item too.
-    Histories hold ids below `history_items`; None for those of the catalogue. `users` is None where it takes none.
+    Histories hold ids below `history_items`; None for those of the catalogue. `users` is None where it takes none;
+    so are `history_types` and `history_times`.
     """
 
     name: str
@@ -105,6 +144,8 @@ class Model:
     padding_id: int | None = None
     history_items: int | None = None
     users: Users | None = None
+    history_types: Types | None = None
+    history_times: Times | None = None
 
     @property
     def readable(self) -> int | None:

@@ -16,7 +16,7 @@ import numpy as np
 import onnxruntime
 
 from recommender.domain import Model
-from recommender.engine.contract import Contract, Feed, Outputs
+from recommender.engine.contract import PER_ITEM, Contract, Feed, Outputs
 
 _LEAST_HISTORY = 8
 _HISTORY_STEP = 4
@@ -129,6 +129,8 @@ class _Bound:
         }
         if "user" in contract.inputs:
             self._staged["user"] = np.zeros(bucket.rows, np.int64)
+        for name in PER_ITEM & contract.inputs:
+            self._staged[name] = np.zeros((bucket.rows, bucket.history), np.int64)
 
         def buffer(shape: tuple[int, ...], element: type[np.generic]) -> onnxruntime.OrtValue:
             return onnxruntime.OrtValue.ortvalue_from_shape_and_type(shape, element, device, device_id)
@@ -158,6 +160,9 @@ class _Bound:
         if "user" in staged:
             staged["user"].fill(0)
             staged["user"][:rows] = feed["user"]
+        for name in PER_ITEM & staged.keys():
+            staged[name].fill(0)
+            staged[name][:rows, :history] = feed[name]
         for name, value in self._inputs.items():
             value.update_inplace(staged[name])
         session.run_with_iobinding(self._binding, options)

@@ -2,8 +2,9 @@
 
 In: `user_history` int64 [batch, history], padded on the right with 0, and `history_length` int64 [batch];
 optional `k` int64 [1], `excluded` int64 [nnz, 2], `candidates` int64 [batch, c] with `candidates_length`
-int64 [batch], `user` int64 [batch]. A model that takes users runs with any of them, with 0 for an unknown one, and with
-histories of length 0. Out: `recommendations` int64 [batch, k], best first, and `scores` float32 [batch, k].
+int64 [batch], `user` int64 [batch], and `history_types` and `history_times` (Unix milliseconds), both int64
+[batch, history] and padded as the history is. A model that takes users runs with any of them, with 0 for an unknown
+one, and with histories of length 0. Out: `recommendations` int64 [batch, k], best first, and `scores` float32 [batch, k].
 An id of -1 or a score of -inf is no recommendation. An id outside the catalogue, or a score that is NaN or +inf, is a
 fault of its row: that row fails, and no other.
 Optional `fallbacks` int64 [batch], 1 for a row that 8-bit scores could not rank alone, which serving does not ask for.
@@ -23,7 +24,7 @@ import numpy as np
 import numpy.typing as npt
 
 from recommender.batching.faults import whole
-from recommender.domain import Query, Ranking
+from recommender.domain import Model, Query, Ranking
 from recommender.errors import EngineError, ModelError
 
 Feed: TypeAlias = dict[str, npt.NDArray[np.int64]]
@@ -47,12 +48,18 @@ _OPTIONAL = {
     "candidates": Port(_INT64, 2),
     "candidates_length": Port(_INT64, 1),
     "user": Port(_INT64, 1),
+    "history_types": Port(_INT64, 2),
+    "history_times": Port(_INT64, 2),
 }
 _OUTPUTS = {"recommendations": Port(_INT64, 2), "scores": Port(_FLOAT, 2)}
 _OPTIONAL_OUTPUTS = {"fallbacks": Port(_INT64, 1)}
 _OLDER_INPUTS = {"user_history": Port(_INT64, 1)}
 _OLDER_OUTPUTS = {"recommendations": Port(_INT64, 1)}
+PER_ITEM = frozenset({"history_types", "history_times"})
+"""Inputs of the history's own shape."""
 _RESTRICTING = frozenset({"excluded", "candidates"})
+_TIME_TO_COME = 1 << 42
+"""Unix milliseconds, in the year 2109."""
 _NOTHING_EXCLUDED = np.empty((0, 2), np.int64)
 _MOST_LOOKED_UP = 1 << 18
 """Candidates that one run looks up at most, padding included: it bounds the memory that they take."""
@@ -68,7 +75,8 @@ _MOST_ITEMS = 1 << 31
 class Contract:
     """The form of the contract that one model has.
 
-    The ids that it may recommend are below `items`, and `padding` fills its histories up.
+    The ids that it may recommend are below `items`, and `padding` fills its histories up. `type` and `time` stand for
+    each item of a history that has none.
     """
 
     inputs: frozenset[str]
@@ -76,6 +84,9 @@ class Contract:
     batched: bool
     items: int = _MOST_ITEMS
     padding: int = 0
+    type: int = 0
+    time: int = 0
+    last_type: int = 0
 
     @classmethod
     def of(cls, inputs: Mapping[str, Port], outputs: Mapping[str, Port]) -> Contract:
@@ -96,9 +107,17 @@ class Contract:
             )
         return cls(frozenset(inputs), frozenset(outputs), batched=True)
 
-    def within(self, items: int | None, padding: int | None = None) -> Contract:
-        """The same for a catalogue of so many items and this padding id; None if the model does not tell."""
-        return replace(self, items=min(items or _MOST_ITEMS, _MOST_ITEMS), padding=padding or 0)
+    def within(self, model: Model) -> Contract:
+        """The same for the catalogue, the padding id and the defaults that a model tells."""
+        types, times = model.history_types, model.history_times
+        return replace(
+            self,
+            items=min(model.items or _MOST_ITEMS, _MOST_ITEMS),
+            padding=model.padding_id or 0,
+            type=0 if types is None else types.first if types.default is None else types.default,
+            time=(times and times.default) or 0,
+            last_type=0 if types is None else types.last,
+        )
 
     @property
     def takes_k(self) -> bool:
@@ -135,26 +154,21 @@ class Contract:
         longest = max([len(query.history) for query in queries])
         most = max([query.k for query in queries])
         plain = all(not query.excluded and query.candidates is None for query in queries)
-        return self.batched and plain and rows * max(longest, most) <= _LIGHT
+        arrays = 1 + len(PER_ITEM & self.inputs)
+        return self.batched and plain and rows * max(longest * arrays, most) <= _LIGHT
 
     def pack(self, queries: Sequence[Query], padding: int | None = None) -> Feed:
         """The feed of one run, histories filled up with the model's own padding id unless another is given.
 
-        Raises nothing: what queries hold was validated at the door.
+        Their types and times are filled up with 0, or then with the last type and a time to come. Raises nothing: what
+        queries hold was validated at the door.
         """
+        type_behind, time_behind = (0, 0) if padding is None else (self.last_type, _TIME_TO_COME)
         padding = self.padding if padding is None else padding
-        lengths = [len(query.history) for query in queries]
+        histories = [query.history for query in queries]
+        lengths = list(map(len, histories))
         longest = max(lengths) or 1  # No column at all would be a shape that no network was traced with.
-        # One flat list, made into an array once, is two to five times quicker than numpy row by row.
-        flat: list[int] = []
-        for query, length in zip(queries, lengths, strict=True):
-            flat += query.history
-            if length < longest:
-                flat += [padding] * (longest - length)
-        feed = {
-            "user_history": _int64(flat).reshape(len(queries), longest),
-            "history_length": _int64(lengths),
-        }
+        feed = {"user_history": _filled(histories, lengths, longest, padding), "history_length": _int64(lengths)}
         if "k" in self.inputs:
             feed["k"] = np.array([max(query.k for query in queries)], np.int64)
         if "excluded" in self.inputs:
@@ -163,6 +177,12 @@ class Contract:
             feed["candidates"], feed["candidates_length"] = _candidates(queries)
         if "user" in self.inputs:
             feed["user"] = _int64([query.user for query in queries])
+        if "history_types" in self.inputs:
+            types = [query.history_types or (self.type,) * len(query.history) for query in queries]
+            feed["history_types"] = _filled(types, lengths, longest, type_behind)
+        if "history_times" in self.inputs:
+            times = [query.history_times or (self.time,) * len(query.history) for query in queries]
+            feed["history_times"] = _filled(times, lengths, longest, time_behind)
         return feed
 
     def unrestricted(self, feed: Feed) -> bool:
@@ -236,6 +256,17 @@ class Contract:
 def _int64(values: list[int]) -> npt.NDArray[np.int64]:
     """An array of numbers; struct looks at each once, where numpy first finds out what they are."""
     return np.frombuffer(struct.pack(f"{len(values)}q", *values), np.int64)
+
+
+def _filled(rows: Sequence[Sequence[int]], lengths: Sequence[int], longest: int, behind: int) -> npt.NDArray[np.int64]:
+    """Rows of these lengths as int64 [batch, longest], each filled up with what stands behind it."""
+    # One flat list, made into an array once, is two to five times quicker than numpy row by row.
+    flat: list[int] = []
+    for row, length in zip(rows, lengths, strict=True):
+        flat += row
+        if length < longest:
+            flat += [behind] * (longest - length)
+    return _int64(flat).reshape(len(rows), longest)
 
 
 def _excluded(queries: Sequence[Query]) -> npt.NDArray[np.int64]:

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from itertools import product
 
 from recommender.domain import Query
+from recommender.engine.drawing import drawn_query
 from recommender.engine.engine import OnnxEngine
 
 _ROUNDS = 5
@@ -143,8 +144,7 @@ def _kinds(
 
     def query(history: int) -> Query:
         length = min(history, model.longest_history or history)
-        user = 0 if model.users is None else draw.randint(model.users.first, model.users.last)
-        return Query(tuple(draw.randrange(items) for _ in range(length)), model.default_k, user=user)
+        return drawn_query(model, tuple(draw.randrange(items) for _ in range(length)), model.default_k, draw)
 
     return [((count, history), [query(history) for _ in range(count)]) for count, history in product(rows, histories)]
 

@@ -41,6 +41,8 @@ _FREE = {
     "excluded": ("number of pairs",),
     "candidates": ("batch", "number of candidates"),
     "candidates_length": ("batch",),
+    "history_types": ("batch", "history"),
+    "history_times": ("batch", "history"),
 }
 """What the dimensions of the inputs count that every run chooses."""
 
@@ -147,7 +149,7 @@ def open_sessions(
     width = session.get_outputs()[0].shape[-1]
     _refuse_fixed(path, {port.name: port.shape for port in session.get_inputs()})
     model = describe(contract, session.get_modelmeta().custom_metadata_map, width)
-    contract = contract.within(model.items, model.padding_id)
+    contract = contract.within(model)
     if model.items is None and opened.provider != CPU:
         raise ModelError(
             f"{path} does not say how many items it has, and {opened.provider} reads any id as some "

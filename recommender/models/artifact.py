@@ -67,6 +67,11 @@ class Artifact:
         return self._file("user_vocabulary")
 
     @property
+    def type_vocabulary(self) -> Path | None:
+        """The file of the keys of event types, if the card names one."""
+        return self._file("type_vocabulary")
+
+    @property
     def fallback(self) -> Path | None:
         """The file of the fallback list, if the card names one."""
         return self._file("fallback")

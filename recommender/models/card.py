@@ -9,7 +9,7 @@ from typing import Annotated, Literal, Self, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from recommender.domain import UnknownUsers
+from recommender.domain import Query, UnknownUsers
 from recommender.engine.files import open_regular
 
 SCHEMA_VERSION = 1
@@ -18,8 +18,10 @@ MODEL_NAME, CARD_NAME = "model.onnx", "card.json"
 _READ_BYTES = 1 << 20
 
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
-FileRole = Literal["model", "external_data", "vocabulary", "fallback", "user_vocabulary"]
+FileRole = Literal["model", "external_data", "vocabulary", "fallback", "user_vocabulary", "type_vocabulary"]
 
+
+_PerItem: TypeAlias = tuple[Annotated[int, Field(ge=0, lt=2**63)], ...]
 
 Files: TypeAlias = dict[Path, FileRole]
 """Files of one artifact with what they are in it, the model first."""
@@ -43,21 +45,44 @@ class CardFile(_Record):
 class Golden(_Record):
     """One request with the answer the model must give: ids in order, best first, and their scores.
 
-    `user` is the number for the input `user`, if the model has it.
+    `user`, `history_types` and `history_times` are for the inputs of these names, if the model has them. The last two
+    are as long as the history, or empty for the model's defaults.
     """
 
     item_ids: tuple[int, ...]
     user: Annotated[int, Field(ge=0)] = 0
+    history_types: _PerItem = ()
+    history_times: _PerItem = ()
     recommendations: tuple[int, ...]
     scores: tuple[float, ...]
 
+    @property
+    def query(self) -> Query:
+        """Ask for it."""
+        return Query(
+            self.item_ids,
+            len(self.recommendations),
+            user=self.user,
+            history_types=self.history_types,
+            history_times=self.history_times,
+        )
+
 
 class Expected(_Record):
-    """One history with what the model ranked for it where it was trained: ids, best first; `user` as in Golden."""
+    """One history with what the model ranked for it where it was trained: ids, best first; the rest as in Golden."""
 
     item_ids: tuple[int, ...]
     user: Annotated[int, Field(ge=0)] = 0
+    history_types: _PerItem = ()
+    history_times: _PerItem = ()
     recommendations: tuple[int, ...]
+
+    def query(self, k: int, longest_history: int | None) -> Query:
+        """Ask for it, with the most recent items that the model reads."""
+        start = -(longest_history or len(self.item_ids)) if self.item_ids else 0
+        parts = (self.item_ids, self.history_types, self.history_times)
+        history, types, times = (part[start:] for part in parts)
+        return Query(history, k, user=self.user, history_types=types, history_times=times)
 
 
 class CardUsers(_Record):
@@ -78,6 +103,39 @@ class CardUsers(_Record):
         return self
 
 
+class CardTypes(_Record):
+    """The types of events that a model tells apart in histories: `count` ids from `first` on, without a gap.
+
+    Where `first` is 1, histories of types are padded with 0, which is no type. `unknown` is the id that stands for a
+    type that it does not know, and `default` the one for each item of a history without types. Where they are None,
+    such a request is refused.
+    """
+
+    count: Annotated[int, Field(ge=1, lt=2**31)]
+    first: Literal[0, 1] = 1
+    unknown: Annotated[int, Field(ge=0)] | None = None
+    default: Annotated[int, Field(ge=0)] | None = None
+
+    @model_validator(mode="after")
+    def _reads_what_it_says(self) -> Self:
+        last = self.first + self.count - 1
+        for name, value in (("unknown", self.unknown), ("default", self.default)):
+            if value is not None and value > last:
+                raise ValueError(f"{name} is {value}, and ids of types run to {last}")
+        return self
+
+
+class CardTimes(_Record):
+    """How a model reads the times of histories, in Unix milliseconds.
+
+    `default` is the time of each item of a history without times; None refuses such a request. `sorted_times` refuses
+    times that descend; else they are passed as they are.
+    """
+
+    default: Annotated[int, Field(ge=0, lt=2**63)] | None = None
+    sorted_times: bool = False
+
+
 class Card(_Record):
     """What a model is: its files with their digests, its limits, and answers to hold it to.
 
@@ -87,7 +145,8 @@ class Card(_Record):
     `embedding_size` is 0 where the network yields scores and no user vectors.
     `longest_history` is the most recent items the network reads; None where it reads any number.
     `never_recommended` are the items that no answer holds, ascending; histories may hold them. `padding_id` means
-    padding to the network, so no history holds it. `users` is None where the model has no input `user`.
+    padding to the network, so no history holds it. `users` is None where the model has no input `user`; the same holds
+    for `history_types` and `history_times`.
     Two rankings are equal when they differ only among items whose scores lie within
     `score_tolerance` of each other.
     """
@@ -104,6 +163,8 @@ class Card(_Record):
     longest_history: Annotated[int, Field(ge=1)] | None = None
     padding_id: Annotated[int, Field(ge=0)] | None = None
     users: CardUsers | None = None
+    history_types: CardTypes | None = None
+    history_times: CardTimes | None = None
     never_recommended: tuple[Annotated[int, Field(ge=0)], ...] = ()
     score_tolerance: Annotated[float, Field(ge=0)]
     opset: Annotated[int, Field(ge=1)]

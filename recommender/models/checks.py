@@ -18,6 +18,8 @@ from recommender.models.artifact import Artifact
 _REPEATS = 3
 _LENGTH = 32
 """Items of a history that is long enough to show what histories cost."""
+_LATE = 4_102_444_800_000
+"""Unix milliseconds of the year 2100."""
 _RESTRICTED = 8
 """Recommendations of a ranking that exclusions and candidates are tried on."""
 
@@ -39,7 +41,7 @@ async def check_golden_answers(run: Run, artifact: Artifact) -> None:
     card = artifact.card
     if card is None or not card.golden:
         return
-    queries = [Query(golden.item_ids, len(golden.recommendations), user=golden.user) for golden in card.golden]
+    queries = [golden.query for golden in card.golden]
     batched = await run(queries)
     for golden, query, in_batch in zip(card.golden, queries, batched, strict=True):
         expected = Ranking(list(golden.recommendations), list(golden.scores))
@@ -52,13 +54,18 @@ async def check_golden_answers(run: Run, artifact: Artifact) -> None:
 
 
 async def check_limits(run: Run, path: Path, model: Model) -> None:
-    """Raise ModelError unless the catalogue's last item has a valid answer of `max_k` items; so must the last user."""
+    """Raise ModelError unless the catalogue's last item has a valid answer of `max_k` items.
+
+    So must the last user, and the last type of events at a late time.
+    """
     queries = [Query((model.last_item,), model.max_k)]
+    types = () if model.history_types is None else (model.history_types.last,)
+    times = () if model.history_times is None else (_LATE,)
+    if types or times:
+        queries.append(queries[0]._replace(history_types=types, history_times=times))
     if model.users is not None:
-        queries += [
-            Query((), model.max_k, user=model.users.last),
-            Query((model.last_item,), model.max_k, user=model.users.last),
-        ]
+        last = model.users.last
+        queries += [Query((), model.max_k, user=last), queries[-1]._replace(user=last)]
     for query, ranking in zip(queries, await run(queries), strict=True):
         fault = _fault(ranking, model)
         if fault is not None:

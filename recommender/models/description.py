@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from recommender.domain import Model, Users
+from recommender.domain import Model, Times, Types, Users
 from recommender.engine.contract import Contract
 from recommender.errors import ModelError
 from recommender.models.artifact import Artifact
@@ -35,6 +35,8 @@ def describe(artifact: Artifact, contract: Contract, metadata: Mapping[str, str]
             card.padding_id,
             card.history_items,
             None if card.users is None else Users(card.users.count, card.users.first, card.users.unknown),
+            None if card.history_types is None else Types(**card.history_types.model_dump()),
+            None if card.history_times is None else Times(**card.history_times.model_dump()),
         )
     else:
         default_k = told.get("default_k") or fixed_k or _k_of_file(artifact.path)
@@ -53,22 +55,39 @@ def describe(artifact: Artifact, contract: Contract, metadata: Mapping[str, str]
             told.get("longest_history"),
             0.0,
             users=Users(told["users"]) if told.get("users") else None,
+            history_types=Types(told["history_types"]) if told.get("history_types") else None,
+            history_times=Times() if "history_times" in contract.inputs else None,
         )
     faults = _contradictions(model, told, fixed_k, takes_k=contract.takes_k)
-    if ("user" in contract.inputs) != (model.users is not None):
-        faults.append(
-            "it has an input user, and neither its card nor its metadata recommender.users says how many there are"
-            if model.users is None
-            else "it says how many users it takes, and has no input user"
-        )
+    faults += _undeclared(model, contract)
     if faults:
         raise ModelError(f"{artifact.path} contradicts itself: {'; '.join(faults)}; export the model again")
     return model
 
 
+def _undeclared(model: Model, contract: Contract) -> Iterator[str]:
+    """Inputs that the model has and does not describe, or the reverse."""
+    told = {"user": ("users", model.users), "history_types": ("history_types", model.history_types)}
+    for name, (key, described) in told.items():
+        if name in contract.inputs and described is None:
+            yield (
+                f"it has an input {name}, and neither its card nor its metadata recommender.{key} says how many "
+                "there are"
+            )
+        elif name not in contract.inputs and described is not None:
+            yield f"it says how many {key} it takes, and has no input {name}"
+    if ("history_times" in contract.inputs) != (model.history_times is not None):
+        yield (
+            "it has an input history_times, and its card has no history_times"
+            if model.history_times is None
+            else "its card says that it takes history_times, and it has no such input"
+        )
+
+
 def _contradictions(model: Model, told: Mapping[str, int], fixed_k: int | None, *, takes_k: bool) -> list[str]:
     stated = {key: getattr(model, key) for key in _KEYS}
     stated["users"] = None if model.users is None else model.users.count
+    stated["history_types"] = None if model.history_types is None else model.history_types.count
     faults = [
         f"its card says {key} {stated[key]} and its metadata {value}"
         for key, value in told.items()
@@ -91,7 +110,7 @@ def _contradictions(model: Model, told: Mapping[str, int], fixed_k: int | None, 
 def _told(metadata: Mapping[str, str], path: Path) -> dict[str, int]:
     """The whole numbers that the model's own metadata gives."""
     told = {}
-    for key in (*_KEYS, "users"):
+    for key in (*_KEYS, "users", "history_types"):
         text = metadata.get(f"recommender.{key}", "")
         if text:
             if not text.isdecimal():

@@ -86,7 +86,7 @@ class Loader:
             working = memory_growth(before)
             batcher = self._make_batcher(engine, Cost.fit(measured))
             version = await in_background(self._version, engine, artifact, batcher, measured)
-            for vocabulary in (version.vocabulary, version.user_vocabulary):
+            for vocabulary in (version.vocabulary, version.user_vocabulary, version.type_vocabulary):
                 if vocabulary is not None and not proven:
                     await in_background(vocabulary.check)
         except BaseException:
@@ -107,11 +107,13 @@ class Loader:
         self, engine: OnnxEngine, artifact: Artifact, batcher: Batcher, measured: tuple[Observation, ...]
     ) -> Version:
         model, card = engine.model, artifact.card
-        vocabulary = user_vocabulary = fallback = None
+        vocabulary = user_vocabulary = type_vocabulary = fallback = None
         if card is not None and artifact.vocabulary is not None:
             vocabulary = Vocabulary.open(artifact.vocabulary, model.known_items or card.items)
         if model.users is not None and artifact.user_vocabulary is not None:
             user_vocabulary = Vocabulary.open(artifact.user_vocabulary, model.users.count, of="user")
+        if model.history_types is not None and artifact.type_vocabulary is not None:
+            type_vocabulary = Vocabulary.open(artifact.type_vocabulary, model.history_types.count, of="type")
         if card is not None and artifact.fallback is not None:
             fallback = read_fallback(artifact.fallback, card.items, model.never_recommended)
         return Version(
@@ -130,6 +132,7 @@ class Loader:
             measured=measured,
             vocabulary=vocabulary,
             user_vocabulary=user_vocabulary,
+            type_vocabulary=type_vocabulary,
             fallback=fallback or (),
             aliases=artifact.release.aliases if artifact.release else (),
         )
@@ -138,6 +141,8 @@ class Loader:
 def _plain_items(model: Model) -> float:
     """Ids below this are items, and a history of them is enough to rank by."""
     if model.users is not None and model.users.unknown == "fallback":
+        return 0
+    if any(beside is not None and beside.default is None for beside in (model.history_types, model.history_times)):
         return 0
     if model.padding_id is not None:
         return min(model.padding_id, model.readable or 0)

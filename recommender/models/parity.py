@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 
-from recommender.domain import Query, Ranking, Users
+from recommender.domain import Ranking, Types, Users
 from recommender.errors import ModelError
 from recommender.models.card import Expected
 
@@ -22,9 +22,10 @@ _SPARE = 10
 
 @dataclass(frozen=True, slots=True)
 class Names:
-    """What a parity file may name: items by id or by a key of `ids`, users the same way.
+    """What a parity file may name: items by id or by a key of `ids`, users and types of events the same way.
 
-    Recommended ids are below `items`, those of histories below `readable`. `users` is None where the model takes none.
+    Recommended ids are below `items`, those of histories below `readable`. `users` and `types` are None where the model
+    takes none, and so are `times`.
     """
 
     items: int
@@ -32,6 +33,9 @@ class Names:
     ids: Mapping[str, int] | None = None
     users: Users | None = None
     user_ids: Mapping[str, int] | None = None
+    types: Types | None = None
+    type_ids: Mapping[str, int] | None = None
+    takes_times: bool = False
 
     def user(self, told: Mapping[str, object]) -> int:
         """The user of a line, 0 if it names none. Raises ValueError if the model does not know it."""
@@ -46,11 +50,35 @@ class Names:
             return named
         raise ValueError(f"{named!r} is not a user that the model knows")
 
+    def history_types(self, told: Mapping[str, object]) -> tuple[int, ...]:
+        """The types of a line, none if it names none. Raises ValueError if the model does not know one."""
+        named = _of_each_item(told, "history_types")
+        if named and self.types is None:
+            raise ValueError("it has history_types, and the model takes none")
+        return tuple(map(self._type, named))
+
+    def _type(self, named: object) -> int:
+        found = self.type_ids.get(named) if isinstance(named, str) and self.type_ids is not None else named
+        if self.types is not None and isinstance(found, int) and self.types.first <= found <= self.types.last:
+            return found
+        raise ValueError(f"{named!r} is not a type that the model knows")
+
+    def history_times(self, told: Mapping[str, object]) -> tuple[int, ...]:
+        """The times of a line, none if it names none. Raises ValueError if the model takes none."""
+        named = _of_each_item(told, "history_times")
+        if named and not self.takes_times:
+            raise ValueError("it has history_times, and the model takes none")
+        times = tuple(time for time in named if isinstance(time, int) and not isinstance(time, bool) and time >= 0)
+        if len(times) < len(named):
+            raise ValueError("history_times are not all Unix milliseconds")
+        return times
+
 
 def read_parity(path: Path, names: Names) -> tuple[Expected, ...]:
     """Read a JSONL file of `{"history": [...], "recommendations": [...]}`, best first; each by item ids or by keys.
 
-    A line may name a `user`, and have an empty history then. Raises ModelError that names the line at fault.
+    A line may name a `user`, and have an empty history then. It may have `history_types` and `history_times`, each as
+    long as the history. Raises ModelError that names the line at fault.
     """
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
@@ -64,7 +92,7 @@ def read_parity(path: Path, names: Names) -> tuple[Expected, ...]:
                 tuple(_item(named, names.ids, end) for named in told[field])
                 for field, end in (("history", names.readable), ("recommendations", names.items))
             )
-            user = names.user(told)
+            user, types, times = names.user(told), names.history_types(told), names.history_times(told)
         except (ValueError, KeyError, TypeError) as error:
             raise ModelError(
                 f'{path}, line {number}: {error}; give {{"history": [...], "recommendations": [...]}} of ids or keys'
@@ -72,7 +100,11 @@ def read_parity(path: Path, names: Names) -> tuple[Expected, ...]:
         nobody = not history and told.get("user") is None
         if nobody or not recommendations or len(set(recommendations)) < len(recommendations):
             raise ModelError(f"{path}, line {number}: a list is empty, or recommends an item twice")
-        found.append(Expected(item_ids=history, user=user, recommendations=recommendations))
+        found.append(
+            Expected(
+                item_ids=history, user=user, history_types=types, history_times=times, recommendations=recommendations
+            )
+        )
     if not 0 < len(found) <= _MOST:
         raise ModelError(f"{path} has {len(found)} histories; give 1 to {_MOST}: each is tried at every load")
     return tuple(found)
@@ -107,9 +139,18 @@ def disparity(expected: Expected, ranking: Ranking, tolerance: float) -> str | N
 def refusal(expected: Expected, fault: str) -> str:
     """The sentence that refuses a model for a disparity."""
     return (
-        f"it does not rank as where it was trained: for {Query(expected.item_ids, 0, user=expected.user).told} "
+        f"it does not rank as where it was trained: for {expected.query(0, None).told} "
         f"{_some(expected.recommendations)} is expected, but {fault}"
     )
+
+
+def _of_each_item(told: Mapping[str, object], field: str) -> Sequence[object]:
+    """A list of a line with a value for each item of its history; empty if it has none."""
+    values = told.get(field) or []
+    history = told.get("history")
+    if not isinstance(values, list) or not isinstance(history, list) or len(values) not in (0, len(history)):
+        raise ValueError(f"{field} is not as long as the history")
+    return values
 
 
 def _item(named: object, ids: Mapping[str, int] | None, end: int) -> int:

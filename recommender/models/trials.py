@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from recommender.domain import Model, Query, Ranking
+from recommender.engine.drawing import drawn_query
 from recommender.engine.engine import OnnxEngine
 from recommender.engine.sessions import as_model_error
 from recommender.errors import InvalidRequestError, ModelError
@@ -32,11 +33,11 @@ async def check_histories(engine: OnnxEngine, path: Path) -> None:
     k = model.default_k
     with as_model_error(path):
         items = range(model.readable) if model.readable is not None else await _recommended(engine, path)
-        queries = [
-            Query(history, k, user=user)
-            for history, user in zip(_random_histories(model, items), _random_users(model), strict=True)
-        ]
+        draw = random.Random(1)  # noqa: S311 (the same queries for everybody, and no secret)
+        queries = [drawn_query(model, history, k, draw) for history in _random_histories(model, items)]
         if model.users is not None:
+            if model.users.unknown != "fallback":
+                queries[0] = queries[0]._replace(user=0)
             queries += [Query((), k, user=user) for user in {model.users.first, model.users.last}]
         together = await engine.run(queries)
         began = time.monotonic()
@@ -61,8 +62,8 @@ async def check_parity(engine: OnnxEngine, artifact: Artifact) -> None:
     """Raise ModelError unless the model ranks as its card says that it did where it was trained."""
     model = engine.model
     for expected in artifact.card.parity if artifact.card else ():
-        history = expected.item_ids[-(model.longest_history or len(expected.item_ids)) :]
-        (ranking,) = await engine.run([Query(history, wanted(expected, model.max_k), user=expected.user)])
+        query = expected.query(wanted(expected, model.max_k), model.longest_history)
+        (ranking,) = await engine.run([query])
         fault = disparity(expected, ranking, model.score_tolerance)
         if fault is not None:
             raise ModelError(f"{artifact.path}: {refusal(expected, fault)}; export the model again")
@@ -93,16 +94,6 @@ def _random_histories(model: Model, items: Sequence[int]) -> list[tuple[int, ...
         history = drawn.choices(items, k=1 + number % longest)
         histories.append(tuple(model.some_item if item == model.padding_id else item for item in history))
     return histories
-
-
-def _random_users(model: Model) -> list[int]:
-    """Users for random histories: known ones, and 0 where the model ranks for an unknown one."""
-    users = model.users
-    if users is None:
-        return [0] * _HISTORIES
-    drawn = random.Random(1)  # noqa: S311 (the same users for everybody, and no secret)
-    numbers = [drawn.randint(users.first, users.last) for _ in range(_HISTORIES)]
-    return numbers if users.unknown == "fallback" else [0, *numbers[1:]]
 
 
 async def _check_padding(engine: OnnxEngine, path: Path, queries: Sequence[Query], expected: Sequence[Ranking]) -> None:

@@ -38,6 +38,8 @@ class Version:
     vocabulary: Vocabulary | None = None
     user_vocabulary: Vocabulary | None = None
     """Key i stands for user `model.users.first + i`."""
+    type_vocabulary: Vocabulary | None = None
+    """Key i stands for type `model.history_types.first + i`."""
     fallback: tuple[int, ...] = ()
     fallbacks: int = 0
     """How many requests were answered from the fallback list."""

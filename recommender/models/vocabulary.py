@@ -1,4 +1,4 @@
-"""Keys: the strings that stand for a model's items or users, in a compact file that is mapped, not loaded.
+"""Keys: the strings that stand for a model's items, users or types of events, in a compact file that is mapped.
 
 The file is a MARISA trie (Yata 2011, "Recursive LOUDS tries"), which shares what keys have in common,
 then two int32 arrays between the trie's own numbering and item ids, then a footer that says where
@@ -11,7 +11,7 @@ import struct
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeAlias
 
 import marisa_trie
 import numpy as np
@@ -30,11 +30,13 @@ _FIELD_BYTES = 3
 _MOST_TRIED = 1_000_000
 """Keys that a check looks up both ways: some three seconds."""
 _TRIED_AT_ONCE = 10_000
-_WHOLE = {"item": "catalogue", "user": "model"}
+Of: TypeAlias = Literal["item", "user", "type"]
+"""What keys stand for."""
+_WHOLE: dict[Of, str] = {"item": "catalogue", "user": "model", "type": "model"}
 
 
 class Vocabulary:
-    """Keys to ids and back; `len()` is the number of keys, one for every item, or for every user."""
+    """Keys to ids and back; `len()` is the number of keys, one for each of what they stand for."""
 
     def __init__(self, trie: marisa_trie.Trie, item_of: npt.NDArray[np.int32], place_of: npt.NDArray[np.int32]) -> None:
         self._trie = trie
@@ -45,8 +47,8 @@ class Vocabulary:
         """Bytes that a key takes in a reply: those of the longest of some hundred keys at even distances."""
 
     @classmethod
-    def open(cls, path: Path, items: int, of: Literal["item", "user"] = "item") -> Vocabulary:
-        """Map a file that `write_vocabulary` wrote for so many `items`, which may be users.
+    def open(cls, path: Path, items: int, of: Of = "item") -> Vocabulary:
+        """Map a file that `write_vocabulary` wrote for so many `items`, which may be users or types.
 
         Raises ModelError if it is not one, or if its numbers do not lead from every item to a key and back.
         """

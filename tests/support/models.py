@@ -13,6 +13,8 @@ from onnx import TensorProto, helper, numpy_helper
 
 Floats: TypeAlias = npt.NDArray[np.float32]
 
+CENTURY = 2.0**42
+"""Milliseconds in which an item's weight doubles, in models that take times."""
 _OPSET, _IR_VERSION = 18, 10
 
 
@@ -22,13 +24,25 @@ def table(items: int = 50, size: int = 8, seed: int = 7) -> Floats:
 
 
 def brute_force(
-    embeddings: Floats, history: Sequence[int], k: int, of_user: Floats | None = None
+    embeddings: Floats,
+    history: Sequence[int],
+    k: int,
+    of_user: Floats | None = None,
+    *,
+    of_types: Floats | None = None,
+    times: Sequence[int] = (),
 ) -> tuple[list[int], list[float]]:
     """The ids and scores that every model here must give, by a full stable sort in double precision.
 
-    `of_user` is what the model adds to the history's vector for the user.
+    `of_user` is what the model adds to the history's vector for the user, `of_types` what it adds to each item of the
+    history for its type, and `times` are those of the items, in Unix milliseconds.
     """
-    user = embeddings[list(history)].astype(np.float64).mean(axis=0) if history else np.zeros(embeddings.shape[1])
+    items = embeddings[list(history)].astype(np.float64)
+    if of_types is not None:
+        items = items + of_types
+    if times:
+        items = items * (1 + np.array(times)[:, None] / CENTURY)
+    user = items.mean(axis=0) if history else np.zeros(embeddings.shape[1])
     if of_user is not None:
         user = user + of_user
     scores = embeddings.astype(np.float64) @ user
@@ -47,6 +61,8 @@ def write_model(
     flaws: Mapping[int, float] | None = None,
     external: bool = False,
     users: Floats | None = None,
+    types: Floats | None = None,
+    timed: bool = False,
 ) -> Path:
     """Write a model of the contract with the input `k`, which tells its own facts unless `metadata` tells others.
 
@@ -64,6 +80,8 @@ def write_model(
         flaws=flaws,
         external=external,
         users=users,
+        types=types,
+        timed=timed,
     )
 
 
@@ -80,10 +98,14 @@ def batched(
     mask_by_value: bool = False,
     external: bool = False,
     users: Floats | None = None,
+    types: Floats | None = None,
+    timed: bool = False,
 ) -> Path:
     """Write a model of the batched form: mean of the history's embeddings, dot product, TopK.
 
-    With `users` [rows, size] it has the input `user`, and adds that row to the mean, which is 0 for no history.
+    With `users` [rows, size] it has the input `user`, and adds that row to the mean, which is 0 for no history. With
+    `types` [rows, size] it has the input `history_types`, and adds their rows to the items'. If it is `timed` it has the
+    input `history_times`, and an item's weight grows with its time.
 
     What `flaws` has for the items of a history is added to all scores of the row, what `shifts` has to the ids.
     With `mask_by_value` id 0 means padding to it, and it looks at no length.
@@ -117,7 +139,8 @@ def batched(
             helper.make_node("Add", ["user_history", "offset"], [looked_up]),
         ]
     nodes += [
-        helper.make_node("Gather", ["table", looked_up], ["items"], "items"),
+        helper.make_node("Gather", ["table", looked_up], ["of_items"], "items"),
+        *_typed_and_timed(inputs, constants, types, timed=timed),
         helper.make_node("Shape", ["user_history"], ["shape"], "shape", start=1, end=2),
         helper.make_node("Squeeze", ["shape"], ["longest"], "longest"),
         helper.make_node("Range", ["zero", "longest", "one"], ["places"], "places"),
@@ -182,6 +205,36 @@ def batched(
         helper.make_tensor_value_info("scores", TensorProto.FLOAT, ["batch", returned]),
     ]
     return save(path, nodes, inputs, outputs, constants, metadata, external=external)
+
+
+def _typed_and_timed(
+    inputs: list[onnx.ValueInfoProto], constants: list[TensorProto], types: Floats | None, *, timed: bool
+) -> list[onnx.NodeProto]:
+    """The nodes from the items' own vectors, `of_items`, to those with their types and times, `items`."""
+    nodes, found = [], "of_items"
+    if types is not None:
+        inputs.append(_int64("history_types", "batch", "history"))
+        constants.append(numpy_helper.from_array(types, "types"))
+        nodes += [
+            helper.make_node("Gather", ["types", "history_types"], ["of_types"]),
+            helper.make_node("Add", [found, "of_types"], ["typed"]),
+        ]
+        found = "typed"
+    if timed:
+        inputs.append(_int64("history_times", "batch", "history"))
+        constants += [
+            numpy_helper.from_array(np.array(CENTURY, np.float32), "century"),
+            numpy_helper.from_array(np.array(1, np.float32), "at_first"),
+        ]
+        nodes += [
+            helper.make_node("Cast", ["history_times"], ["moments"], to=TensorProto.FLOAT),
+            helper.make_node("Div", ["moments", "century"], ["ages"]),
+            helper.make_node("Add", ["ages", "at_first"], ["growth"]),
+            helper.make_node("Unsqueeze", ["growth", "axis_2"], ["growths"]),
+            helper.make_node("Mul", [found, "growths"], ["timed"]),
+        ]
+        found = "timed"
+    return [*nodes, helper.make_node("Identity", [found], ["items"])]
 
 
 def _by_item(name: str, values: Mapping[int, float], each: npt.NDArray[Any]) -> TensorProto:

@@ -23,6 +23,8 @@ from tests.support.models import brute_force, table, write_model
 K = 5
 UNTRIED = 38
 """An item of a catalogue of 50 that no trial of a version puts into a history."""
+MORNING = 1_700_000_000_000
+"""A time in the histories of golden answers, in Unix milliseconds."""
 HISTORIES = ((1, 2, 3), (0,), (49, 7))
 
 
@@ -71,6 +73,9 @@ def write_version(
     user_keys: Sequence[str] = (),
     first_user: int = 1,
     unknown_user: UnknownUsers = "row",
+    types: npt.NDArray[np.float32] | None = None,
+    type_keys: Sequence[str] = (),
+    timed: bool = False,
     spoil: Callable[[Path], None] = lambda _: None,
     **changes: Any,
 ) -> Path:
@@ -78,7 +83,8 @@ def write_version(
 
     Its embeddings are `embeddings_of(version)`. With `keys` it has a vocabulary of that many. `external` puts the
     numbers into a file of their own. `users` are what the model adds for users, row 0 for
-    unknown ones unless that is the `first_user`.
+    unknown ones unless that is the `first_user`. `types` and `timed` are those of `batched` in `tests.support.models`;
+    row 0 of `types` is for unknown ones. The card's defaults for them are the caller's `changes`.
     """
     draft = folder.with_name(f".{folder.name}.draft")
     shutil.rmtree(draft, ignore_errors=True)
@@ -92,6 +98,8 @@ def write_version(
         flaws=flaws,
         external=external,
         users=users,
+        types=types,
+        timed=timed,
     )
     files: dict[Path, FileRole] = {model: "model"}
     if external:
@@ -108,11 +116,19 @@ def write_version(
         path = model.with_suffix(".users")
         write_vocabulary(user_keys, path)
         files[path] = "user_vocabulary"
+    if type_keys:
+        path = model.with_suffix(".types")
+        write_vocabulary(type_keys, path)
+        files[path] = "type_vocabulary"
     golden = []
     for user, history in enumerate(HISTORIES):
-        ids, scores = brute_force(embeddings, history, K, None if users is None else users[user])
-        number = 0 if users is None else user
-        golden.append(Golden(item_ids=history, user=number, recommendations=tuple(ids), scores=tuple(scores)))
+        of_user, number = (None, 0) if users is None else (users[user], user)
+        kinds = () if types is None else tuple((user + item) % len(types) for item in history)
+        times = tuple(MORNING + 1000 * user * item for item in history) if timed else ()
+        of_types = None if types is None else types[list(kinds)]
+        ids, scores = brute_force(embeddings, history, K, of_user, of_types=of_types, times=times)
+        asked = {"item_ids": history, "user": number, "history_types": kinds, "history_times": times}
+        golden.append(Golden.model_validate({**asked, "recommendations": ids, "scores": scores}))
     card = Card.model_validate(
         {
             "name": "test",
@@ -130,6 +146,8 @@ def write_version(
             "users": None
             if users is None
             else {"count": len(users) - first_user, "first": first_user, "unknown": unknown_user},
+            "history_types": None if types is None else {"count": len(types) - 1},
+            "history_times": {} if timed else None,
             "files": [
                 CardFile(path=path.name, role=role, size=path.stat().st_size, sha256=file_sha256(path))
                 for path, role in files.items()

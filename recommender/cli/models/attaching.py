@@ -15,6 +15,7 @@ from recommender.cli.lazy import fail
 from recommender.cli.running import load_settings, logged, run
 from recommender.domain import Model, Query, Ranking, Users
 from recommender.engine.contract import Contract
+from recommender.engine.drawing import drawn_query
 from recommender.engine.engine import OnnxEngine, open_engine
 from recommender.engine.onnx_file import OnnxFile, read_onnx_file
 from recommender.engine.sessions import as_model_error
@@ -163,7 +164,7 @@ async def _answers(engine: OnnxEngine) -> tuple[tuple[Golden, ...], float]:
     longest = min(model.longest_history or _LONGEST, _LONGEST)
     histories = [tuple(drawn.choices(range(model.readable or 1), k=1 + place % longest)) for place in range(_MEASURED)]
     known = [tuple(model.some_item if item == model.padding_id else item for item in history) for history in histories]
-    queries = [Query(history, model.default_k, user=_some_user(model, drawn)) for history in known]
+    queries = [drawn_query(model, history, model.default_k, drawn) for history in known]
     if model.users is not None:
         queries.insert(0, Query((), model.default_k, user=model.users.first))
     together = await engine.run(queries)
@@ -172,17 +173,14 @@ async def _answers(engine: OnnxEngine) -> tuple[tuple[Golden, ...], float]:
         Golden(
             item_ids=query.history,
             user=query.user,
+            history_types=query.history_types,
+            history_times=query.history_times,
             recommendations=tuple(ranking.item_ids),
             scores=tuple(ranking.scores),
         )
         for query, ranking in zip(queries[:_GOLDEN], alone, strict=False)
     )
     return golden, _tolerance(alone, together)
-
-
-def _some_user(model: Model, drawn: random.Random) -> int:
-    """A known user; 0 for a model that takes none."""
-    return 0 if model.users is None else drawn.randint(model.users.first, model.users.last)
 
 
 def _tolerance(alone: Sequence[Ranking], together: Sequence[Ranking]) -> float:

@@ -129,6 +129,9 @@ def verify(
     if served.model.users is not None:
         keys = f", {len(served.user_vocabulary):,} keys" if served.user_vocabulary else ", no keys"
         table.add_row("users", f"{served.model.users.count:,}{keys}")
+    if served.model.history_types is not None:
+        keys = f", {len(served.type_vocabulary):,} keys" if served.type_vocabulary else ", no keys"
+        table.add_row("types of events", f"{served.model.history_types.count:,}{keys}")
     table.add_row("fallback list", f"{len(served.fallback):,} items" if served.fallback else "none")
     for seen in served.measured:
         table.add_row(f"{seen.rows} rows × {seen.cells // seen.rows} items", f"{seen.seconds * 1e3:.2f} ms")
