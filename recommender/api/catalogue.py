@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Container, Sequence
 
 from recommender.api.users import User
@@ -51,6 +52,15 @@ class Catalogue:
         else:
             self._unknown_ids |= dict.fromkeys(unread)
         return tuple(item for item in named if item < end)
+
+    def places(self, ids: Sequence[int], keys: Sequence[str]) -> list[int]:
+        """Return the places of a list whose items are known and `readable`."""
+        model, vocabulary = self._version.model, self._version.vocabulary
+        items = vocabulary.ids(keys) if keys and vocabulary is not None else ids
+        end = math.inf if model.readable is None else model.readable
+        return [
+            place for place, item in enumerate(items) if item is not None and item < end and item != model.padding_id
+        ]
 
     def recommendable(self, known: Collection[int]) -> frozenset[int]:
         """Return those of known items that an answer may hold: others are in none anyway."""

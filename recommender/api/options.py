@@ -52,11 +52,11 @@ class Options:
             untaken[user_field(self.user)] = "user"
         if self.features:
             untaken |= dict.fromkeys(map(feature_field, self.features), "features")
-        if self.history_type_keys:
+        if self.history_type_keys and version.model.history_types is None:
             untaken["history_type_keys"] = "types of events"
-        if self.history_type_ids:
+        if self.history_type_ids and version.model.history_types is None:
             untaken["history_type_ids"] = "types of events"
-        if self.history_times:
+        if self.history_times and version.model.history_times is None:
             untaken["history_times"] = "times"
         if untaken and reject:
             raise InputsError(

@@ -14,6 +14,7 @@ from itertools import islice
 from protovalidate import Validator
 
 from recommender.api.catalogue import Catalogue, nothing_known
+from recommender.api.events import NO_EVENTS, read_events
 from recommender.api.messages import ceiling, validate
 from recommender.api.metadata import MOST_REPLY_BYTES
 from recommender.api.options import Options, read_options
@@ -104,13 +105,23 @@ class Asked:
         if not user.ranked or not (history or user.enough):
             self._check_fallback(version, user)
             return _fallback(version, k, excluded, candidates), catalogue.remarks(user, ignored, is_fallback=True)
-        remarks = catalogue.remarks(user, ignored, is_user_alone=not history)
+        read = _most_recent(history, model.longest_history)
+        events = NO_EVENTS
+        if model.history_types is not None or model.history_times is not None:
+            places = self._places(catalogue, len(history))[len(history) - len(read) :]
+            events = read_events(version, options, places, leniently=leniently)
+        remarks = catalogue.remarks(user, (*ignored, *events.ignored), is_user_alone=not history)
         if candidates is not None and not candidates:
             return Ranking([], []), remarks
         _check_abilities(version, options, excluded, candidates)
-        history = _most_recent(history, model.longest_history)
         allowed = None if candidates is None else tuple(sorted(candidates))
-        return Query(history, k, tuple(sorted(excluded)), allowed, user.number), remarks
+        return Query(read, k, tuple(sorted(excluded)), allowed, user.number, events.types, events.times), remarks
+
+    def _places(self, catalogue: Catalogue, kept: int) -> Sequence[int]:
+        """The places in the request's history of the items that were not left out, of which there are so many."""
+        keys = self.options.history_keys
+        sent = len(self.history) or len(keys)
+        return range(sent) if kept == sent else catalogue.places(self.history, keys)
 
     def _check_fallback(self, version: Version, user: User) -> None:
         """Raise InvalidRequestError if a version that cannot rank for the request has no fallback list either."""

@@ -91,9 +91,14 @@ def description(version: Version, router: Router) -> api.Model:
         aliases=version.aliases,
         role=_role(version, router),
         has_user_keys=version.user_vocabulary is not None,
+        has_history_type_keys=version.type_vocabulary is not None,
+        takes_history_times=model.history_times is not None,
     )
     if model.users is not None:
         described.users, described.first_user = model.users.count, model.users.first
+    if model.history_types is not None:
+        described.history_types = model.history_types.count
+        described.first_history_type = model.history_types.first
     lane = router.lane_of(version)
     if lane is not None and lane.following is not None:
         following = lane.following()

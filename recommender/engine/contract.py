@@ -4,7 +4,8 @@ In: `user_history` int64 [batch, history], padded on the right with 0, and `hist
 optional `k` int64 [1], `excluded` int64 [nnz, 2], `candidates` int64 [batch, c] with `candidates_length`
 int64 [batch], `user` int64 [batch], and `history_types` and `history_times` (Unix milliseconds), both int64
 [batch, history] and padded as the history is. A model that takes users runs with any of them, with 0 for an unknown
-one, and with histories of length 0. Out: `recommendations` int64 [batch, k], best first, and `scores` float32 [batch, k].
+one, and with histories of length 0.
+Out: `recommendations` int64 [batch, k], best first, and `scores` float32 [batch, k].
 An id of -1 or a score of -inf is no recommendation. An id outside the catalogue, or a score that is NaN or +inf, is a
 fault of its row: that row fails, and no other.
 Optional `fallbacks` int64 [batch], 1 for a row that 8-bit scores could not rank alone, which serving does not ask for.

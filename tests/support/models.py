@@ -104,8 +104,8 @@ def batched(
     """Write a model of the batched form: mean of the history's embeddings, dot product, TopK.
 
     With `users` [rows, size] it has the input `user`, and adds that row to the mean, which is 0 for no history. With
-    `types` [rows, size] it has the input `history_types`, and adds their rows to the items'. If it is `timed` it has the
-    input `history_times`, and an item's weight grows with its time.
+    `types` [rows, size] it has the input `history_types`, and adds their rows to the items'. If it is `timed`, it has
+    the input `history_times`, and an item's weight grows with its time.
 
     What `flaws` has for the items of a history is added to all scores of the row, what `shifts` has to the ids.
     With `mask_by_value` id 0 means padding to it, and it looks at no length.

@@ -223,7 +223,7 @@ class ListModelsResponse(_message.Message):
     def __init__(self, models: _Optional[_Iterable[_Union[Model, _Mapping]]] = ...) -> None: ...
 
 class Model(_message.Message):
-    __slots__ = ("name", "version", "sha256", "items", "embedding_size", "default_limit", "max_limit", "longest_history", "vocabulary_size", "fallback_size", "execution_provider", "loaded_at", "aliases", "role", "reference", "source_failure", "refused_version", "refusal", "history_items", "users", "first_user", "has_user_keys", "features", "history_types", "has_history_type_keys", "takes_history_times")
+    __slots__ = ("name", "version", "sha256", "items", "embedding_size", "default_limit", "max_limit", "longest_history", "vocabulary_size", "fallback_size", "execution_provider", "loaded_at", "aliases", "role", "reference", "source_failure", "refused_version", "refusal", "history_items", "users", "first_user", "has_user_keys", "features", "history_types", "has_history_type_keys", "takes_history_times", "first_history_type")
     NAME_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
     SHA256_FIELD_NUMBER: _ClassVar[int]
@@ -250,6 +250,7 @@ class Model(_message.Message):
     HISTORY_TYPES_FIELD_NUMBER: _ClassVar[int]
     HAS_HISTORY_TYPE_KEYS_FIELD_NUMBER: _ClassVar[int]
     TAKES_HISTORY_TIMES_FIELD_NUMBER: _ClassVar[int]
+    FIRST_HISTORY_TYPE_FIELD_NUMBER: _ClassVar[int]
     name: str
     version: str
     sha256: str
@@ -276,7 +277,8 @@ class Model(_message.Message):
     history_types: int
     has_history_type_keys: bool
     takes_history_times: bool
-    def __init__(self, name: _Optional[str] = ..., version: _Optional[str] = ..., sha256: _Optional[str] = ..., items: _Optional[int] = ..., embedding_size: _Optional[int] = ..., default_limit: _Optional[int] = ..., max_limit: _Optional[int] = ..., longest_history: _Optional[int] = ..., vocabulary_size: _Optional[int] = ..., fallback_size: _Optional[int] = ..., execution_provider: _Optional[str] = ..., loaded_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., aliases: _Optional[_Iterable[str]] = ..., role: _Optional[_Union[ModelRole, str]] = ..., reference: _Optional[str] = ..., source_failure: _Optional[str] = ..., refused_version: _Optional[str] = ..., refusal: _Optional[str] = ..., history_items: _Optional[int] = ..., users: _Optional[int] = ..., first_user: _Optional[int] = ..., has_user_keys: _Optional[bool] = ..., features: _Optional[_Iterable[_Union[FeatureInput, _Mapping]]] = ..., history_types: _Optional[int] = ..., has_history_type_keys: _Optional[bool] = ..., takes_history_times: _Optional[bool] = ...) -> None: ...
+    first_history_type: int
+    def __init__(self, name: _Optional[str] = ..., version: _Optional[str] = ..., sha256: _Optional[str] = ..., items: _Optional[int] = ..., embedding_size: _Optional[int] = ..., default_limit: _Optional[int] = ..., max_limit: _Optional[int] = ..., longest_history: _Optional[int] = ..., vocabulary_size: _Optional[int] = ..., fallback_size: _Optional[int] = ..., execution_provider: _Optional[str] = ..., loaded_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., aliases: _Optional[_Iterable[str]] = ..., role: _Optional[_Union[ModelRole, str]] = ..., reference: _Optional[str] = ..., source_failure: _Optional[str] = ..., refused_version: _Optional[str] = ..., refusal: _Optional[str] = ..., history_items: _Optional[int] = ..., users: _Optional[int] = ..., first_user: _Optional[int] = ..., has_user_keys: _Optional[bool] = ..., features: _Optional[_Iterable[_Union[FeatureInput, _Mapping]]] = ..., history_types: _Optional[int] = ..., has_history_type_keys: _Optional[bool] = ..., takes_history_times: _Optional[bool] = ..., first_history_type: _Optional[int] = ...) -> None: ...
 
 class FeatureInput(_message.Message):
     __slots__ = ("name", "type", "width", "has_default")
