@@ -24,6 +24,7 @@ from recommender.errors import InvalidRequestError, Violation
 from recommender.models.version import Version
 from recommender.recommend_api.v1 import recommend_api_pb2 as api
 from recommender.routing.answering import NO_REMARKS, Remarks
+from recommender.settings.requests import RequestSettings
 
 _ITEM_IDS = api.RecommendRequest.DESCRIPTOR.fields_by_name["item_ids"]
 _HISTORY_AND_USER = 2
@@ -45,6 +46,18 @@ class Limits:
     batch_requests: int = 1000
     reject_unknown: bool = False
     reject_inputs: bool = True
+
+    @classmethod
+    def of(cls, settings: RequestSettings) -> Limits:
+        """The limits that the settings say."""
+        return cls(
+            history=settings.max_history,
+            excluded=settings.max_excluded,
+            candidates=settings.max_candidates,
+            batch_requests=settings.max_batch_requests,
+            reject_unknown=settings.unknown_items == "reject",
+            reject_inputs=settings.unknown_inputs == "reject",
+        )
 
 
 @dataclass(slots=True)

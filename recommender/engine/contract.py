@@ -208,7 +208,7 @@ class Contract:
             )
         width = recommendations.shape[1]
         rows = zip(recommendations.tolist(), scores.tolist(), strict=True)
-        if not width or self._all_sound(recommendations, scores):
+        if not width or self.all_sound(recommendations, scores):
             if not width or min([query.k for query in queries]) >= width:
                 return list(map(Ranking._make, rows))
             return [
@@ -226,7 +226,7 @@ class Contract:
         (ranking,) = whole([self._outcome(ids, [0.0] * len(ids), query.k)])
         return [ranking._replace(scores=[])]
 
-    def _all_sound(self, recommendations: npt.NDArray[Any], scores: npt.NDArray[Any]) -> bool:
+    def all_sound(self, recommendations: npt.NDArray[Any], scores: npt.NDArray[Any]) -> bool:
         """Whether every place of a run has an item of the catalogue, and a finite score.
 
         Read without its sign, -1 is beyond every catalogue. A NaN is both the largest and the smallest number.

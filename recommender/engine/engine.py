@@ -14,7 +14,7 @@ from onnxruntime.capi import onnxruntime_pybind11_state as runtime_errors
 
 from recommender.batching.faults import FaultyRowsError, whole
 from recommender.domain import Query, Ranking
-from recommender.engine.contract import Contract, Outputs
+from recommender.engine.contract import Contract, Feed, Outputs
 from recommender.engine.provider import CoreMLOptions, CudaOptions, SessionPlan
 from recommender.engine.sessions import Describe, Sessions, as_model_error, open_sessions, quiet_options
 from recommender.errors import EngineError, InvalidRequestError, Violation
@@ -84,6 +84,18 @@ class OnnxEngine:
         feed, k = self.contract.pack(queries), max(query.k for query in queries)
         job = self._threads.put(lambda _: self._attempt(queries, partial(self._sessions.run, feed, k)))
         return PackedRun(job, self.contract, queries)
+
+    def rank(self, queries: Sequence[Query]) -> list[Ranking]:
+        """As `run`, on the caller's thread; several threads may at once."""
+        return self._rank(queries, lambda: None)
+
+    def run_feed(self, feed: Feed, k: int) -> Outputs:
+        """Run a packed feed whose rows want `k` recommendations at most, on the caller's thread; several may at once.
+
+        Raises what ONNX Runtime raises.
+        """
+        with self._options() as options:
+            return self._sessions.run(feed, k, options)
 
     def terminate(self) -> None:
         """Ask every run under way to end at the next node of its graph; returns at once."""

@@ -176,6 +176,12 @@ def open_session(path: Path, provider: str, plan: SessionPlan) -> Opened:
     return opened
 
 
+def runtime_version() -> str:
+    """The version of ONNX Runtime."""
+    version: str = onnxruntime.__version__
+    return version
+
+
 def refuse_two_runtimes() -> None:
     """Raise ProviderError if both builds of ONNX Runtime are installed: they overwrite each other's files."""
     found = []

@@ -183,8 +183,15 @@ def open_model(settings: EngineSettings, artifact: Artifact, threads: int | None
     return open_engine(settings, artifact.path, partial(describe, artifact), threads)
 
 
-def loader(settings: Settings, tracer: Callable[[Model], Tracer | None] = lambda _: None) -> Loader:
-    """A loader of versions as the settings say; `tracer` gives the tracer of a model's calls, None for none."""
+def loader(
+    settings: Settings,
+    tracer: Callable[[Model], Tracer | None] = lambda _: None,
+    opened_engine: Callable[[OnnxEngine], None] = lambda _: None,
+) -> Loader:
+    """A loader of versions as the settings say; `tracer` gives the tracer of a model's calls, None for none.
+
+    `opened_engine` is told of each engine before it is warmed up.
+    """
 
     def batcher(engine: OnnxEngine, cost: Cost) -> Batcher:
         return Batcher(
@@ -204,6 +211,7 @@ def loader(settings: Settings, tracer: Callable[[Model], Tracer | None] = lambda
         engine = open_model(settings.engine, artifact)
         if settings.engine.cuda_graph and not engine.captures:
             log.warning("runs are not captured as CUDA graphs: the model has branches or loops, or is not on CUDA")
+        opened_engine(engine)
         return engine
 
     return Loader(

@@ -38,7 +38,6 @@ from recommender.server.health_port import HealthPort
 from recommender.server.process import ExitCode, any_of, unless_stopped
 from recommender.settings.network import NetworkSettings
 from recommender.settings.otlp import Otlp
-from recommender.settings.requests import RequestSettings
 from recommender.settings.settings import Settings
 from recommender.threads import in_background
 
@@ -213,7 +212,7 @@ class Server:
 
     async def _load(self) -> None:
         await self._followers.load()
-        self._methods.open(RecommenderService(self._router, limits=_limits(self._settings.requests)))
+        self._methods.open(RecommenderService(self._router, limits=Limits.of(self._settings.requests)))
         models = [served.label for served in self._router.serving()]
         log.info(
             "ready",
@@ -306,14 +305,3 @@ def _security(network: NetworkSettings) -> str:
     """How the port is secured, in a word or two, for the log."""
     transport = "plaintext" if network.tls_certificate is None else "TLS" if network.tls_client_ca is None else "mTLS"
     return transport if network.tokens_file is None else f"{transport}, tokens"
-
-
-def _limits(requests: RequestSettings) -> Limits:
-    return Limits(
-        history=requests.max_history,
-        excluded=requests.max_excluded,
-        candidates=requests.max_candidates,
-        batch_requests=requests.max_batch_requests,
-        reject_unknown=requests.unknown_items == "reject",
-        reject_inputs=requests.unknown_inputs == "reject",
-    )

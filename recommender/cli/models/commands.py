@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager
-from pathlib import Path
+from contextlib import contextmanager
 from typing import Annotated, Any
 
 import typer
@@ -17,12 +16,12 @@ from rich.table import Table
 from recommender.cli.lazy import fail, new_typer
 from recommender.cli.running import logged, run
 from recommender.errors import StartError
-from recommender.models.artifact import Artifact, Release, open_version
-from recommender.models.card import CARD_NAME, Card
+from recommender.models.artifact import Artifact
+from recommender.models.card import Card
 from recommender.models.loader import loader
 from recommender.models.proof import Proof
 from recommender.models.sources.mlflow import Registered, Registry
-from recommender.models.sources.opening import open_registry, open_source
+from recommender.models.sources.opening import fetch_model, open_registry
 from recommender.models.sources.publishing import files_of, write_mlmodel
 from recommender.models.sources.source import Progress
 from recommender.models.version import Version
@@ -236,11 +235,8 @@ def _try(settings: Settings, artifact: Artifact) -> tuple[Version, Proof]:
 
 def _artifact(settings: Settings, model: str) -> Artifact:
     """What a word on the command line means: a folder with a card in it, else a reference."""
-    path = Path(model)
-    if (path / CARD_NAME).is_file():
-        return open_version(path, Release(path.absolute().parent.name, path.absolute().name))
-    with closing(open_source(settings.models, model, open_registry)) as source, _bar("downloading") as progress:
-        return source.fetch(source.wanted(), progress)
+    with _bar("downloading") as progress:
+        return fetch_model(settings.models, model, progress)
 
 
 def _registry(uri: str | None) -> Registry:

@@ -7,6 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from recommender.errors import StartError
+from recommender.models.artifact import Artifact, Release, open_version
+from recommender.models.card import CARD_NAME
 from recommender.models.sources.cache import Cache, spare_folder
 from recommender.models.sources.file import FileSource, find_model
 from recommender.models.sources.folder import FolderSource
@@ -14,7 +16,7 @@ from recommender.models.sources.mlflow import Registry
 from recommender.models.sources.reference import REFERENCE, reference_model
 from recommender.models.sources.registry import SCHEME, RegisteredSource
 from recommender.models.sources.remote import Lookup, RemoteRegistry
-from recommender.models.sources.source import Source
+from recommender.models.sources.source import Progress, Source
 from recommender.settings.models import ModelSettings
 
 
@@ -48,6 +50,15 @@ def open_source(settings: ModelSettings, reference: str, open_registry: Callable
         return FileSource(find_model(settings.weights_dir, settings.num_recommendations, path), cache)
     folder, _, pinned = reference.rpartition("@")
     return FolderSource(Path(folder), cache, pinned) if folder else FolderSource(path, cache)
+
+
+def fetch_model(settings: ModelSettings, reference: str, progress: Progress) -> Artifact:
+    """The files of what a reference means now, a version's own folder included. Blocks. Raises StartError."""
+    path = Path(reference)
+    if (path / CARD_NAME).is_file():
+        return open_version(path, Release(path.absolute().parent.name, path.absolute().name))
+    with contextlib.closing(open_source(settings, reference, open_registry)) as source:
+        return source.fetch(source.wanted(), progress)
 
 
 def open_cache(settings: ModelSettings) -> Cache:

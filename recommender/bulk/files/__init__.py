@@ -1,0 +1,1 @@
+"""The files of a job: what is read, and what is written."""

@@ -1,0 +1,96 @@
+"""Open a model for bulk scoring: resolved, checked and warmed up as the server does it, without a batcher's loop."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import structlog
+
+from recommender.api.queries import Limits
+from recommender.bulk.batches import can_pack
+from recommender.bulk.errors import BulkError
+from recommender.bulk.ranker import Ranker
+from recommender.engine.engine import OnnxEngine
+from recommender.engine.machine import available_cpus
+from recommender.models.artifact import Artifact
+from recommender.models.loader import loader
+from recommender.models.sources.opening import fetch_model
+from recommender.models.version import Version
+from recommender.settings.engine import LARGEST_BATCH, MOST_THREADS
+from recommender.settings.settings import Settings
+from recommender.threads import in_background
+
+_LEAST_ROWS, _MOST_ROWS = 64, 256
+_SCORES_OF_A_RUN = 1 << 22
+"""Scores that a run computes at most, if that leaves it `_LEAST_ROWS` rows: 16 MB stay in the caches."""
+_SLOTS = 64
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class BulkModel:
+    """A model that is ready: `slots` threads may rank at once, batches of `batch_rows`."""
+
+    version: Version
+    ranker: Ranker
+    limits: Limits
+    reference: str
+    slots: int
+    threads: int
+    batch_rows: int
+    packs: bool
+    """Whether whole columns become its inputs; if not, its rows are packed one by one."""
+
+    def close(self) -> None:
+        """End the engine and free its memory."""
+        self.version.close_engine()
+
+
+async def open_bulk_model(
+    settings: Settings, reference: str, *, threads: int | None = None, batch_rows: int | None = None
+) -> BulkModel:
+    """Open what a reference means now, with so many CPUs, by default all.
+
+    Every run has one CPU, and as many go at once as there are CPUs: no thread waits for another. Raises StartError.
+    """
+    cpus = threads or available_cpus()
+    artifact = await in_background(fetch_model, settings.models, reference, _ignored)
+    slots = min(cpus, _SLOTS) if settings.engine.device in ("auto", "cpu") else settings.engine.engine_slots
+    rows = batch_rows or _rows(artifact)
+    if not (0 < rows <= LARGEST_BATCH and 0 < cpus <= MOST_THREADS):
+        raise BulkError(f"a batch has 1 to {LARGEST_BATCH} rows, and threads are 1 to {MOST_THREADS}")
+    settings = settings.replace(engine_slots=slots, threads=max(cpus // slots, 1), max_batch_size=rows)
+    engines: list[OnnxEngine] = []
+    version = await loader(settings, opened_engine=engines.append).load(artifact)
+    await version.batcher.close()
+    (engine,) = engines
+    return BulkModel(
+        version,
+        Ranker(engine),
+        Limits.of(settings.requests),
+        reference,
+        slots,
+        engine.threads,
+        rows,
+        can_pack(engine.contract),
+    )
+
+
+def _rows(artifact: Artifact) -> int:
+    """Rows of a batch for a catalogue of this size."""
+    items = artifact.card.items if artifact.card else 1
+    rows = _MOST_ROWS
+    while rows > _LEAST_ROWS and rows * items > _SCORES_OF_A_RUN:
+        rows //= 2
+    return rows
+
+
+def _ignored(done: int, total: int) -> None:
+    """Tell nobody of a download."""
+
+
+def references(model: str) -> Sequence[str]:
+    """The references of a setting that may name several."""
+    return [each.strip() for each in model.split(",") if each.strip()]
