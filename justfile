@@ -10,6 +10,8 @@ dev := compose + " --env-file .env.dev --file deploy/compose/dev.yaml"
 run := uv + " run --group dev --group model"
 proto_dir := "proto/recommend-module"
 proto_file := "recommend_api/v1/recommend_api.proto"
+inference_dir := "proto/open-inference-module"
+inference_file := "open_inference/open_inference.proto"
 licences_allowed := "Apache;BSD;MIT;ISC;PSF;Python Software Foundation;MPL;Zlib;0BSD"
 
 [private]
@@ -334,6 +336,8 @@ _descriptors out:
     {{ run }} python proto/dependencies.py > {{ out }}/dependencies.binpb
     {{ run }} python -m grpc_tools.protoc --proto_path={{ proto_dir }} --descriptor_set_in={{ out }}/dependencies.binpb \
         --descriptor_set_out={{ out }}/recommend_api.binpb --include_imports --include_source_info {{ proto_file }}
+    {{ run }} python -m grpc_tools.protoc --proto_path={{ inference_dir }} \
+        --descriptor_set_out={{ out }}/open_inference.binpb --include_source_info {{ inference_file }}
 
 _generate out:
     #!/usr/bin/env bash
@@ -345,14 +349,20 @@ _generate out:
         --python_out="$work" --pyi_out="$work" --grpc_python_out="$work" --mypy_grpc_out=quiet:"$work" {{ proto_file }}
     {{ run }} python -m grpc_tools.protoc --descriptor_set_in="$work/recommend_api.binpb" \
         --python_out="$work" --pyi_out="$work" buf/validate/validate.proto
-    mkdir -p {{ out }}/recommend_api/v1 {{ out }}/recommend_api/validate
+    {{ run }} python -m grpc_tools.protoc --proto_path={{ inference_dir }} \
+        --python_out="$work" --pyi_out="$work" --grpc_python_out="$work" --mypy_grpc_out=quiet:"$work" {{ inference_file }}
+    mkdir -p {{ out }}/recommend_api/v1 {{ out }}/recommend_api/validate {{ out }}/recommend_api/open_inference
     cp "$work"/recommend_api.binpb "$work"/recommend_api/v1/* {{ out }}/recommend_api/v1/
     cp "$work"/buf/validate/* {{ out }}/recommend_api/validate/
+    cp "$work"/open_inference.binpb "$work"/open_inference/* {{ out }}/recommend_api/open_inference/
+    # The last: a pool of its own, since every library that speaks the protocol brings messages of the same names.
     sed -i.old -E \
         -e 's/\b(import |from |= )recommend_api\.v1/\1recommender.recommend_api.v1/' \
         -e 's/\bfrom buf\.validate/from recommender.recommend_api.validate/' \
-        {{ out }}/recommend_api/v1/*.py*
-    rm {{ out }}/recommend_api/v1/*.old
+        -e 's/\b(import |from |= )open_inference([. ])/\1recommender.recommend_api.open_inference\2/' \
+        -e '/open_inference\.proto/s/_descriptor_pool\.Default\(\)/_descriptor_pool.DescriptorPool()/' \
+        {{ out }}/recommend_api/v1/*.py* {{ out }}/recommend_api/open_inference/*.py*
+    rm {{ out }}/recommend_api/v1/*.old {{ out }}/recommend_api/open_inference/*.old
 
 # Write the pages that come from the code: .env.template and docs/settings.md
 [group('docs')]

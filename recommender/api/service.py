@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+from recommender.api.open_inference.service import OpenInferenceService
 from recommender.api.queries import Asked, Limits, Reader, check_reply
 from recommender.api.replies import description, failure, write
 from recommender.errors import RecommenderError
@@ -23,6 +24,8 @@ class RecommenderService:
         self._router = router
         self._reader = Reader(limits)
         self._answering = Answering(router, self.turns)
+        self.open_inference = OpenInferenceService(router, self._answering, self.turns, limits)
+        """The same versions, asked by the Open Inference Protocol."""
 
     async def recommend(
         self, request: api.RecommendRequest, deadline: float = math.inf, request_id: str = ""

@@ -25,8 +25,8 @@ SERVICE_NAME = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
 _LAST_STATUS_SECONDS = 0.1
 """How long a watcher may take to read its last status."""
 
-_MOST_BYTES = 4096
-"""Bytes of a request, which is the name of a service; callers need no token for it."""
+MOST_BYTES = 4096
+"""Bytes of a request, which is a name; callers need no token for it."""
 _MOST_WATCHES = 1024
 """Watches that may be open; an idle one takes some 25 kB."""
 _RETRY_SECONDS = 5.0
@@ -47,7 +47,12 @@ class Health:
         self._ended = False
         self._changed = asyncio.Event()
         self._watches: set[asyncio.Timeout] = set()
-        self._guests = Guests()
+        self.guests = Guests()
+        """Lets callers in who need no token."""
+
+    def serving(self, name: str = "") -> bool:
+        """Whether a service is reported as SERVING."""
+        return self._statuses.get(name) is _SERVING
 
     def turn(self, *names: str, serving: bool) -> None:
         """Set the status of these services, or of all if none is named; a no-op after `leave`."""
@@ -71,11 +76,11 @@ class Health:
 
     def methods(self, enter: Enter | None = None, timeout: float = math.inf) -> tuple[Method, ...]:
         """Return the RPCs of the health service; see `Method` for the arguments. Without `enter` callers are guests."""
-        enter = enter or self._guests.enter
+        enter = enter or self.guests.enter
         return (
-            Unary(path=f"/{SERVICE_NAME}/Check", answer=self._check, enter=enter, timeout=timeout, largest=_MOST_BYTES),
+            Unary(path=f"/{SERVICE_NAME}/Check", answer=self._check, enter=enter, timeout=timeout, largest=MOST_BYTES),
             Streaming(
-                path=f"/{SERVICE_NAME}/Watch", serve=self._watch, enter=enter, asked_once=True, largest=_MOST_BYTES
+                path=f"/{SERVICE_NAME}/Watch", serve=self._watch, enter=enter, asked_once=True, largest=MOST_BYTES
             ),
         )
 

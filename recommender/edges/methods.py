@@ -7,13 +7,18 @@ import math
 import time
 from collections.abc import Awaitable, Iterator
 
+from google.protobuf.message import Message
+
 from recommender.api.messages import decoded
 from recommender.api.metadata import SERVICE_NAME
 from recommender.api.service import RecommenderService
 from recommender.edges.calls import Calls
+from recommender.edges.health import MOST_BYTES as PROBE_BYTES
 from recommender.edges.health import SERVICE_NAME as HEALTH_NAME
 from recommender.edges.health import Health
 from recommender.edges.method import Answer, Begin, Enter, Messages, Method, Send, Serve, Streaming, Unary
+from recommender.edges.open_inference import SERVICE_NAME as INFERENCE_NAME
+from recommender.edges.open_inference import OpenInference
 from recommender.edges.reflection import Reflection
 from recommender.edges.streams import Stream
 from recommender.errors import QuotaError, UnavailableError
@@ -26,9 +31,9 @@ _STREAM_RETRY_SECONDS = 1.0
 
 
 class Methods:
-    """The RPCs of RecommenderService, health and reflection; iterating gives each `Method`.
+    """The RPCs of RecommenderService, health and reflection, and of `open_inference`; iterating gives each `Method`.
 
-    Calls of RecommenderService are noted in `calls`, and fail with UNAVAILABLE until `open`. A call or a stream's
+    Calls of both services are noted in `calls`, and fail with UNAVAILABLE until `open`. A call or a stream's
     message without a deadline gets `default_timeout`, in seconds. A stream has at most `most_open` requests in
     flight; at most `most_streams` streams are open. With `access` every call needs a token, except health if
     `open_health`.
@@ -44,6 +49,7 @@ class Methods:
         access: Access | None = None,
         open_health: bool = True,
         reflection: bool = True,
+        open_inference: bool = True,
     ) -> None:
         self._calls = calls
         self._default_timeout = default_timeout
@@ -54,17 +60,22 @@ class Methods:
         self._streams: set[Stream] = set()
         self._draining = False
         self.health = Health(("", SERVICE_NAME))
+        enter_health = None if open_health else self._enter()
         self._methods = [
             self._unary("Recommend", self._recommend),
             # The service charges each request of these two as it reads it.
             self._unary("BatchRecommend", self._batch_recommend, requests=0),
-            self._streaming("StreamRecommend", self._stream_recommend, requests=0),
+            self._streaming("StreamRecommend", self._stream_recommend),
             self._unary("GetModel", self._get_model),
             self._unary("ListModels", self._list_models),
-            *self.health.methods(None if open_health else self._enter(), default_timeout),
+            *self.health.methods(enter_health, default_timeout),
         ]
+        names = [SERVICE_NAME, HEALTH_NAME]
+        if open_inference:
+            names.append(INFERENCE_NAME)
+            self._methods += self._open_inference(enter_health or self.health.guests.enter)
         if reflection:
-            self._methods += Reflection((SERVICE_NAME, HEALTH_NAME)).methods(self._enter())
+            self._methods += Reflection(tuple(names)).methods(self._enter())
 
     def __iter__(self) -> Iterator[Method]:
         return iter(self._methods)
@@ -84,27 +95,38 @@ class Methods:
         for stream in tuple(self._streams):
             stream.stop_reading()
 
-    def _unary(self, name: str, answer: Answer, requests: int = 1) -> Method:
+    def _open_inference(self, enter_health: Enter) -> Iterator[Method]:
+        inference = OpenInference(lambda: self._opened().open_inference, self.health)
+        for name, answer in inference.probes():
+            path = f"/{INFERENCE_NAME}/{name}"
+            yield Unary(
+                path=path, answer=answer, enter=enter_health, timeout=self._default_timeout, largest=PROBE_BYTES
+            )
+        for name, answer in inference.others():
+            yield self._unary(name, answer, requests=0 if name == "ModelInfer" else 1, service=INFERENCE_NAME)
+        yield self._streaming("ModelStreamInfer", self._model_stream_infer, service=INFERENCE_NAME)
+
+    def _unary(self, name: str, answer: Answer, requests: int = 1, service: str = SERVICE_NAME) -> Method:
         return Unary(
-            path=f"/{SERVICE_NAME}/{name}",
-            begin=self._begin(name),
+            path=f"/{service}/{name}",
+            begin=self._begin(f"{service}/{name}"),
             enter=self._enter(requests),
             timeout=self._default_timeout,
             traced=True,
             answer=answer,
         )
 
-    def _streaming(self, name: str, serve: Serve, requests: int = 1) -> Method:
+    def _streaming(self, name: str, serve: Serve, service: str = SERVICE_NAME) -> Method:
         return Streaming(
-            path=f"/{SERVICE_NAME}/{name}",
-            begin=self._begin(name),
-            enter=self._enter(requests),
+            path=f"/{service}/{name}",
+            begin=self._begin(f"{service}/{name}"),
+            enter=self._enter(requests=0),
             traced=True,
             serve=serve,
         )
 
-    def _begin(self, name: str) -> Begin:
-        return functools.partial(self._calls.begin, f"{SERVICE_NAME}/{name}")
+    def _begin(self, method: str) -> Begin:
+        return functools.partial(self._calls.begin, method)
 
     def _enter(self, requests: int = 1) -> Enter | None:
         access = self._access
@@ -127,15 +149,26 @@ class Methods:
 
     async def _stream_recommend(self, messages: Messages, send: Send) -> None:
         service = self._opened()
-        if len(self._streams) >= self._most_streams:
-            raise QuotaError(f"{self._most_streams} streams are open, as many as may be", _STREAM_RETRY_SECONDS)
 
         async def answer(message: bytes) -> api.StreamRecommendResponse:
             request = decoded(api.StreamRecommendRequest, message)
             timeout = request.timeout_ms / 1e3 if request.timeout_ms > 0 else self._default_timeout
             return await service.stream_recommend(request, time.monotonic() + timeout)
 
-        stream = Stream(answer, send, most_open=self._most_open)
+        await self._serve(Stream(answer, send, most_open=self._most_open), messages)
+
+    async def _model_stream_infer(self, messages: Messages, send: Send) -> None:
+        service = self._opened().open_inference
+
+        def answer(message: bytes) -> Awaitable[Message]:
+            return service.stream_infer(message, self._default_timeout)
+
+        # Triton answers in order, and not every client sends ids.
+        await self._serve(Stream(answer, send, most_open=self._most_open, in_order=True), messages)
+
+    async def _serve(self, stream: Stream, messages: Messages) -> None:
+        if len(self._streams) >= self._most_streams:
+            raise QuotaError(f"{self._most_streams} streams are open, as many as may be", _STREAM_RETRY_SECONDS)
         self._streams.add(stream)
         try:
             if self._draining:
@@ -160,4 +193,5 @@ def methods_of(settings: NetworkSettings, calls: Calls, access: Access | None) -
         access=access,
         open_health=not settings.health_needs_token,
         reflection=settings.reflection,
+        open_inference=settings.open_inference,
     )

@@ -56,8 +56,12 @@ class Reflection:
 
 def _described_files() -> dict[str, bytes]:
     """Serialize every described file, by name; dependencies come first."""
-    ours = resources.files("recommender").joinpath("recommend_api/v1/recommend_api.binpb").read_bytes()
-    files = {file.name: file for file in descriptor_pb2.FileDescriptorSet.FromString(ours).file}
+    generated_api = resources.files("recommender").joinpath("recommend_api")
+    files = {
+        file.name: file
+        for ours in ("v1/recommend_api.binpb", "open_inference/open_inference.binpb")
+        for file in descriptor_pb2.FileDescriptorSet.FromString(generated_api.joinpath(ours).read_bytes()).file
+    }
     # Error details travel as Any: a client needs their descriptors to show them.
     for generated in (duration_pb2, error_details_pb2, health_pb2, reflection_pb2):
         file = descriptor_pb2.FileDescriptorProto()

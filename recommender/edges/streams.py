@@ -12,7 +12,8 @@ class Stream:
     """Answers the messages of one stream, each as soon as its reply is ready.
 
     A message is in flight from when it is read until the transport has taken its reply. With `most_open` in flight
-    nothing is read, so flow control holds up a slow reader, which costs no memory.
+    nothing is read, so flow control holds up a slow reader, which costs no memory. With `in_order` a reply waits for
+    those to the messages before its own.
     """
 
     def __init__(
@@ -21,6 +22,7 @@ class Stream:
         send: Callable[[Message], Awaitable[None]],
         *,
         most_open: int,
+        in_order: bool = False,
     ) -> None:
         self._answer = answer
         self._send = send
@@ -28,6 +30,8 @@ class Stream:
         self._sending = asyncio.Lock()
         self._reader: asyncio.Task[None] | None = None
         self._stopped = False
+        self._in_order = in_order
+        self._last: asyncio.Task[None] | None = None
 
     async def serve(self, messages: AsyncIterator[bytes]) -> None:
         """Read until the caller or `stop_reading` ends it; return when everything read is answered.
@@ -51,12 +55,14 @@ class Stream:
     async def _read(self, messages: AsyncIterator[bytes], tasks: asyncio.TaskGroup) -> None:
         await self._room.acquire()
         async for message in messages:
-            tasks.create_task(self._respond(message))
+            self._last = tasks.create_task(self._respond(message, self._last if self._in_order else None))
             await self._room.acquire()
 
-    async def _respond(self, message: bytes) -> None:
+    async def _respond(self, message: bytes, before: asyncio.Task[None] | None) -> None:
         try:
             reply = await self._answer(message)
+            if before is not None:
+                await asyncio.wait((before,))
             async with self._sending:
                 await self._send(reply)
         finally:

@@ -53,6 +53,9 @@ class NetworkSettings(Group):
     reflection: bool = True
     """Whether the service describes itself to grpcurl and the like (with a token, where others need one). Turn it off
     where strangers should not see the API."""
+    open_inference: bool = True
+    """Whether the port speaks the Open Inference Protocol too, for clients and platforms of KServe and Triton:
+    docs/open-inference-protocol.md. Turn it off where nobody calls by it."""
     secrets_reload_ms: Annotated[int, Field(ge=10, le=3_600_000)] = 10_000
     """Milliseconds between looks at the files of certificates and tokens. A revoked token is good for so long; a look
     costs some microseconds."""

@@ -1,0 +1,164 @@
+"""The RPCs of the Open Inference Protocol as plain functions: a message in, its reply out. Knows no transport."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Sequence
+from typing import Final
+
+from recommender.api.messages import decoded
+from recommender.api.open_inference.descriptions import configuration, index, metadata, server_metadata, statistics
+from recommender.api.open_inference.rankings import Reply, check_size, wanted_outputs
+from recommender.api.open_inference.rows import RowReader, about_inputs
+from recommender.api.queries import Asked, Limits
+from recommender.api.replies import failure
+from recommender.errors import InvalidRequestError, RecommenderError, UnavailableError, UnknownModelError, Violation
+from recommender.models.version import Version
+from recommender.recommend_api.open_inference import open_inference_pb2 as oip
+from recommender.routing.answering import Answer, Answering
+from recommender.routing.router import Router
+from recommender.security.access import charge
+from recommender.threads import Turns
+
+_LARGE_BYTES: Final = 1 << 14
+"""A message of more is parsed in a turn of its own."""
+_FEW_ITEMS: Final = 1 << 12
+"""Items that are written at once: some 0.1 ms."""
+
+
+class OpenInferenceService:
+    """Answers the protocol's messages with the versions of a router."""
+
+    def __init__(self, router: Router, answering: Answering, turns: Turns, limits: Limits) -> None:
+        self._router = router
+        self._answering = answering
+        self._turns = turns
+        self._limits = limits
+        self._reader = RowReader(limits)
+
+    async def infer(self, message: bytes, deadline: float = math.inf, request_id: str = "") -> oip.ModelInferResponse:
+        """Rank for each row of a ModelInferRequest; `deadline` is on the batcher's clock.
+
+        Raises InvalidRequestError if the request or a row of it is at fault, QuotaError if its token has more rows than
+        it may, what `Router.route` raises for the model that it names, and what the first row that fails fails with.
+        """
+        return await self._answer(await self._parsed(message), deadline, request_id)
+
+    async def stream_infer(self, message: bytes, default_timeout: float) -> oip.ModelStreamInferResponse:
+        """Answer one message of a stream; any error is its reply, in the words of `failure`."""
+        request = oip.ModelInferRequest()
+        try:
+            request = await self._parsed(message)
+            timeout = _timeout_of(request)
+            deadline = time.monotonic() + (default_timeout if timeout == math.inf else timeout)
+            answer = await self._answer(request, deadline, request.id)
+        except Exception as error:  # noqa: BLE001 (one message's fate never ends the stream)
+            return oip.ModelStreamInferResponse(
+                error_message=failure(error).message, infer_response=oip.ModelInferResponse(id=request.id)
+            )
+        return oip.ModelStreamInferResponse(infer_response=answer)
+
+    def server_metadata(self) -> oip.ServerMetadataResponse:
+        """Describe the server."""
+        return server_metadata()
+
+    def ready(self, request: oip.ModelReadyRequest) -> bool:
+        """Whether a model answers calls."""
+        try:
+            self._router.route(_named(request.name, request.version))
+        except (UnknownModelError, UnavailableError):
+            return False
+        return True
+
+    def metadata(self, request: oip.ModelMetadataRequest) -> oip.ModelMetadataResponse:
+        """Describe the tensors of a model. Raises what `Router.route` raises."""
+        version = self._router.route(_named(request.name, request.version))
+        name = version.model.name
+        serving = [each.model.version for each in self._router.serving() if each.model.name == name]
+        return metadata(version, [version.model.version] if request.version else serving)
+
+    def configuration(self, request: oip.ModelConfigRequest) -> oip.ModelConfigResponse:
+        """Describe a model as Triton's configuration would. Raises what `Router.route` raises."""
+        version = self._router.route(_named(request.name, request.version))
+        return configuration(version, self._limits.batch_requests)
+
+    def statistics(self, request: oip.ModelStatisticsRequest) -> oip.ModelStatisticsResponse:
+        """Count what one version has done, or each of all. Raises what `Router.route` raises."""
+        versions: Sequence[Version] = self._router.serving()
+        if request.name:
+            versions = [self._router.route(_named(request.name, request.version))]
+        return oip.ModelStatisticsResponse(model_stats=map(statistics, versions))
+
+    def index(self, request: oip.RepositoryIndexRequest) -> oip.RepositoryIndexResponse:
+        """List the models that there are."""
+        return index(self._router.lanes, only_ready=request.ready)
+
+    async def _parsed(self, message: bytes) -> oip.ModelInferRequest:
+        if len(message) <= _LARGE_BYTES:
+            return decoded(oip.ModelInferRequest, message)
+        return await self._turns.once(lambda: decoded(oip.ModelInferRequest, message))
+
+    async def _answer(self, request: oip.ModelInferRequest, deadline: float, request_id: str) -> oip.ModelInferResponse:
+        if request.parameters:
+            deadline = min(deadline, time.monotonic() + _timeout_of(request))
+        model = _named(request.model_name, request.model_version)
+        version = self._router.route(model)
+        names = wanted_outputs(request, version)
+        asked = await self._read(request, model, request_id)
+        check_size(asked, names, version)
+        answers = await self._answers(asked, deadline)
+        width = max([len(answer.ranking.item_ids) for answer in answers])
+        reply = Reply(names, len(answers), width, raw=bool(request.raw_input_contents))
+        if len(answers) * width <= _FEW_ITEMS:
+            reply.add(answers)
+        else:
+            together = max(_FEW_ITEMS // max(width, 1), 1)
+            parts = (answers[start : start + together] for start in range(0, len(answers), together))
+            await self._turns.each(parts, reply.add)
+        return reply.finish(request.id)
+
+    async def _read(self, request: oip.ModelInferRequest, model: str, request_id: str) -> list[Asked]:
+        """Read each row, and charge the caller's token for it."""
+        plain = self._reader.plain(request, model, request_id)
+        if plain is not None:
+            charge(1)
+            return [plain]
+        rows = self._reader.read(request, model, request_id)
+        charge(rows.count)
+        asked: list[Asked] = []
+        await self._turns.each(range(rows.count), lambda row: asked.append(rows.read(row)))
+        return asked
+
+    async def _answers(self, asked: Sequence[Asked], deadline: float) -> list[Answer]:
+        """Answer every row. Raises the error of a row that is at fault itself, else that of the first that failed."""
+        if len(asked) == 1:
+            try:
+                return [await self._answering.answer(asked[0], deadline)]
+            except InvalidRequestError as error:
+                raise about_inputs(error, None) from None
+        outcomes = await self._answering.answer_many(asked, deadline)
+        failures = [(row, each) for row, each in enumerate(outcomes) if isinstance(each, RecommenderError)]
+        for row, failed in failures:
+            if isinstance(failed, InvalidRequestError):
+                raise about_inputs(failed, row)
+        if failures:
+            raise failures[0][1]
+        return [each for each in outcomes if isinstance(each, Answer)]
+
+
+def _named(name: str, version: str) -> str:
+    """A model as `Router.route` takes it."""
+    return f"{name}@{version}" if version else name
+
+
+def _timeout_of(request: oip.ModelInferRequest) -> float:
+    """The time-out that a request sets, in seconds; infinite if it sets none. Raises InvalidRequestError."""
+    if "timeout" not in request.parameters:
+        return math.inf
+    parameter = request.parameters["timeout"]
+    kind = parameter.WhichOneof("parameter_choice")
+    if kind not in ("int64_param", "uint64_param"):
+        raise InvalidRequestError(Violation("timeout", "it is a whole number of microseconds"))
+    microseconds: int = getattr(parameter, kind)
+    return microseconds / 1e6 if microseconds > 0 else math.inf

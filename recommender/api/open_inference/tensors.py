@@ -1,0 +1,168 @@
+"""Tensors of a request: held to their names, types, shapes and sizes before anything reads their elements."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Final, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from recommender.errors import InvalidRequestError, Violation, quoted
+from recommender.recommend_api.open_inference import open_inference_pb2 as oip
+
+Numbers: TypeAlias = npt.NDArray[np.int64] | npt.NDArray[np.int32]
+
+_NUMBERS: Final[Mapping[str, str]] = MappingProxyType({"INT64": "<i8", "INT32": "<i4"})
+_TYPED: Final[Mapping[str, str]] = MappingProxyType(
+    {"INT64": "int64_contents", "INT32": "int_contents", "BYTES": "bytes_contents"}
+)
+"""The field of typed contents for each datatype that is taken."""
+_LENGTH_BYTES = 4
+"""What stands before each element of raw BYTES: its length, little-endian."""
+_MOST_DIMENSIONS = 2
+_LONGEST_KEY = 256
+"""Bytes of a key, as the rules of RecommendRequest have it."""
+
+
+class Texts:
+    """The elements of a BYTES tensor, taken in order."""
+
+    def __init__(self, name: str, elements: bytes | Sequence[bytes], count: int) -> None:
+        self._name = name
+        self._elements = elements
+        self._left = count
+        self._at = 0
+
+    def take(self, count: int, kept: int) -> list[str]:
+        """Take the next `count` elements and return the first `kept`, without the empty ones at their end: padding.
+
+        Raises InvalidRequestError if one is no key, or if the raw contents end before it does.
+        """
+        self._left -= count
+        if isinstance(self._elements, bytes):
+            taken = self._take_raw(self._elements, count)
+            if not self._left and self._at != len(self._elements):
+                raise _wrong_size(self._name)
+        else:
+            taken = list(self._elements[self._at : self._at + count])
+            self._at += count
+        del taken[kept:]
+        while taken and not taken[-1]:
+            taken.pop()
+        return [self._key(element) for element in taken]
+
+    def _take_raw(self, raw: bytes, count: int) -> list[bytes]:
+        taken, at, end = [], self._at, len(raw)
+        for _ in range(count):
+            start = at + _LENGTH_BYTES
+            at = start + int.from_bytes(raw[at:start], "little")
+            if start > end or at > end:
+                raise _wrong_size(self._name)
+            taken.append(raw[start:at])
+        self._at = at
+        return taken
+
+    def _key(self, element: bytes) -> str:
+        if not 0 < len(element) <= _LONGEST_KEY:
+            told = f"a key of {len(element)} bytes" if element else "an empty key before the end of its row"
+            raise _refused(self._name, f"{told} is none: keys have 1 to {_LONGEST_KEY} bytes")
+        try:
+            return element.decode()
+        except UnicodeDecodeError:
+            raise _refused(self._name, f"{quoted(element)} is no key: it is not UTF-8") from None
+
+
+@dataclass(frozen=True, slots=True)
+class Tensor:
+    """One input. Its size is that of its shape; `elements` are flat, row after row."""
+
+    name: str
+    shape: tuple[int, ...]
+    elements: Numbers | Texts
+
+    def numbers(self) -> Numbers:
+        """Its elements. Raises InvalidRequestError if they are BYTES."""
+        if isinstance(self.elements, Texts):
+            raise _refused(self.name, "its datatype is BYTES, and INT64 or INT32 is wanted")
+        return self.elements
+
+
+def read_tensors(request: oip.ModelInferRequest, known: Sequence[str]) -> dict[str, Tensor]:
+    """Read the inputs of a request, by name; `known` are those that there may be.
+
+    Raises InvalidRequestError if one is unknown, comes twice, or is not what its datatype and its shape say.
+    """
+    inputs, raw = request.inputs, request.raw_input_contents
+    if len(inputs) > len(known):
+        raise _refused("inputs", f"{len(inputs)} inputs are more than there are: {', '.join(known)}")
+    if raw and len(raw) != len(inputs):
+        raise _refused("raw_input_contents", f"it has the contents of {len(raw)} inputs, and there are {len(inputs)}")
+    tensors: dict[str, Tensor] = {}
+    for place, each in enumerate(inputs):
+        name = each.name
+        if name not in known:
+            raise _refused("inputs", f"there is no input {quoted(name)}; there are {', '.join(known)}")
+        if name in tensors:
+            raise _refused(name, "it comes twice")
+        tensors[name] = _tensor(each, raw[place] if raw else None)
+    return tensors
+
+
+def _tensor(sent: oip.ModelInferRequest.InferInputTensor, raw: bytes | None) -> Tensor:
+    name, datatype = sent.name, sent.datatype
+    if datatype not in _TYPED:
+        raise _refused(name, f"its datatype is {quoted(datatype)}, and INT64, INT32 or BYTES is wanted")
+    if any(key.startswith("shared_memory") for key in sent.parameters):
+        raise _refused(name, "shared memory is not taken: send the contents")
+    if len(sent.shape) > _MOST_DIMENSIONS or not sent.shape or min(sent.shape) < 0:
+        raise _refused(
+            name, f"its shape is {quoted(sent.shape[:8])}, and one or two dimensions of 0 or more are wanted"
+        )
+    shape = tuple(sent.shape)
+    size = math.prod(shape)
+    if raw is not None:
+        if sent.HasField("contents"):
+            raise _refused(name, "it has typed contents beside raw ones: send either")
+        return Tensor(name, shape, _raw_elements(name, datatype, raw, size))
+    return Tensor(name, shape, _typed_elements(name, datatype, sent.contents, size))
+
+
+def _raw_elements(name: str, datatype: str, raw: bytes, size: int) -> Numbers | Texts:
+    if datatype == "BYTES":
+        if size * _LENGTH_BYTES > len(raw) or (raw and not size):
+            raise _wrong_size(name)
+        return Texts(name, raw, size)
+    dtype = np.dtype(_NUMBERS[datatype])
+    if len(raw) != size * dtype.itemsize:
+        raise _refused(
+            name, f"its raw contents have {len(raw)} bytes, and its shape and {datatype} make {size * dtype.itemsize}"
+        )
+    numbers: Numbers = np.frombuffer(raw, dtype)
+    return numbers
+
+
+def _typed_elements(name: str, datatype: str, contents: oip.InferTensorContents, size: int) -> Numbers | Texts:
+    field = _TYPED[datatype]
+    others = [each.name for each, _ in contents.ListFields() if each.name != field]
+    if others:
+        raise _refused(name, f"it has {others[0]}, and {datatype} stands in {field}")
+    elements = getattr(contents, field)
+    if len(elements) != size:
+        raise _refused(name, f"{field} has {len(elements)} elements, and its shape makes {size}")
+    if datatype == "BYTES":
+        return Texts(name, elements, size)
+    return np.array(elements[:], _NUMBERS[datatype])
+
+
+def _wrong_size(name: str) -> InvalidRequestError:
+    return _refused(
+        name, "its raw contents do not have the elements of its shape, each after its length in four bytes, and no more"
+    )
+
+
+def _refused(field: str, description: str) -> InvalidRequestError:
+    return InvalidRequestError(Violation(field, description))
