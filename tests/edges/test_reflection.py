@@ -31,6 +31,7 @@ async def test_grpcurl_lists_the_services(server: AnyServer) -> None:
         "grpc.health.v1.Health",
         "grpc.reflection.v1.ServerReflection",
         "grpc.reflection.v1alpha.ServerReflection",
+        "inference.GRPCInferenceService",
         "recommend_api.v1.RecommenderService",
     ]
 
@@ -41,6 +42,7 @@ async def test_grpcurl_lists_the_services(server: AnyServer) -> None:
         ("recommend_api.v1.RecommenderService", "// Ranks the catalogue for one history"),
         ("recommend_api.v1.RecommendRequest", "// The history: ids of the items the user has seen, oldest first."),
         ("recommend_api.v1.RecommendResponse", "// Ids of the recommended items, best first."),
+        ("inference.GRPCInferenceService", "// Ranks the catalogue for each row of the inputs."),
     ],
 )
 async def test_grpcurl_describes_with_the_comments_of_the_proto(server: AnyServer, symbol: str, comment: str) -> None:
