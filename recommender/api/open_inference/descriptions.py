@@ -7,8 +7,8 @@ from importlib.metadata import version as release_of
 from types import MappingProxyType
 from typing import Final, NamedTuple
 
+from recommender.api.open_inference.names import HISTORY, TIMES, TYPES
 from recommender.api.open_inference.rankings import DATATYPES, KEYS, RECOMMENDATIONS, SCORES, outputs_of
-from recommender.api.open_inference.rows import HISTORY
 from recommender.batching.statistics import Outcome
 from recommender.models.version import Version
 from recommender.recommend_api.open_inference import open_inference_pb2 as oip
@@ -35,6 +35,8 @@ _INPUTS: Final[Mapping[str, _Tensor]] = MappingProxyType(
     {
         HISTORY: _Tensor("INT64", (_ANY,)),
         "history_length": _Tensor("INT64", (1,)),
+        TYPES: _Tensor("INT64", (_ANY,)),
+        TIMES: _Tensor("INT64", (_ANY,)),
         "k": _Tensor("INT64", (1,)),
         "excluded": _Tensor("INT64", (2,)),
         "candidates": _Tensor("INT64", (_ANY,)),
@@ -84,7 +86,7 @@ def configuration(version: Version, most_rows: int) -> oip.ModelConfigResponse:
             name=name,
             data_type=_TYPES[_INPUTS[name].datatype],
             dims=_INPUTS[name].shape,
-            optional=name != HISTORY or version.model.users is not None,
+            optional=_is_optional(name, version),
         )
         for name in _inputs_of(version)
     ]
@@ -139,6 +141,16 @@ def index(lanes: Sequence[Lane], *, only_ready: bool) -> oip.RepositoryIndexResp
             name = min(lane.names, key=len, default=lane.reference)
             listed.models.add(name=name, state=_UNAVAILABLE, reason="no version of it is loaded")
     return listed
+
+
+def _is_optional(name: str, version: Version) -> bool:
+    """Whether a version answers requests without an input."""
+    model = version.model
+    if name == HISTORY:
+        return model.users is not None
+    if name == TYPES:
+        return model.history_types is None or model.history_types.default is not None
+    return name != TIMES or model.history_times is None or model.history_times.default is not None
 
 
 def _inputs_of(version: Version) -> list[str]:

@@ -11,8 +11,9 @@ from types import MappingProxyType
 from typing import Any, Final, NamedTuple
 
 from recommender.api.metadata import MOST_REPLY_BYTES
+from recommender.api.open_inference.tensors import refused
 from recommender.api.queries import Asked
-from recommender.errors import InvalidRequestError, Violation, quoted
+from recommender.errors import quoted
 from recommender.models.version import Version
 from recommender.recommend_api.open_inference import open_inference_pb2 as oip
 from recommender.routing.answering import NO_REMARKS, Answer, Remarks
@@ -45,17 +46,17 @@ def wanted_outputs(request: oip.ModelInferRequest, version: Version) -> tuple[st
     if not request.outputs:
         return tuple(name for name in known if name != KEYS)
     if len(request.outputs) > len(known):
-        raise _refused("outputs", f"{len(request.outputs)} outputs are more than there are: {', '.join(known)}")
+        raise refused("outputs", f"{len(request.outputs)} outputs are more than there are: {', '.join(known)}")
     names = tuple(output.name for output in request.outputs)
     for output in request.outputs:
         if output.name not in known:
             label = version.model.label
-            raise _refused("outputs", f"model {label} has no output {quoted(output.name)}; it has {', '.join(known)}")
+            raise refused("outputs", f"model {label} has no output {quoted(output.name)}; it has {', '.join(known)}")
         if names.count(output.name) > 1:
-            raise _refused("outputs", f"{output.name} is wanted twice")
+            raise refused("outputs", f"{output.name} is wanted twice")
         for key in output.parameters:
             if key == "classification" or key.startswith("shared_memory"):
-                raise _refused("outputs", f"{quoted(key)} is not given: outputs come as they are, within the reply")
+                raise refused("outputs", f"{quoted(key)} is not given: outputs come as they are, within the reply")
     return names
 
 
@@ -65,7 +66,7 @@ def check_size(requests: Sequence[Asked], names: Sequence[str], version: Version
     keys = version.vocabulary.usual_bytes if KEYS in names and version.vocabulary is not None else 0
     size = len(requests) * longest * (_ITEM_BYTES + keys)
     if size > MOST_REPLY_BYTES:
-        raise _refused(
+        raise refused(
             "k",
             f"the reply could have {size / 1e6:.0f} MB, more than the {MOST_REPLY_BYTES / 1e6:.0f} MB that are sent: "
             "send fewer rows, or ask for fewer items",
@@ -123,7 +124,7 @@ class Reply:
         noted = {
             "unknown_items": len(remarks.unknown_item_ids) + len(remarks.unknown_item_keys),
             "unknown_users": int(remarks.unknown_user),
-            "ignored_users": len(remarks.ignored_inputs),
+            "ignored_inputs": len(remarks.ignored_inputs),
             "fallback_rows": int(remarks.is_fallback),
             "user_rows": int(remarks.is_user_alone),
         }
@@ -150,7 +151,7 @@ def _scores(answer: Answer) -> list[float]:
 def _keys(answer: Answer) -> list[bytes]:
     vocabulary = answer.version.vocabulary
     if vocabulary is None:
-        raise _refused("outputs", f"model {answer.version.model.label} has no output {KEYS}")
+        raise refused("outputs", f"model {answer.version.model.label} has no output {KEYS}")
     return [key.encode() for key in vocabulary.keys(answer.ranking.item_ids)]
 
 
@@ -174,7 +175,3 @@ _OUTPUTS: Final[Mapping[str, _Output]] = MappingProxyType(
         KEYS: _Output(_keys, b"", "bytes_contents", _packed_texts),
     }
 )
-
-
-def _refused(field: str, description: str) -> InvalidRequestError:
-    return InvalidRequestError(Violation(field, description))

@@ -9,11 +9,13 @@ from typing import Final
 
 from recommender.api.messages import decoded
 from recommender.api.open_inference.descriptions import configuration, index, metadata, server_metadata, statistics
+from recommender.api.open_inference.names import about_inputs
 from recommender.api.open_inference.rankings import Reply, check_size, wanted_outputs
-from recommender.api.open_inference.rows import RowReader, about_inputs
+from recommender.api.open_inference.rows import RowReader
+from recommender.api.open_inference.tensors import refused
 from recommender.api.queries import Asked, Limits
 from recommender.api.replies import failure
-from recommender.errors import InvalidRequestError, RecommenderError, UnavailableError, UnknownModelError, Violation
+from recommender.errors import InvalidRequestError, RecommenderError, UnavailableError, UnknownModelError
 from recommender.models.version import Version
 from recommender.recommend_api.open_inference import open_inference_pb2 as oip
 from recommender.routing.answering import Answer, Answering
@@ -159,6 +161,6 @@ def _timeout_of(request: oip.ModelInferRequest) -> float:
     parameter = request.parameters["timeout"]
     kind = parameter.WhichOneof("parameter_choice")
     if kind not in ("int64_param", "uint64_param"):
-        raise InvalidRequestError(Violation("timeout", "it is a whole number of microseconds"))
+        raise refused("timeout", "it is a whole number of microseconds")
     microseconds: int = getattr(parameter, kind)
     return microseconds / 1e6 if microseconds > 0 else math.inf

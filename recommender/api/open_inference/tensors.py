@@ -69,11 +69,11 @@ class Texts:
     def _key(self, element: bytes) -> str:
         if not 0 < len(element) <= _LONGEST_KEY:
             told = f"a key of {len(element)} bytes" if element else "an empty key before the end of its row"
-            raise _refused(self._name, f"{told} is none: keys have 1 to {_LONGEST_KEY} bytes")
+            raise refused(self._name, f"{told} is none: keys have 1 to {_LONGEST_KEY} bytes")
         try:
             return element.decode()
         except UnicodeDecodeError:
-            raise _refused(self._name, f"{quoted(element)} is no key: it is not UTF-8") from None
+            raise refused(self._name, f"{quoted(element)} is no key: it is not UTF-8") from None
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +87,7 @@ class Tensor:
     def numbers(self) -> Numbers:
         """Its elements. Raises InvalidRequestError if they are BYTES."""
         if isinstance(self.elements, Texts):
-            raise _refused(self.name, "its datatype is BYTES, and INT64 or INT32 is wanted")
+            raise refused(self.name, "its datatype is BYTES, and INT64 or INT32 is wanted")
         return self.elements
 
 
@@ -98,16 +98,16 @@ def read_tensors(request: oip.ModelInferRequest, known: Sequence[str]) -> dict[s
     """
     inputs, raw = request.inputs, request.raw_input_contents
     if len(inputs) > len(known):
-        raise _refused("inputs", f"{len(inputs)} inputs are more than there are: {', '.join(known)}")
+        raise refused("inputs", f"{len(inputs)} inputs are more than there are: {', '.join(known)}")
     if raw and len(raw) != len(inputs):
-        raise _refused("raw_input_contents", f"it has the contents of {len(raw)} inputs, and there are {len(inputs)}")
+        raise refused("raw_input_contents", f"it has the contents of {len(raw)} inputs, and there are {len(inputs)}")
     tensors: dict[str, Tensor] = {}
     for place, each in enumerate(inputs):
         name = each.name
         if name not in known:
-            raise _refused("inputs", f"there is no input {quoted(name)}; there are {', '.join(known)}")
+            raise refused("inputs", f"there is no input {quoted(name)}; there are {', '.join(known)}")
         if name in tensors:
-            raise _refused(name, "it comes twice")
+            raise refused(name, "it comes twice")
         tensors[name] = _tensor(each, raw[place] if raw else None)
     return tensors
 
@@ -115,18 +115,16 @@ def read_tensors(request: oip.ModelInferRequest, known: Sequence[str]) -> dict[s
 def _tensor(sent: oip.ModelInferRequest.InferInputTensor, raw: bytes | None) -> Tensor:
     name, datatype = sent.name, sent.datatype
     if datatype not in _TYPED:
-        raise _refused(name, f"its datatype is {quoted(datatype)}, and INT64, INT32 or BYTES is wanted")
+        raise refused(name, f"its datatype is {quoted(datatype)}, and INT64, INT32 or BYTES is wanted")
     if any(key.startswith("shared_memory") for key in sent.parameters):
-        raise _refused(name, "shared memory is not taken: send the contents")
+        raise refused(name, "shared memory is not taken: send the contents")
     if len(sent.shape) > _MOST_DIMENSIONS or not sent.shape or min(sent.shape) < 0:
-        raise _refused(
-            name, f"its shape is {quoted(sent.shape[:8])}, and one or two dimensions of 0 or more are wanted"
-        )
+        raise refused(name, f"its shape is {quoted(sent.shape[:8])}, and one or two dimensions of 0 or more are wanted")
     shape = tuple(sent.shape)
     size = math.prod(shape)
     if raw is not None:
         if sent.HasField("contents"):
-            raise _refused(name, "it has typed contents beside raw ones: send either")
+            raise refused(name, "it has typed contents beside raw ones: send either")
         return Tensor(name, shape, _raw_elements(name, datatype, raw, size))
     return Tensor(name, shape, _typed_elements(name, datatype, sent.contents, size))
 
@@ -138,7 +136,7 @@ def _raw_elements(name: str, datatype: str, raw: bytes, size: int) -> Numbers | 
         return Texts(name, raw, size)
     dtype = np.dtype(_NUMBERS[datatype])
     if len(raw) != size * dtype.itemsize:
-        raise _refused(
+        raise refused(
             name, f"its raw contents have {len(raw)} bytes, and its shape and {datatype} make {size * dtype.itemsize}"
         )
     numbers: Numbers = np.frombuffer(raw, dtype)
@@ -149,20 +147,21 @@ def _typed_elements(name: str, datatype: str, contents: oip.InferTensorContents,
     field = _TYPED[datatype]
     others = [each.name for each, _ in contents.ListFields() if each.name != field]
     if others:
-        raise _refused(name, f"it has {others[0]}, and {datatype} stands in {field}")
+        raise refused(name, f"it has {others[0]}, and {datatype} stands in {field}")
     elements = getattr(contents, field)
     if len(elements) != size:
-        raise _refused(name, f"{field} has {len(elements)} elements, and its shape makes {size}")
+        raise refused(name, f"{field} has {len(elements)} elements, and its shape makes {size}")
     if datatype == "BYTES":
         return Texts(name, elements, size)
     return np.array(elements[:], _NUMBERS[datatype])
 
 
 def _wrong_size(name: str) -> InvalidRequestError:
-    return _refused(
+    return refused(
         name, "its raw contents do not have the elements of its shape, each after its length in four bytes, and no more"
     )
 
 
-def _refused(field: str, description: str) -> InvalidRequestError:
+def refused(field: str, description: str) -> InvalidRequestError:
+    """The refusal of a request for one of its fields, or of its inputs."""
     return InvalidRequestError(Violation(field, description))

@@ -157,9 +157,9 @@ HOSTILE: dict[str, tuple[oip.ModelInferRequest, str]] = {
     "two negative dimensions": (shaped(-1, -1, raw=bytes(8)), "its shape is [-1, -1]"),
     "thousands of dimensions": (shaped(*[1] * 10_000, raw=bytes(8)), "one or two dimensions"),
     "bytes that are no number": (shaped(1, 1, raw=bytes(7)), "its raw contents have 7 bytes"),
-    "a negative id": (infer({"user_history": [[1, -1]]}), "user_history[1]: -1 is no id"),
-    "an id beyond int32": (infer({"user_history": [[2**31]]}), "2147483648 is no id"),
-    "the least id": (infer({"user_history": [[-(2**63)]]}), "is no id"),
+    "a negative id": (infer({"user_history": [[1, -1]]}), "user_history[1]: -1 is not from 0 to 2147483647"),
+    "an id beyond int32": (infer({"user_history": [[2**31]]}), "2147483648 is not from 0 to"),
+    "the least id": (infer({"user_history": [[-(2**63)]]}), "is not from 0 to"),
     "negative lengths": (infer({"user_history": [[1]], "history_length": [-1]}), "each must be from 0 to 1"),
     "lengths whose sum overflows": (
         infer({"user_history": [1, 2], "history_length": [2**63 - 1, 2**63 - 1]}),

@@ -20,13 +20,14 @@ from tests.support.inference import infer, rankings, tensor
 from tests.support.models import brute_force
 from tests.support.paths import WEIGHTS
 from tests.support.serving import Shared
-from tests.support.versions import UNTRIED, K, answer_of, embeddings_of, write_version
+from tests.support.versions import MORNING, UNTRIED, K, answer_of, embeddings_of, write_version
 
 pytestmark = pytest.mark.both_edges
 
 TIMEOUT = 30.0
 USERS = 4
 TABLE = np.random.default_rng(3).normal(0, 2, (USERS + 1, 8)).astype(np.float32)
+TYPES = np.random.default_rng(4).normal(0, 2, (3, 8)).astype(np.float32)
 USER_KEYS = [f"user-{number}" for number in range(1, USERS + 1)]
 HISTORIES = [list(history) for history in FACTS]
 PADDED = [[*history, *[-7] * (4 - len(history))] for history in HISTORIES]
@@ -36,17 +37,18 @@ ANSWERS = [answer[:K] for answer in FACTS.values()]
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Models: `shop` has keys and a fallback list, `users` takes users, `nan` fails on one item."""
+    """Models: `shop` has keys and a fallback list, `users` takes users, `events` types and times; `nan` has a flaw."""
     folder = tmp_path_factory.mktemp("models")
     write_version(folder / "shop" / "1", 1, keys=50, fallback=(7, 3, 11))
     write_version(folder / "users" / "1", 1, users=TABLE, user_keys=USER_KEYS)
+    write_version(folder / "events" / "1", 1, types=TYPES, timed=True, type_keys=["view", "cart"])
     write_version(folder / "nan" / "1", 1, flaws={UNTRIED: math.nan})
     return folder
 
 
 @pytest.fixture(scope="module")
 def channel(shared: Shared, folder: Path) -> Iterator[grpc.Channel]:
-    models = [*(f"{folder / name}@1" for name in ("shop", "users", "nan")), str(WEIGHTS / "10_model.onnx")]
+    models = [*(f"{folder / name}@1" for name in ("shop", "users", "events", "nan")), str(WEIGHTS / "10_model.onnx")]
     server = shared(model=",".join(models), num_recommendations=K)
     with grpc.insecure_channel(f"127.0.0.1:{server.port}") as channel:
         yield channel
@@ -177,6 +179,23 @@ def test_users_are_named_by_ids_or_keys_with_and_without_histories(
     ]
 
 
+@pytest.mark.parametrize("types", [[[1, 2], [2, 0]], [["view", "cart"], ["cart", ""]]], ids=str)
+def test_types_and_times_have_the_shape_of_the_history(
+    stub: oip_grpc.GRPCInferenceServiceStub, types: list[list[object]]
+) -> None:
+    times = [[MORNING, MORNING + 1], [MORNING + 2, 0]]
+    inputs = {"user_history": [[1, 2], [3, 0]], "history_length": [2, 1], "history_types": types}
+    call = stub.ModelInfer(infer({**inputs, "history_times": times}, model_name="events"), timeout=TIMEOUT)
+    refused = stub.ModelInfer.future(infer({**inputs, "history_times": [1, 2]}, model_name="events"), timeout=TIMEOUT)
+
+    expected = [((1, 2), (1, 2), times[0]), ((3,), (2,), times[1][:1])]
+    assert rankings(call) == [
+        brute_force(embeddings_of(1), history, K, of_types=TYPES[list(of)], times=at)[0] for history, of, at in expected
+    ]
+    assert refused.code() is grpc.StatusCode.INVALID_ARGUMENT
+    assert "history_times: its shape is [2], and that of user_history is wanted" in (refused.details() or "")
+
+
 def test_a_row_that_fails_fails_its_call_by_name_and_nobody_else(
     channel: grpc.Channel, stub: oip_grpc.GRPCInferenceServiceStub
 ) -> None:
@@ -188,7 +207,7 @@ def test_a_row_that_fails_fails_its_call_by_name_and_nobody_else(
 
     for call in failing:
         assert call.code() is grpc.StatusCode.INVALID_ARGUMENT
-        assert "row 1: -5 is no id" in (call.details() or "")
+        assert "row 1: -5 is not from 0" in (call.details() or "")
     assert faulty.code() is grpc.StatusCode.INTERNAL
     for answered in beside:
         assert tuple(answered.result().item_ids) == answer_of(1, (3,))

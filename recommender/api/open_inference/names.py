@@ -1,0 +1,59 @@
+"""Names of the inputs, and the fields of a RecommendRequest that they stand for."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from recommender.errors import InvalidRequestError, Violation
+
+HISTORY: Final = "user_history"
+TYPES: Final = "history_types"
+TIMES: Final = "history_times"
+INPUTS: Final = (
+    HISTORY,
+    "history_length",
+    TYPES,
+    TIMES,
+    "k",
+    "excluded",
+    "candidates",
+    "candidates_length",
+    "user",
+)
+_FIELDS: Final = {
+    "item_ids": HISTORY,
+    "item_keys": HISTORY,
+    "excluded_item_ids": "excluded",
+    "excluded_item_keys": "excluded",
+    "candidate_item_ids": "candidates",
+    "candidate_item_keys": "candidates",
+    "limit": "k",
+    "user_id": "user",
+    "user_key": "user",
+    "history_type_ids": TYPES,
+    "history_type_keys": TYPES,
+}
+"""Fields of a RecommendRequest, and the inputs that stand for them."""
+_WORDS: Final = {
+    "neither item_ids nor item_keys": "no item",
+    "by user_id": "by its id",
+    "user_id": "user",
+    "user_key": "user",
+    "by history_type_ids": "by their ids",
+    "history_type_ids": TYPES,
+    "history_type_keys": TYPES,
+}
+"""The same where descriptions name fields."""
+
+
+def about_inputs(error: InvalidRequestError, row: int | None) -> InvalidRequestError:
+    """Say an error about a RecommendRequest of the inputs that stand for its fields, and of a row if one is given."""
+    place = "" if row is None else f"row {row}: "
+    violations = []
+    for each in error.violations:
+        field, bracket, rest = each.field.partition("[")
+        description = each.description
+        for theirs, ours in _WORDS.items():
+            description = description.replace(theirs, ours)
+        violations.append(Violation(_FIELDS.get(field, field) + bracket + rest, place + description))
+    return type(error)(*violations)
