@@ -17,7 +17,7 @@ from recommender.export import ExportError, ExportOptions
 
 def export(
     network: Annotated[
-        str, typer.Option(help="reference, sasrec, gru4rec, or your own as module:factory.")
+        str, typer.Option(help="reference, sasrec, gru4rec, tisasrec, or your own as module:factory.")
     ] = "reference",
     num_recommendations: Annotated[
         int | None, typer.Option(help="How many callers get who set no limit; by default the configured number.")
@@ -57,6 +57,25 @@ def export(
     ] = None,
     user_vocabulary: Annotated[
         Path | None, typer.Option(help="The users' keys: a text file, the first user's key first.")
+    ] = None,
+    types: Annotated[
+        int | None, typer.Option(help="How many types of events your network knows, if it does not tell.")
+    ] = None,
+    first_type: Annotated[int | None, typer.Option(help="The first type's number, 0 or 1; by default 1.")] = None,
+    unknown_type: Annotated[
+        int | None, typer.Option(help="The number for types that it does not know; by default they are refused.")
+    ] = None,
+    default_type: Annotated[
+        int | None, typer.Option(help="The type of histories without types; by default they are refused.")
+    ] = None,
+    type_vocabulary: Annotated[
+        Path | None, typer.Option(help="The keys of the types: a text file, the first type's key first.")
+    ] = None,
+    default_time: Annotated[
+        int | None, typer.Option(help="The time, in Unix ms, of histories without times; by default they are refused.")
+    ] = None,
+    sorted_times: Annotated[
+        bool | None, typer.Option("--sorted-times", help="Refuse histories whose times descend.")
     ] = None,
     name: Annotated[str | None, typer.Option(help="The model's name; by default the network's.")] = None,
     version: Annotated[str, typer.Option(help="The model's version.")] = "1",
@@ -100,6 +119,13 @@ def export(
             first_user=first_user,
             unknown_user=unknown_user,  # type: ignore[arg-type]  # the network's users check it
             user_vocabulary=user_vocabulary,
+            types=types,
+            first_type=first_type,
+            unknown_type=unknown_type,
+            default_type=default_type,
+            type_vocabulary=type_vocabulary,
+            default_time=default_time,
+            sorted_times=sorted_times,
             name=name,
             version=version,
             coarse=coarse,  # type: ignore[arg-type]  # the options check it

@@ -21,7 +21,7 @@ from recommender.export.graph import build_graph, describe
 from recommender.export.head.coarse import Codes
 from recommender.export.head.head import coarse_pays
 from recommender.export.lists import Lists
-from recommender.export.networks.inputs import NOTHING, Beside, History, rows_of
+from recommender.export.networks.inputs import Beside, History, rows_of
 from recommender.export.networks.load import load_network
 from recommender.export.options import MAX_K, ExportOptions
 from recommender.export.subject import Subject
@@ -29,7 +29,7 @@ from recommender.export.summary import summary
 from recommender.export.table import Layout, hide, pack
 from recommender.export.ties import check_ties
 from recommender.export.truth import Scores
-from recommender.models.card import Card, CardUsers, Expected, Golden, card_files
+from recommender.models.card import Card, CardTimes, CardTypes, CardUsers, Expected, Golden, card_files
 from recommender.models.parity import disparity, read_parity, refusal, wanted
 
 _GOLDEN = 3
@@ -56,6 +56,7 @@ def export_model(
     keys = max(subject.items, subject.readable)
     lists = Lists.read(options.vocabulary, options.fallback, subject.items, options.never_recommend, keys)
     lists = lists.with_users(options.user_vocabulary, subject.users)
+    lists = lists.with_types(options.type_vocabulary, subject.types)
     subject = subject.barring(lists.never)
     lists.check_fallback(subject.never)
     max_k = _max_k(options, subject)
@@ -92,6 +93,8 @@ def export_model(
     }
     if subject.users is not None:
         metadata["users"] = str(subject.users.count)
+    if subject.types is not None:
+        metadata["history_types"] = str(subject.types.count)
     codes = _codes(options, table, layout, bias=subject.biased)
     largest = float(max(table.max(), -table.min())) if table is not None else 0.0
     if table is not None and subject.never:
@@ -143,6 +146,8 @@ def export_model(
             longest_history=subject.longest_history,
             padding_id=subject.padding_id,
             users=None if subject.users is None else CardUsers(**asdict(subject.users)),
+            history_types=None if subject.types is None else CardTypes(**asdict(subject.types)),
+            history_times=None if subject.times is None else CardTimes(**asdict(subject.times)),
             never_recommended=subject.never,
             score_tolerance=tolerance,
             opset=OPSET,
@@ -212,19 +217,19 @@ def _parity(options: ExportOptions, subject: Subject, lists: Lists) -> tuple[Exp
     if options.parity is None:
         return ()
     try:
-        return read_parity(options.parity, lists.names(subject.items, subject.readable, subject.users))
+        takes_times = subject.times is not None
+        names = lists.names(subject.items, subject.readable, subject.users, subject.types, takes_times=takes_times)
+        return read_parity(options.parity, names)
     except ModelError as error:
         raise ExportError(f"{error}.") from error
 
 
 def _check_parity(model: ModelFile, parity: Sequence[Expected], subject: Subject, max_k: int, tolerance: float) -> None:
     """Raise ExportError unless the model ranks as it did where it was trained."""
-    longest = subject.longest_history
     for expected in parity:
-        history = expected.item_ids[-(longest or len(expected.item_ids)) :]
         try:
-            beside = NOTHING if subject.users is None else {"user": np.array([expected.user], np.int64)}
-            got = model.rank([history], wanted(expected, max_k), beside=beside)
+            query = expected.query(wanted(expected, max_k), subject.longest_history)
+            got = model.rank([query.history], query.k, beside=subject.beside(query))
         except ModelError as error:
             raise ExportError(f"{error}.") from error
         real = got.ids[0] >= 0
@@ -246,8 +251,15 @@ def _golden(model: ModelFile, histories: Sequence[History], k: int, beside: Besi
             Golden(
                 item_ids=tuple(history),
                 user=int(own["user"][0]) if "user" in own else 0,
+                history_types=_first(own, "history_types", len(history)),
+                history_times=_first(own, "history_times", len(history)),
                 recommendations=tuple(got.ids[0].tolist()),
                 scores=tuple(got.scores[0].tolist()),
             )
         )
     return tuple(answered)
+
+
+def _first(beside: Beside, name: str, length: int) -> tuple[int, ...]:
+    """What the first row has for each item of its history; nothing if the network does not take it."""
+    return tuple(beside[name][0, :length].tolist()) if name in beside else ()

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from recommender.domain import Users
+from recommender.domain import Types, Users
 from recommender.export.errors import ExportError
 from recommender.models.card import Files
 from recommender.models.fallback import write_fallback
@@ -18,13 +18,15 @@ from recommender.models.vocabulary import write_vocabulary
 class Lists:
     """The key of each item, in the order of ids, and a fallback list of item ids, best first; None where not given.
 
-    `never` are the items of the never-recommend list, `user_keys` the key of each user, in the order of their numbers.
+    `never` are the items of the never-recommend list, `user_keys` the key of each user, in the order of their numbers,
+    `type_keys` those of the types of events.
     """
 
     keys: tuple[str, ...] | None
     fallback: tuple[int, ...] | None
     never: tuple[int, ...] = ()
     user_keys: tuple[str, ...] | None = None
+    type_keys: tuple[str, ...] | None = None
 
     @classmethod
     def read(
@@ -68,10 +70,32 @@ class Lists:
             )
         return replace(self, user_keys=keys)
 
-    def names(self, items: int, readable: int, users: Users | None) -> Names:
+    def with_types(self, vocabulary: Path | None, types: Types | None) -> Lists:
+        """The same with the keys of types of events; raises ExportError where the file has not one for each."""
+        if vocabulary is None or types is None:
+            return self
+        keys = tuple(_lines(vocabulary))
+        if len(keys) != types.count:
+            raise ExportError(
+                f"{vocabulary} has {len(keys)} keys and the network {types.count} types of events; give one key a "
+                f"line, the first the key of type {types.first}."
+            )
+        return replace(self, type_keys=keys)
+
+    def names(
+        self, items: int, readable: int, users: Users | None, types: Types | None = None, *, takes_times: bool = False
+    ) -> Names:
         """What a parity file may name, of so many items, of which histories hold those below `readable`."""
-        first = 1 if users is None else users.first
-        return Names(items, readable, _numbered(self.keys, 0), users, _numbered(self.user_keys, first))
+        return Names(
+            items,
+            readable,
+            _numbered(self.keys, 0),
+            users,
+            _numbered(self.user_keys, 1 if users is None else users.first),
+            types,
+            _numbered(self.type_keys, 1 if types is None else types.first),
+            takes_times=takes_times,
+        )
 
     def check_fallback(self, never: Sequence[int]) -> None:
         """Raise ExportError if the fallback list holds an item that is never recommended."""
@@ -97,6 +121,10 @@ class Lists:
             path = model.with_suffix(".users")
             write_vocabulary(self.user_keys, path)
             files[path] = "user_vocabulary"
+        if self.type_keys is not None:
+            path = model.with_suffix(".types")
+            write_vocabulary(self.type_keys, path)
+            files[path] = "type_vocabulary"
         return files
 
 

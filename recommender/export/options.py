@@ -12,7 +12,7 @@ from recommender.export.errors import ExportError
 MAX_K = 1_000
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
-BUILT_IN = ("reference", "sasrec", "gru4rec")
+BUILT_IN = ("reference", "sasrec", "gru4rec", "tisasrec")
 
 Coarse = Literal["none", "int8"]
 Side = Literal["right", "left"]
@@ -34,10 +34,10 @@ class Sizes:
 class ExportOptions:
     """One export.
 
-    `network` is "reference", "sasrec", "gru4rec" or "module:factory". `items`, `dim`, `layers`, `heads` and
-    `longest_history` shape the first three; None stands for the number in `Sizes`. A factory brings its own network, to
-    which `items`, `dim` and `longest_history` must not be contrary; the last holds where it tells none. The file
-    is `output`, or `weights/{num_recommendations}_model.onnx`. `max_k` is the most a caller may ask
+    `network` is "reference", "sasrec", "gru4rec", "tisasrec" or "module:factory". `items`, `dim`, `layers`, `heads`
+    and `longest_history` shape the built-in ones; None stands for the number in `Sizes`. A factory brings its own
+    network, to which `items`, `dim` and `longest_history` must not be contrary; the last holds where it tells none. The
+    file is `output`, or `weights/{num_recommendations}_model.onnx`. `max_k` is the most a caller may ask
     for; None means `min(items, 1000)`. `checkpoint` is a `state_dict` written by `torch.save`.
     `vocabulary` is a text file with the items' keys, line i the key of item i; `fallback` is one with what to
     recommend where nothing is known, best first: a key a line where there is a vocabulary, else an item id.
@@ -45,7 +45,9 @@ class ExportOptions:
     with what was recommended where the model was trained, as `read_parity` takes it. `padding_id` is an id that means
     padding to the network, which stands on its `padding_side`; no item has it. `users`, `first_user` and `unknown_user`
     are those of the card's `users`, where the network does not say them; `user_vocabulary` is a text file with the
-    users' keys, the first user's first. A table of at least `external_data_bytes` goes into a file of its own beside
+    users' keys, the first user's first. `types`, `first_type`, `unknown_type`, `default_type` and `type_vocabulary` say
+    the same of the types of events, and `default_time` and `sorted_times` are those of the card's `history_times`. A
+    table of at least `external_data_bytes` goes into a file of its own beside
     the model.
 
     Raises ExportError where a number or a name makes no sense by itself.
@@ -72,6 +74,13 @@ class ExportOptions:
     first_user: int | None = None
     unknown_user: UnknownUser | None = None
     user_vocabulary: Path | None = None
+    types: int | None = None
+    first_type: int | None = None
+    unknown_type: int | None = None
+    default_type: int | None = None
+    type_vocabulary: Path | None = None
+    default_time: int | None = None
+    sorted_times: bool | None = None
     name: str | None = None
     version: str = "1"
     exported_by: str = "recommender export"

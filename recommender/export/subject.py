@@ -9,9 +9,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from recommender.domain import Users
+from recommender.domain import Query, Times, Types, Users
 from recommender.export.check import PARITY
 from recommender.export.errors import ExportError
+from recommender.export.networks.events import checked_times, checked_types, times_of, types_of
 from recommender.export.networks.inputs import NOTHING, Beside, History, Named, arrays, rows_of
 from recommender.export.networks.padding import Padded
 from recommender.export.networks.users import alone, checked_users, users_of
@@ -41,6 +42,8 @@ class Subject:
     padding_id: int | None
     readable: int
     users: Users | None = None
+    types: Types | None = None
+    times: Times | None = None
     never: tuple[int, ...] = ()
 
     @classmethod
@@ -55,7 +58,8 @@ class Subject:
         embeddings = _numbers(network, "item_embeddings", dimensions=2)
         bias = _numbers(network, "item_bias", dimensions=1)
         users = users_of(network, options)
-        some = _beside(users, [[0 if padding_id != 0 else 1]])
+        types, times = types_of(network, options), times_of(network, options)
+        some = _beside(users, types, times, [[0 if padding_id != 0 else 1]])
         reader = Named(network, tuple(some)) if some else network
         if padding_id is not None:
             reader = Padded(reader, padding_id, longest, options.padding_side, tuple(some))
@@ -64,7 +68,8 @@ class Subject:
             if options.items != size and not hasattr(network, "history_items"):
                 _refuse_vectors(network, size, longest)
             _refuse_contrary(options, name, items=size)
-            subject = cls(reader, name, size, None, None, longest, padding_id, _readable(network, size), users)
+            readable = _readable(network, size)
+            subject = cls(reader, name, size, None, None, longest, padding_id, readable, users, types, times)
             return subject.barring(_never(network, size))
         items = len(embeddings)
         _refuse_contrary(options, name, items=items, dim=embeddings.shape[1])
@@ -83,7 +88,8 @@ class Subject:
             barred = bias <= NEVER / 2
             never = [*never, *np.flatnonzero(barred).tolist()]
             bias = np.where(barred, np.float32(0), bias)
-        subject = cls(reader, name, items, embeddings, bias, longest, padding_id, _readable(network, items), users)
+        readable = _readable(network, items)
+        subject = cls(reader, name, items, embeddings, bias, longest, padding_id, readable, users, types, times)
         return subject.barring(never)
 
     def barring(self, items: Iterable[int]) -> Subject:
@@ -103,12 +109,25 @@ class Subject:
 
     def checked(self, histories: Sequence[History]) -> tuple[list[History], Beside]:
         """Histories to check with, some without an item where the network takes users, and what is beside them."""
-        beside = _beside(self.users, histories)
         by_themselves = alone(self.users)
+        checked = [*histories, *([] for _ in by_themselves)]
+        beside = dict(_beside(self.users, self.types, self.times, checked))
         if by_themselves:
-            users = [*beside["user"].tolist(), *by_themselves]
-            beside = {**beside, "user": np.array(users, np.int64)}
-        return [*histories, *([] for _ in by_themselves)], beside
+            beside["user"][len(histories) :] = by_themselves
+        return checked, beside
+
+    def beside(self, query: Query) -> Beside:
+        """What the network takes beside a history, as a query has it or by default."""
+        beside: dict[str, Ids] = {}
+        size, types, times = max(len(query.history), 1), self.types, self.times
+        if self.users is not None:
+            beside["user"] = np.array([query.user])
+        if types is not None:
+            default = types.first if types.default is None else types.default
+            beside["history_types"] = np.array([query.history_types or (default,) * size])
+        if times is not None:
+            beside["history_times"] = np.array([query.history_times or (times.default or 0,) * size])
+        return beside
 
     def truth(self, histories: Sequence[History], beside: Beside = NOTHING) -> Truth:
         """The scores of all items [len(histories), items], each history by itself, with what is `beside` it.
@@ -143,9 +162,16 @@ class Subject:
                 )
 
 
-def _beside(users: Users | None, histories: Sequence[History]) -> Beside:
-    """What a network takes beside these histories."""
-    return {} if users is None else {"user": np.array(checked_users(users, len(histories)), np.int64)}
+def _beside(users: Users | None, types: Types | None, times: Times | None, histories: Sequence[History]) -> Beside:
+    """What a network takes beside these histories, to check it with."""
+    beside: dict[str, Ids] = {}
+    if users is not None:
+        beside["user"] = np.array(checked_users(users, len(histories)), np.int64)
+    if types is not None:
+        beside["history_types"] = checked_types(types, histories)
+    if times is not None:
+        beside["history_times"] = checked_times(histories)
+    return beside
 
 
 def _longest_history(network: nn.Module, options: ExportOptions) -> int | None:

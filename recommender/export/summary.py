@@ -34,6 +34,15 @@ def summary(subject: Subject, card: Card, path: Path) -> Iterator[str]:
             "fallback": "by the fallback list",
         }
         yield f"Users: ids {card.users.first} to {last}; unknown ones {unknown[card.users.unknown]}."
+    if (types := card.history_types) is not None:
+        last, unknown_ones = types.first + types.count - 1, _read(types.unknown)
+        yield (
+            f"Types of events: ids {types.first} to {last}; unknown ones are {unknown_ones}, and a history without "
+            f"types is {_read(types.default)}."
+        )
+    if (times := card.history_times) is not None:
+        order = "in order only" if times.sorted_times else "in any order"
+        yield f"Times: Unix milliseconds, {order}; a history without times is {_read(times.default)}."
     if card.padding_id is not None:
         yield f"Padding: id {card.padding_id}, which is no item."
     yield f"Answers: {card.default_k} items for callers who set no limit, {card.max_k} at most."
@@ -45,6 +54,10 @@ def summary(subject: Subject, card: Card, path: Path) -> Iterator[str]:
             f"Note: the bias of {hidden:,} items is far below all scores. They come last, and they do come back; "
             "-inf means never."
         )
+
+
+def _read(stands_for: int | None) -> str:
+    return "refused" if stands_for is None else f"read as {stands_for}"
 
 
 def _far_below(subject: Subject) -> int:

@@ -13,7 +13,7 @@ import typer
 
 from recommender.cli.lazy import fail
 from recommender.cli.running import load_settings, logged, run
-from recommender.domain import Model, Query, Ranking, Users
+from recommender.domain import Model, Query, Ranking, Types, Users
 from recommender.engine.contract import Contract
 from recommender.engine.drawing import drawn_query
 from recommender.engine.engine import OnnxEngine, open_engine
@@ -23,7 +23,17 @@ from recommender.errors import ModelError, StartError
 from recommender.export.errors import ExportError
 from recommender.export.lists import Lists
 from recommender.models.artifact import Artifact, open_artifact
-from recommender.models.card import Card, CardUsers, Files, Golden, card_files, card_path, file_sha256
+from recommender.models.card import (
+    Card,
+    CardTimes,
+    CardTypes,
+    CardUsers,
+    Files,
+    Golden,
+    card_files,
+    card_path,
+    file_sha256,
+)
 from recommender.models.description import describe
 from recommender.models.loader import loader, open_model
 from recommender.models.parity import read_parity
@@ -62,6 +72,21 @@ def card(
     user_vocabulary: Annotated[
         Path | None, typer.Option(help="The users' keys: a text file, the first user's key first.")
     ] = None,
+    types: Annotated[int | None, typer.Option(help="How many types of events it knows, if it reads types.")] = None,
+    first_type: Annotated[int, typer.Option(help="The first type's number, 0 or 1.")] = 1,
+    unknown_type: Annotated[
+        int | None, typer.Option(help="The number for types that it does not know; by default they are refused.")
+    ] = None,
+    default_type: Annotated[
+        int | None, typer.Option(help="The type of histories without types; by default they are refused.")
+    ] = None,
+    type_vocabulary: Annotated[
+        Path | None, typer.Option(help="The keys of the types: a text file, the first type's key first.")
+    ] = None,
+    default_time: Annotated[
+        int | None, typer.Option(help="The time, in Unix ms, of histories without times; by default they are refused.")
+    ] = None,
+    sorted_times: Annotated[bool, typer.Option("--sorted-times", help="Refuse histories whose times descend.")] = False,
     parity: Annotated[Path | None, typer.Option(help="JSONL of histories with what was recommended.")] = None,
 ) -> None:
     """Write the card of a model file, with its keys and lists beside it, after trying it as a server would."""
@@ -70,7 +95,7 @@ def card(
     told: str | None = None
     try:
         given = {"items": items, "default_k": default_k, "max_k": max_k, "longest_history": longest_history}
-        given["users"] = users
+        given["users"], given["history_types"] = users, types
         model, content = _facts(settings, file, given)
         count = model.items
         if count is None:
@@ -81,6 +106,10 @@ def card(
         taken = _users(model, first_user, unknown_user)
         known = None if taken is None else Users(taken.count, taken.first, taken.unknown)
         lists = lists.with_users(user_vocabulary, known)
+        events = _types(model, {"first": first_type, "unknown": unknown_type, "default": default_type})
+        known_types = None if events is None else Types(**events.model_dump())
+        lists = lists.with_types(type_vocabulary, known_types)
+        timed = model.history_times is not None
         beside: Files = {file.with_name(each): "external_data" for each in sorted(content.elsewhere)}
         written = lists.write(file)
         described = Card(
@@ -95,6 +124,8 @@ def card(
             longest_history=model.longest_history,
             padding_id=padding_id,
             users=taken,
+            history_types=events,
+            history_times=CardTimes(default=default_time, sorted_times=sorted_times) if timed else None,
             never_recommended=tuple(sorted(lists.never)),
             score_tolerance=0.0,
             opset=content.opset,
@@ -103,7 +134,9 @@ def card(
             exported_with={each: version_of(each) for each in ("onnxruntime", "recommender")},
             files=card_files({file: "model", **beside, **written}),
             golden=(),
-            parity=() if parity is None else read_parity(parity, lists.names(count, readable, known)),
+            parity=()
+            if parity is None
+            else read_parity(parity, lists.names(count, readable, known, known_types, takes_times=timed)),
         )
         written[card_path(file)] = "model"
         told = run(logged(settings, _attach(settings, file, described), level="warning"))
@@ -134,6 +167,13 @@ def _users(model: Model, first: int, unknown: str) -> CardUsers | None:
     if model.users is None:
         return None
     return CardUsers.model_validate({"count": model.users.count, "first": first, "unknown": unknown})
+
+
+def _types(model: Model, described: Mapping[str, int | None]) -> CardTypes | None:
+    """The types of a model that reads any. Raises ValueError if these words do not describe them."""
+    if model.history_types is None:
+        return None
+    return CardTypes.model_validate({"count": model.history_types.count, **described})
 
 
 async def _attach(settings: Settings, file: Path, described: Card) -> str:

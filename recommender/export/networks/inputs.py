@@ -41,6 +41,11 @@ class Named(nn.Module):
         return yielded
 
 
+def takes(network: nn.Module, name: str) -> bool:
+    """Whether the network's `forward` has an argument of this name."""
+    return name in inspect.signature(network.forward).parameters
+
+
 def rows_of(beside: Beside, chosen: Sequence[int]) -> Beside:
     """These rows of the inputs."""
     return {name: values[list(chosen)] for name, values in beside.items()}

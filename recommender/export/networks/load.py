@@ -14,6 +14,7 @@ from recommender.export.networks.checkpoint import restore
 from recommender.export.networks.gru4rec import Gru4Rec
 from recommender.export.networks.network import ReferenceNetwork
 from recommender.export.networks.sasrec import SasRec
+from recommender.export.networks.tisasrec import TiSasRec
 from recommender.export.obstacles import failure
 from recommender.export.options import BUILT_IN, ExportOptions
 
@@ -47,6 +48,8 @@ def _build(options: ExportOptions) -> nn.Module:
             return ReferenceNetwork(sizes.items, sizes.dim, options.seed)
         case "sasrec":
             return SasRec(sizes.items, sizes.dim, sizes.layers, sizes.heads, sizes.longest_history)
+        case "tisasrec":
+            return TiSasRec(sizes.items, sizes.dim, sizes.layers, sizes.heads, sizes.longest_history)
         case "gru4rec":
             return Gru4Rec(sizes.items, sizes.dim, sizes.layers, sizes.longest_history)
         case word:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Sequence
 from typing import get_args
 
@@ -11,6 +10,7 @@ from torch import Tensor, nn
 
 from recommender.domain import UnknownUsers, Users
 from recommender.export.errors import ExportError
+from recommender.export.networks.inputs import takes
 from recommender.export.obstacles import failure
 from recommender.export.options import ExportOptions
 
@@ -23,10 +23,10 @@ def users_of(network: nn.Module, options: ExportOptions) -> Users | None:
     """
     name = type(network).__name__
     rows = _rows(network)
-    told = _one(name, "first_user", network, options, 1)
-    unknown = _unknown(_one(name, "unknown_user", network, options, "row" if told == 1 else "fallback"))
-    stated = _one(name, "known_users", network, options, None if rows is None else rows - int(told == 1))
-    if not _takes_user(network):
+    told = said(name, "first_user", network, options, 1)
+    unknown = _unknown(said(name, "unknown_user", network, options, "row" if told == 1 else "fallback"))
+    stated = said(name, "known_users", network, options, None if rows is None else rows - int(told == 1))
+    if not takes(network, "user"):
         if stated is not None or options.user_vocabulary is not None:
             raise ExportError(
                 f"{name} has users, but its forward takes none; add the argument `user`, int64 [batch], or leave out "
@@ -74,10 +74,6 @@ def _unknown(told: object) -> UnknownUsers:
     raise ExportError(f"unknown_user is {told!r}; give 'row', 'history' or 'fallback'.")
 
 
-def _takes_user(network: nn.Module) -> bool:
-    return "user" in inspect.signature(network.forward).parameters
-
-
 def _rows(network: nn.Module) -> int | None:
     """How many rows the table of users has; None if the network tells of none."""
     told = getattr(network, "user_embeddings", None)
@@ -97,9 +93,9 @@ def _rows(network: nn.Module) -> int | None:
     return len(told)
 
 
-def _one(name: str, field: str, network: nn.Module, options: ExportOptions, default: object) -> object:
-    """What the network or the options say, else the default."""
-    option = "users" if field == "known_users" else field  # a network's `users` is often its table
+def said(name: str, field: str, network: nn.Module, options: ExportOptions, default: object) -> object:
+    """What the network or the options say, else the default. Raises ExportError if they say different things."""
+    option = field.removeprefix("known_")  # a network's `users` is often its table
     told, stated = getattr(network, field, None), getattr(options, option)
     if told is not None and stated not in (None, told):
         raise ExportError(f"{option} is {stated}, but {name}.{field} is {told}; leave the first out.")
