@@ -62,7 +62,7 @@ def scores_of(network: Any, history: list[int], **beside: Any) -> np.ndarray[Any
 
 
 def test_the_reference_network_with_times_answers_as_in_torch_alone_and_in_company(tmp_path: Path) -> None:
-    sizes = {"items": ITEMS, "dim": SIZE, "layers": 2, "heads": 2, "longest_history": LONGEST}
+    sizes = {"items": ITEMS, "dim": SIZE, "layers": 1, "heads": 2, "longest_history": LONGEST}
     path, card = exported(tmp_path, "tisasrec", **sizes)
     network = load_network(ExportOptions(network="tisasrec", **sizes))  # type: ignore[arg-type]
     expected = np.stack(
@@ -155,7 +155,6 @@ def test_keys_of_types_are_one_for_each(tmp_path: Path) -> None:
     ("changes", "wrong"),
     [
         ({}, None),
-        ({"history_types": ["cart", "view", "view"]}, r"for the history \[1, 2, 3\] with the types \[2, 1, 1\] at the"),
         ({"history_times": [5, 6]}, "history_times is not as long as the history"),
         ({"history_times": [5, 6, "7"]}, "history_times are not all Unix milliseconds"),
         ({"history_types": ["view", "cart", "sold"]}, "'sold' is not a type that the model knows"),
