@@ -16,7 +16,10 @@ _JOIN_SECONDS = 2.0
 _HANDOVER_SECONDS = 0.001
 _BACKGROUND = "background"
 """Name of the threads of `in_background`."""
-_TURN_SECONDS = 0.001
+_TURN_SECONDS = 0.00025
+_MOST_ROUNDS = 20
+_IDLE_ROUND_SECONDS = 0.0001
+"""A round of the event loop that takes longer has had something to do."""
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -166,10 +169,11 @@ def background_works() -> bool:
 
 
 class Turns:
-    """Shares the event loop with long computations: one of them computes at a time, for a millisecond a turn.
+    """Shares the event loop with long computations: one of them computes at a time, for a quarter millisecond a turn.
 
-    Between turns the loop does what else there is to do. Each waits for its next turn behind those that came before.
-    `clock` gives the time in seconds.
+    After a turn the loop goes round for everybody else until it has nothing to do: a short call takes some ten rounds,
+    and would wait for a turn in each. Each computation waits for its next turn behind those that came before. `clock`
+    gives the time in seconds.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
@@ -179,7 +183,9 @@ class Turns:
     async def once(self, work: Callable[[], R]) -> R:
         """Do work that cannot be divided in a turn of its own; return or raise what it does."""
         async with self._turn:
-            return work()
+            done = work()
+            await self._give_way()
+        return done
 
     async def each(self, items: Iterable[T], work: Callable[[T], None]) -> None:
         """Do the work for each item, in order. Raises what it raises."""
@@ -193,4 +199,12 @@ class Turns:
                         break
                 else:
                     return
+                await self._give_way()
+
+    async def _give_way(self) -> None:
+        """Let the loop go round until it has nothing else to do, `_MOST_ROUNDS` times at most."""
+        for _ in range(_MOST_ROUNDS):
+            began = self._clock()
             await asyncio.sleep(0)
+            if self._clock() - began < _IDLE_ROUND_SECONDS:
+                return

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 from recommender.api.open_inference.service import OpenInferenceService
-from recommender.api.queries import Asked, Limits, Reader, check_reply
+from recommender.api.queries import Asked, Limits, Reader, check_reply, parts
 from recommender.api.replies import description, failure, write
 from recommender.errors import RecommenderError
 from recommender.recommend_api.v1 import recommend_api_pb2 as api
@@ -51,6 +52,16 @@ class RecommenderService:
         """
         requests = self._reader.requests_of(request)
         charge(len(requests))
+        check_reply(requests, self._router.live)
+        response = api.BatchRecommendResponse()
+        for part in parts(requests):
+            await self._answer_part(part, deadline, response)
+        return response
+
+    async def _answer_part(
+        self, requests: Sequence[api.RecommendRequest], deadline: float, response: api.BatchRecommendResponse
+    ) -> None:
+        """Answer some requests of a call, and add their results to its response."""
         read: list[Asked] = []
         refused: dict[int, RecommenderError] = {}
 
@@ -62,9 +73,9 @@ class RecommenderService:
                 refused[place] = error
 
         await self.turns.each(enumerate(requests), read_one)
-        check_reply(read, self._router.live)
-        outcomes = zip(read, await self._answering.answer_many(read, deadline), strict=True)
-        response = api.BatchRecommendResponse()
+        outcomes = await self._answering.answer_many(read, deadline)
+        read.reverse()
+        outcomes.reverse()
         add_result = response.results.add
 
         def write_one(place: int) -> None:
@@ -72,14 +83,13 @@ class RecommenderService:
             if place in refused:
                 result.error.CopyFrom(failure(refused[place]))
                 return
-            asked, outcome = next(outcomes)
+            asked, outcome = read.pop(), outcomes.pop()  # to free thousands of ids takes long: each in its turn
             if isinstance(outcome, Answer):
                 write(asked, outcome, result.response)
             else:
                 result.error.CopyFrom(failure(outcome))
 
         await self.turns.each(range(len(requests)), write_one)
-        return response
 
     async def stream_recommend(
         self, message: api.StreamRecommendRequest, deadline: float = math.inf

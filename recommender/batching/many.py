@@ -1,6 +1,7 @@
 """A call of many queries: each is admitted, answered and counted like any other, a batch's worth at a time.
 
-So a call of a thousand rows does not stand a thousand places ahead of a caller who comes after it with one.
+So a call of a thousand rows does not stand a thousand places ahead of a caller who comes after it with one. Nor do a
+hundred such calls: together they have two batches' worth, one to run and one to wait, and one query each at least.
 """
 
 from __future__ import annotations
@@ -36,12 +37,12 @@ def answer(payload: Payload, outcome: Ranking | Exception) -> None:
         payload.set_exception(outcome)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Door:
-    """The way into a batcher for the queries of a call."""
+    """The way into a batcher for the queries of calls."""
 
     most: int
-    """Queries of one call that may wait at a time."""
+    """Queries of one call that may wait or run at a time."""
     clock: Callable[[], float]
     admit: Callable[[Query, float, Payload, float], Waiter[Payload]]
     """Admit a query with its deadline, its payload and the time. Raises RecommenderError if it is refused."""
@@ -50,6 +51,16 @@ class Door:
     leave: Callable[[Sequence[Waiter[Payload]], int], None]
     """Take callers out, and count how many requests were cancelled with them."""
     counts: Counts
+    calls: int = 0
+    """Calls that are open."""
+    waiting: int = 0
+    """Their queries that wait or run."""
+
+    def room(self, waiting: int) -> int:
+        """Return how many more queries may come of a call of which so many wait or run."""
+        least = 0 if waiting else 1
+        share = min(self.most, 2 * self.most // self.calls)
+        return max(min(share - waiting, 2 * self.most - self.waiting), least)
 
 
 _OUTCOMES = (Ranking, RecommenderError)
@@ -74,33 +85,41 @@ class Many:
 
     async def outcomes(self) -> list[Ranking | RecommenderError]:
         """Admit the queries and wait for the outcome of each, in their order."""
-        self._admit(self._door.most)
-        self._finish_when_complete()
+        self._door.calls += 1
         try:
+            self._admit()
+            self._finish_when_complete()
             await self._finished
         except asyncio.CancelledError:
             left = list(self.waiting.values())
             self.waiting.clear()
+            self._door.waiting -= len(left)
             self._door.leave(left, self._rows - len(self._outcomes))
             raise
+        finally:
+            self._door.calls -= 1
         return [self._outcomes[place] for place in range(self._rows)]
 
     def settle(self, place: int, outcome: Ranking | Exception) -> None:
-        """Take the outcome of a query that was admitted, and admit another."""
+        """Take the outcome of a query that was admitted, and admit others."""
         del self.waiting[place]
+        self._door.waiting -= 1
         self._door.counts.end(outcome)
         if not isinstance(outcome, _OUTCOMES):
             raise TypeError(f"{outcome!r} is no outcome of a query")
         outcomes = self._outcomes
         outcomes[place] = outcome
         if len(outcomes) + len(self.waiting) < self._rows and not self._finished.done():
-            self._admit(1)
+            self._admit()
         if not self.waiting:
             self._finish_when_complete()
 
-    def _admit(self, most: int) -> None:
-        """Admit the next queries that are not refused, `most` at most."""
+    def _admit(self) -> None:
+        """Admit the next queries that are not refused, as many as there is room for."""
         door, deadline = self._door, self._deadline
+        most = door.room(len(self.waiting))
+        if not most:
+            return
         now = door.clock()
         room, refusals = most, _MOST_REFUSALS
         for place, query in self._coming:
@@ -110,22 +129,23 @@ class Many:
                 self._outcomes[place] = refusal
                 refusals -= 1
                 if not refusals:
-                    self._loop.call_soon(self._admit_more, room)
+                    self._loop.call_soon(self._admit_more)
                     break
                 continue
             waiter.trace = self._trace
             self.waiting[place] = waiter
+            door.waiting += 1
             room -= 1
             if not room:
                 break
         if room < most:
             door.admitted(deadline, now)
 
-    def _admit_more(self, most: int) -> None:
+    def _admit_more(self) -> None:
         """Go on after many refusals, unless the call was cancelled."""
         if not self._finished.done():
             try:
-                self._admit(most)
+                self._admit()
             except Exception as error:  # noqa: BLE001 (a bug here must not leave the call waiting)
                 self._finished.set_exception(error)
             self._finish_when_complete()

@@ -20,7 +20,7 @@ class Clock:
         return self.now
 
     def work(self, _: int) -> None:
-        self.now += 0.0005
+        self.now += 0.000125
 
 
 async def turns_of_the_loop(until: asyncio.Event) -> int:
@@ -31,13 +31,39 @@ async def turns_of_the_loop(until: asyncio.Event) -> int:
     raise AssertionError
 
 
-async def test_a_long_computation_gives_way_every_millisecond() -> None:
+async def test_a_long_computation_gives_way_every_quarter_of_a_millisecond() -> None:
     clock, done = Clock(), asyncio.Event()
     others = asyncio.create_task(turns_of_the_loop(done))
     await Turns(clock).each(range(100), clock.work)
     done.set()
 
     assert await others >= 49
+
+
+async def test_a_short_call_of_many_rounds_waits_for_one_turn_and_a_long_one_takes_no_turn_away() -> None:
+    clock = Clock()
+    worked = 0
+
+    def work(_: int) -> None:
+        nonlocal worked
+        worked += 1
+        clock.work(0)
+
+    async def call(rounds: int) -> int:
+        """Have something to do in each round of the loop; how much work was done meanwhile."""
+        before = worked
+        for _ in range(rounds):
+            clock.now += 0.0002
+            await asyncio.sleep(0)
+        return worked - before
+
+    computing = asyncio.create_task(Turns(clock).each(range(1000), work))
+    await asyncio.sleep(0)
+
+    assert await call(10) <= 2
+    assert await call(1000) >= 40
+    await computing
+    assert worked == 1000
 
 
 async def test_long_computations_take_turns_one_after_the_other() -> None:

@@ -492,6 +492,25 @@ async def test_a_large_call_never_holds_up_a_single_caller_by_more_than_a_batch(
     assert await single == answer(query(5000))
 
 
+async def test_a_hundred_large_calls_hold_up_a_single_caller_by_their_number_and_no_more() -> None:
+    engine = FakeEngine(held=True)
+    batcher = make_batcher(engine, max_batch_size=32, max_backlog=200)
+    large = [asyncio.create_task(batcher.submit_many([query(item) for item in range(100)])) for _ in range(100)]
+    await turns()
+    assert batcher.statistics().waiting <= 100 + 2 * 32
+    (single,) = await start(batcher, 5000)
+    runs = 0
+    while not single.done():
+        engine.waiting[0].release()
+        await turns()
+        runs += 1
+
+    assert runs <= (100 + 2 * 32) // 32 + 1
+    engine.held = False
+    engine.waiting[0].release()
+    assert [await each for each in large] == [[answer(query(item)) for item in range(100)]] * 100
+
+
 async def test_a_call_of_many_has_an_outcome_for_each_query_in_order() -> None:
     engine = FakeEngine(poison=frozenset({2}))
     batcher = make_batcher(engine)

@@ -1,0 +1,92 @@
+"""Batch calls of megabytes: what they hold at a time, of memory and of the event loop."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import random
+import sys
+import time
+from collections.abc import Awaitable, Sequence
+from typing import NamedTuple
+
+from recommender.api.queries import Limits
+from recommender.api.service import RecommenderService
+from recommender.domain import Query, Ranking
+from recommender.recommend_api.v1 import recommend_api_pb2 as api
+from recommender.routing.router import Router
+from tests.support.fakes import answer, make_batcher
+from tests.support.versions import version_of
+
+ITEMS = 10_000
+ROWS, LENGTH = 500, 2000
+
+
+class Held(NamedTuple):
+    """What a call held at most in one round of the loop."""
+
+    seconds: float
+    """CPU of this thread: other programs on the machine do not count."""
+    blocks: int
+    """Objects in memory beyond those before the call."""
+
+
+class ForgetfulEngine:
+    """Answers at once and keeps nothing of what it was asked."""
+
+    async def run(self, queries: Sequence[Query]) -> Sequence[Ranking]:
+        return [answer(query) for query in queries]
+
+    def stage(self, _: Sequence[Query]) -> None:
+        return None
+
+    def terminate(self) -> None:
+        pass
+
+
+def service() -> RecommenderService:
+    router = Router(retire_grace=1.0)
+    batcher = make_batcher(ForgetfulEngine(), max_batch_size=32, max_backlog=1024)
+    version = version_of(batcher, items=ITEMS, plain_history=LENGTH)
+    router.adopt(router.add_lane("live", frozenset()), version)
+    return RecommenderService(router, limits=Limits())
+
+
+async def held(call: Awaitable[object]) -> Held:
+    """Have a call answered, and look at every round of the loop meanwhile."""
+    before, most, longest = sys.getallocatedblocks(), 0, 0.0
+    answered = asyncio.ensure_future(call)
+    gc.disable()  # it would traverse what pytest has made
+    try:
+        while not answered.done():
+            began = time.thread_time()
+            await asyncio.sleep(0)
+            longest = max(longest, time.thread_time() - began)
+            most = max(most, sys.getallocatedblocks() - before)
+    finally:
+        gc.enable()
+    await answered
+    return Held(longest, most)
+
+
+async def test_a_call_of_megabytes_is_read_and_let_go_of_part_by_part() -> None:
+    drawn = random.Random(1)
+    requests = [api.RecommendRequest(item_ids=drawn.choices(range(300, ITEMS), k=LENGTH)) for _ in range(ROWS)]
+    request = api.BatchRecommendRequest(requests=requests)
+    del requests
+
+    seen = await held(service().batch_recommend(request))
+
+    assert seen.blocks < ROWS * LENGTH / 3
+    assert seen.seconds < 0.005
+
+
+async def test_the_results_of_a_call_of_many_parts_are_in_order() -> None:
+    requests = [api.RecommendRequest(item_ids=[row] * LENGTH) for row in range(ROWS)]
+    requests[7] = api.RecommendRequest(item_ids=[-1])
+    response = await service().batch_recommend(api.BatchRecommendRequest(requests=requests))
+
+    assert response.results[7].WhichOneof("outcome") == "error"
+    assert [result.response.scores[:] for result in response.results] == [
+        [] if row == 7 else [float(row)] for row in range(ROWS)
+    ]
