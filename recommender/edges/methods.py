@@ -26,6 +26,8 @@ from recommender.recommend_api.v1 import recommend_api_pb2 as api
 from recommender.security.access import Access
 from recommender.settings.network import NetworkSettings
 
+_SHORT_BYTES = 1 << 16
+"""Bytes of a message that is parsed in 0.2 ms."""
 _STREAM_RETRY_SECONDS = 1.0
 """When to retry a stream that was refused because too many are open."""
 
@@ -138,7 +140,8 @@ class Methods:
 
     async def _batch_recommend(self, message: bytes, deadline: float, _request_id: str) -> api.BatchRecommendResponse:
         service = self._opened()
-        request = await service.turns.once(functools.partial(decoded, api.BatchRecommendRequest, message))
+        parse = functools.partial(decoded, api.BatchRecommendRequest, message)
+        request = parse() if len(message) <= _SHORT_BYTES else await service.turns.once(parse)
         return await service.batch_recommend(request, deadline)
 
     async def _get_model(self, message: bytes, _deadline: float, _request_id: str) -> api.GetModelResponse:
