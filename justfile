@@ -186,12 +186,17 @@ imports:
 # The tests: minutes, nothing but PyPI. Three at a time keep two cores busy while one waits for a server
 [group('test')]
 test *options:
-    {{ run }} pytest -m "not system and not long" --numprocesses 3 --dist worksteal --durations 30 "$@"
+    {{ run }} pytest -m "not system and not long and not peers" --numprocesses 3 --dist worksteal --durations 30 "$@"
 
 # The tests against real programs from Debian (apt-get install chromium nghttp2-client prometheus)
 [group('test')]
 test-system *options:
     {{ run }} pytest -m "system" "$@"
+
+# The tests against programs of other projects: uv makes each its environment from PyPI and keeps it in its cache
+[group('test')]
+test-peers *options:
+    {{ run }} pytest -m "peers" --timeout 1200 "$@"
 
 # Prometheus' own check of the rules, and their unit tests (apt-get install prometheus)
 [group('test')]

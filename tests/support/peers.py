@@ -1,0 +1,25 @@
+"""Other projects' programs for tests marked `peers`, each with an environment of its own that uv keeps in its cache."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from tests.support.programs import program
+
+PATIENCE = 600.0
+"""Long enough to download what is not in the cache."""
+
+
+def told_by(script: Path, *arguments: str, packages: tuple[str, ...]) -> Any:
+    """What a Python script writes as JSON that runs with these packages, as pip names them, and without ours."""
+    named = [word for package in packages for word in ("--with", package)]
+    command = [program("uv"), "run", "--quiet", "--no-project", "--isolated", "--python", sys.executable, *named]
+    done = subprocess.run(
+        [*command, "python", script, *arguments], capture_output=True, text=True, timeout=PATIENCE, check=False
+    )
+    assert done.returncode == 0, f"{script.name}: {done.stdout}\n{done.stderr}"
+    return json.loads(done.stdout)
