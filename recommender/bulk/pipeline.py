@@ -97,13 +97,19 @@ class Pipeline(Generic[U]):
         """
         for thread in self._threads:
             thread.start()
+        patience = _JOIN_SECONDS
         try:
             while not self._ended.wait(_POLL_SECONDS) and not self._stop.is_set():
                 tick()
-                self._check_hung()
+                if self._hangs():
+                    patience = 0.0
+                    raise BulkError(
+                        f"a batch has taken more than {self._longest:g} s (RECOMMENDER_ENGINE_TIMEOUT_MS): "
+                        "the engine hangs"
+                    )
         finally:
             self._stop.set()
-            deadline = time.monotonic() + _JOIN_SECONDS
+            deadline = time.monotonic() + patience
             for thread in self._threads:
                 thread.join(max(deadline - time.monotonic(), 0.0))
         if self._error is not None:
@@ -176,12 +182,9 @@ class Pipeline(Generic[U]):
             part.committed.set()
         self._ended.set()
 
-    def _check_hung(self) -> None:
+    def _hangs(self) -> bool:
         now = time.monotonic()
-        if any(now - began > self._longest for began in list(self._began.values())):
-            raise BulkError(
-                f"a batch has taken more than {self._longest:g} s (RECOMMENDER_ENGINE_TIMEOUT_MS): the engine hangs"
-            )
+        return any(now - began > self._longest for began in list(self._began.values()))
 
     def _put(self, into: queue.Queue[T], item: T) -> None:
         while not self._stop.is_set():

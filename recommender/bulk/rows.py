@@ -27,6 +27,8 @@ from recommender.routing.answering import Remarks
 _IDS_END = 1 << 31
 """Ids travel as int32."""
 _DIGITS = 19
+_AT_ONCE = 256
+"""Rows that stand as Python's objects at once."""
 _MOST_LIMIT = 10_000
 """The largest limit that the proto allows."""
 
@@ -129,9 +131,9 @@ class RowReader:
         )
         rows.alone = places[named.lengths[places] == 0]
         others = np.flatnonzero(~plain)
-        if len(others):
-            values = table.take(pa.array(others)).to_pylist()
-            for place, row in zip(others.tolist(), values, strict=True):
+        for start in range(0, len(others), _AT_ONCE):
+            some = others[start : start + _AT_ONCE]
+            for place, row in zip(some.tolist(), table.take(pa.array(some)).to_pylist(), strict=True):
                 self._read_alone(rows, place, row)
         return rows
 

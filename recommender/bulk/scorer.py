@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from recommender.bulk.columns import find_columns
+from recommender.bulk.columns import canonical, find_columns
 from recommender.bulk.model import BulkModel, open_bulk_model
 from recommender.bulk.scoring import Scoring
 from recommender.settings.settings import Settings
@@ -62,7 +62,7 @@ class Scorer:
         model, threads = self._open()
         columns = find_columns(table.column_names, self._columns, self._ignore)
         scoring = Scoring(model, columns, exclude_history=self._exclude_history)
-        task = scoring.read(table)
+        task = scoring.read(canonical(table, columns))
         for _ in threads.map(lambda batch: scoring.rank(batch, task.answers), task.batches):
             pass
         return scoring.write(task.answers)[0]

@@ -9,7 +9,7 @@ import pyarrow as pa
 
 from recommender.bulk.answers import Answers, Counts
 from recommender.bulk.batches import PlainBatch, QueryBatch, batches
-from recommender.bulk.columns import Columns, canonical
+from recommender.bulk.columns import Columns
 from recommender.bulk.model import BulkModel
 from recommender.bulk.rows import RowReader
 
@@ -34,9 +34,8 @@ class Scoring:
         self._reader = RowReader(model.version, model.limits, columns, exclude_history=exclude_history)
 
     def read(self, table: pa.Table) -> Task:
-        """Read the rows of a table. Raises BulkError if a column has a type that it cannot have."""
-        arrays = canonical(table, self._columns)
-        rows = self._reader.read(arrays)
+        """Read the rows of a table in the form of `columns.canonical`."""
+        rows = self._reader.read(table)
         some = list(batches(rows, self._model.batch_rows, packs=self._model.packs))
         return Task(some, Answers(rows, self._model.version))
 

@@ -25,6 +25,7 @@ from recommender.threads import in_background
 
 if TYPE_CHECKING:
     from recommender.bulk.job import JobOptions, Progress, Summary
+    from recommender.bulk.pipeline import StoppedError
 
 _TOO_MANY_ERRORS, _NOT_DONE, _STOPPED = 1, 2, 3
 _LINE_SECONDS = 10.0
@@ -105,7 +106,7 @@ def score(
         asked = _here(
             model, input_, None if dry_run else output, options, settings, threads=threads, batch_rows=batch_rows
         )
-        summary = run(logged(settings, asked, level="warning" if sys.stderr.isatty() else None))
+        summary = _ended(run(logged(settings, asked, level="warning" if sys.stderr.isatty() else None)))
     _print(summary, as_json=as_json)
     raise typer.Exit(_TOO_MANY_ERRORS if summary.counts.failed > most(summary.counts.rows) else 0)
 
@@ -119,12 +120,13 @@ async def _here(
     *,
     threads: int | None,
     batch_rows: int | None,
-) -> Summary:
+) -> Summary | StoppedError:
     """Score on this machine into `output`; without one only a few rows, and write nothing."""
     from recommender.bulk.files.inputs import find_inputs  # noqa: PLC0415 (a sentence if its packages are missing)
     from recommender.bulk.files.output import open_folder  # noqa: PLC0415 (the same)
     from recommender.bulk.job import Job  # noqa: PLC0415 (the same)
     from recommender.bulk.model import open_bulk_model  # noqa: PLC0415 (the same)
+    from recommender.bulk.pipeline import StoppedError  # noqa: PLC0415 (the same)
 
     inputs = await in_background(find_inputs, where)
     opened = await open_bulk_model(settings, model, threads=threads, batch_rows=batch_rows)
@@ -135,6 +137,8 @@ async def _here(
         folder = open_folder(output)
         with _stopping(job.stop), _quick_switches(), _shown() as tick:
             return await in_background(job.run, folder, tick)
+    except StoppedError as error:
+        return error
     finally:
         await in_background(opened.close)
 
@@ -152,6 +156,13 @@ def _on_ray(
 ) -> Summary:
     """Score on a Ray cluster."""
     raise NotImplementedError
+
+
+def _ended(outcome: Summary | StoppedError) -> Summary:
+    """The summary; a job that was stopped ends the process."""
+    if isinstance(outcome, Exception):
+        fail(str(outcome), _STOPPED)
+    return outcome
 
 
 @contextmanager

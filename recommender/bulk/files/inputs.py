@@ -102,7 +102,7 @@ class Inputs:
                 yield from self._arrow(file)
             else:
                 read = csv_tables if file.kind == "csv" else jsonl_tables
-                with self.filesystem.open_input_stream(file.path) as stream:
+                with self.filesystem.open_input_file(file.path) as stream:
                     for table in read(stream, file.path):
                         yield table, 0, stream.tell()
         except (OSError, pa.ArrowException) as error:

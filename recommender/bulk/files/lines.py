@@ -23,7 +23,7 @@ _SHOWN = 60
 
 def csv_tables(stream: pa.NativeFile, path: str) -> Iterator[pa.Table]:
     """Read a CSV file with a header, in UTF-8. All columns are text. Raises BulkError if it has no header."""
-    text = io.TextIOWrapper(stream, encoding="utf-8-sig", errors="replace", newline="")
+    text = io.TextIOWrapper(io.BufferedReader(stream, _BLOCK_BYTES), encoding="utf-8-sig", errors="replace", newline="")
     csv.field_size_limit(_LONGEST_LINE)
     reader = csv.reader(text)
     try:
