@@ -9,6 +9,14 @@ from typing import Literal, NamedTuple, TypeAlias
 UnknownUsers: TypeAlias = Literal["row", "history", "fallback"]
 """By what a model ranks for a user whom it does not know."""
 
+LARGEST_FLOAT = (2 - 2**-23) * 2.0**127
+"""The largest number that float32 holds."""
+FeatureKind: TypeAlias = Literal["int64", "float", "bool", "string"]
+Number: TypeAlias = int | float
+"""A bool is one too."""
+FeatureValue: TypeAlias = Number | tuple[Number, ...]
+"""What a model reads for a feature: one number, or as many as the feature is wide."""
+
 
 class Query(NamedTuple):
     """One row of a batch: the ids of a history, oldest first, and how many recommendations it wants.
@@ -17,6 +25,7 @@ class Query(NamedTuple):
     once, ascending, none of them excluded. `user` is read by models that take users; 0 stands for an unknown one.
     `history_types` and `history_times` (Unix milliseconds) have a number for each item of the history, or none at all:
     then the model reads its defaults.
+    `features` are in the order of the model's; if there are none, each is its filler.
     """
 
     history: tuple[int, ...]
@@ -26,6 +35,7 @@ class Query(NamedTuple):
     user: int = 0
     history_types: tuple[int, ...] = ()
     history_times: tuple[int, ...] = ()
+    features: tuple[FeatureValue, ...] = ()
 
     @property
     def told(self) -> str:
@@ -33,7 +43,8 @@ class Query(NamedTuple):
         of_types = f" with the types {list(self.history_types)}" if self.history_types else ""
         of_times = f" at the times {list(self.history_times)}" if self.history_times else ""
         of_user = f" of user {self.user}" if self.user else ""
-        return f"the history {list(self.history)}{of_types}{of_times}{of_user}"
+        features = f" with the features {list(self.features)}" if self.features else ""
+        return f"the history {list(self.history)}{of_types}{of_times}{of_user}{features}"
 
 
 class Ranking(NamedTuple):
@@ -123,6 +134,32 @@ class Times:
 
 
 @dataclass(frozen=True, slots=True)
+class Feature:
+    """A feature that a model takes: one value, or a list of `width` values.
+
+    Strings reach the model as numbers from `low` to `high`, which for others bound what a request may hold; None for
+    no bound. Without a `default` every request must hold the feature.
+    """
+
+    name: str
+    kind: FeatureKind
+    width: int | None = None
+    default: FeatureValue | None = None
+    low: Number | None = None
+    high: Number | None = None
+
+    @property
+    def filler(self) -> FeatureValue:
+        """What stands in rows that nobody asked for, and in those of a request without the feature."""
+        if self.default is not None:
+            return self.default
+        least = 0 if self.low is None else max(self.low, 0)
+        number: Number = least if self.high is None else min(least, self.high)
+        number = bool(number) if self.kind == "bool" else float(number) if self.kind == "float" else number
+        return number if self.width is None else (number,) * self.width
+
+
+@dataclass(frozen=True, slots=True)
 class Model:
     """What the model being served can give.
 
@@ -130,7 +167,7 @@ class Model:
     number of most recent items the network reads, None where it reads any number. No answer holds an item of
     `never_recommended`. `padding_id` stands in histories where no item does; None for 0, which then is an item too.
     Histories hold ids below `history_items`; None for those of the catalogue. `users` is None where it takes none;
-    so are `history_types` and `history_times`.
+    so are `history_types` and `history_times`. `features` are in the order in which queries have them.
     """
 
     name: str
@@ -146,6 +183,7 @@ class Model:
     users: Users | None = None
     history_types: Types | None = None
     history_times: Times | None = None
+    features: tuple[Feature, ...] = ()
 
     @property
     def readable(self) -> int | None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import NamedTuple
 
+from recommender.api.features import untaken_features
 from recommender.errors import InputsError, InvalidRequestError, Violation
 from recommender.models.version import Version
 from recommender.recommend_api.v1 import recommend_api_pb2 as api
@@ -47,21 +48,21 @@ class Options:
 
         Raises InputsError if there are any, and the version is to `reject` them.
         """
-        untaken = {}
+        untaken: dict[str, str] = {}
         if self.user is not None and version.model.users is None:
-            untaken[user_field(self.user)] = "user"
+            untaken[user_field(self.user)] = "no user"
         if self.features:
-            untaken |= dict.fromkeys(map(feature_field, self.features), "features")
+            untaken |= untaken_features(version, self.features)
         if self.history_type_keys and version.model.history_types is None:
-            untaken["history_type_keys"] = "types of events"
+            untaken["history_type_keys"] = "no types of events"
         if self.history_type_ids and version.model.history_types is None:
-            untaken["history_type_ids"] = "types of events"
+            untaken["history_type_ids"] = "no types of events"
         if self.history_times and version.model.history_times is None:
-            untaken["history_times"] = "times"
+            untaken["history_times"] = "no times"
         if untaken and reject:
             raise InputsError(
                 *(
-                    Violation(field, f"model {version.model.label} takes no {what}: leave {field} out")
+                    Violation(field, f"model {version.model.label} takes {what}: leave {field} out")
                     for field, what in islice(untaken.items(), _NAMED_VIOLATIONS)
                 ),
                 untaken=untaken,
@@ -72,11 +73,6 @@ class Options:
 def user_field(named: int | str) -> str:
     """The field of a request that names a user so."""
     return "user_key" if isinstance(named, str) else "user_id"
-
-
-def feature_field(name: str) -> str:
-    """A feature, as messages name it among the fields of a request."""
-    return f"features[{name}]"
 
 
 def read_options(request: api.RecommendRequest, *, reject_unknown: bool, reject_inputs: bool) -> Options:

@@ -16,6 +16,7 @@ from protovalidate import Validator
 
 from recommender.api.catalogue import Catalogue, nothing_known
 from recommender.api.events import NO_EVENTS, read_events
+from recommender.api.features import features_for, surely_keep_rules
 from recommender.api.messages import ceiling, validate
 from recommender.api.metadata import MOST_REPLY_BYTES
 from recommender.api.options import Options, read_options
@@ -28,7 +29,8 @@ from recommender.routing.answering import NO_REMARKS, Remarks
 from recommender.settings.requests import RequestSettings
 
 _ITEM_IDS = api.RecommendRequest.DESCRIPTOR.fields_by_name["item_ids"]
-_HISTORY_AND_USER = 2
+_PLAIN_FIELDS = 3
+"""A history, a user and features."""
 _SURELY_SHORT = 64
 """Characters of a key that is within its limit of bytes however it is encoded."""
 _USER_ALONE = Remarks(is_user_alone=True)
@@ -69,8 +71,8 @@ class Asked:
     """A request that was read. `history` names items by ids, unless the options have keys for it.
 
     `highest` is the largest id of a plain request, one that holds ids of a history and nothing else. It is infinite for
-    any other request; `highest_beside` is the same of one that holds a user beside them. An Asked is made for every
-    call, so it is not frozen: that would take five times as long.
+    any other request; `highest_beside` is the same of one that holds a user or features beside them. An Asked is made
+    for every call, so it is not frozen: that would take five times as long.
     """
 
     history: tuple[int, ...]
@@ -102,10 +104,16 @@ class Asked:
                 Violation("limit", f"{options.limit} is more than the {model.max_k} that model {model.label} returns")
             )
         user = find_user(version, options.user)
-        if user.known and self.highest_beside < version.plain_items and len(self.history) <= version.plain_history:
-            query = Query(self.history, version.limit, user=user.number)
-            return query, NO_REMARKS if self.history else _USER_ALONE
         ignored = options.untaken(version, reject=options.reject_inputs and not leniently)
+        features = features_for(version, options.features)
+        if (
+            self.highest_beside < version.plain_beside
+            and len(self.history) <= version.plain_history
+            and (user.known or (self.history and options.user is None))
+            and not ignored
+        ):
+            query = Query(self.history, version.limit, user=user.number, features=features)
+            return query, NO_REMARKS if self.history else _USER_ALONE
         catalogue = Catalogue(version, reject_unknown=options.reject_unknown)
         named = catalogue.known("item", self.history, options.history_keys)
         history = catalogue.readable(named, by_keys=bool(options.history_keys))
@@ -132,7 +140,8 @@ class Asked:
             return Ranking([], []), remarks
         _check_abilities(version, options, excluded, candidates)
         allowed = None if candidates is None else tuple(sorted(candidates))
-        return Query(read, k, tuple(sorted(excluded)), allowed, user.number, events.types, events.times), remarks
+        query = Query(read, k, tuple(sorted(excluded)), allowed, user.number, events.types, events.times, features)
+        return query, remarks
 
     def _places(self, catalogue: Catalogue, kept: int) -> Sequence[int]:
         """The places in the request's history of the items that were not left out, of which there are so many."""
@@ -186,7 +195,7 @@ class Reader:
             if ends[0] >= 0:
                 return Asked(history, ends[-1], request_id, "", self._no_options)
         in_time = frame is None or 0 <= frame.timeout_ms <= self._longest_timeout
-        if in_time and (asked := self._plain_beside_user(request, request_id, len(fields))) is not None:
+        if in_time and (asked := self._plain_beside(request, request_id, len(fields))) is not None:
             return asked
         if request.ByteSize() > self._certainly_fits:
             self._check_sizes(request)
@@ -194,17 +203,21 @@ class Reader:
         options = read_options(request, reject_unknown=limits.reject_unknown, reject_inputs=limits.reject_inputs)
         return Asked(tuple(request.item_ids[:]), math.inf, request_id, request.model, options)
 
-    def _plain_beside_user(self, request: api.RecommendRequest, request_id: str, fields: int) -> Asked | None:
-        """Read a request that holds a user, and else nothing but ids of a history; None if it may break a rule."""
-        if fields > _HISTORY_AND_USER:
+    def _plain_beside(self, request: api.RecommendRequest, request_id: str, fields: int) -> Asked | None:
+        """Read a request of a user, features and ids of a history, and nothing else; None if it may break a rule."""
+        if fields > _PLAIN_FIELDS:
             return None
-        user = request.user_id if request.HasField("user_id") else request.user_key
+        user = request.user_id if request.HasField("user_id") else request.user_key or None
         history = tuple(request.item_ids[:])
-        if fields != 1 + bool(history) or user == "" or len(history) > self._limits.history:
+        features = request.features or None
+        told = bool(history) + (user is not None) + (features is not None)
+        if fields != told or len(history) > self._limits.history or min(history, default=0) < 0:
             return None
-        if (len(user) > _SURELY_SHORT if isinstance(user, str) else user < 0) or min(history, default=0) < 0:
+        if user is not None and (len(user) > _SURELY_SHORT if isinstance(user, str) else user < 0):
             return None
-        options = Options(self._limits.reject_unknown, self._limits.reject_inputs, user=user)
+        if features is not None and not surely_keep_rules(features):
+            return None
+        options = Options(self._limits.reject_unknown, self._limits.reject_inputs, user=user, features=features)
         return Asked(history, math.inf, request_id, "", options, max(history, default=-1))
 
     def requests_of(self, call: api.BatchRecommendRequest) -> Sequence[api.RecommendRequest]:

@@ -18,7 +18,12 @@ from recommender.routing.router import Router
 from recommender.settings.masking import masked
 
 _MODEL, _FALLBACK, _USER = api.SOURCE_MODEL, api.SOURCE_FALLBACK, api.SOURCE_USER
-
+_FEATURE_TYPES = {
+    "int64": api.FEATURE_TYPE_INT64,
+    "float": api.FEATURE_TYPE_FLOAT,
+    "bool": api.FEATURE_TYPE_BOOL,
+    "string": api.FEATURE_TYPE_STRING,
+}
 _LOG_SAYS_WHY = "; the server's log says why"
 _SOURCE_FAILURES: Mapping[SourceFailure, str] = {
     "SOURCE_TIMEOUT": "the source of the model did not answer in time",
@@ -93,6 +98,15 @@ def description(version: Version, router: Router) -> api.Model:
         has_user_keys=version.user_vocabulary is not None,
         has_history_type_keys=version.type_vocabulary is not None,
         takes_history_times=model.history_times is not None,
+        features=[
+            api.FeatureInput(
+                name=feature.name,
+                type=_FEATURE_TYPES[feature.kind],
+                width=feature.width or 0,
+                has_default=feature.default is not None,
+            )
+            for feature in model.features
+        ],
     )
     if model.users is not None:
         described.users, described.first_user = model.users.count, model.users.first

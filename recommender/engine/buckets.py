@@ -17,6 +17,7 @@ import onnxruntime
 
 from recommender.domain import Model
 from recommender.engine.contract import PER_ITEM, Contract, Feed, Outputs
+from recommender.engine.features import Array, filled
 
 _LEAST_HISTORY = 8
 _HISTORY_STEP = 4
@@ -123,7 +124,7 @@ class _Bound:
     ) -> None:
         self.number = number
         self._padding = contract.padding
-        self._staged = {
+        self._staged: dict[str, Array] = {
             "user_history": np.zeros((bucket.rows, bucket.history), np.int64),
             "history_length": np.ones(bucket.rows, np.int64),
         }
@@ -131,11 +132,13 @@ class _Bound:
             self._staged["user"] = np.zeros(bucket.rows, np.int64)
         for name in PER_ITEM & contract.inputs:
             self._staged[name] = np.zeros((bucket.rows, bucket.history), np.int64)
+        self._features = {feature.name: filled(feature, bucket.rows) for feature in contract.features}
+        self._staged |= {name: values.copy() for name, values in self._features.items()}
 
         def buffer(shape: tuple[int, ...], element: type[np.generic]) -> onnxruntime.OrtValue:
             return onnxruntime.OrtValue.ortvalue_from_shape_and_type(shape, element, device, device_id)
 
-        self._inputs = {name: buffer(staged.shape, np.int64) for name, staged in self._staged.items()}
+        self._inputs = {name: buffer(staged.shape, staged.dtype.type) for name, staged in self._staged.items()}
         self._outputs = [
             buffer((bucket.rows, bucket.k), np.int64),
             buffer((bucket.rows, bucket.k), np.float32),
@@ -163,6 +166,9 @@ class _Bound:
         for name in PER_ITEM & staged.keys():
             staged[name].fill(0)
             staged[name][:rows, :history] = feed[name]
+        for name, fillers in self._features.items():
+            staged[name][rows:] = fillers[rows:]
+            staged[name][:rows] = feed[name]
         for name, value in self._inputs.items():
             value.update_inplace(staged[name])
         session.run_with_iobinding(self._binding, options)

@@ -4,7 +4,8 @@ In: `user_history` int64 [batch, history], padded on the right with 0, and `hist
 optional `k` int64 [1], `excluded` int64 [nnz, 2], `candidates` int64 [batch, c] with `candidates_length`
 int64 [batch], `user` int64 [batch], and `history_types` and `history_times` (Unix milliseconds), both int64
 [batch, history] and padded as the history is. A model that takes users runs with any of them, with 0 for an unknown
-one, and with histories of length 0.
+one, and with histories of length 0. Any other input is a feature that the card declares, [batch] or [batch, width] of
+int64, float32 or bool.
 Out: `recommendations` int64 [batch, k], best first, and `scores` float32 [batch, k].
 An id of -1 or a score of -inf is no recommendation. An id outside the catalogue, or a score that is NaN or +inf, is a
 fault of its row: that row fails, and no other.
@@ -25,10 +26,11 @@ import numpy as np
 import numpy.typing as npt
 
 from recommender.batching.faults import whole
-from recommender.domain import Model, Query, Ranking
+from recommender.domain import Feature, Model, Query, Ranking
+from recommender.engine.features import pack_features
 from recommender.errors import EngineError, ModelError
 
-Feed: TypeAlias = dict[str, npt.NDArray[np.int64]]
+Feed: TypeAlias = dict[str, npt.NDArray[Any]]
 Outputs: TypeAlias = Sequence[npt.NDArray[np.int64] | npt.NDArray[np.float32]]
 
 
@@ -77,7 +79,8 @@ class Contract:
     """The form of the contract that one model has.
 
     The ids that it may recommend are below `items`, and `padding` fills its histories up. `type` and `time` stand for
-    each item of a history that has none.
+    each item of a history that has none. `features` are its other inputs, each row of which has `feature_cells`
+    numbers in all.
     """
 
     inputs: frozenset[str]
@@ -88,19 +91,26 @@ class Contract:
     type: int = 0
     time: int = 0
     last_type: int = 0
+    features: tuple[Feature, ...] = ()
+    feature_cells: int = 0
 
     @classmethod
     def of(cls, inputs: Mapping[str, Port], outputs: Mapping[str, Port]) -> Contract:
-        """The form that these inputs and outputs have; ModelError if it is none, saying what does not fit."""
+        """The form that these inputs and outputs have; ModelError if it is none, saying what does not fit.
+
+        Inputs that are none of the contract's are left to `others`.
+        """
         if inputs == _OLDER_INPUTS and outputs == _OLDER_OUTPUTS:
             return cls(frozenset(inputs), frozenset(outputs), batched=False)
+        others = {name: port for name, port in inputs.items() if name not in _REQUIRED | _OPTIONAL}
         faults = [
-            *_faults("input", inputs, _REQUIRED, _OPTIONAL),
+            *_faults("input", inputs, _REQUIRED, _OPTIONAL | others),
             *_faults("output", outputs, _OUTPUTS, _OPTIONAL_OUTPUTS),
         ]
         if ("candidates" in inputs) != ("candidates_length" in inputs):
             faults.append("candidates and candidates_length go together")
         if faults:
+            faults += [f"input {name} is unknown" for name in others]
             raise ModelError(
                 f"the model does not fit the contract: {'; '.join(faults)}. Expected inputs user_history int64 "
                 "[batch, history] and history_length int64 [batch], outputs recommendations int64 [batch, k] and "
@@ -109,7 +119,7 @@ class Contract:
         return cls(frozenset(inputs), frozenset(outputs), batched=True)
 
     def within(self, model: Model) -> Contract:
-        """The same for the catalogue, the padding id and the defaults that a model tells."""
+        """The same for the catalogue, the padding id, the defaults and the features of a model."""
         types, times = model.history_types, model.history_times
         return replace(
             self,
@@ -118,7 +128,19 @@ class Contract:
             type=0 if types is None else types.first if types.default is None else types.default,
             time=(times and times.default) or 0,
             last_type=0 if types is None else types.last,
+            features=model.features,
+            feature_cells=sum(feature.width or 1 for feature in model.features),
         )
+
+    @staticmethod
+    def has(name: str) -> bool:
+        """Whether the contract itself has an input of this name."""
+        return name in _REQUIRED or name in _OPTIONAL
+
+    @property
+    def others(self) -> frozenset[str]:
+        """The inputs that are none of the contract's: features, if the card declares them."""
+        return self.inputs - _REQUIRED.keys() - _OPTIONAL.keys()
 
     @property
     def takes_k(self) -> bool:
@@ -156,7 +178,7 @@ class Contract:
         most = max([query.k for query in queries])
         plain = all(not query.excluded and query.candidates is None for query in queries)
         arrays = 1 + len(PER_ITEM & self.inputs)
-        return self.batched and plain and rows * max(longest * arrays, most) <= _LIGHT
+        return self.batched and plain and rows * max(longest * arrays, most, self.feature_cells) <= _LIGHT
 
     def pack(self, queries: Sequence[Query], padding: int | None = None) -> Feed:
         """The feed of one run, histories filled up with the model's own padding id unless another is given.
@@ -184,6 +206,8 @@ class Contract:
         if "history_times" in self.inputs:
             times = [query.history_times or (self.time,) * len(query.history) for query in queries]
             feed["history_times"] = _filled(times, lengths, longest, time_behind)
+        if self.features:
+            feed |= pack_features(self.features, queries)
         return feed
 
     def unrestricted(self, feed: Feed) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 
 from recommender.domain import Model, Query
+from recommender.engine.features import some_features
 
 _START = 1_700_000_000_000
 """Unix milliseconds, in the year 2023."""
@@ -13,7 +14,7 @@ _LONGEST_GAP = 86_400_000
 
 
 def drawn_query(model: Model, history: tuple[int, ...], k: int, draw: random.Random) -> Query:
-    """A query for this history, of a known user if the model takes users, with types and ascending times likewise."""
+    """A query for this history, of a known user if the model takes users; types, ascending times, features likewise."""
     user = 0 if model.users is None else draw.randint(model.users.first, model.users.last)
     types = model.history_types
     times: list[int] = []
@@ -28,4 +29,5 @@ def drawn_query(model: Model, history: tuple[int, ...], k: int, draw: random.Ran
         user=user,
         history_types=() if types is None else tuple(draw.randint(types.first, types.last) for _ in history),
         history_times=tuple(times),
+        features=some_features(model.features, draw),
     )

@@ -145,12 +145,16 @@ class OnnxEngine:
                 return run(options)
         except runtime_errors.InvalidArgument as error:
             # Only the model knows its catalogue if nothing says how large it is: there a Gather finds the unknown id.
-            guilty = len(queries) == 1 and queries[0].history
-            if self.model.items is None and guilty and "out of data bounds" in str(error):
-                raise InvalidRequestError(
-                    Violation("item_ids", f"an id is not in the catalogue; the largest is {max(guilty)}")
-                ) from error
-            raise
+            if len(queries) != 1 or "out of data bounds" not in str(error):
+                raise
+            (guilty,) = queries
+            if self.model.items is None and guilty.history:
+                refused = Violation("item_ids", f"an id is not in the catalogue; the largest is {max(guilty.history)}")
+            elif guilty.features:
+                refused = Violation("features", f"{self.model.label} has no row for one of these values; bound it")
+            else:
+                raise
+            raise InvalidRequestError(refused) from error
 
     @contextlib.contextmanager
     def _options(self) -> Iterator[onnxruntime.RunOptions]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeAlias
@@ -16,6 +16,7 @@ from recommender.batching.faults import FaultyRowsError
 from recommender.domain import Model, Query
 from recommender.engine.buckets import Buckets
 from recommender.engine.contract import Contract, Feed, Outputs, Port
+from recommender.engine.features import faults_of
 from recommender.engine.machine import available_cpus, available_memory
 from recommender.engine.onnx_file import OnnxFile, read_onnx_file
 from recommender.engine.provider import CONTROL_FLOW, CPU, CUDA, SessionPlan, open_for_device, open_session
@@ -147,9 +148,13 @@ def open_sessions(
     session, loaded = opened.session, opened.loaded
     contract = Contract.of(_ports(session.get_inputs()), _ports(session.get_outputs()))
     width = session.get_outputs()[0].shape[-1]
-    _refuse_fixed(path, {port.name: port.shape for port in session.get_inputs()})
+    _refuse_fixed(path, {port.name: port.shape for port in session.get_inputs()}, contract.others)
     model = describe(contract, session.get_modelmeta().custom_metadata_map, width)
     contract = contract.within(model)
+    others = {port.name: (port.type, port.shape) for port in session.get_inputs() if port.name in contract.others}
+    faults = list(faults_of(model.features, others))
+    if faults:
+        raise ModelError(f"{path} does not fit the contract: {'; '.join(faults)}")
     if model.items is None and opened.provider != CPU:
         raise ModelError(
             f"{path} does not say how many items it has, and {opened.provider} reads any id as some "
@@ -262,12 +267,13 @@ def _ports(nodes: Sequence[onnxruntime.NodeArg]) -> dict[str, Port]:
     return {node.name: Port(node.type, len(node.shape)) for node in nodes}
 
 
-def _refuse_fixed(path: Path, shapes: Mapping[str, Sequence[int | str | None]]) -> None:
+def _refuse_fixed(path: Path, shapes: Mapping[str, Sequence[int | str | None]], features: Container[str]) -> None:
     """Raise ModelError if a dimension of an input that every run chooses is a number."""
+    free = {name: ("batch",) if name in features else _FREE.get(name, ()) for name in shapes}
     fixed = [
         f"{name} has a fixed {what} of {shape[axis]}"
         for name, shape in shapes.items()
-        for axis, what in enumerate(_FREE.get(name, ())[-len(shape) :])
+        for axis, what in enumerate(free[name][-len(shape) :])
         if isinstance(shape[axis], int)
     ]
     if fixed:

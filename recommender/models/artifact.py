@@ -76,6 +76,12 @@ class Artifact:
         """The file of the fallback list, if the card names one."""
         return self._file("fallback")
 
+    def feature_vocabulary(self, name: str) -> Path | None:
+        """The file of a feature's strings, if the card lists it as one."""
+        files = self.card.files if self.card else ()
+        listed = any(file.path == name and file.role == "feature_vocabulary" for file in files)
+        return self.path.parent / name if listed else None
+
     def _file(self, role: FileRole) -> Path | None:
         files = self.card.files if self.card else ()
         return next((self.path.parent / file.path for file in files if file.role == role), None)

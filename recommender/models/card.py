@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
 from datetime import datetime
+from itertools import chain
 from pathlib import Path
 from typing import Annotated, Literal, Self, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from recommender.domain import Query, UnknownUsers
+from recommender.domain import LARGEST_FLOAT, Query, UnknownUsers
 from recommender.engine.files import open_regular
 
 SCHEMA_VERSION = 1
@@ -18,7 +20,19 @@ MODEL_NAME, CARD_NAME = "model.onnx", "card.json"
 _READ_BYTES = 1 << 20
 
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
-FileRole = Literal["model", "external_data", "vocabulary", "fallback", "user_vocabulary", "type_vocabulary"]
+FileRole = Literal[
+    "model",
+    "external_data",
+    "vocabulary",
+    "fallback",
+    "user_vocabulary",
+    "type_vocabulary",
+    "feature_vocabulary",
+]
+FeatureType = Literal["int64", "float32", "bool", "string"]
+Given: TypeAlias = bool | int | float | tuple[bool | int | float, ...]
+"""What the model is given for a feature: one number, or as many as it is wide."""
+Default: TypeAlias = bool | int | float | str | tuple[bool | int | float | str, ...]
 
 
 _PerItem: TypeAlias = tuple[Annotated[int, Field(ge=0, lt=2**63)], ...]
@@ -47,12 +61,14 @@ class Golden(_Record):
 
     `user`, `history_types` and `history_times` are for the inputs of these names, if the model has them. The last two
     are as long as the history, or empty for the model's defaults.
+    `features` are what its features are given, by name, numbers for strings too; one that is left out has its default.
     """
 
     item_ids: tuple[int, ...]
     user: Annotated[int, Field(ge=0)] = 0
     history_types: _PerItem = ()
     history_times: _PerItem = ()
+    features: dict[str, Given] = {}
     recommendations: tuple[int, ...]
     scores: tuple[float, ...]
 
@@ -75,6 +91,7 @@ class Expected(_Record):
     user: Annotated[int, Field(ge=0)] = 0
     history_types: _PerItem = ()
     history_times: _PerItem = ()
+    features: dict[str, Given] = {}
     recommendations: tuple[int, ...]
 
     def query(self, k: int, longest_history: int | None) -> Query:
@@ -136,6 +153,70 @@ class CardTimes(_Record):
     sorted_times: bool = False
 
 
+class CardFeature(_Record):
+    """An input of the model beside those of the contract: [batch], or [batch, `width`] where it is a list.
+
+    A request without the feature has its `default`; without one every request must hold it. `minimum` and `maximum`
+    bound numbers. Strings are the lines of a `vocabulary`, one of the card's files, of `tokens` keys: key i is number
+    `first_token` + i to the model, and any other string is `unknown_token`.
+    """
+
+    name: Annotated[str, Field(min_length=1, max_length=128)]
+    type: FeatureType
+    width: Annotated[int, Field(ge=1, le=4096)] | None = None
+    default: Default | None = None
+    minimum: float | int | None = None
+    maximum: float | int | None = None
+    vocabulary: str | None = None
+    tokens: Annotated[int, Field(ge=1, lt=2**31)] | None = None
+    first_token: Annotated[int, Field(ge=0, lt=2**31)] = 1
+    unknown_token: Annotated[int, Field(ge=0, lt=2**31)] = 0
+
+    @model_validator(mode="after")
+    def _makes_sense(self) -> Self:
+        for fault in chain(self._faults_of_type(), self._faults_of_default()):
+            raise ValueError(f"feature {self.name}: {fault}")
+        return self
+
+    def _faults_of_type(self) -> Iterator[str]:
+        is_string = self.type == "string"
+        if is_string != (self.vocabulary is not None) or is_string != (self.tokens is not None):
+            yield "a vocabulary and the number of its tokens go with the type string, and with no other"
+        bounds = [bound for bound in (self.minimum, self.maximum) if bound is not None]
+        if bounds and self.type not in ("int64", "float32"):
+            yield f"minimum and maximum bound numbers, and its type is {self.type}"
+        if not all(is_of(self.type, bound) for bound in bounds):
+            yield f"its bounds are not of its type {self.type}"
+        if bounds and bounds[0] > bounds[-1]:
+            yield f"its minimum {self.minimum} is above its maximum {self.maximum}"
+
+    def _faults_of_default(self) -> Iterator[str]:
+        if self.default is None:
+            return
+        values = self.default if isinstance(self.default, tuple) else (self.default,)
+        if isinstance(self.default, tuple) != (self.width is not None) or self.width not in (None, len(values)):
+            yield "its default is not a list of its width, or is one where it has no width"
+        for value in values:
+            if not is_of(self.type, value):
+                yield f"its default {value!r} is not of its type {self.type}"
+            elif not isinstance(value, str) and not self._within(value):
+                yield f"its default {value!r} is outside its bounds"
+
+    def _within(self, value: float) -> bool:
+        return (self.minimum is None or value >= self.minimum) and (self.maximum is None or value <= self.maximum)
+
+
+def is_of(kind: FeatureType, value: float | str) -> bool:
+    """Whether a value is of a type: whole numbers are float32 too, and a bool is neither."""
+    if isinstance(value, str):
+        return kind == "string"
+    if isinstance(value, bool):
+        return kind == "bool"
+    if isinstance(value, int):
+        return kind == "float32" or (kind == "int64" and -(2**63) <= value < 2**63)
+    return kind == "float32" and abs(value) <= LARGEST_FLOAT
+
+
 class Card(_Record):
     """What a model is: its files with their digests, its limits, and answers to hold it to.
 
@@ -146,7 +227,7 @@ class Card(_Record):
     `longest_history` is the most recent items the network reads; None where it reads any number.
     `never_recommended` are the items that no answer holds, ascending; histories may hold them. `padding_id` means
     padding to the network, so no history holds it. `users` is None where the model has no input `user`; the same holds
-    for `history_types` and `history_times`.
+    for `history_types` and `history_times`. `features` are its inputs beside those of the contract.
     Two rankings are equal when they differ only among items whose scores lie within
     `score_tolerance` of each other.
     """
@@ -165,6 +246,7 @@ class Card(_Record):
     users: CardUsers | None = None
     history_types: CardTypes | None = None
     history_times: CardTimes | None = None
+    features: tuple[CardFeature, ...] = ()
     never_recommended: tuple[Annotated[int, Field(ge=0)], ...] = ()
     score_tolerance: Annotated[float, Field(ge=0)]
     opset: Annotated[int, Field(ge=1)]

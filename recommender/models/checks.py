@@ -9,11 +9,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from recommender.batching.cost import Observation
-from recommender.domain import Model, Query, Ranking
+from recommender.domain import Feature, Model, Query, Ranking
 from recommender.engine.engine import OnnxEngine, Run
 from recommender.engine.sessions import as_model_error
 from recommender.errors import ModelError
 from recommender.models.artifact import Artifact
+from recommender.models.features import in_order
 
 _REPEATS = 3
 _LENGTH = 32
@@ -31,17 +32,17 @@ async def check_answers(engine: OnnxEngine, artifact: Artifact) -> None:
     """
     with as_model_error(artifact.path):
         for run in engine.ways:
-            await check_golden_answers(run, artifact)
+            await check_golden_answers(run, artifact, engine.model.features)
         await check_limits(engine.run, artifact.path, engine.model)
         await check_restrictions(engine.run, artifact.path, engine.model, engine.contract.inputs)
 
 
-async def check_golden_answers(run: Run, artifact: Artifact) -> None:
+async def check_golden_answers(run: Run, artifact: Artifact, features: Sequence[Feature]) -> None:
     """Raise ModelError unless the model gives its card's golden answers, in one batch and alone."""
     card = artifact.card
     if card is None or not card.golden:
         return
-    queries = [golden.query for golden in card.golden]
+    queries = [golden.query._replace(features=in_order(features, golden.features)) for golden in card.golden]
     batched = await run(queries)
     for golden, query, in_batch in zip(card.golden, queries, batched, strict=True):
         expected = Ranking(list(golden.recommendations), list(golden.scores))

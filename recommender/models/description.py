@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from recommender.domain import Model, Times, Types, Users
+from recommender.domain import Feature, Model, Times, Types, Users
 from recommender.engine.contract import Contract
 from recommender.errors import ModelError
 from recommender.models.artifact import Artifact
+from recommender.models.features import feature_of, open_tokens
 
 _KEYS = ("items", "default_k", "max_k", "longest_history")
 
@@ -37,6 +38,7 @@ def describe(artifact: Artifact, contract: Contract, metadata: Mapping[str, str]
             None if card.users is None else Users(card.users.count, card.users.first, card.users.unknown),
             None if card.history_types is None else Types(**card.history_types.model_dump()),
             None if card.history_times is None else Times(**card.history_times.model_dump()),
+            _features(artifact, contract),
         )
     else:
         default_k = told.get("default_k") or fixed_k or _k_of_file(artifact.path)
@@ -82,6 +84,19 @@ def _undeclared(model: Model, contract: Contract) -> Iterator[str]:
             if model.history_times is None
             else "its card says that it takes history_times, and it has no such input"
         )
+
+
+def _features(artifact: Artifact, contract: Contract) -> tuple[Feature, ...]:
+    """The features that the card declares. Raises ModelError if two have one name, or one that the contract has."""
+    declared = artifact.card.features if artifact.card else ()
+    names = [feature.name for feature in declared]
+    for name in names:
+        if names.count(name) > 1 or contract.has(name):
+            raise ModelError(f"{artifact.path}: the card declares a feature {name}, a name that is taken already")
+    tokens = open_tokens(artifact)
+    return tuple(
+        feature_of(feature, tokens[feature.name].numbers if feature.name in tokens else None) for feature in declared
+    )
 
 
 def _contradictions(model: Model, told: Mapping[str, int], fixed_k: int | None, *, takes_k: bool) -> list[str]:

@@ -22,6 +22,7 @@ from recommender.models.artifact import Artifact, check_listed
 from recommender.models.checks import check_answers, check_seconds, measure
 from recommender.models.description import describe
 from recommender.models.fallback import read_fallback
+from recommender.models.features import open_tokens
 from recommender.models.sources.reference import is_reference
 from recommender.models.trials import check_histories, check_parity
 from recommender.models.version import Version
@@ -86,7 +87,8 @@ class Loader:
             working = memory_growth(before)
             batcher = self._make_batcher(engine, Cost.fit(measured))
             version = await in_background(self._version, engine, artifact, batcher, measured)
-            for vocabulary in (version.vocabulary, version.user_vocabulary, version.type_vocabulary):
+            tokens = [each.vocabulary for each in version.tokens.values()]
+            for vocabulary in (version.vocabulary, version.user_vocabulary, version.type_vocabulary, *tokens):
                 if vocabulary is not None and not proven:
                     await in_background(vocabulary.check)
         except BaseException:
@@ -126,13 +128,16 @@ class Loader:
             loaded_at=datetime.now(UTC),
             limit=self._limit,
             plain_history=min(self._max_history, model.longest_history or self._max_history),
-            plain_items=_plain_items(model),
+            plain_items=-1 if _needs_features(model) else _plain_items(model),
+            needs_features=_needs_features(model),
+            plain_beside=_plain_items(model),
             label=model.label,
             close_engine=engine.close,
             measured=measured,
             vocabulary=vocabulary,
             user_vocabulary=user_vocabulary,
             type_vocabulary=type_vocabulary,
+            tokens=open_tokens(artifact),
             fallback=fallback or (),
             aliases=artifact.release.aliases if artifact.release else (),
         )
@@ -147,6 +152,11 @@ def _plain_items(model: Model) -> float:
     if model.padding_id is not None:
         return min(model.padding_id, model.readable or 0)
     return math.inf if model.readable is None else model.readable
+
+
+def _needs_features(model: Model) -> bool:
+    """Whether a request may not leave out every feature."""
+    return any(feature.default is None for feature in model.features)
 
 
 def _log_loaded(engine: OnnxEngine, artifact: Artifact, working: int | None) -> None:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
 
 from recommender.domain import Ranking, Types, Users
 from recommender.errors import ModelError
-from recommender.models.card import Expected
+from recommender.models.card import CardFeature, Expected, Given
+from recommender.models.features import Numbers, read_given
 
 _MOST = 1_000
 """Histories of one file: all are tried at every load."""
@@ -25,7 +26,7 @@ class Names:
     """What a parity file may name: items by id or by a key of `ids`, users and types of events the same way.
 
     Recommended ids are below `items`, those of histories below `readable`. `users` and `types` are None where the model
-    takes none, and so are `times`.
+    takes none, and so are `times`. `features` are as the card declares them, with the numbers of their strings.
     """
 
     items: int
@@ -36,6 +37,7 @@ class Names:
     types: Types | None = None
     type_ids: Mapping[str, int] | None = None
     takes_times: bool = False
+    features: Mapping[str, tuple[CardFeature, Numbers | None]] = field(default_factory=dict)
 
     def user(self, told: Mapping[str, object]) -> int:
         """The user of a line, 0 if it names none. Raises ValueError if the model does not know it."""
@@ -73,12 +75,19 @@ class Names:
             raise ValueError("history_times are not all Unix milliseconds")
         return times
 
+    def given(self, told: Mapping[str, object]) -> dict[str, Given]:
+        """The features of a line. Raises ValueError if the model does not take one so."""
+        given = told.get("features", {})
+        if not isinstance(given, dict) or given.keys() - self.features.keys():
+            raise ValueError(f"its features are no object of the model's features: {given!r}")
+        return {name: read_given(*self.features[name], value) for name, value in given.items()}
+
 
 def read_parity(path: Path, names: Names) -> tuple[Expected, ...]:
     """Read a JSONL file of `{"history": [...], "recommendations": [...]}`, best first; each by item ids or by keys.
 
     A line may name a `user`, and have an empty history then. It may have `history_types` and `history_times`, each as
-    long as the history. Raises ModelError that names the line at fault.
+    long as the history, and `features`, an object of values by name. Raises ModelError that names the line at fault.
     """
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
@@ -93,6 +102,7 @@ def read_parity(path: Path, names: Names) -> tuple[Expected, ...]:
                 for field, end in (("history", names.readable), ("recommendations", names.items))
             )
             user, types, times = names.user(told), names.history_types(told), names.history_times(told)
+            features = names.given(told)
         except (ValueError, KeyError, TypeError) as error:
             raise ModelError(
                 f'{path}, line {number}: {error}; give {{"history": [...], "recommendations": [...]}} of ids or keys'
@@ -102,7 +112,12 @@ def read_parity(path: Path, names: Names) -> tuple[Expected, ...]:
             raise ModelError(f"{path}, line {number}: a list is empty, or recommends an item twice")
         found.append(
             Expected(
-                item_ids=history, user=user, history_types=types, history_times=times, recommendations=recommendations
+                item_ids=history,
+                user=user,
+                history_types=types,
+                history_times=times,
+                features=features,
+                recommendations=recommendations,
             )
         )
     if not 0 < len(found) <= _MOST:

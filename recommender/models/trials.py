@@ -13,6 +13,7 @@ from recommender.engine.engine import OnnxEngine
 from recommender.engine.sessions import as_model_error
 from recommender.errors import InvalidRequestError, ModelError
 from recommender.models.artifact import Artifact
+from recommender.models.features import in_order
 from recommender.models.parity import disparity, refusal, wanted
 
 _HISTORIES = 20
@@ -38,7 +39,9 @@ async def check_histories(engine: OnnxEngine, path: Path) -> None:
         if model.users is not None:
             if model.users.unknown != "fallback":
                 queries[0] = queries[0]._replace(user=0)
-            queries += [Query((), k, user=user) for user in {model.users.first, model.users.last}]
+            queries += [
+                drawn_query(model, (), k, draw)._replace(user=user) for user in {model.users.first, model.users.last}
+            ]
         together = await engine.run(queries)
         began = time.monotonic()
         for number, (query, ranking) in enumerate(zip(queries, together, strict=True)):
@@ -63,6 +66,7 @@ async def check_parity(engine: OnnxEngine, artifact: Artifact) -> None:
     model = engine.model
     for expected in artifact.card.parity if artifact.card else ():
         query = expected.query(wanted(expected, model.max_k), model.longest_history)
+        query = query._replace(features=in_order(model.features, expected.features))
         (ranking,) = await engine.run([query])
         fault = disparity(expected, ranking, model.score_tolerance)
         if fault is not None:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from datetime import datetime
 
 from recommender.batching.batcher import Batcher
 from recommender.batching.cost import Observation
 from recommender.domain import Model
+from recommender.models.features import Tokens
 from recommender.models.vocabulary import Vocabulary
 
 
@@ -16,7 +17,8 @@ from recommender.models.vocabulary import Vocabulary
 class Version:
     """One version of a model, loaded and warm. `limit` is the number of recommendations for callers who set none.
 
-    Of a history of ids below `plain_items` the last `plain_history` are ranked: none of them is unknown.
+    Of a history of ids below `plain_items` the last `plain_history` are ranked: none of them is unknown. Beside a known
+    user or features the same holds below `plain_beside`.
     """
 
     model: Model
@@ -40,6 +42,11 @@ class Version:
     """Key i stands for user `model.users.first + i`."""
     type_vocabulary: Vocabulary | None = None
     """Key i stands for type `model.history_types.first + i`."""
+    plain_beside: float = 0
+    needs_features: bool = False
+    """Whether a request may not leave out every feature."""
+    tokens: Mapping[str, Tokens] = field(default_factory=dict)
+    """The strings of features, by the names of these."""
     fallback: tuple[int, ...] = ()
     fallbacks: int = 0
     """How many requests were answered from the fallback list."""

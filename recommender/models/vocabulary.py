@@ -30,9 +30,9 @@ _FIELD_BYTES = 3
 _MOST_TRIED = 1_000_000
 """Keys that a check looks up both ways: some three seconds."""
 _TRIED_AT_ONCE = 10_000
-Of: TypeAlias = Literal["item", "user", "type"]
+Of: TypeAlias = Literal["item", "user", "type", "token"]
 """What keys stand for."""
-_WHOLE: dict[Of, str] = {"item": "catalogue", "user": "model", "type": "model"}
+_WHOLE: dict[Of, str] = {"item": "catalogue", "user": "model", "type": "model", "token": "card"}
 
 
 class Vocabulary:
@@ -48,7 +48,7 @@ class Vocabulary:
 
     @classmethod
     def open(cls, path: Path, items: int, of: Of = "item") -> Vocabulary:
-        """Map a file that `write_vocabulary` wrote for so many `items`, which may be users or types.
+        """Map a file that `write_vocabulary` wrote for so many `items`: users, types, or tokens of a feature.
 
         Raises ModelError if it is not one, or if its numbers do not lead from every item to a key and back.
         """

@@ -18,6 +18,7 @@ from recommender.models.card import CARD_NAME, MODEL_NAME, Card, CardFile, FileR
 from recommender.models.fallback import write_fallback
 from recommender.models.version import Version
 from recommender.models.vocabulary import write_vocabulary
+from tests.support.feature_models import DECLARED, add_features, vector_of
 from tests.support.models import brute_force, table, write_model
 
 K = 5
@@ -41,6 +42,7 @@ def version_of(batcher: Batcher, *, version: str = "1", items: int = 50, **chang
         "limit": 3,
         "plain_history": 16,
         "plain_items": items,
+        "plain_beside": items,
         "label": f"shop@{version}",
         "close_engine": lambda: True,
         "measured": (),
@@ -76,6 +78,7 @@ def write_version(
     types: npt.NDArray[np.float32] | None = None,
     type_keys: Sequence[str] = (),
     timed: bool = False,
+    featured: bool = False,
     spoil: Callable[[Path], None] = lambda _: None,
     **changes: Any,
 ) -> Path:
@@ -85,6 +88,7 @@ def write_version(
     numbers into a file of their own. `users` are what the model adds for users, row 0 for
     unknown ones unless that is the `first_user`. `types` and `timed` are those of `batched` in `tests.support.models`;
     row 0 of `types` is for unknown ones. The card's defaults for them are the caller's `changes`.
+    Where it is `featured` it takes the features of `feature_models` too.
     """
     draft = folder.with_name(f".{folder.name}.draft")
     shutil.rmtree(draft, ignore_errors=True)
@@ -120,14 +124,19 @@ def write_version(
         path = model.with_suffix(".types")
         write_vocabulary(type_keys, path)
         files[path] = "type_vocabulary"
+    if featured:
+        files[add_features(model)] = "feature_vocabulary"
     golden = []
     for user, history in enumerate(HISTORIES):
         of_user, number = (None, 0) if users is None else (users[user], user)
         kinds = () if types is None else tuple((user + item) % len(types) for item in history)
         times = tuple(MORNING + 1000 * user * item for item in history) if timed else ()
+        given = {"level": user, "tastes": (0.5, -1.0)} if featured else {}
+        if featured and of_user is not None:
+            of_user = of_user + vector_of(given)
         of_types = None if types is None else types[list(kinds)]
         ids, scores = brute_force(embeddings, history, K, of_user, of_types=of_types, times=times)
-        asked = {"item_ids": history, "user": number, "history_types": kinds, "history_times": times}
+        asked = {"item_ids": history, "user": number, "history_types": kinds, "history_times": times, "features": given}
         golden.append(Golden.model_validate({**asked, "recommendations": ids, "scores": scores}))
     card = Card.model_validate(
         {
@@ -148,6 +157,7 @@ def write_version(
             else {"count": len(users) - first_user, "first": first_user, "unknown": unknown_user},
             "history_types": None if types is None else {"count": len(types) - 1},
             "history_times": {} if timed else None,
+            "features": DECLARED if featured else (),
             "files": [
                 CardFile(path=path.name, role=role, size=path.stat().st_size, sha256=file_sha256(path))
                 for path, role in files.items()

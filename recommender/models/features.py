@@ -1,0 +1,103 @@
+"""The features that a card declares: as the engine takes them, and the numbers of their strings."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+from recommender.domain import Feature, FeatureKind, FeatureValue, Number
+from recommender.errors import ModelError
+from recommender.models.artifact import Artifact
+from recommender.models.card import CardFeature, Default, Given, is_of
+from recommender.models.vocabulary import Vocabulary
+
+_KINDS: Mapping[str, FeatureKind] = {"int64": "int64", "float32": "float", "bool": "bool", "string": "string"}
+
+Numbers: TypeAlias = Callable[[Iterable[str]], list[int]]
+"""What a model reads for strings of a feature."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tokens:
+    """The strings that a feature tells apart, and what the model reads for them: `unknown` for any other."""
+
+    vocabulary: Vocabulary
+    first: int
+    unknown: int
+
+    def numbers(self, strings: Iterable[str]) -> list[int]:
+        """What the model reads for these strings."""
+        return [self.unknown if place is None else self.first + place for place in self.vocabulary.ids(strings)]
+
+
+def open_tokens(artifact: Artifact) -> dict[str, Tokens]:
+    """Map the vocabularies of an artifact's features, by the names of these.
+
+    Raises ModelError if a vocabulary is not one of the card's files, or is not what the card says.
+    """
+    opened = {}
+    for feature in artifact.card.features if artifact.card else ():
+        if feature.vocabulary is not None and feature.tokens is not None:
+            path = artifact.feature_vocabulary(feature.vocabulary)
+            if path is None:
+                raise ModelError(
+                    f"the card's feature {feature.name} has the vocabulary {feature.vocabulary!r}, which is not "
+                    "among its files; export the model again"
+                )
+            vocabulary = Vocabulary.open(path, feature.tokens, of="token")
+            opened[feature.name] = Tokens(vocabulary, feature.first_token, feature.unknown_token)
+    return opened
+
+
+def feature_of(declared: CardFeature, numbers: Numbers | None) -> Feature:
+    """A feature as the engine takes it; `numbers` are those of its strings."""
+    low, high, default = declared.minimum, declared.maximum, declared.default
+    if declared.tokens is not None:
+        last = declared.first_token + declared.tokens - 1
+        low, high = min(declared.first_token, declared.unknown_token), max(last, declared.unknown_token)
+    kind = _KINDS[declared.type]
+    given = None if default is None else _given(kind, default, numbers)
+    return Feature(declared.name, kind, declared.width, given, low, high)
+
+
+def read_given(declared: CardFeature, numbers: Numbers | None, value: object) -> Given:
+    """What the model is given for a value of a feature in JSON. Raises ValueError if the feature cannot have it."""
+    is_list = isinstance(value, list)
+    values: list[Any] = value if isinstance(value, list) else [value]
+    if is_list != (declared.width is not None) or declared.width not in (None, len(values)):
+        raise ValueError(f"feature {declared.name} has {len(values)} values, and not its width")
+    for each in values:
+        if not isinstance(each, int | float | str) or not is_of(declared.type, each):
+            raise ValueError(f"{each!r} is no value of the feature {declared.name}, which is {declared.type}")
+    return _given(_KINDS[declared.type], tuple(values) if is_list else values[0], numbers)
+
+
+def _given(kind: FeatureKind, value: Default, numbers: Numbers | None) -> FeatureValue:
+    values = value if isinstance(value, tuple) else (value,)
+    given: list[Number]
+    if kind == "string":
+        given = [] if numbers is None else [*numbers(str(each) for each in values)]
+    else:
+        given = [float(each) if kind == "float" else each for each in values if not isinstance(each, str)]
+    return tuple(given) if isinstance(value, tuple) else given[0]
+
+
+def in_order(features: Sequence[Feature], given: Mapping[str, Given]) -> tuple[FeatureValue, ...]:
+    """The features of a query from what is given by name.
+
+    Raises ModelError if one is named that the model does not take, or has another width.
+    """
+    if not given:
+        return ()
+    known = {feature.name: feature for feature in features}
+    for name, value in given.items():
+        width = len(value) if isinstance(value, tuple) else None
+        if name not in known or known[name].width != width:
+            raise ModelError(f"an answer of the card has the feature {name}, which the model does not take so")
+    return tuple(given.get(feature.name, feature.filler) for feature in features)
+
+
+def by_name(features: Sequence[Feature], values: Sequence[FeatureValue]) -> dict[str, Given]:
+    """The features of a query as the card keeps them."""
+    return {feature.name: value for feature, value in zip(features, values, strict=bool(values))}
