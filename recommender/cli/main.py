@@ -12,7 +12,7 @@ from recommender.cli.lazy import Lazy, group_of, new_typer
 from recommender.server.entry import prepare_environment
 
 COMMANDS = {
-    "serve": Lazy("recommender.cli.serve:serve", "Serve a model until SIGTERM or SIGINT."),
+    "serve": Lazy("recommender.cli.serve:serve", "Serve a model until SIGTERM, SIGINT or SIGHUP."),
     "client": Lazy("recommender.cli.clients.ask:app", "Ask a running server for recommendations."),
     "demo": Lazy("recommender.cli.demo:demo", "Start a server, send it concurrent requests, show what came of it."),
     "export": Lazy("recommender.cli.export:export", "Export a torch network as a model file with its card."),

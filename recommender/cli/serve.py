@@ -35,7 +35,7 @@ def serve(
     config_file: Annotated[str | None, typer.Option(help="TOML or YAML file of settings.")] = None,
     secrets_dir: Annotated[str | None, typer.Option(help="Folder of secrets, a file for each setting.")] = None,
 ) -> None:
-    """Serve a model until SIGTERM or SIGINT.
+    """Serve a model until SIGTERM, SIGINT or SIGHUP.
 
     Every setting is an environment variable or stands in a file; `recommender config` lists them all. Options win.
     """

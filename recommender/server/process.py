@@ -51,13 +51,18 @@ class Stoppable(Protocol):
 
 @contextlib.asynccontextmanager
 async def stopping_on_signals(server: Stoppable) -> AsyncIterator[None]:
-    """Drain the server on SIGTERM or SIGINT; a second one ends the process at once, as by default."""
+    """Drain the server on SIGTERM, SIGINT or SIGHUP.
+
+    A SIGTERM or SIGINT after another one ends the process at once, as by default. SIGHUP, which may come twice where a
+    terminal is closed, never does; it is ignored under `nohup`.
+    """
     loop = asyncio.get_running_loop()
-    signals = (signal.SIGTERM, signal.SIGINT)
+    told = (signal.SIGTERM, signal.SIGINT)
+    signals = told if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN else (*told, signal.SIGHUP)
 
     def on_signal(number: signal.Signals) -> None:
         log.info("signal", name=number.name)
-        for each in signals:
+        for each in told if number in told else ():
             loop.remove_signal_handler(each)
             signal.signal(each, signal.SIG_DFL)
         server.stop()

@@ -239,12 +239,13 @@ class Server:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(grace / 2):
                 await self._router.drain()
-        stopping = asyncio.create_task(self._listener.stop(grace + _LAST_ANSWERS_SECONDS))
+        left = grace - (time.monotonic() - started)
+        stopping = asyncio.create_task(self._listener.stop(left + _LAST_ANSWERS_SECONDS))
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(grace - (time.monotonic() - started)):
+            async with asyncio.timeout(left):
                 await self._router.drain()
         seen = self.statistics()
-        left = seen.waiting + seen.running
+        given_up = seen.waiting + seen.running
         self._closing = True  # the last metrics are sent when all is closed
         await self._router.close()
         self._methods.health.end_watches()
@@ -253,12 +254,12 @@ class Server:
         log.info(
             "stopped",
             seconds=round(time.monotonic() - started, 3),
-            given_up=left,
+            given_up=given_up,
             answered=seen.answered,
             runs=sum(seen.batches.values()),
             rows_run=seen.rows_run,
         )
-        return ExitCode.GRACE_RAN_OUT if left else ExitCode.DRAINED
+        return ExitCode.GRACE_RAN_OUT if given_up else ExitCode.DRAINED
 
     async def _give_up(self, lost: EngineError) -> ExitCode:
         log.error("engine lost", reason=str(lost))

@@ -26,8 +26,8 @@ class OperationSettings(Group):
     """Milliseconds that a draining server, unready already, still takes calls: as long as a load balancer that asks for
     health needs to notice. 0 where endpoints are taken out before the signal comes."""
     drain_grace_ms: Annotated[int, Field(ge=0, le=3_600_000)] = 10_000
-    """Milliseconds that accepted requests get to finish after SIGTERM or SIGINT. Keep it below the time after which the
-    orchestrator kills."""
+    """Milliseconds that accepted requests get to finish after SIGTERM, SIGINT or SIGHUP. Keep it below the time after
+    which the orchestrator kills."""
     metrics_port: Annotated[int | None, Field(ge=0, le=65535)] = None
     """TCP port of the Prometheus endpoint, at RECOMMENDER_HOST. 0 takes a free one; the log says which. Empty: no
     endpoint. `recommender top` reads it too."""

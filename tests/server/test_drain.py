@@ -7,11 +7,13 @@ from collections import Counter
 from collections.abc import Awaitable, Callable
 
 import grpc
+import h2.events
 import pytest
 
 from recommender.api.metadata import SERVICE_NAME
 from recommender.client import Client
 from recommender.recommend_api.v1 import recommend_api_pb2 as api
+from tests.support.raw import RECOMMEND, raw
 from tests.support.serving import AnyServer, Serve
 
 pytestmark = pytest.mark.both_edges
@@ -19,6 +21,9 @@ pytestmark = pytest.mark.both_edges
 TIMEOUT = 30.0
 CALLERS = 30
 GRACE_MS = 300
+ROOM = 1.0
+"""Seconds for a busy machine."""
+WATCH = "/grpc.health.v1.Health/Watch"
 OK, UNAVAILABLE = grpc.StatusCode.OK, grpc.StatusCode.UNAVAILABLE
 GOOD = api.RecommendRequest(item_ids=[0]).SerializeToString()
 
@@ -70,3 +75,17 @@ async def test_no_call_of_the_shipped_client_is_lost_if_another_server_is_there(
         codes = await codes_while_it_stops(server, lambda: client.recommend([0], timeout=TIMEOUT))
 
     assert set(codes) == {OK}
+
+
+async def test_calls_that_are_held_open_hold_up_no_stop_beyond_its_grace_and_a_second(serve: Serve) -> None:
+    loop = asyncio.get_running_loop()
+    async with serve(drain_grace_ms=GRACE_MS) as server, raw(server.port) as holder:
+        for path in (RECOMMEND, WATCH):
+            await holder.call(path)
+        await holder.until(h2.events.SettingsAcknowledged)
+        begun = loop.time()
+        server.stop()
+        await server.run()
+        await server.close()
+
+    assert loop.time() - begun < GRACE_MS / 1e3 + 1.0 + ROOM

@@ -40,8 +40,10 @@ async def health(channel: grpc.aio.Channel, service: str) -> int:
     return int(health_pb2.HealthCheckResponse.FromString(answer).status)
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-@pytest.mark.parametrize("burst", [64, 1000])
+@pytest.mark.parametrize(
+    ("number", "burst"),
+    [(signal.SIGHUP, 64), *((number, burst) for number in (signal.SIGTERM, signal.SIGINT) for burst in (64, 1000))],
+)
 async def test_a_signal_lets_every_accepted_request_finish_and_exits_with_0(
     tmp_path: Path, number: signal.Signals, burst: int, edge: Edge
 ) -> None:

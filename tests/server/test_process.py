@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
 import subprocess
 import sys
 
 import pytest
 
-from recommender.server.process import any_of
+from recommender.server.process import any_of, stopping_on_signals
+from tests.support.fakes import turns
 
 # In a process of its own: the collector is the whole process's.
 CYCLES = """
@@ -66,3 +69,32 @@ async def test_the_first_of_several_waits_ends_the_others_but_no_task() -> None:
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
+
+
+class Stopped:
+    """A server that counts how often it is told to stop."""
+
+    def __init__(self) -> None:
+        self.count = 0
+
+    def stop(self) -> None:
+        self.count += 1
+
+
+@pytest.mark.parametrize(
+    ("disposition", "told"), [(signal.SIG_DFL, 2), (signal.SIG_IGN, 0)], ids=["in a terminal", "under nohup"]
+)
+async def test_a_hang_up_drains_however_often_it_comes_unless_it_is_ignored(
+    disposition: signal.Handlers, told: int
+) -> None:
+    server = Stopped()
+    former = signal.signal(signal.SIGHUP, disposition)
+    try:
+        async with stopping_on_signals(server):
+            for _ in range(2):
+                os.kill(os.getpid(), signal.SIGHUP)
+                await turns()
+    finally:
+        signal.signal(signal.SIGHUP, former)
+
+    assert server.count == told

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
@@ -26,8 +27,8 @@ _POLL_SECONDS = 0.01
 _KEYS_IN_USE = 2
 """Private keys that are kept in memory: Envoy may still read the former one."""
 _LISTEN_SECONDS = 30.0
-_FLUSH_SECONDS = 1.0
-"""How long Envoy may take to flush what it was given."""
+_FLUSH_SECONDS = 0.5
+"""How much of the grace is left for Envoy to flush what it was given."""
 
 
 class EnvoyListener:
@@ -38,6 +39,7 @@ class EnvoyListener:
         self._folder = folder
         self._admin = EnvoyAdmin(folder / ADMIN)
         self._keys: list[int] = []
+        self._stopped = False
         self._counts = EnvoyAdmin(folder / ADMIN, patience=_COUNT_SECONDS)
 
     def use_certificates(self, certificates: Certificates) -> None:
@@ -72,12 +74,19 @@ class EnvoyListener:
         )
 
     async def stop(self, grace: float) -> None:
-        """Take no more connections, give open calls `grace` seconds to finish, and let Envoy flush their ends."""
+        """Take no more connections, and give open calls `grace` seconds to finish and to arrive.
+
+        A no-op after the first call.
+        """
+        if self._stopped:
+            return
+        self._stopped = True
+        end = time.monotonic() + grace
         with contextlib.suppress(OSError):  # without an Envoy there is nothing left to close
             await self._admin.turn_away()
             await self._admin.close_listeners()
-            await _until(self._answered, grace)
-            await _until(self._sent, _FLUSH_SECONDS)
+            await _until(self._answered, end - _FLUSH_SECONDS)
+            await _until(self._sent, end)
 
     async def _answered(self) -> bool:
         return self._edge.calls == 0
@@ -86,8 +95,9 @@ class EnvoyListener:
         return not (await self._admin.counts(_CALLERS, ("rq_active",)))["rq_active"]
 
 
-async def _until(true: Callable[[], Awaitable[bool]], seconds: float) -> None:
+async def _until(true: Callable[[], Awaitable[bool]], end: float) -> None:
+    """Wait until something is true, or until this time of `time.monotonic`."""
     with contextlib.suppress(TimeoutError):
-        async with asyncio.timeout(seconds):
+        async with asyncio.timeout(end - time.monotonic()):
             while not await true():  # noqa: ASYNC110 (Envoy has no events, it must be polled)
                 await asyncio.sleep(_POLL_SECONDS)
