@@ -151,7 +151,7 @@ class OnnxEngine:
             if self.model.items is None and guilty.history:
                 refused = Violation("item_ids", f"an id is not in the catalogue; the largest is {max(guilty.history)}")
             elif guilty.features:
-                refused = Violation("features", f"{self.model.label} has no row for one of these values; bound it")
+                refused = Violation("features", f"model {self.model.label} has no row for one of their values")
             else:
                 raise
             raise InvalidRequestError(refused) from error

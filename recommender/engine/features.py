@@ -89,6 +89,22 @@ def some_features(features: Sequence[Feature], drawn: random.Random) -> tuple[Fe
     )
 
 
+def extreme_features(features: Sequence[Feature]) -> list[tuple[FeatureValue, ...]]:
+    """The least and the largest values that a request may hold, for trials; fillers where there is no bound."""
+    if not features:
+        return []
+    return [
+        tuple(_bound(feature, feature.low) for feature in features),
+        tuple(_bound(feature, feature.high) for feature in features),
+    ]
+
+
+def _bound(feature: Feature, bound: Number | None) -> FeatureValue:
+    if bound is None:
+        return feature.filler
+    return bound if feature.width is None else (bound,) * feature.width
+
+
 def _some(feature: Feature, drawn: random.Random) -> Number:
     if feature.kind == "bool":
         return drawn.random() < 0.5  # noqa: PLR2004 (a coin)

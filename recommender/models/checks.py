@@ -11,6 +11,7 @@ from pathlib import Path
 from recommender.batching.cost import Observation
 from recommender.domain import Feature, Model, Query, Ranking
 from recommender.engine.engine import OnnxEngine, Run
+from recommender.engine.features import extreme_features
 from recommender.engine.sessions import as_model_error
 from recommender.errors import ModelError
 from recommender.models.artifact import Artifact
@@ -57,7 +58,7 @@ async def check_golden_answers(run: Run, artifact: Artifact, features: Sequence[
 async def check_limits(run: Run, path: Path, model: Model) -> None:
     """Raise ModelError unless the catalogue's last item has a valid answer of `max_k` items.
 
-    So must the last user, and the last type of events at a late time.
+    So must the last user, the last type of events at a late time, and the extremes of features.
     """
     queries = [Query((model.last_item,), model.max_k)]
     types = () if model.history_types is None else (model.history_types.last,)
@@ -67,6 +68,7 @@ async def check_limits(run: Run, path: Path, model: Model) -> None:
     if model.users is not None:
         last = model.users.last
         queries += [Query((), model.max_k, user=last), queries[-1]._replace(user=last)]
+    queries += [queries[0]._replace(features=each) for each in extreme_features(model.features)]
     for query, ranking in zip(queries, await run(queries), strict=True):
         fault = _fault(ranking, model)
         if fault is not None:

@@ -30,8 +30,9 @@ class Proof(BaseModel):
     """What the checks found of a version that may serve; `recommender models verify --json` prints it.
 
     `golden` counts golden answers, `vocabulary` keys of items, `user_vocabulary` keys of users, `type_vocabulary` keys
-    of types of events, and `fallback` items of the fallback list. `event_loop` names the library of the loop that
-    batches were measured on. `observations` are rows, cells and seconds of each batch.
+    of types of events, `features` inputs that the card declares, and `fallback` items of the fallback list.
+    `event_loop` names the library of the loop that batches were measured on. `observations` are rows, cells and seconds
+    of each batch.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -44,6 +45,7 @@ class Proof(BaseModel):
     vocabulary: int
     user_vocabulary: int = 0
     type_vocabulary: int = 0
+    features: int = 0
     fallback: int
     event_loop: str
     observations: tuple[tuple[int, int, float], ...]
@@ -60,6 +62,7 @@ class Proof(BaseModel):
             vocabulary=len(version.vocabulary) if version.vocabulary else 0,
             user_vocabulary=len(version.user_vocabulary) if version.user_vocabulary else 0,
             type_vocabulary=len(version.type_vocabulary) if version.type_vocabulary else 0,
+            features=len(version.model.features),
             fallback=len(version.fallback),
             event_loop=type(asyncio.get_running_loop()).__module__.partition(".")[0],
             observations=tuple((seen.rows, seen.cells, seen.seconds) for seen in version.measured),
