@@ -13,7 +13,7 @@ from google.rpc import code_pb2, status_pb2
 from recommender.api.queries import Limits
 from recommender.api.service import RecommenderService
 from recommender.api.status import status_of
-from recommender.domain import Users
+from recommender.domain import Model, Times, Types, Users
 from recommender.models.version import Version
 from recommender.models.vocabulary import Vocabulary, write_vocabulary
 from recommender.recommend_api.v1 import recommend_api_pb2 as api
@@ -237,6 +237,103 @@ async def test_a_shadow_is_sent_no_user_that_it_does_not_take(ask: Ask) -> None:
     trial = Trial("shadow", working(**users(), label="shop@1"), failing())
 
     reply = await ask(trial.service, api.RecommendRequest(item_ids=[POISON], user_id=3))
+    await turns(50)
+
+    assert getattr(reply, "model_version", reply) == "shop@1"
+    assert trial.report.candidate_failed == 0
+
+
+def events(types: Types | None = None, times: Times | None = None, **changes: Any) -> dict[str, Any]:
+    """What a version that reads types or times has beside another one."""
+    needs = any(each is not None and each.default is None for each in (types, times))
+    model = replace(SHOP, history_types=types, history_times=times, **changes)
+    return {"model": model, "label": model.label} | ({"plain_items": 0} if needs else {})
+
+
+def canary(live: dict[str, Any], candidate: dict[str, Any], share: float) -> Trial:
+    return Trial("canary", working(**live), working(**candidate), share=share)
+
+
+SHOP = Model("shop", "1", 50, default_k=3, max_k=20, longest_history=16, score_tolerance=0.0)
+KNOWN, DEFAULTS = Types(3), Types(3, default=1)
+SORTED = Times(default=0, sorted_times=True)
+NEW: dict[str, Any] = {"version": "2"}
+TYPED = api.RecommendRequest(item_ids=[7, 8], history_type_ids=[1, 2])
+OTHERS = api.RecommendRequest(item_ids=[7, 8], history_type_ids=[1, 9])
+FALLING = api.RecommendRequest(item_ids=[7, 8], history_times=[5, 4])
+PLAIN = api.RecommendRequest(item_ids=[7, 8])
+
+
+@every_way
+@pytest.mark.parametrize(
+    ("live", "candidate", "share", "request_", "version", "ignored"),
+    [
+        ({}, events(KNOWN, **NEW), 0.0, TYPED, "shop@1", ["history_type_ids"]),
+        ({}, events(KNOWN, **NEW), 1.0, TYPED, "shop@2", []),
+        ({}, events(KNOWN, **NEW), 1.0, PLAIN, "shop@1", []),
+        (events(KNOWN), events(**NEW), 1.0, TYPED, "shop@1", []),
+        (events(DEFAULTS), events(Types(9), **NEW), 0.0, OTHERS, "shop@1", ["history_type_ids"]),
+        (events(Types(9, default=1)), events(KNOWN, **NEW), 1.0, OTHERS, "shop@1", []),
+        ({}, events(times=Times(), **NEW), 0.0, FALLING, "shop@1", ["history_times"]),
+        (events(times=Times()), events(times=SORTED, **NEW), 1.0, FALLING, "shop@1", []),
+        (
+            events(times=Times(0, sorted_times=True)),
+            events(times=Times(), **NEW),
+            0.0,
+            FALLING,
+            "shop@1",
+            ["history_times"],
+        ),
+    ],
+)
+async def test_types_and_times_that_one_version_reads_fail_no_call_and_count_against_nobody(
+    ask: Ask,
+    live: dict[str, Any],
+    candidate: dict[str, Any],
+    share: float,
+    request_: api.RecommendRequest,
+    version: str,
+    ignored: list[str],
+) -> None:
+    trial = canary(live, candidate, share)
+
+    reply = await ask(trial.service, request_)
+
+    assert isinstance(reply, api.RecommendResponse), reply
+    assert (reply.model_version, list(reply.ignored_inputs)) == (version, ignored)
+    assert (trial.report.live_failed, trial.report.candidate_failed) == (0, 0)
+
+
+@every_way
+@pytest.mark.parametrize(
+    ("live", "candidate", "request_", "sentence"),
+    [
+        (events(DEFAULTS), events(KNOWN, **NEW), OTHERS, "9 is unknown: model shop@1 knows the types 1 to 3"),
+        (events(DEFAULTS), events(**NEW), OTHERS, "9 is unknown: model shop@1 knows the types 1 to 3"),
+        (events(), events(**NEW), TYPED, "model shop@1 takes no types of events"),
+        (events(DEFAULTS), events(KNOWN, **NEW), FALLING, "model shop@1 takes no times"),
+    ],
+)
+async def test_types_that_neither_version_reads_are_refused_and_count_against_nobody(
+    ask: Ask, live: dict[str, Any], candidate: dict[str, Any], request_: api.RecommendRequest, sentence: str
+) -> None:
+    for share in (0.0, 1.0):
+        trial = canary(live, candidate, share)
+
+        refused = await ask(trial.service, request_)
+
+        assert isinstance(refused, status_pb2.Status)
+        assert refused.code == code_pb2.INVALID_ARGUMENT
+        assert sentence in refused.message
+        assert (trial.report.live_failed, trial.report.candidate_failed) == (0, 0)
+
+
+@every_way
+async def test_a_shadow_is_sent_no_types_that_it_does_not_know(ask: Ask) -> None:
+    trial = Trial("shadow", working(**events(Types(9, default=1))), failing(**events(KNOWN, **NEW)))
+    request = api.RecommendRequest(item_ids=[POISON], history_type_ids=[9])
+
+    reply = await ask(trial.service, request)
     await turns(50)
 
     assert getattr(reply, "model_version", reply) == "shop@1"
