@@ -92,9 +92,25 @@ async def test_a_user_is_asked_for_with_and_without_a_history(serve: Serve, tmp_
     assert "the model does not know the user" in unknown.stdout
 
 
+async def test_types_and_times_are_sent_with_a_history(serve: Serve, tmp_path: Path) -> None:
+    table = np.random.default_rng(3).normal(0, 2, (3, 8)).astype(np.float32)
+    model = write_version(tmp_path / "shop" / "1", 1, types=table, type_keys=["view", "cart"], timed=True)
+    async with serve(model=f"{model.parent}@1", num_recommendations=5) as server:
+        by_id = await asked(server, "--items", "1", "2", "--types", "2,1", "--times", "5", "9000000000000", "--json")
+        by_key = await asked(
+            server, "--items", "1", "2", "--type-keys", "cart", "view", "--times", "5,9000000000000", "--json"
+        )
+
+    best, _ = brute_force(embeddings_of(1), (1, 2), 5, of_types=table[[2, 1]], times=(5, 9_000_000_000_000))
+    assert json.loads(by_id.stdout)["item_ids"] == json.loads(by_key.stdout)["item_ids"] == best
+
+
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
+        (("--items", "1", "--types", "1", "--type-keys", "a"), "either --types or --type-keys"),
+        (("--items", "1", "--times", "yesterday"), "'yesterday' is not a list of whole numbers"),
+        (("--items", "1", "--times", "99999999999999999999"), "that cannot be sent"),
         (("--items", "99999999999999999999"), "99999999999999999999 is no item id"),
         (("--items", "1;2"), "is not a list of whole numbers"),
         (("--items", "1", "--keys", "a"), "either --items or --keys"),

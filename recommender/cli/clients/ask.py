@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 EXAMPLES: tuple[tuple[int, ...], ...] = ((1, 2, 3, 4), (0,), (9999, 999, 99))
 """Histories that the reference model knows."""
 CALL_TIMEOUT = 10.0
-_LISTS = ("--items", "--keys", "--exclude", "--candidates")
+_LISTS = ("--items", "--keys", "--exclude", "--candidates", "--types", "--type-keys", "--times")
 _MOST = 2**31 - 1
 _NEGATIVE = re.compile(r"-\d")
 
@@ -87,6 +87,17 @@ def client(
     user_key: Annotated[
         str | None, typer.Option(metavar="KEY", help="The user as a key, where the model has them.")
     ] = None,
+    types: Annotated[
+        list[str] | None,
+        typer.Option(metavar="ID …", help="Each item's type of event, where the model reads types."),
+    ] = None,
+    type_keys: Annotated[
+        list[str] | None, typer.Option(metavar="KEY …", help="The types as keys, where the model has them.")
+    ] = None,
+    times: Annotated[
+        list[str] | None,
+        typer.Option(metavar="MS …", help="Each item's time in Unix ms, where the model reads times."),
+    ] = None,
     model: Annotated[str, typer.Option(help="The model to ask, as name, name@version or name@alias.")] = "",
     limit: Annotated[
         int, typer.Option(min=0, max=_MOST, help="How many recommendations; 0 leaves it to the server.")
@@ -111,7 +122,7 @@ def client(
     if items is not None and keys is not None:
         raise typer.BadParameter("a history is either --items or --keys", param_hint="--keys")
     named = _user(user, user_key)
-    request: Options = {"limit": limit, "model": model, **named}
+    request: Options = {"limit": limit, "model": model, **named, **_events(types, type_keys, times)}
     histories: Sequence[tuple[int, ...]] = ((),)
     if keys is not None:
         request |= {"item_keys": keys, "excluded_item_keys": exclude or (), "candidate_item_keys": candidates or ()}
@@ -239,14 +250,33 @@ def _user(user: int | None, user_key: str | None) -> Options:
     return {} if user_key is None else {"user_key": user_key}
 
 
-def _ids(words: Sequence[str], option: str) -> tuple[int, ...]:
-    """The ids in words such as `1` or `1,2,3`."""
+def _events(types: Sequence[str] | None, keys: Sequence[str] | None, times: Sequence[str] | None) -> Options:
+    """The types and times of a history, if they are given."""
+    if types is not None and keys is not None:
+        raise typer.BadParameter("types are either --types or --type-keys", param_hint="--type-keys")
+    given: Options = {}
+    if types is not None:
+        given["history_type_ids"] = _ids(types, "--types")
+    if keys is not None:
+        given["history_type_keys"] = keys
+    if times is not None:
+        given["history_times"] = _numbers(times, "--times")
+    return given
+
+
+def _numbers(words: Sequence[str], option: str) -> tuple[int, ...]:
+    """The numbers in words such as `1` or `1,2,3`."""
     try:
-        ids = tuple(int(part) for word in words for part in word.split(",") if part.strip())
+        return tuple(int(part) for word in words for part in word.split(",") if part.strip())
     except ValueError:
         raise typer.BadParameter(
             f"{' '.join(words)!r} is not a list of whole numbers such as 1 2 3 4 or 1,2,3,4", param_hint=option
         ) from None
+
+
+def _ids(words: Sequence[str], option: str) -> tuple[int, ...]:
+    """The ids in words such as `1` or `1,2,3`."""
+    ids = _numbers(words, option)
     if beyond := [each for each in ids if not -_MOST <= each <= _MOST]:
         raise typer.BadParameter(f"{beyond[0]} is no item id: they are between 0 and {_MOST}", param_hint=option)
     return ids
