@@ -34,6 +34,6 @@ class RequestSettings(Group):
     """What becomes of ids and keys that the model does not know: report leaves them out and lists them in the reply,
     reject refuses the request with INVALID_ARGUMENT."""
     unknown_inputs: UnknownInputs = "reject"
-    """What becomes of a user that the request names and the model does not take: reject refuses the request with
-    INVALID_ARGUMENT, report answers without it and names the field in the reply. Beside a candidate, inputs that either
-    version takes are never refused."""
+    """What becomes of inputs that the request has and the model does not take, such as a user or times: reject refuses
+    the request with INVALID_ARGUMENT, report answers without them and names the fields in the reply. Beside a
+    candidate, inputs that either version takes are never refused."""

@@ -19,7 +19,9 @@ class Network(Protocol):
 
     It may also have `item_bias() -> Tensor` float32 [items], and `longest_history: int`, the most recent items that
     it reads. `forward` may have an argument `user` int64 [batch] beside the others; then `known_users: int` says how
-    many there are, or `user_embeddings() -> Tensor` float32 [users + 1, d], and `history_length` may be 0.
+    many there are, or `user_embeddings() -> Tensor` float32 [users + 1, d], and `history_length` may be 0. It may
+    have `history_types` int64 [batch, history], of which `known_types: int` says how many there are, and
+    `history_times` int64 [batch, history] in Unix milliseconds.
     """
 
     def forward(self, user_history: Tensor, history_length: Tensor) -> Tensor:
