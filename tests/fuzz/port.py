@@ -33,7 +33,11 @@ from recommender.recommend_api.v1 import recommend_api_pb2 as api
 from tests.support.facts import FACTS
 
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
-METHODS = ("Recommend", "BatchRecommend", "StreamRecommend", "GetModel", "ListModels", "Nothing")
+METHODS = (
+    *(f"recommend_api.v1.RecommenderService/{name}" for name in ("Recommend", "BatchRecommend", "StreamRecommend")),
+    *(f"recommend_api.v1.RecommenderService/{name}" for name in ("GetModel", "ListModels", "Nothing")),
+    *(f"inference.GRPCInferenceService/{name}" for name in ("ModelInfer", "ModelStreamInfer", "ServerLive")),
+)
 GOOD = api.RecommendRequest(item_ids=[0]).SerializeToString()
 _GOOD_EVERY = 25
 _REPLY_SECONDS = 0.05
@@ -62,7 +66,7 @@ def _call(draw: random.Random, encoder: Encoder, stream: int) -> list[Frame]:
     headers = [
         (":method", draw.choice(("POST", "POST", "POST", "GET", ""))),
         (":scheme", "http"),
-        (":path", f"/recommend_api.v1.RecommenderService/{draw.choice(METHODS)}"),
+        (":path", f"/{draw.choice(METHODS)}"),
         (":authority", "localhost"),
         ("te", "trailers"),
         ("content-type", draw.choice(("application/grpc", "application/grpc+proto", "text/plain"))),

@@ -9,13 +9,14 @@ import asyncio
 import contextlib
 import json
 import os
+import struct
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
 from types import MappingProxyType
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from google.protobuf.message import Message
 from google.rpc import code_pb2
@@ -23,6 +24,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from recommender.api.messages import decoded
+from recommender.api.open_inference.names import INPUTS
+from recommender.api.open_inference.service import OpenInferenceService
 from recommender.api.queries import Limits
 from recommender.api.service import RecommenderService
 from recommender.api.status import refusal, status_of
@@ -35,6 +38,7 @@ from recommender.models.artifact import open_artifact
 from recommender.models.fallback import read_fallback
 from recommender.models.version import Version
 from recommender.models.vocabulary import Vocabulary, write_vocabulary
+from recommender.recommend_api.open_inference import open_inference_pb2 as oip
 from recommender.recommend_api.v1 import recommend_api_pb2 as api
 from recommender.routing.router import Router
 from recommender.security.access import Access, read_grants
@@ -325,10 +329,114 @@ def environment(data: bytes) -> None:
     assert all("\n" not in line for line in found.environment())
 
 
+_OTHERS: Sequence[tuple[type[Message], Callable[[OpenInferenceService], Callable[[Any], object]]]] = (
+    (oip.ModelReadyRequest, lambda service: service.ready),
+    (oip.ModelMetadataRequest, lambda service: service.metadata),
+    (oip.ModelConfigRequest, lambda service: service.configuration),
+    (oip.ModelStatisticsRequest, lambda service: service.statistics),
+    (oip.RepositoryIndexRequest, lambda service: service.index),
+)
+"""What a message can be beside one for ModelInfer."""
+
+
+def infer(data: bytes) -> None:
+    """The bytes of a call of the Open Inference Protocol: the first byte picks the method and the model."""
+    if not data:
+        return
+    service = _service(keyed=data[0] >= 128).open_inference
+    try:
+        if data[0] % 2:
+            _check_tensors(_loop().run_until_complete(service.infer(data[1:])))
+        elif data[0] % 4:
+            reply = _loop().run_until_complete(service.stream_infer(data[1:], 5.0))
+            assert reply.error_message or reply.infer_response.outputs
+            assert "Traceback" not in reply.error_message
+        else:
+            kind, answer = _OTHERS[data[0] // 4 % len(_OTHERS)]
+            answer(service)(decoded(kind, data[1:]))
+    except Exception as error:  # noqa: BLE001 (told apart there)
+        _refused(error)
+
+
+def _check_tensors(reply: oip.ModelInferResponse) -> None:
+    raw = reply.raw_output_contents
+    assert not raw or len(raw) == len(reply.outputs)
+    for place, output in enumerate(reply.outputs):
+        size = output.shape[0] * output.shape[1]
+        if output.name == "recommendations":
+            ids = struct.unpack(f"<{size}q", raw[place]) if raw else output.contents.int64_contents
+            assert len(ids) == size
+            assert all(-1 <= item < ITEMS for item in ids)
+        elif output.name == "scores":
+            assert len(raw[place]) == 4 * size if raw else len(output.contents.fp32_contents) == size
+
+
+_DIMENSIONS = st.lists(st.one_of(st.integers(0, 4), st.integers(-(2**63), 2**63 - 1)), max_size=3)
+_NUMBERS = st.lists(st.one_of(st.integers(0, ITEMS - 1), st.integers(-(2**63), 2**63 - 1)), max_size=12)
+_CONTENTS = st.one_of(
+    st.binary(max_size=40),
+    _NUMBERS.map(lambda numbers: struct.pack(f"<{len(numbers)}q", *numbers)),
+    st.lists(st.one_of(st.sampled_from(KEYS).map(str.encode), st.binary(max_size=5)), max_size=4).map(
+        lambda keys: b"".join(len(key).to_bytes(4, "little") + key for key in keys)
+    ),
+)
+_TYPED = st.builds(
+    oip.InferTensorContents,
+    int64_contents=_NUMBERS,
+    int_contents=st.one_of(st.just([]), st.lists(st.integers(-1, ITEMS), max_size=4)),
+    bytes_contents=st.one_of(st.just([]), st.lists(st.sampled_from(KEYS).map(str.encode), max_size=4)),
+)
+
+
+@st.composite
+def _tensor(draw: st.DrawFn) -> tuple[oip.ModelInferRequest.InferInputTensor, bytes]:
+    """A tensor and its raw contents, of which most have the size of the shape."""
+    names = [*INPUTS, "other"]
+    datatype = draw(st.sampled_from(["INT64", "INT64", "INT32", "BYTES", "FP32"]))
+    contents, shape = draw(_CONTENTS), draw(_DIMENSIONS)
+    if draw(st.integers(0, 3)):
+        size = len(contents) // (4 if datatype == "INT32" else 8)
+        shape = draw(st.sampled_from([[size], [1, size], [size, 1], [size // 2, 2]]))
+    tensor = oip.ModelInferRequest.InferInputTensor(name=draw(st.sampled_from(names)), datatype=datatype, shape=shape)
+    if not draw(st.integers(0, 5)):
+        tensor.contents.CopyFrom(draw(_TYPED))
+    return tensor, contents
+
+
+@settings(max_examples=100, deadline=None, database=None, suppress_health_check=list(HealthCheck))
+@given(
+    tensors=st.lists(_tensor(), max_size=4),
+    names=st.lists(st.sampled_from(["recommendations", "scores", "item_keys", "other"]), max_size=3),
+    timeout=st.one_of(st.none(), st.integers(-1, 2**63 - 1)),
+    first=st.integers(0, 255),
+)
+def _drawn_tensors(
+    tensors: list[tuple[oip.ModelInferRequest.InferInputTensor, bytes]],
+    names: list[str],
+    timeout: int | None,
+    first: int,
+) -> None:
+    request = oip.ModelInferRequest(inputs=[tensor for tensor, _ in tensors])
+    if first % 8:
+        request.raw_input_contents.extend(contents for _, contents in tensors)
+    for name in names:
+        request.outputs.add(name=name)
+    if timeout is not None and timeout > 10**9:  # a short one would end as late as it is
+        request.parameters["timeout"].int64_param = timeout
+    infer(bytes([first | 1]) + request.SerializeToString())
+
+
+def tensors(data: bytes) -> None:
+    """Tensors that are nearly right; the bytes are hypothesis's choices."""
+    _drawn_tensors.hypothesis.fuzz_one_input(data)  # type: ignore[attr-defined]  # hypothesis puts it there
+
+
 TARGETS: Mapping[str, Target] = MappingProxyType(
     {
         "message": message,
         "request": request,
+        "infer": infer,
+        "tensors": tensors,
         "card": card,
         "altered_card": altered_card,
         "model": model,
