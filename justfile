@@ -286,6 +286,11 @@ bench-check *options:
 bench-many *options:
     {{ run }} python -m bench.questions.many {{ options }}
 
+# What ModelInfer of the Open Inference Protocol keeps of the native calls' histories a second, on both edges
+[group('bench')]
+bench-oip *options:
+    {{ run }} python -m bench.questions.oip "$@"
+
 # How long single calls take beside batch calls of 1 MB and 4 MB
 [group('bench')]
 bench-beside *options:

@@ -7,12 +7,12 @@ import urllib.request
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cache
-from typing import Any, Protocol
+from typing import Protocol
 
 import grpc
 import numpy as np
 
+from recommender.recommend_api.open_inference import open_inference_pb2 as oip
 from recommender.recommend_api.v1 import recommend_api_pb2 as api
 
 PATIENCE = 5.0
@@ -81,11 +81,6 @@ class Recommend(_Grpc):
         return list(api.RecommendResponse.FromString(reply).item_ids)
 
 
-@cache
-def _kserve() -> Any:  # noqa: ANN401 (made when it is first needed)
-    return grpc.protos("bench/peers/kserve.proto")
-
-
 class KServe(_Grpc):
     """The Open Inference Protocol: Triton and MLServer. The history goes as raw bytes, as tritonclient sends it."""
 
@@ -93,15 +88,14 @@ class KServe(_Grpc):
 
     def message(self, history: Sequence[int]) -> bytes:
         """A ModelInferRequest of one row."""
-        request = _kserve().ModelInferRequest(model_name="recommender")
+        request = oip.ModelInferRequest(model_name="recommender")
         request.inputs.add(name="item_ids", datatype="INT64", shape=[1, len(history)])
         request.raw_input_contents.append(np.array(history, np.int64).tobytes())
-        message: bytes = request.SerializeToString()
-        return message
+        return request.SerializeToString()
 
     def ids(self, reply: bytes) -> list[int]:
         """Of a ModelInferResponse, raw or not."""
-        response = _kserve().ModelInferResponse.FromString(reply)
+        response = oip.ModelInferResponse.FromString(reply)
         at = [output.name for output in response.outputs].index("recommendations")
         if response.raw_output_contents:
             return [int(item) for item in np.frombuffer(response.raw_output_contents[at], np.int64)]

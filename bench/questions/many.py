@@ -37,6 +37,7 @@ from recommender.recommend_api.v1 import recommend_api_pb2 as api
 from recommender.recommend_api.v1 import recommend_api_pb2_grpc as api_grpc
 from recommender.settings.engine import EngineSettings
 
+SERVICE = "recommend_api.v1.RecommenderService"
 ROWS = 64
 STREAMED = 512
 LENGTH = 20
@@ -87,15 +88,15 @@ def serving() -> Iterator[int]:
         process.wait()
 
 
-def load(port: int, method: str, body: bytes, rows: int, calls: int) -> float:
-    """Histories answered per second by `calls` calls of a method."""
+def load(port: int, path: str, body: bytes, rows: int, calls: int) -> float:
+    """Histories answered per second by `calls` calls of a method, named with its service."""
     with tempfile.NamedTemporaryFile() as file:
         file.write(body)
         file.flush()
         out = subprocess.run(
             ["h2load", "-n", str(calls), "-c", "2", "-m", "4" if rows > 1 else "32", "-t", "1", "-d", file.name,
              "-H", "content-type: application/grpc", "-H", "te: trailers",
-             f"http://127.0.0.1:{port}/recommend_api.v1.RecommenderService/{method}"],
+             f"http://127.0.0.1:{port}/{path}"],
             check=True, capture_output=True, text=True,
         ).stdout  # fmt: skip
     found = re.search(r"([\d.]+) req/s", out)
@@ -138,7 +139,9 @@ def main() -> None:
         runner.run(engine.warm_up(ROWS))
         check(port, sent)
         kinds: dict[str, Callable[[int], float]] = {
-            method: lambda calls, method=method, body=body, rows=rows: load(port, method, body, rows, calls)  # type: ignore[misc]
+            method: lambda calls, method=method, body=body, rows=rows: load(
+                port, f"{SERVICE}/{method}", body, rows, calls
+            )  # type: ignore[misc]
             for method, (body, rows) in sent.items()
         }
         calls = dict.fromkeys(kinds, 32)
