@@ -23,7 +23,11 @@ from rich.console import Console
 HERE = Path(__file__).parent
 KUBERNETES = "1.33"
 """The oldest version that the manifests are written for: preStop `sleep` is on by default, gRPC probes are stable."""
-_WITH_PODS = ("DaemonSet", "Deployment", "Job", "StatefulSet")
+_PODS = {
+    **dict.fromkeys(("DaemonSet", "Deployment", "Job", "StatefulSet"), ("template", "spec")),
+    "InferenceService": ("predictor",),
+}
+"""Kinds that make pods, and where the pod's description is in their own."""
 _BUILT_IN = ("apps", "autoscaling", "batch", "policy", "networking.k8s.io", "rbac.authorization.k8s.io")
 
 
@@ -114,7 +118,7 @@ def envoy(root: Path) -> None:
 
 
 def kubernetes(root: Path) -> None:
-    """Every overlay, rendered by kustomize: each object against its schema."""
+    """Every overlay, and what KServe gets, rendered by kustomize: each object against its schema."""
     with tempfile.TemporaryDirectory() as folder:
         found: dict[Path | None, list[Path]] = {}
         for path, version, kind in _rendered(root, Path(folder)):
@@ -130,8 +134,10 @@ def kubernetes_policies(root: Path) -> None:
     """Every overlay, rendered by kustomize, against the policies of checkov."""
     with tempfile.TemporaryDirectory() as folder:
         for path, _, kind in _rendered(root, Path(folder)):
-            if kind in _WITH_PODS:
-                pod = yaml.safe_load(path.read_text(encoding="utf-8"))["spec"]["template"]["spec"]
+            if kind in _PODS:
+                pod = yaml.safe_load(path.read_text(encoding="utf-8"))["spec"]
+                for key in _PODS[kind]:
+                    pod = pod[key]
                 if pod.get("enableServiceLinks") is not False:
                     raise Fault(f"{path.stem}: enableServiceLinks is not false: RECOMMENDER_PORT would be a Service's")
         not_ours = ",".join(_KUBERNETES_POLICIES_NOT_OURS)
@@ -147,7 +153,9 @@ _KUBERNETES_POLICIES_NOT_OURS = {
 
 def _rendered(root: Path, folder: Path) -> Iterator[tuple[Path, str, str]]:
     """Writes each object of each overlay into a file of `folder`: the file, the object's version and its kind."""
-    for overlay in files(root, "deploy/kubernetes/overlays/*/kustomization.yaml"):
+    for overlay in files(
+        root, "deploy/kubernetes/overlays/*/kustomization.yaml", "deploy/kubernetes/kserve/kustomization.yaml"
+    ):
         rendered = program("kubectl", "kustomize", overlay.parent, root=root)
         for number, thing in enumerate(filter(None, yaml.safe_load_all(rendered))):
             path = folder / f"{overlay.parent.name}-{number:02}-{thing['kind']}.yaml"

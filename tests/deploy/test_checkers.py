@@ -18,6 +18,8 @@ COPIED = (".ci", ".github", ".yamllint.yaml", "Containerfile", "deploy")
 DEPLOYMENT = "deploy/kubernetes/base/deployment.yaml"
 GATEWAY = "deploy/kubernetes/components/gateway/gateway.yaml"
 ADAPTER = "deploy/kubernetes/components/monitoring/prometheus-adapter.yaml"
+RUNTIME = "deploy/kubernetes/kserve/serving-runtime.yaml"
+INFERENCE = "deploy/kubernetes/kserve/inference-service.yaml"
 SERVICE = "deploy/terraform/modules/service/main.tf"
 
 PLANTED = [
@@ -49,6 +51,9 @@ PLANTED = [
     ("kubernetes", DEPLOYMENT, "maxUnavailable: 0", "maxUnavailble: 0", "maxUnavailble"),
     ("kubernetes", GATEWAY, "backendRefs:", "backends:", "backends"),
     ("kubernetes", GATEWAY, "kind: GRPCRoute\nmetadata", "kind: GRPCRuote\nmetadata", "has no schema"),
+    ("kubernetes", RUNTIME, "protocolVersions:", "protocolVersion:", "protocolVersion"),
+    ("kubernetes", INFERENCE, "storageUri: pvc://", "storageUri: pv://", "pv://recommender-models"),
+    ("kubernetes-policies", INFERENCE, "enableServiceLinks: false", "enableServiceLinks: true", "enableServiceLinks"),
     ("kubernetes", "deploy/kubernetes/base/kustomization.yaml", "services.yaml", "servics.yaml", "servics.yaml"),
     ("kubernetes-policies", DEPLOYMENT, "enableServiceLinks: false", "enableServiceLinks: true", "enableServiceLinks"),
     (

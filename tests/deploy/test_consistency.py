@@ -37,6 +37,7 @@ DEFAULT = Settings()
 LEAVING_SECONDS = 5.0
 """What a process takes to end beside the grace for requests: last answers, and what the platform itself needs."""
 FARGATE_KILLS_AFTER = 120
+KSERVE = "deploy/kubernetes/kserve"
 
 
 def metric_names() -> set[str]:
@@ -192,6 +193,28 @@ def test_kubernetes_kills_only_after_the_drain() -> None:
 
     assert pod["terminationGracePeriodSeconds"] >= before + grace + LEAVING_SECONDS
     assert before >= readiness["periodSeconds"] * readiness["failureThreshold"]
+
+
+def test_kserve_starts_the_server_on_the_model_that_its_object_names() -> None:
+    (_, runtime), (_, served) = documents(f"{KSERVE}/serving-runtime.yaml", f"{KSERVE}/inference-service.yaml")
+    (container,) = runtime["spec"]["containers"]
+    predictor = served["spec"]["predictor"]
+    name = served["metadata"]["name"]
+    environment = {each["name"]: each["value"].replace("{{.Name}}", name) for each in container["env"]}
+    settings = Settings.model_validate(ours(image_environment() | environment))
+    (format_,) = runtime["spec"]["supportedModelFormats"]
+
+    assert settings.models.model == f"/mnt/models/{name}"
+    assert settings.network.open_inference
+    assert [each["containerPort"] for each in container["ports"]] == [settings.network.port]
+    assert settings.operations.metrics_port == int(runtime["spec"]["annotations"]["prometheus.kserve.io/port"])
+    for probe, service_name in (("startupProbe", STARTUP), ("readinessProbe", READINESS), ("livenessProbe", LIVENESS)):
+        assert container[probe]["grpc"] == {"port": settings.operations.health_port, "service": service_name}
+    assert predictor["model"]["runtime"] == runtime["metadata"]["name"]
+    assert predictor["model"]["modelFormat"] == {key: format_[key] for key in ("name", "version")}
+    assert predictor["model"]["protocolVersion"] in runtime["spec"]["protocolVersions"]
+    drain = (settings.operations.drain_wait_ms + settings.operations.drain_grace_ms) / 1e3
+    assert predictor["terminationGracePeriodSeconds"] >= drain + LEAVING_SECONDS
 
 
 def test_compose_kills_only_after_the_drain() -> None:
