@@ -13,12 +13,14 @@ import h2.settings
 import pytest
 from h2.errors import ErrorCodes
 
+from recommender.client import Client
 from recommender.edges.guests import MOST_CALLS
 from recommender.edges.health import Health
+from recommender.edges.held import CONNECTION_BYTES, PROCESS_BYTES, Held
 from recommender.edges.method import Messages, Streaming
-from recommender.edges.unread import CONNECTION_BYTES, Unread
 from recommender.errors import QuotaError
 from recommender.recommend_api.v1 import recommend_api_pb2 as api
+from tests.support.models import table, write_model
 from tests.support.raw import RECOMMEND, raw
 from tests.support.serving import AnyServer, Serve
 
@@ -157,15 +159,50 @@ async def test_a_caller_that_does_not_read_a_large_reply_is_cut_off_at_the_deadl
         assert await friend.status(check) == grpc.StatusCode.OK.value[0]
 
 
-def test_large_replies_are_counted_until_they_are_read() -> None:
-    unread = Unread()
-    unread.hold("a", 2 * CONNECTION_BYTES)  # a connection has room for one, always
+def test_what_a_connection_holds_is_bounded_and_counted_until_it_is_released() -> None:
+    held = Held()
+    held.hold("a:1", 2 * CONNECTION_BYTES)  # a connection has room for one reply, always
     with pytest.raises(QuotaError):
-        unread.hold("a", 1)
-    unread.release("a", 2 * CONNECTION_BYTES)
-    unread.hold("a", CONNECTION_BYTES)
-    for connection in range(7):
-        unread.hold(str(connection), CONNECTION_BYTES)
+        held.hold("a:1", 1)
+    held.release("a:1", 2 * CONNECTION_BYTES)
+    with held.holding("a:1", CONNECTION_BYTES), pytest.raises(QuotaError):
+        held.hold("a:1", 1)
+    held.hold("a:1", CONNECTION_BYTES)
+
+
+def test_an_address_that_holds_all_it_can_leaves_room_for_others() -> None:
+    held = Held()
+    for port in range(PROCESS_BYTES // 2 // CONNECTION_BYTES):
+        held.hold(f"[::1]:{port}", CONNECTION_BYTES)
+    with pytest.raises(QuotaError):
+        held.hold("[::1]:9", 1)
+    for size in (2, 4, 8):  # each other one finds half of what is left
+        held.hold(f"{size}:1", PROCESS_BYTES // 2 // size)
 
     with pytest.raises(QuotaError):
-        unread.hold("another", 1)
+        held.hold("another:1", PROCESS_BYTES // 8)
+
+
+@both_edges
+async def test_large_messages_of_a_connection_that_wait_for_their_answers_are_bounded(
+    serve: Serve, tmp_path: Path
+) -> None:
+    model = write_model(tmp_path / "5_model.onnx", table(), burn=5)
+    row = api.BatchRecommendRequest(requests=[api.RecommendRequest(item_ids=[1])]).SerializeToString()
+    message = row + b"\xfa\x01" + b"\x80\x80\x80\x01" + bytes(1 << 21)  # an unknown field of 2 MiB
+
+    async def code(channel: grpc.aio.Channel) -> grpc.StatusCode:
+        ask: grpc.aio.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary(BATCH)
+        return await ask(message, timeout=TIMEOUT).code()
+
+    async with (
+        serve(model=model, num_recommendations=5, max_batch_size=1) as server,
+        grpc.aio.insecure_channel(f"127.0.0.1:{server.port}", (("grpc.enable_retries", 0),)) as channel,
+        Client(f"127.0.0.1:{server.port}") as friend,
+    ):
+        greedy = [asyncio.create_task(code(channel)) for _ in range(3 * CONNECTION_BYTES >> 22)]
+        await asyncio.wait(greedy, return_when=asyncio.FIRST_COMPLETED)
+        await friend.recommend([1], timeout=TIMEOUT)
+        codes = set(await asyncio.gather(*greedy))
+
+    assert codes == {grpc.StatusCode.OK, grpc.StatusCode.RESOURCE_EXHAUSTED}

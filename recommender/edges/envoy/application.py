@@ -11,7 +11,7 @@ from google.rpc import code_pb2
 
 from recommender.api.metadata import SERVICE_NAME
 from recommender.edges.calls import ProtocolError
-from recommender.edges.envoy.asgi import Client, Headers, HttpCaller, Receive, Scope, Send
+from recommender.edges.envoy.asgi import Client, Headers, HttpCaller, Receive, Scope, Send, connection_of
 from recommender.edges.envoy.call import (
     GRPC,
     HttpCall,
@@ -19,11 +19,11 @@ from recommender.edges.envoy.call import (
 )
 from recommender.edges.envoy.calls import OpenCalls
 from recommender.edges.envoy.framing import check_headers, timeout_of
+from recommender.edges.held import LARGE_BYTES, Held
 from recommender.edges.method import Enter, Messages, Method, Streaming, Unary
 from recommender.edges.method import Send as SendReply
 from recommender.edges.methods import Methods
 from recommender.edges.sockets import cut, peer_of
-from recommender.edges.unread import LARGE_BYTES, Unread
 from recommender.edges.uploads import MESSAGE_SECONDS
 from recommender.errors import QuotaError
 
@@ -46,6 +46,7 @@ class AsgiEdge:
     def __init__(self, methods: Methods, *, max_message_bytes: int, max_metadata_bytes: int, web: bool = False) -> None:
         self._max_message_bytes = max_message_bytes
         self._max_metadata_bytes = max_metadata_bytes
+        self._held = Held()
         self._keys = tuple((key.encode(), key) for key in methods.keys)
         self._methods: dict[str, tuple[Method, Respond]] = {
             method.path: (method, self._respond(method)) for method in methods
@@ -53,7 +54,6 @@ class AsgiEdge:
         self._unknown = _UNKNOWN, self._respond(_UNKNOWN)
         self._not_grpc = (404, b"application/json", _no_method(self._methods)) if web else _NO_GRPC
         self._calls = OpenCalls(max_message_bytes)
-        self._unread = Unread()
 
     @property
     def calls(self) -> int:
@@ -108,9 +108,9 @@ class AsgiEdge:
 
     async def _answer_large(self, call: HttpCall, reply: bytes, server: Client | None) -> None:
         """Send a reply within the bounds of what may be unread; a caller who does not read it is cut off."""
-        connection = str(call.client)
+        connection = connection_of(call.client)
         try:
-            self._unread.hold(connection, len(reply))
+            self._held.hold(connection, len(reply))
         except QuotaError as error:
             await call.fail(error)
             return
@@ -120,18 +120,18 @@ class AsgiEdge:
             if call.client is not None and server is not None:
                 await asyncio.to_thread(cut, server[1], {peer_of(*call.client)})
         finally:
-            self._unread.release(connection, len(reply))
+            self._held.release(connection, len(reply))
 
     def _metadata(self, headers: Headers) -> list[tuple[str, str | bytes]]:
         return [(key, headers[name].decode("latin-1")) for name, key in self._keys if name in headers]
 
     def _respond(self, method: Method) -> Respond:
         most = min(self._max_message_bytes, method.largest)
-        respond = _unary(method, most) if isinstance(method, Unary) else _streaming(method, most)
+        respond = _unary(method, most, self._held) if isinstance(method, Unary) else _streaming(method, most)
         return respond if method.enter is None else _guarded(method.enter, respond)
 
 
-def _unary(method: Unary, most: int) -> Respond:
+def _unary(method: Unary, most: int, held: Held) -> Respond:
     answer = method.answer
 
     async def respond(call: HttpCall) -> bytes:
@@ -139,7 +139,10 @@ def _unary(method: Unary, most: int) -> Respond:
         call.deadline = min(deadline, call.started + MESSAGE_SECONDS)
         message = await call.message(most)
         call.deadline = deadline
-        return (await answer(message, deadline, call.call.request_id)).SerializeToString()
+        if len(message) <= LARGE_BYTES:
+            return (await answer(message, deadline, call.call.request_id)).SerializeToString()
+        with held.holding(connection_of(call.client), len(message)):
+            return (await answer(message, deadline, call.call.request_id)).SerializeToString()
 
     return respond
 

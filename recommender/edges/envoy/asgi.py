@@ -54,4 +54,9 @@ class HttpCaller:
     @property
     def connection(self) -> str:
         """Names the caller's connection."""
-        return str(self._client)
+        return connection_of(self._client)
+
+
+def connection_of(client: Client | None) -> str:
+    """Name the connection of a client, as its address, a colon and its port."""
+    return "" if client is None else f"{client[0]}:{client[1]}"

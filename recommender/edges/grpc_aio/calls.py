@@ -15,8 +15,8 @@ from google.rpc import code_pb2
 
 from recommender.edges.calls import ProtocolError
 from recommender.edges.grpc_aio.spans import Context
+from recommender.edges.held import LARGE_BYTES, Held
 from recommender.edges.sockets import cut, peer_of_uri, send_no_more
-from recommender.edges.unread import LARGE_BYTES, Unread
 from recommender.edges.uploads import Uploads
 from recommender.errors import UnavailableError
 
@@ -37,8 +37,8 @@ class OpenCalls:
         self._uploads: Uploads[Context] = Uploads(max_message_bytes, self._sweep_later, lambda call: call.peer())
         self._refused: dict[Context, Exception] = {}
         self._unread: dict[Context, float] = {}
-        self._large = Unread()
-        self._held: dict[Context, tuple[str, int]] = {}
+        self.held = Held()
+        self._replies: dict[Context, tuple[str, int]] = {}
         self._cuts: set[asyncio.Task[None]] = set()
         self._sweeping = False
         self._stopping = False
@@ -80,11 +80,11 @@ class OpenCalls:
         raise ProtocolError(code_pb2.INVALID_ARGUMENT, "the request ends before its message does")
 
     def hold(self, context: Context, size: int) -> None:
-        """Count the bytes of a reply as unread until the call has ended. Raises QuotaError if too many are."""
+        """Count the bytes of a reply as held until the call has ended. Raises QuotaError if too many are."""
         if size > LARGE_BYTES:
             connection = context.peer()
-            self._large.hold(connection, size)
-            self._held[context] = connection, size
+            self.held.hold(connection, size)
+            self._replies[context] = connection, size
 
     def leave(self, context: Context, deadline: float) -> None:
         """Expect the caller to read the rest by this deadline, or soon if it is past or infinite; else `cut` it off."""
@@ -116,8 +116,8 @@ class OpenCalls:
     def _end(self, context: Context) -> None:
         self._tasks.pop(context, None)
         self._unread.pop(context, None)
-        if held := self._held.pop(context, None):
-            self._large.release(*held)
+        if reply := self._replies.pop(context, None):
+            self.held.release(*reply)
         self._ended.set()
 
     def _sweep_later(self) -> None:

@@ -19,6 +19,7 @@ from recommender.api.metadata import REQUEST_ID_KEY
 from recommender.api.status import FailedCall
 from recommender.edges.grpc_aio.calls import OpenCalls
 from recommender.edges.grpc_aio.spans import Context, Serve, ServerSpans
+from recommender.edges.held import LARGE_BYTES
 from recommender.edges.method import Enter, Messages, Method, Streaming, Unary
 from recommender.security.access import authorization_of
 
@@ -131,7 +132,11 @@ def _unary(method: Unary, calls: OpenCalls) -> Respond:
     answer, largest = method.answer, method.largest
 
     async def respond(context: Context, deadline: float, request_id: str) -> Message:
-        return await answer(await calls.read(context, deadline, largest), deadline, request_id)
+        message = await calls.read(context, deadline, largest)
+        if len(message) <= LARGE_BYTES:
+            return await answer(message, deadline, request_id)
+        with calls.held.holding(context.peer(), len(message)):
+            return await answer(message, deadline, request_id)
 
     return respond
 
