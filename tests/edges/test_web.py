@@ -15,6 +15,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from recommender.api.metadata import SERVICE_NAME
@@ -26,8 +27,10 @@ from recommender.server.envoy import EnvoyServer
 from recommender.settings.network import Edge
 from recommender.settings.settings import Settings
 from tests.support.facts import FACTS
+from tests.support.models import brute_force
 from tests.support.paths import ROOT, WEIGHTS
 from tests.support.serving import Serve, in_a_thread
+from tests.support.versions import embeddings_of, write_version
 
 TIMEOUT = 30.0
 HISTORY, ANSWER = next(iter(FACTS.items()))
@@ -193,15 +196,36 @@ async def test_grpc_web_has_the_reply_and_then_the_status_in_the_body(port: int)
     body = framed(api.RecommendRequest(item_ids=HISTORY).SerializeToString())
     answer = await ask(port, "Recommend", body, {**GRPC_WEB, "x-request-id": "mine"})
 
-    frames = Frames(1 << 20)
     size = 5 + int.from_bytes(answer.body[1:5], "big")
-    frames.feed(answer.body[:size])
-    reply = api.RecommendResponse.FromString(frames.next() or b"")
-    assert list(reply.item_ids) == ANSWER
+    assert list(reply_of(answer).item_ids) == ANSWER
     assert answer.body[size] == 0x80, "the flag of trailers"
     trailers = dict(line.split(":", 1) for line in answer.body[size + 5 :].decode().split("\r\n") if line)
     assert trailers == {"grpc-status": "0", "x-request-id": "mine"}
     assert answer.headers["content-type"] == GRPC_WEB["content-type"]
+
+
+def reply_of(answer: Answer) -> api.RecommendResponse:
+    """The reply in the body of an answer by gRPC-Web."""
+    frames = Frames(1 << 20)
+    frames.feed(answer.body[: 5 + int.from_bytes(answer.body[1:5], "big")])
+    return api.RecommendResponse.FromString(frames.next() or b"")
+
+
+async def test_types_and_times_of_a_history_come_by_json_and_by_grpc_web(serve: Serve, tmp_path: Path) -> None:
+    table = np.random.default_rng(3).normal(0, 2, (3, 8)).astype(np.float32)
+    model = write_version(tmp_path / "shop" / "1", 1, types=table, type_keys=["view", "cart"], timed=True)
+    history, times = [1, 2], [5, 9_000_000_000_000]
+    best, _ = brute_force(embeddings_of(1), history, 5, of_types=table[[2, 1]], times=times)
+    named = api.RecommendRequest(item_ids=history, history_type_ids=[2, 1], history_times=times)
+    asked = {"itemIds": history, "historyTypeKeys": ["cart", "view"], "historyTimes": [str(time) for time in times]}
+    async with serve(model=f"{model.parent}@1", num_recommendations=5, web=True, cors_origins=SHOP) as server:
+        by_json = await ask(server.port, "Recommend", asked, JSON)
+        by_web = await ask(server.port, "Recommend", framed(named.SerializeToString()), GRPC_WEB)
+        refused = await ask(server.port, "Recommend", {**asked, "historyTimes": [-1, 5]}, JSON)
+
+    assert by_json.said["itemIds"] == list(reply_of(by_web).item_ids) == best
+    assert refused.status == 400
+    assert "history_times[0]: must be greater than or equal to 0" in refused.said["message"]
 
 
 def preflight(origin: str) -> dict[str, str]:
