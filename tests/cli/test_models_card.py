@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 from recommender.cli.models import app
 from recommender.models.artifact import open_artifact
-from recommender.models.card import CardUsers, card_path
+from recommender.models.card import CardTimes, CardTypes, CardUsers, card_path
 from tests.support import models
 
 ITEMS = 50
@@ -92,3 +92,28 @@ def test_a_file_that_takes_users_gets_them_into_its_card(tmp_path: Path) -> None
     assert artifact.user_vocabulary == tmp_path / "users.users"
     assert [expected.user for expected in artifact.card.parity] == [2]
     assert any(golden.user and not golden.item_ids for golden in artifact.card.golden)
+
+
+def test_a_file_that_reads_types_and_times_gets_them_into_its_card(tmp_path: Path) -> None:
+    table = np.random.default_rng(3).normal(0, 2, (4, 8)).astype(np.float32)
+    file = models.batched(tmp_path / "events.onnx", models.table(ITEMS), types=table, timed=True)
+    best = models.brute_force(models.table(ITEMS), [1, 2], 5, of_types=table[[3, 1]], times=[7, 9 * 10**12])[0]
+    line = {"history": [1, 2], "history_types": ["sold", 1], "history_times": [7, 9 * 10**12], "recommendations": best}
+    parity = lines(tmp_path / "p.jsonl", json.dumps(line))
+    keys = lines(tmp_path / "types.txt", "view", "cart", "sold")
+    sizes = ("--items", ITEMS, "--default-k", 5, "--max-k", 20)
+    refused, sentence = card(file, *sizes)
+    words = ("--types", 3, "--unknown-type", 0, "--type-vocabulary", keys, "--default-time", 5, "--sorted-times")
+    code, told = card(file, *sizes, *words, "--parity", parity)
+
+    assert (refused, code) == (2, 0), told
+    assert "nor its metadata recommender.history_types says how many" in " ".join(sentence.split())
+    artifact = open_artifact(file)
+    assert artifact.card is not None
+    assert artifact.card.history_types == CardTypes(count=3, unknown=0)
+    assert artifact.card.history_times == CardTimes(default=5, sorted_times=True)
+    assert artifact.type_vocabulary == tmp_path / "events.types"
+    assert [expected.history_types for expected in artifact.card.parity] == [(3, 1)]
+    for golden in artifact.card.golden:
+        assert len(golden.history_types) == len(golden.history_times) == len(golden.item_ids)
+        assert list(golden.history_times) == sorted(golden.history_times)

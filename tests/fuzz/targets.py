@@ -214,6 +214,9 @@ _requests = st.builds(
     routing_key=st.text(max_size=300),
     user_key=st.one_of(st.just(""), st.text(max_size=300)),
     user_id=st.one_of(st.none(), st.integers(-(2**63), 2**63 - 1)),
+    history_type_ids=st.one_of(st.just([]), _ids),
+    history_type_keys=st.one_of(st.just([]), _keys),
+    history_times=st.one_of(st.just([]), st.lists(st.integers(-(2**63), 2**63 - 1), max_size=80)),
 )
 
 

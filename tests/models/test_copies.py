@@ -44,14 +44,20 @@ def is_in(artifact: Artifact, cache: Cache) -> bool:
     return cache.folder in artifact.path.parents
 
 
-@pytest.mark.parametrize("kind", ["vocabulary", "user vocabulary", "external weights", "no card", "another name"])
+@pytest.mark.parametrize(
+    "kind", ["vocabulary", "user vocabulary", "type vocabulary", "external weights", "no card", "another name"]
+)
 def test_what_is_mapped_is_opened_from_one_copy(tmp_path: Path, cache: Cache, kind: str) -> None:
     if kind == "no card":
         model = models.batched(tmp_path / "5_model.onnx", models.table(2000), external=True)
     else:
-        keys = 0 if kind in ("external weights", "user vocabulary") else 2000
-        users: dict[str, Any] = {"users": np.ones((4, 8), np.float32), "user_keys": ["anna", "bert", "cleo"]}
-        more = users if kind == "user vocabulary" else {"external": keys == 0}
+        keys = 0 if kind in ("external weights", "user vocabulary", "type vocabulary") else 2000
+        names, rows = ["anna", "bert", "cleo"], np.ones((4, 8), np.float32)
+        others: dict[str, dict[str, Any]] = {
+            "user vocabulary": {"users": rows, "user_keys": names},
+            "type vocabulary": {"types": rows, "type_keys": names},
+        }
+        more = others.get(kind, {"external": keys == 0})
         model = write_version(tmp_path / "1", 1, items=2000, keys=keys, **more) / MODEL_NAME
     if kind == "another name":
         (model.parent / CARD_NAME).rename(model.parent / "10_model.card.json")
