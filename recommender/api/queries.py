@@ -37,7 +37,7 @@ _USER_ALONE = Remarks(is_user_alone=True)
 _FEW = 100
 _ITEM_BYTES = 9
 """An id and a score in a reply."""
-_PART_ITEMS = 1 << 17
+PART_ITEMS = 1 << 17
 _MOST_ITEMS = ceiling(api.RecommendRequest, "limit")
 """A request for more is refused by itself."""
 
@@ -258,13 +258,13 @@ class Reader:
 def parts(requests: Sequence[api.RecommendRequest]) -> Iterator[Sequence[api.RecommendRequest]]:
     """Divide the requests of a call into parts that are answered one after the other.
 
-    A part names `_PART_ITEMS` at most, or has one request: an item that is read takes many times its bytes.
+    A part names `PART_ITEMS` at most, or has one request: an item that is read takes many times its bytes.
     """
     begin = items = 0
     for end, request in enumerate(requests):
         named = sum(len(value) for field, value in request.ListFields() if field.is_repeated)
         items += named
-        if items > _PART_ITEMS and end > begin:
+        if items > PART_ITEMS and end > begin:
             yield requests[begin:end]
             begin, items = end, named
     if begin < len(requests):

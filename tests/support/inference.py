@@ -11,11 +11,13 @@ import numpy.typing as npt
 from recommender.recommend_api.open_inference import open_inference_pb2 as oip
 
 METHODS = "/inference.GRPCInferenceService"
-_DTYPES: Mapping[str, str] = {"INT64": "<i8", "INT32": "<i4", "FP32": "<f4"}
+_DTYPES: Mapping[str, str] = {"INT64": "<i8", "INT32": "<i4", "FP32": "<f4", "FP64": "<f8", "BOOL": "?"}
 _FIELDS: Mapping[str, str] = {
     "INT64": "int64_contents",
     "INT32": "int_contents",
     "FP32": "fp32_contents",
+    "FP64": "fp64_contents",
+    "BOOL": "bool_contents",
     "BYTES": "bytes_contents",
 }
 

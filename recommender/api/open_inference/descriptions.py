@@ -10,6 +10,7 @@ from typing import Final, NamedTuple
 from recommender.api.open_inference.names import HISTORY, TIMES, TYPES
 from recommender.api.open_inference.rankings import DATATYPES, KEYS, RECOMMENDATIONS, SCORES, outputs_of
 from recommender.batching.statistics import Outcome
+from recommender.domain import FeatureKind
 from recommender.models.version import Version
 from recommender.recommend_api.open_inference import open_inference_pb2 as oip
 from recommender.routing.router import Lane
@@ -46,11 +47,15 @@ _INPUTS: Final[Mapping[str, _Tensor]] = MappingProxyType(
 )
 _ALWAYS: Final = frozenset({HISTORY, "history_length"})
 """Inputs that requests may have whatever the model takes."""
+_OF_FEATURES: Final[Mapping[FeatureKind, str]] = MappingProxyType(
+    {"int64": "INT64", "float": "FP32", "bool": "BOOL", "string": "BYTES"}
+)
+"""The datatype of each kind of feature."""
 _OUTPUTS: Final[Mapping[str, _Tensor]] = MappingProxyType(
     {name: _Tensor(DATATYPES[name], (_ANY,)) for name in (RECOMMENDATIONS, SCORES, KEYS)}
 )
 _TYPES: Final[Mapping[str, oip.DataType]] = MappingProxyType(
-    {"INT64": oip.TYPE_INT64, "FP32": oip.TYPE_FP32, "BYTES": oip.TYPE_STRING}
+    {"INT64": oip.TYPE_INT64, "FP32": oip.TYPE_FP32, "BOOL": oip.TYPE_BOOL, "BYTES": oip.TYPE_STRING}
 )
 
 
@@ -62,20 +67,18 @@ def server_metadata() -> oip.ServerMetadataResponse:
 def metadata(version: Version, versions: Sequence[str]) -> oip.ModelMetadataResponse:
     """Describe the tensors of a version; `versions` are those of its model that are served."""
 
-    def told(names: Sequence[str], tensors: Mapping[str, _Tensor]) -> list[oip.ModelMetadataResponse.TensorMetadata]:
+    def told(tensors: Mapping[str, _Tensor]) -> list[oip.ModelMetadataResponse.TensorMetadata]:
         return [
-            oip.ModelMetadataResponse.TensorMetadata(
-                name=name, datatype=tensors[name].datatype, shape=(_ANY, *tensors[name].shape)
-            )
-            for name in names
+            oip.ModelMetadataResponse.TensorMetadata(name=name, datatype=each.datatype, shape=(_ANY, *each.shape))
+            for name, each in tensors.items()
         ]
 
     return oip.ModelMetadataResponse(
         name=version.model.name,
         versions=versions,
         platform=_PLATFORM,
-        inputs=told(_inputs_of(version), _INPUTS),
-        outputs=told(outputs_of(version), _OUTPUTS),
+        inputs=told(_inputs_of(version)),
+        outputs=told(_outputs_of(version)),
     )
 
 
@@ -83,16 +86,13 @@ def configuration(version: Version, most_rows: int) -> oip.ModelConfigResponse:
     """Describe a version as Triton's configuration would; a request may have `most_rows` rows."""
     inputs = [
         oip.ModelInput(
-            name=name,
-            data_type=_TYPES[_INPUTS[name].datatype],
-            dims=_INPUTS[name].shape,
-            optional=_is_optional(name, version),
+            name=name, data_type=_TYPES[each.datatype], dims=each.shape, optional=_is_optional(name, version)
         )
-        for name in _inputs_of(version)
+        for name, each in _inputs_of(version).items()
     ]
     outputs = [
-        oip.ModelOutput(name=name, data_type=_TYPES[_OUTPUTS[name].datatype], dims=_OUTPUTS[name].shape)
-        for name in outputs_of(version)
+        oip.ModelOutput(name=name, data_type=_TYPES[each.datatype], dims=each.shape)
+        for name, each in _outputs_of(version).items()
     ]
     return oip.ModelConfigResponse(
         config=oip.ModelConfig(
@@ -150,11 +150,20 @@ def _is_optional(name: str, version: Version) -> bool:
         return model.users is not None
     if name == TYPES:
         return model.history_types is None or model.history_types.default is not None
-    return name != TIMES or model.history_times is None or model.history_times.default is not None
+    if name == TIMES:
+        return model.history_times is None or model.history_times.default is not None
+    return all(feature.default is not None for feature in model.features if feature.name == name)
 
 
-def _inputs_of(version: Version) -> list[str]:
-    return [name for name in _INPUTS if name in _ALWAYS or name in version.abilities]
+def _inputs_of(version: Version) -> dict[str, _Tensor]:
+    taken = {name: each for name, each in _INPUTS.items() if name in _ALWAYS or name in version.abilities}
+    return taken | {
+        feature.name: _Tensor(_OF_FEATURES[feature.kind], (feature.width or 1,)) for feature in version.model.features
+    }
+
+
+def _outputs_of(version: Version) -> dict[str, _Tensor]:
+    return {name: _OUTPUTS[name] for name in outputs_of(version)}
 
 
 def _duration(count: int, seconds: float) -> oip.StatisticDuration:

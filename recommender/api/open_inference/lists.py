@@ -14,6 +14,8 @@ from recommender.errors import InvalidRequestError
 
 MOST_ID: Final = 2**31 - 1
 _PAIR: Final = 2
+_FEW: Final = 1 << 13
+"""Elements that are made Python's numbers at once, in some 0.2 ms; of more, those of each row in its turn."""
 
 
 class Lists:
@@ -39,15 +41,17 @@ class Lists:
         self._most = most
         self._width = width
         self._last = last
-        self._keys: Texts | None = None
+        self._keys = elements if isinstance(elements, Texts) else None
+        self._large: Numbers | None = None
         self._ids: tuple[int, ...] = ()
         self._sound = False
-        if isinstance(elements, Texts):
-            self._keys = elements
-        elif elements.size:
+        if not isinstance(elements, Texts) and elements.size:
             # All rows at once; if an element is no id it may still be padding.
             self._sound = bool(elements.min() >= 0 and elements.max() <= last)
-            self._ids = tuple(elements.tolist())
+            if elements.size <= _FEW:
+                self._ids = tuple(elements.tolist())
+            else:
+                self._large = elements
 
     def ids(self, row: int) -> tuple[int, ...]:
         """The ids of a row; none if there are keys. Raises InvalidRequestError."""
@@ -55,7 +59,7 @@ class Lists:
         if end - start > self._most:
             advice = ": send the most recent ones" if self.name == HISTORY else ""
             raise refused(self.name, f"{end - start} items are more than the {self._most} that it may have{advice}")
-        ids = self._ids[start:end]
+        ids = self._ids[start:end] if self._large is None else tuple(self._large[start:end].tolist())
         if not self._sound:
             _check_ids(self.name, ids, self._last)
         return ids
@@ -65,8 +69,12 @@ class Lists:
         ids = self.ids(row)
         if self._keys is None:
             return Items(ids, ())
-        count = self._ends[row] - self._starts[row]
+        count = self.size(row)
         return Items((), self._keys.take(self._width or count, count))
+
+    def size(self, row: int) -> int:
+        """How many elements a row has, padding of keys aside."""
+        return self._ends[row] - self._starts[row]
 
     @property
     def has_keys(self) -> bool:

@@ -12,7 +12,6 @@ from typing import Any, Final, NamedTuple
 
 from recommender.api.metadata import MOST_REPLY_BYTES
 from recommender.api.open_inference.tensors import refused
-from recommender.api.queries import Asked
 from recommender.errors import quoted
 from recommender.models.version import Version
 from recommender.recommend_api.open_inference import open_inference_pb2 as oip
@@ -60,11 +59,10 @@ def wanted_outputs(request: oip.ModelInferRequest, version: Version) -> tuple[st
     return names
 
 
-def check_size(requests: Sequence[Asked], names: Sequence[str], version: Version) -> None:
+def check_size(rows: int, longest: int, names: Sequence[str], version: Version) -> None:
     """Refuse a call whose reply could be larger than any that is sent. Raises InvalidRequestError."""
-    longest = max(asked.options.limit or version.limit for asked in requests)
     keys = version.vocabulary.usual_bytes if KEYS in names and version.vocabulary is not None else 0
-    size = len(requests) * longest * (_ITEM_BYTES + keys)
+    size = rows * longest * (_ITEM_BYTES + keys)
     if size > MOST_REPLY_BYTES:
         raise refused(
             "k",

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 import struct
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Final
 
 from recommender.api.messages import ceiling
+from recommender.api.open_inference.features import FeatureTensors
 from recommender.api.open_inference.lists import (
     MOST_ID,
     Lists,
@@ -19,13 +20,15 @@ from recommender.api.open_inference.lists import (
     lists_of,
 )
 from recommender.api.open_inference.names import HISTORY, INPUTS, TIMES, TYPES, about_inputs
-from recommender.api.open_inference.tensors import Tensor, Texts, read_tensors, refused
+from recommender.api.open_inference.tensors import ITEMS, VALUES, Tensor, Texts, read_tensors, refused
 from recommender.api.options import Items, Options
-from recommender.api.queries import Asked, Limits
+from recommender.api.queries import PART_ITEMS, Asked, Limits
+from recommender.domain import Feature
 from recommender.errors import InvalidRequestError
 from recommender.recommend_api.open_inference import open_inference_pb2 as oip
 from recommender.recommend_api.v1 import recommend_api_pb2 as api
 
+_KNOWN: Final = dict.fromkeys(INPUTS, ITEMS)
 _PAIR: Final = 2
 _FEW: Final = 100
 _ID_BYTES: Final = 8
@@ -49,8 +52,9 @@ class Rows:
     excluded: Lists | None = None
     candidates: Lists | None = None
     users: list[int] | Texts | None = None
+    features: FeatureTensors | None = None
     plain: bool = field(init=False)
-    """Whether rows have a history and a user, and nothing else."""
+    """Whether rows have a history, a user and features, and nothing else."""
 
     def __post_init__(self) -> None:
         others = (self.types, self.times, self.k, self.excluded, self.candidates)
@@ -66,10 +70,12 @@ class Rows:
     def _read(self, row: int) -> Asked:
         history, keys = self._history(row)
         user = None if self.users is None else self._user(self.users, row)
-        if self.plain and not keys and user is None and history:
+        features = None if self.features is None else self.features.take(row)
+        beside = user is not None or features is not None
+        if self.plain and not keys and not beside and history:
             return Asked(history, max(history), self.request_id, self.model, self.options)
-        options = replace(self.options, history_keys=keys, user=user)
-        if self.plain and not keys and user is not None:
+        options = replace(self.options, history_keys=keys, user=user, features=features)
+        if self.plain and not keys and beside:
             return Asked(history, math.inf, self.request_id, self.model, options, max(history, default=-1))
         self._add_events(options, len(history) or len(keys), row)
         if self.k is not None:
@@ -79,6 +85,22 @@ class Rows:
         if self.candidates is not None:
             options.candidates = _unless_empty(self.candidates.take(row))
         return Asked(history, math.inf, self.request_id, self.model, options)
+
+    def parts(self) -> Iterator[range]:
+        """Divide the rows into parts that are answered one after the other, as `queries.parts` does."""
+        lists = [each for each in (self.history, self.excluded, self.candidates) if each is not None]
+        begin = items = 0
+        for row in range(self.count):
+            named = sum([each.size(row) for each in lists])
+            items += named
+            if items > PART_ITEMS and row > begin:
+                yield range(begin, row)
+                begin, items = row, named
+        yield range(begin, self.count)
+
+    def longest(self, limit: int) -> int:
+        """The most items that a row asks for, those without a number of their own for `limit`."""
+        return limit if self.k is None else max([k or limit for k in self.k])
 
     def _add_events(self, options: Options, items: int, row: int) -> None:
         """Add the types and times of a row, one for each of so many items."""
@@ -133,9 +155,15 @@ class RowReader:
             return None
         return Asked(history, ends[-1], request_id, model, self._no_options)
 
-    def read(self, request: oip.ModelInferRequest, model: str, request_id: str) -> Rows:
-        """Read what a request has, up to its rows. Raises InvalidRequestError if it is at fault as a whole."""
-        tensors = read_tensors(request, INPUTS)
+    def read(
+        self, request: oip.ModelInferRequest, model: str, request_id: str, declared: Mapping[str, Feature]
+    ) -> Rows:
+        """Read what a request has, up to its rows; `declared` are the features that models have inputs for.
+
+        Raises InvalidRequestError if it is at fault as a whole.
+        """
+        known = {**dict.fromkeys(declared, VALUES), **_KNOWN} if declared else _KNOWN
+        tensors = read_tensors(request, known)
         history, users = tensors.get(HISTORY), tensors.get("user")
         if history is None and users is None:
             raise refused("inputs", f"{HISTORY} is missing")
@@ -161,6 +189,7 @@ class RowReader:
             excluded_lists(tensors.get("excluded"), count, limits.excluded),
             lists_of(tensors, "candidates", "candidates_length", count, limits.candidates),
             _users(users, count),
+            FeatureTensors(tensors, declared, count) if declared.keys() & tensors.keys() else None,
         )
 
     def _limit_of_each(self, tensor: Tensor | None, rows: int) -> list[int] | None:

@@ -9,6 +9,7 @@ from typing import Final
 
 from recommender.api.messages import decoded
 from recommender.api.open_inference.descriptions import configuration, index, metadata, server_metadata, statistics
+from recommender.api.open_inference.features import declared_features
 from recommender.api.open_inference.names import about_inputs
 from recommender.api.open_inference.rankings import Reply, check_size, wanted_outputs
 from recommender.api.open_inference.rows import RowReader
@@ -23,7 +24,7 @@ from recommender.routing.router import Router
 from recommender.security.access import charge
 from recommender.threads import Turns
 
-_LARGE_BYTES: Final = 1 << 14
+_LARGE_BYTES: Final = 1 << 16
 """A message of more is parsed in a turn of its own."""
 _FEW_ITEMS: Final = 1 << 12
 """Items that are written at once: some 0.1 ms."""
@@ -107,9 +108,12 @@ class OpenInferenceService:
         model = _named(request.model_name, request.model_version)
         version = self._router.route(model)
         names = wanted_outputs(request, version)
-        asked = await self._read(request, model, request_id)
-        check_size(asked, names, version)
-        answers = await self._answers(asked, deadline)
+        plain = self._reader.plain(request, model, request_id)
+        if plain is not None:
+            charge(1)
+            answers = await self._answer_rows([plain], None, deadline)
+        else:
+            answers = await self._answer_all(request, model, request_id, version, names, deadline)
         width = max([len(answer.ranking.item_ids) for answer in answers])
         reply = Reply(names, len(answers), width, raw=bool(request.raw_input_contents))
         if len(answers) * width <= _FEW_ITEMS:
@@ -120,27 +124,38 @@ class OpenInferenceService:
             await self._turns.each(parts, reply.add)
         return reply.finish(request.id)
 
-    async def _read(self, request: oip.ModelInferRequest, model: str, request_id: str) -> list[Asked]:
-        """Read each row, and charge the caller's token for it."""
-        plain = self._reader.plain(request, model, request_id)
-        if plain is not None:
-            charge(1)
-            return [plain]
-        rows = self._reader.read(request, model, request_id)
+    async def _answer_all(
+        self,
+        request: oip.ModelInferRequest,
+        model: str,
+        request_id: str,
+        version: Version,
+        names: Sequence[str],
+        deadline: float,
+    ) -> list[Answer]:
+        """Answer every row, of which each is charged. `version` is the one that the request names."""
+        rows = self._reader.read(request, model, request_id, declared_features((version, *self._router.serving())))
         charge(rows.count)
-        asked: list[Asked] = []
-        await self._turns.each(range(rows.count), lambda row: asked.append(rows.read(row)))
-        return asked
+        check_size(rows.count, rows.longest(version.limit), names, version)
+        answers: list[Answer] = []
+        for part in rows.parts():
+            asked: list[Asked] = []
+            await self._turns.each(map(rows.read, part), asked.append)
+            answers += await self._answer_rows(asked, part.start if rows.count > 1 else None, deadline)
+        return answers
 
-    async def _answers(self, asked: Sequence[Asked], deadline: float) -> list[Answer]:
-        """Answer every row. Raises the error of a row that is at fault itself, else that of the first that failed."""
+    async def _answer_rows(self, asked: Sequence[Asked], first: int | None, deadline: float) -> list[Answer]:
+        """Answer rows that follow the `first`; None for the only one.
+
+        Raises the error of a row that is at fault itself, else that of the first that failed.
+        """
         if len(asked) == 1:
             try:
                 return [await self._answering.answer(asked[0], deadline)]
             except InvalidRequestError as error:
-                raise about_inputs(error, None) from None
+                raise about_inputs(error, first) from None
         outcomes = await self._answering.answer_many(asked, deadline)
-        failures = [(row, each) for row, each in enumerate(outcomes) if isinstance(each, RecommenderError)]
+        failures = [(row, each) for row, each in enumerate(outcomes, first or 0) if isinstance(each, RecommenderError)]
         for row, failed in failures:
             if isinstance(failed, InvalidRequestError):
                 raise about_inputs(failed, row)

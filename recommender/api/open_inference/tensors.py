@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from types import MappingProxyType
-from typing import Final, TypeAlias
+from typing import Any, Final, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -14,18 +15,33 @@ import numpy.typing as npt
 from recommender.errors import InvalidRequestError, Violation, quoted
 from recommender.recommend_api.open_inference import open_inference_pb2 as oip
 
-Numbers: TypeAlias = npt.NDArray[np.int64] | npt.NDArray[np.int32]
+Numbers: TypeAlias = npt.NDArray[Any]
 
-_NUMBERS: Final[Mapping[str, str]] = MappingProxyType({"INT64": "<i8", "INT32": "<i4"})
-_TYPED: Final[Mapping[str, str]] = MappingProxyType(
-    {"INT64": "int64_contents", "INT32": "int_contents", "BYTES": "bytes_contents"}
+ITEMS: Final = ("INT64", "INT32", "BYTES")
+"""Datatypes of items, users and the like."""
+VALUES: Final = (*ITEMS, "FP32", "FP64", "BOOL")
+"""Datatypes of features."""
+_NUMBERS: Final[Mapping[str, str]] = MappingProxyType(
+    {"INT64": "<i8", "INT32": "<i4", "FP32": "<f4", "FP64": "<f8", "BOOL": "?"}
 )
-"""The field of typed contents for each datatype that is taken."""
+_TYPED: Final[Mapping[str, str]] = MappingProxyType(
+    {
+        "INT64": "int64_contents",
+        "INT32": "int_contents",
+        "FP32": "fp32_contents",
+        "FP64": "fp64_contents",
+        "BOOL": "bool_contents",
+        "BYTES": "bytes_contents",
+    }
+)
+"""The field of typed contents for each datatype."""
 _LENGTH_BYTES = 4
 """What stands before each element of raw BYTES: its length, little-endian."""
 _MOST_DIMENSIONS = 2
+_MOST_NAMES = 20
 _LONGEST_KEY = 256
-"""Bytes of a key, as the rules of RecommendRequest have it."""
+_LONGEST_STRING = 1024
+"""Bytes of a key, and of a string among features, as the rules of RecommendRequest have it."""
 
 
 class Texts:
@@ -42,18 +58,33 @@ class Texts:
 
         Raises InvalidRequestError if one is no key, or if the raw contents end before it does.
         """
+        taken = self._take(count)
+        del taken[kept:]
+        while taken and not taken[-1]:
+            taken.pop()
+        for element in taken:
+            if not 0 < len(element) <= _LONGEST_KEY:
+                told = f"a key of {len(element)} bytes" if element else "an empty key before the end of its row"
+                raise refused(self._name, f"{told} is none: keys have 1 to {_LONGEST_KEY} bytes")
+        return [self._decoded(element) for element in taken]
+
+    def take_strings(self, count: int) -> list[str]:
+        """Take the next `count` elements as they are. Raises InvalidRequestError as `take` does."""
+        taken = self._take(count)
+        for element in taken:
+            if len(element) > _LONGEST_STRING:
+                raise refused(self._name, f"a string of {len(element)} bytes is longer than {_LONGEST_STRING}")
+        return [self._decoded(element) for element in taken]
+
+    def _take(self, count: int) -> list[bytes]:
         self._left -= count
         if isinstance(self._elements, bytes):
             taken = self._take_raw(self._elements, count)
             if not self._left and self._at != len(self._elements):
                 raise _wrong_size(self._name)
-        else:
-            taken = list(self._elements[self._at : self._at + count])
-            self._at += count
-        del taken[kept:]
-        while taken and not taken[-1]:
-            taken.pop()
-        return [self._key(element) for element in taken]
+            return taken
+        self._at += count
+        return list(self._elements[self._at - count : self._at])
 
     def _take_raw(self, raw: bytes, count: int) -> list[bytes]:
         taken, at, end = [], self._at, len(raw)
@@ -66,14 +97,11 @@ class Texts:
         self._at = at
         return taken
 
-    def _key(self, element: bytes) -> str:
-        if not 0 < len(element) <= _LONGEST_KEY:
-            told = f"a key of {len(element)} bytes" if element else "an empty key before the end of its row"
-            raise refused(self._name, f"{told} is none: keys have 1 to {_LONGEST_KEY} bytes")
+    def _decoded(self, element: bytes) -> str:
         try:
             return element.decode()
         except UnicodeDecodeError:
-            raise refused(self._name, f"{quoted(element)} is no key: it is not UTF-8") from None
+            raise refused(self._name, f"{quoted(element)} is not UTF-8") from None
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,37 +113,37 @@ class Tensor:
     elements: Numbers | Texts
 
     def numbers(self) -> Numbers:
-        """Its elements. Raises InvalidRequestError if they are BYTES."""
+        """Its elements, of an input that has items. Raises InvalidRequestError if they are BYTES."""
         if isinstance(self.elements, Texts):
             raise refused(self.name, "its datatype is BYTES, and INT64 or INT32 is wanted")
         return self.elements
 
 
-def read_tensors(request: oip.ModelInferRequest, known: Sequence[str]) -> dict[str, Tensor]:
-    """Read the inputs of a request, by name; `known` are those that there may be.
+def read_tensors(request: oip.ModelInferRequest, known: Mapping[str, Sequence[str]]) -> dict[str, Tensor]:
+    """Read the inputs of a request, by name; `known` are those that there may be, with their datatypes.
 
     Raises InvalidRequestError if one is unknown, comes twice, or is not what its datatype and its shape say.
     """
     inputs, raw = request.inputs, request.raw_input_contents
     if len(inputs) > len(known):
-        raise refused("inputs", f"{len(inputs)} inputs are more than there are: {', '.join(known)}")
+        raise refused("inputs", f"{len(inputs)} inputs are more than there are: {_some(known)}")
     if raw and len(raw) != len(inputs):
         raise refused("raw_input_contents", f"it has the contents of {len(raw)} inputs, and there are {len(inputs)}")
     tensors: dict[str, Tensor] = {}
     for place, each in enumerate(inputs):
         name = each.name
         if name not in known:
-            raise refused("inputs", f"there is no input {quoted(name)}; there are {', '.join(known)}")
+            raise refused("inputs", f"there is no input {quoted(name)}; there are {_some(known)}")
         if name in tensors:
             raise refused(name, "it comes twice")
-        tensors[name] = _tensor(each, raw[place] if raw else None)
+        tensors[name] = _tensor(each, raw[place] if raw else None, known[name])
     return tensors
 
 
-def _tensor(sent: oip.ModelInferRequest.InferInputTensor, raw: bytes | None) -> Tensor:
+def _tensor(sent: oip.ModelInferRequest.InferInputTensor, raw: bytes | None, datatypes: Sequence[str]) -> Tensor:
     name, datatype = sent.name, sent.datatype
-    if datatype not in _TYPED:
-        raise refused(name, f"its datatype is {quoted(datatype)}, and INT64, INT32 or BYTES is wanted")
+    if datatype not in datatypes:
+        raise refused(name, f"its datatype is {quoted(datatype)}, and one of {', '.join(datatypes)} is wanted")
     if any(key.startswith("shared_memory") for key in sent.parameters):
         raise refused(name, "shared memory is not taken: send the contents")
     if len(sent.shape) > _MOST_DIMENSIONS or not sent.shape or min(sent.shape) < 0:
@@ -154,6 +182,12 @@ def _typed_elements(name: str, datatype: str, contents: oip.InferTensorContents,
     if datatype == "BYTES":
         return Texts(name, elements, size)
     return np.array(elements[:], _NUMBERS[datatype])
+
+
+def _some(names: Iterable[str]) -> str:
+    """Names for a message that stays small."""
+    first = [*islice(names, _MOST_NAMES + 1)]
+    return ", ".join(first[:_MOST_NAMES]) + (" and others" if len(first) > _MOST_NAMES else "")
 
 
 def _wrong_size(name: str) -> InvalidRequestError:

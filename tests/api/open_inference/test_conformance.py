@@ -179,7 +179,7 @@ HOSTILE: dict[str, tuple[oip.ModelInferRequest, str]] = {
     "more keys than the shape": (shaped(1, 1, raw=packed([b"a", b"b"]), datatype="BYTES"), "do not have the elements"),
     "a giant shape of keys": (shaped(2**40, 1, raw=packed([b"a"]), datatype="BYTES"), "do not have the elements"),
     "keys without a row": (shaped(0, 1, raw=packed([b"a"]), datatype="BYTES"), "do not have the elements"),
-    "a key that is not UTF-8": (shaped(1, 1, raw=packed([b"\xff"]), datatype="BYTES"), "it is not UTF-8"),
+    "a key that is not UTF-8": (shaped(1, 1, raw=packed([b"\xff"]), datatype="BYTES"), "is not UTF-8"),
     "a key too long": (shaped(1, 1, raw=packed([b"k" * 257]), datatype="BYTES"), "a key of 257 bytes is none"),
     "a hole between keys": (shaped(1, 2, raw=packed([b"", b"a"]), datatype="BYTES"), "an empty key before the end"),
     "thousands of inputs": (oip.ModelInferRequest(inputs=[{}] * 100_000), "100000 inputs are more than there are"),

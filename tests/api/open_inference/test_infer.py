@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterator
 from itertools import chain
 from pathlib import Path
+from typing import Any
 
 import grpc
 import numpy as np
@@ -16,6 +17,7 @@ from recommender.recommend_api.open_inference import open_inference_pb2_grpc as 
 from recommender.recommend_api.v1 import recommend_api_pb2 as api
 from recommender.recommend_api.v1 import recommend_api_pb2_grpc as api_grpc
 from tests.support.facts import FACTS
+from tests.support.feature_models import vector_of
 from tests.support.inference import infer, rankings, tensor
 from tests.support.models import brute_force
 from tests.support.paths import WEIGHTS
@@ -37,18 +39,22 @@ ANSWERS = [answer[:K] for answer in FACTS.values()]
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Models: `shop` has keys and a fallback list, `users` takes users, `events` types and times; `nan` has a flaw."""
+    """Models: `shop` has keys and a fallback list, `users` takes users, `events` types and times, and so on."""
     folder = tmp_path_factory.mktemp("models")
     write_version(folder / "shop" / "1", 1, keys=50, fallback=(7, 3, 11))
     write_version(folder / "users" / "1", 1, users=TABLE, user_keys=USER_KEYS)
     write_version(folder / "events" / "1", 1, types=TYPES, timed=True, type_keys=["view", "cart"])
+    write_version(folder / "features" / "1", 1, users=TABLE, featured=True)
     write_version(folder / "nan" / "1", 1, flaws={UNTRIED: math.nan})
     return folder
 
 
 @pytest.fixture(scope="module")
 def channel(shared: Shared, folder: Path) -> Iterator[grpc.Channel]:
-    models = [*(f"{folder / name}@1" for name in ("shop", "users", "events", "nan")), str(WEIGHTS / "10_model.onnx")]
+    models = [
+        *(f"{folder / name}@1" for name in ("shop", "users", "events", "features", "nan")),
+        str(WEIGHTS / "10_model.onnx"),
+    ]
     server = shared(model=",".join(models), num_recommendations=K)
     with grpc.insecure_channel(f"127.0.0.1:{server.port}") as channel:
         yield channel
@@ -194,6 +200,67 @@ def test_types_and_times_have_the_shape_of_the_history(
     ]
     assert refused.code() is grpc.StatusCode.INVALID_ARGUMENT
     assert "history_times: its shape is [2], and that of user_history is wanted" in (refused.details() or "")
+
+
+@pytest.mark.parametrize("typed", [False, True])
+def test_features_are_inputs_of_their_own_names_and_types(
+    stub: oip_grpc.GRPCInferenceServiceStub, *, typed: bool
+) -> None:
+    given: list[dict[str, Any]] = [
+        {"age": 64.0, "city": "köln", "level": 2, "premium": True, "tastes": [0.25, 8.0]},
+        {"age": 0.0, "city": "", "level": 0, "premium": False, "tastes": [1.0, 2.0]},
+    ]
+    inputs = {name: [row[name] for row in given] for name in given[0]} | {"user_history": [[1, 2], [3, 4]]}
+    datatypes = {"age": "FP32", "premium": "BOOL", "tastes": "FP64", "level": "INT32"}
+    reply = stub.ModelInfer(infer(inputs, datatypes=datatypes, typed=typed, model_name="features"), timeout=TIMEOUT)
+    told = stub.ModelMetadata(oip.ModelMetadataRequest(name="features"), timeout=TIMEOUT).inputs
+
+    assert rankings(reply) == [
+        brute_force(embeddings_of(1), history, K, TABLE[0] + vector_of(row))[0]
+        for history, row in zip(((1, 2), (3, 4)), given, strict=True)
+    ]
+    assert {each.name: (each.datatype, list(each.shape)) for each in told if each.name in given[0]} == {
+        "age": ("FP32", [-1, 1]),
+        "city": ("BYTES", [-1, 1]),
+        "level": ("INT64", [-1, 1]),
+        "premium": ("BOOL", [-1, 1]),
+        "tastes": ("FP32", [-1, 2]),
+    }
+
+
+@pytest.mark.parametrize(
+    ("inputs", "datatype", "sentence"),
+    [
+        ({"age": [1.0, 2.0]}, "FP32", "age: its shape is [2], and [1] or [1, 1] is wanted"),
+        ({"tastes": [1.0]}, "FP32", "tastes: its shape is [1], and [1, values] is wanted"),
+        ({"age": [math.nan]}, "FP32", "age: it has a NaN or an infinity"),
+        ({"age": ["old"]}, "BYTES", "features[age]: model features@1 takes one float32 here, not one string"),
+        ({"age": [121.0]}, "FP64", "features[age]: model features@1 takes no number above 120"),
+        ({"tastes": [[1.0]]}, "FP32", "features[tastes]: model features@1 takes a list of 2 float32 here, not 1"),
+        ({"height": [1.0]}, "FP32", "there is no input 'height'"),
+    ],
+    ids=str,
+)
+def test_a_feature_that_cannot_be_is_refused(
+    stub: oip_grpc.GRPCInferenceServiceStub, inputs: dict[str, Any], datatype: str, sentence: str
+) -> None:
+    request = infer({"user_history": [[1]], **inputs}, datatypes=dict.fromkeys(inputs, datatype), model_name="features")
+    call = stub.ModelInfer.future(request, timeout=TIMEOUT)
+
+    assert call.code() is grpc.StatusCode.INVALID_ARGUMENT
+    assert sentence in (call.details() or "")
+
+
+def test_rows_that_are_answered_in_several_parts_keep_their_places(stub: oip_grpc.GRPCInferenceServiceStub) -> None:
+    rows, length = 40, 4000
+    histories = np.arange(rows, dtype=np.int64)[:, None].repeat(length, axis=1)
+    reply = stub.ModelInfer(infer({"user_history": histories.tolist()}), timeout=TIMEOUT)
+    histories[rows - 1, 7] = -1
+    refused = stub.ModelInfer.future(infer({"user_history": histories.tolist()}), timeout=TIMEOUT)
+
+    assert rankings(reply) == [list(answer_of(1, (item,))) for item in range(rows)]
+    assert refused.code() is grpc.StatusCode.INVALID_ARGUMENT
+    assert f"user_history[7]: row {rows - 1}: -1 is not" in (refused.details() or "")
 
 
 def test_a_row_that_fails_fails_its_call_by_name_and_nobody_else(
