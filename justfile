@@ -291,6 +291,11 @@ bench-many *options:
 bench-oip *options:
     {{ run }} python -m bench.questions.oip "$@"
 
+# What a bulk job keeps of the engine's rows a second, and how far it is ahead of batch calls with `--server`
+[group('bench')]
+bench-bulk *options:
+    {{ run }} python -m bench.questions.bulk "$@"
+
 # How long single calls take beside batch calls of 1 MB and 4 MB
 [group('bench')]
 bench-beside *options:

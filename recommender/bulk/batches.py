@@ -21,10 +21,10 @@ _NO_PAIRS = np.empty((0, 2), np.int64)
 
 @dataclass(frozen=True, slots=True)
 class PlainBatch:
-    """Plain rows of one run, by their rows in `plain`."""
+    """Plain rows of one run: a range of those in `plain`."""
 
     plain: Plain
-    rows: Ints
+    rows: slice
 
     @property
     def places(self) -> Ints:
@@ -33,7 +33,7 @@ class PlainBatch:
 
     def queries(self) -> list[Query]:
         """The same as queries."""
-        return [self.plain.query(row) for row in self.rows.tolist()]
+        return [self.plain.query(row) for row in range(self.rows.start, self.rows.stop)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,9 +53,9 @@ def batches(rows: Rows, most: int, *, packs: bool) -> Iterator[PlainBatch | Quer
     """The batches of a table, of `most` rows at most; as queries unless the model `packs`."""
     plain = rows.plain
     restricted = (plain.excluded.lengths > 0) | (plain.seen.lengths > 0)
-    order = np.lexsort((plain.histories.lengths, restricted))
-    for start in range(0, len(order), most):
-        batch = PlainBatch(plain, order[start : start + most])
+    plain = plain.take(np.lexsort((plain.histories.lengths, restricted)))
+    for start in range(0, len(plain.places), most):
+        batch = PlainBatch(plain, slice(start, min(start + most, len(plain.places))))
         yield batch if packs else QueryBatch(batch.places.tolist(), batch.queries())
     asked = sorted(rows.queries.items(), key=lambda row: (bool(row[1].excluded), len(row[1].history)))
     for start in range(0, len(asked), most):
@@ -73,8 +73,8 @@ def packed(batch: PlainBatch, contract: Contract) -> tuple[Feed, Ints]:
     if "excluded" in contract.inputs:
         feed["excluded"] = _pairs(plain.excluded.take(rows), plain.seen.take(rows), plain.recommendable)
     if "candidates" in contract.inputs:
-        feed["candidates"] = np.empty((len(rows), 0), np.int64)
-        feed["candidates_length"] = np.zeros(len(rows), np.int64)
+        feed["candidates"] = np.empty((len(ks), 0), np.int64)
+        feed["candidates_length"] = np.zeros(len(ks), np.int64)
     if "user" in contract.inputs:
         feed["user"] = plain.users[rows]
     return feed, ks

@@ -26,7 +26,7 @@ class Lists(NamedTuple):
     starts: Ints
     lengths: Ints
 
-    def take(self, rows: Ints) -> Lists:
+    def take(self, rows: Ints | slice) -> Lists:
         """The lists of some rows, on the same values."""
         return Lists(self.values, self.starts[rows], self.lengths[rows])
 

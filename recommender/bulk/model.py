@@ -22,8 +22,8 @@ from recommender.settings.settings import Settings
 from recommender.threads import in_background
 
 _LEAST_ROWS, _MOST_ROWS = 64, 256
-_SCORES_OF_A_RUN = 1 << 22
-"""Scores that a run computes at most, if that leaves it `_LEAST_ROWS` rows: 16 MB stay in the caches."""
+_SCORES_OF_A_RUN = 1 << 20
+"""Scores that a run computes at most, if that leaves it `_LEAST_ROWS` rows: 4 MB stay in the caches of a core."""
 _SLOTS = 64
 
 log = structlog.get_logger(__name__)

@@ -51,10 +51,23 @@ class Plain:
     recommendable: int
     """Items that are not below it are in no answer, so they are not excluded."""
 
+    def take(self, rows: Ints) -> Plain:
+        """Some rows, in this order."""
+        return Plain(
+            self.places[rows],
+            self.histories.take(rows),
+            self.ks[rows],
+            self.excluded.take(rows),
+            self.seen.take(rows),
+            self.users[rows],
+            self.recommendable,
+        )
+
     def query(self, row: int) -> Query:
         """One row as a query."""
-        history = self.histories.take(np.array([row])).flat()
-        excluded = np.concatenate((self.excluded.take(np.array([row])).flat(), self.seen.take(np.array([row])).flat()))
+        alone = slice(row, row + 1)
+        history = self.histories.take(alone).flat()
+        excluded = np.concatenate((self.excluded.take(alone).flat(), self.seen.take(alone).flat()))
         return Query(
             tuple(history.tolist()),
             int(self.ks[row]),
