@@ -5,13 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import pairwise
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from recommender.api.options import Options
 from recommender.domain import Times, Types
 from recommender.errors import InputsError, Violation, quoted
 from recommender.models.version import Version
+from recommender.recommend_api.v1 import recommend_api_pb2 as api
 
+T = TypeVar("T")
+
+SURELY_SHORT = 64
+"""Characters of a key that is within its limit of bytes however it is encoded."""
 _NAMED_VIOLATIONS = 10
 """A caller's status stays small, however many types are unknown."""
 
@@ -28,14 +33,31 @@ class Events(NamedTuple):
 NO_EVENTS = Events()
 
 
-def read_events(version: Version, options: Options, places: Sequence[int], *, leniently: bool) -> Events:
+def plain_events(request: api.RecommendRequest, options: Options, items: int) -> int:
+    """Put types and times into options, and return how many fields they are.
+
+    Returns 0 if they may break a rule, or are not one for each of so many items.
+    """
+    ids, keys, times = request.history_type_ids[:], request.history_type_keys[:], request.history_times[:]
+    given = [each for each in (ids, keys, times) if each]
+    if (ids and keys) or any(len(each) != items for each in given):
+        return 0
+    if min(ids, default=0) < 0 or min(times, default=0) < 0:
+        return 0
+    if keys and not 0 < min(map(len, keys)) <= max(map(len, keys)) <= SURELY_SHORT:
+        return 0
+    options.history_type_ids, options.history_type_keys, options.history_times = ids, keys, times
+    return len(given)
+
+
+def read_events(version: Version, options: Options, places: range | list[int], *, leniently: bool = False) -> Events:
     """Read types and times at these places of the history, those of the items that the model reads.
 
     Raises InputsError if the model needs some that the request lacks, or does not know a type, or takes only times that
     ascend. Read `leniently`, the last two are ignored if the model has a default.
     """
     types, times = version.model.history_types, version.model.history_times
-    if not places:
+    if not places or (types is None and times is None):
         return NO_EVENTS
     ignored: list[str] = []
 
@@ -55,7 +77,7 @@ def read_events(version: Version, options: Options, places: Sequence[int], *, le
     )
 
 
-def _types(version: Version, types: Types, options: Options, places: Sequence[int]) -> tuple[int, ...]:
+def _types(version: Version, types: Types, options: Options, places: range | list[int]) -> tuple[int, ...]:
     label, vocabulary = version.model.label, version.type_vocabulary
     field = "history_type_keys" if options.history_type_keys else "history_type_ids"
     numbers: list[int | None]
@@ -65,10 +87,12 @@ def _types(version: Version, types: Types, options: Options, places: Sequence[in
                 Violation(field, f"model {label} has no keys for types of events: name them by history_type_ids"),
                 untaken=(field,),
             )
-        found = vocabulary.ids(options.history_type_keys[place] for place in places)
-        numbers = [None if number is None else types.first + number for number in found]
+        keys = _at(options.history_type_keys, places)
+        few = dict.fromkeys(keys)
+        found = dict(zip(few, vocabulary.ids(few), strict=True))
+        numbers = [None if (number := found[key]) is None else types.first + number for key in keys]
     elif options.history_type_ids:
-        named = [options.history_type_ids[place] for place in places]
+        named = _at(options.history_type_ids, places)
         if types.first <= min(named) and max(named) <= types.last:
             return tuple(named)
         numbers = [number if types.first <= number <= types.last else None for number in named]
@@ -87,6 +111,11 @@ def _types(version: Version, types: Types, options: Options, places: Sequence[in
     return tuple(types.unknown or 0 if number is None else number for number in numbers)
 
 
+def _at(values: Sequence[T], places: range | list[int]) -> Sequence[T]:
+    """The values at these places."""
+    return values[places.start : places.stop] if isinstance(places, range) else [values[place] for place in places]
+
+
 def _unknown(version: Version, types: Types, options: Options, places: Sequence[int]) -> InputsError:
     """The refusal of types that the model does not know; it names the first few with their places."""
     field = "history_type_keys" if options.history_type_keys else "history_type_ids"
@@ -101,7 +130,7 @@ def _unknown(version: Version, types: Types, options: Options, places: Sequence[
     )
 
 
-def _times(version: Version, times: Times, options: Options, places: Sequence[int]) -> tuple[int, ...]:
+def _times(version: Version, times: Times, options: Options, places: range | list[int]) -> tuple[int, ...]:
     label = version.model.label
     if not options.history_times:
         if times.default is None:
@@ -113,7 +142,7 @@ def _times(version: Version, times: Times, options: Options, places: Sequence[in
                 )
             )
         return ()
-    named = tuple(options.history_times[place] for place in places)
+    named = tuple(_at(options.history_times, places))
     if times.sorted_times:
         for place, (earlier, later) in zip(places[1:], pairwise(named), strict=True):
             if later < earlier:

@@ -15,7 +15,7 @@ import numpy as np
 from protovalidate import Validator
 
 from recommender.api.catalogue import Catalogue, nothing_known
-from recommender.api.events import NO_EVENTS, read_events
+from recommender.api.events import NO_EVENTS, SURELY_SHORT, plain_events, read_events
 from recommender.api.features import features_for, surely_keep_rules
 from recommender.api.messages import ceiling, validate
 from recommender.api.metadata import MOST_REPLY_BYTES
@@ -29,10 +29,8 @@ from recommender.routing.answering import NO_REMARKS, Remarks
 from recommender.settings.requests import RequestSettings
 
 _ITEM_IDS = api.RecommendRequest.DESCRIPTOR.fields_by_name["item_ids"]
-_PLAIN_FIELDS = 3
-"""A history, a user and features."""
-_SURELY_SHORT = 64
-"""Characters of a key that is within its limit of bytes however it is encoded."""
+_PLAIN_FIELDS = 5
+"""A history, a user, features, types and times."""
 _USER_ALONE = Remarks(is_user_alone=True)
 _FEW = 100
 _ITEM_BYTES = 9
@@ -71,7 +69,7 @@ class Asked:
     """A request that was read. `history` names items by ids, unless the options have keys for it.
 
     `highest` is the largest id of a plain request, one that holds ids of a history and nothing else. It is infinite for
-    any other request; `highest_beside` is the same of one that holds a user or features beside them. An Asked is made
+    any other request; `highest_beside` is the same of one that holds inputs of a model beside them. An Asked is made
     for every call, so it is not frozen: that would take five times as long.
     """
 
@@ -111,8 +109,10 @@ class Asked:
             and len(self.history) <= version.plain_history
             and (user.known or (self.history and options.user is None))
             and not ignored
+            and not leniently
         ):
-            query = Query(self.history, version.limit, user=user.number, features=features)
+            types, times, _ = read_events(version, options, range(len(self.history)))
+            query = Query(self.history, version.limit, (), None, user.number, types, times, features)
             return query, NO_REMARKS if self.history else _USER_ALONE
         catalogue = Catalogue(version, reject_unknown=options.reject_unknown)
         named = catalogue.known("item", self.history, options.history_keys)
@@ -143,7 +143,7 @@ class Asked:
         query = Query(read, k, tuple(sorted(excluded)), allowed, user.number, events.types, events.times, features)
         return query, remarks
 
-    def _places(self, catalogue: Catalogue, kept: int) -> Sequence[int]:
+    def _places(self, catalogue: Catalogue, kept: int) -> range | list[int]:
         """The places in the request's history of the items that were not left out, of which there are so many."""
         keys = self.options.history_keys
         sent = len(self.history) or len(keys)
@@ -204,20 +204,22 @@ class Reader:
         return Asked(tuple(request.item_ids[:]), math.inf, request_id, request.model, options)
 
     def _plain_beside(self, request: api.RecommendRequest, request_id: str, fields: int) -> Asked | None:
-        """Read a request of a user, features and ids of a history, and nothing else; None if it may break a rule."""
+        """Read a request of inputs and ids of a history, and nothing else; None if it may break a rule."""
         if fields > _PLAIN_FIELDS:
             return None
         user = request.user_id if request.HasField("user_id") else request.user_key or None
         history = tuple(request.item_ids[:])
         features = request.features or None
         told = bool(history) + (user is not None) + (features is not None)
-        if fields != told or len(history) > self._limits.history or min(history, default=0) < 0:
+        if len(history) > self._limits.history or min(history, default=0) < 0:
             return None
-        if user is not None and (len(user) > _SURELY_SHORT if isinstance(user, str) else user < 0):
+        if user is not None and (len(user) > SURELY_SHORT if isinstance(user, str) else user < 0):
             return None
         if features is not None and not surely_keep_rules(features):
             return None
         options = Options(self._limits.reject_unknown, self._limits.reject_inputs, user=user, features=features)
+        if fields != told and fields != told + plain_events(request, options, len(history)):
+            return None
         return Asked(history, math.inf, request_id, "", options, max(history, default=-1))
 
     def requests_of(self, call: api.BatchRecommendRequest) -> Sequence[api.RecommendRequest]:

@@ -128,7 +128,7 @@ class Loader:
             loaded_at=datetime.now(UTC),
             limit=self._limit,
             plain_history=min(self._max_history, model.longest_history or self._max_history),
-            plain_items=-1 if _needs_features(model) else _plain_items(model),
+            plain_items=-1 if _needs_features(model) or _needs_events(model) else _plain_items(model),
             needs_features=_needs_features(model),
             plain_beside=_plain_items(model),
             label=model.label,
@@ -147,8 +147,6 @@ def _plain_items(model: Model) -> float:
     """Ids below this are items, and a history of them is enough to rank by."""
     if model.users is not None and model.users.unknown == "fallback":
         return 0
-    if any(beside is not None and beside.default is None for beside in (model.history_types, model.history_times)):
-        return 0
     if model.padding_id is not None:
         return min(model.padding_id, model.readable or 0)
     return math.inf if model.readable is None else model.readable
@@ -157,6 +155,11 @@ def _plain_items(model: Model) -> float:
 def _needs_features(model: Model) -> bool:
     """Whether a request may not leave out every feature."""
     return any(feature.default is None for feature in model.features)
+
+
+def _needs_events(model: Model) -> bool:
+    """Whether a history may not come without types or times."""
+    return any(each is not None and each.default is None for each in (model.history_types, model.history_times))
 
 
 def _log_loaded(engine: OnnxEngine, artifact: Artifact, working: int | None) -> None:

@@ -18,7 +18,7 @@ class Version:
     """One version of a model, loaded and warm. `limit` is the number of recommendations for callers who set none.
 
     Of a history of ids below `plain_items` the last `plain_history` are ranked: none of them is unknown. Beside a known
-    user or features the same holds below `plain_beside`.
+    user, features, types or times the same holds below `plain_beside`.
     """
 
     model: Model

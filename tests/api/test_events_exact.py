@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import grpc
 import pytest
@@ -26,8 +27,11 @@ pytestmark = pytest.mark.both_edges
 
 @pytest.fixture(scope="module")
 def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    output = tmp_path_factory.mktemp("shopper") / "10_model.onnx"
-    return export_model(ExportOptions(network="tests.support.event_networks:Shopper", output=output))
+    folder = tmp_path_factory.mktemp("shopper")
+    keys, output = folder / "types.txt", folder / "10_model.onnx"
+    keys.write_text("view\ncart\nsold\n", encoding="utf-8")
+    word = "tests.support.event_networks:Shopper"
+    return export_model(ExportOptions(network=word, type_vocabulary=keys, output=output))
 
 
 @pytest.fixture(scope="module")
@@ -93,3 +97,24 @@ def test_rows_of_every_kind_in_one_batch_get_what_torch_gives_each_alone(
             assert result.WhichOneof("outcome") == "response", result.error
             response = result.response
             assert Ranking(list(response.item_ids), list(response.scores)).equals(ranking, tolerance)
+
+
+_LISTS = {
+    "item_ids": st.lists(st.one_of(st.integers(0, ITEMS - 1), st.integers(-1, ITEMS)), min_size=1, max_size=3),
+    "history_type_ids": st.lists(st.one_of(st.integers(1, TYPES), st.integers(-1, 2**31 - 1)), max_size=3),
+    "history_type_keys": st.lists(st.sampled_from(["view", "cart", "", "x" * 65, "ä" * 200]), max_size=3),
+    "history_times": st.lists(st.one_of(st.integers(0, 9), st.integers(-(2**63), 2**63 - 1)), max_size=3),
+}
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(lists=st.fixed_dictionaries({}, optional=_LISTS))
+def test_a_request_of_types_and_times_and_one_that_goes_the_general_way_come_to_the_same(
+    stub: api_grpc.RecommenderServiceStub, lists: dict[str, Any]
+) -> None:
+    short = api.RecommendRequest(**lists)
+    general = api.RecommendRequest(**lists, routing_key="anything")
+
+    one, other = stub.BatchRecommend(api.BatchRecommendRequest(requests=[short, general]), timeout=60).results
+
+    assert one == other
