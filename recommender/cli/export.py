@@ -77,6 +77,9 @@ def export(
     sorted_times: Annotated[
         bool | None, typer.Option("--sorted-times", help="Refuse histories whose times descend.")
     ] = None,
+    features: Annotated[
+        Path | None, typer.Option(help="JSON of the features that your network's forward takes, by name.")
+    ] = None,
     name: Annotated[str | None, typer.Option(help="The model's name; by default the network's.")] = None,
     version: Annotated[str, typer.Option(help="The model's version.")] = "1",
     output: Annotated[
@@ -126,6 +129,7 @@ def export(
             type_vocabulary=type_vocabulary,
             default_time=default_time,
             sorted_times=sorted_times,
+            features=features,
             name=name,
             version=version,
             coarse=coarse,  # type: ignore[arg-type]  # the options check it

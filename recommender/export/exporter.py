@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import onnxruntime
 
-from recommender.domain import Ranking
+from recommender.domain import Feature, Ranking
 from recommender.errors import ModelError
 from recommender.export.artifact import drafts, publish, write_model
 from recommender.export.check import ModelFile, check_model
@@ -29,7 +31,8 @@ from recommender.export.summary import summary
 from recommender.export.table import Layout, hide, pack
 from recommender.export.ties import check_ties
 from recommender.export.truth import Scores
-from recommender.models.card import Card, CardTimes, CardTypes, CardUsers, Expected, Golden, card_files
+from recommender.models.card import Card, CardTimes, CardTypes, CardUsers, Expected, Given, Golden, card_files
+from recommender.models.features import in_order
 from recommender.models.parity import disparity, read_parity, refusal, wanted
 
 _GOLDEN = 3
@@ -134,6 +137,7 @@ def export_model(
         progress("writing the model", 0.9)
         describe(model, {**metadata, "score_tolerance": f"{tolerance:.6g}"})
         files = write_model(model, table, path, options.external_data_bytes, encoder.apart) | lists.write(path)
+        files |= subject.declared.write(path)
         card = Card(
             name=options.model_name,
             version=options.version,
@@ -148,6 +152,7 @@ def export_model(
             users=None if subject.users is None else CardUsers(**asdict(subject.users)),
             history_types=None if subject.types is None else CardTypes(**asdict(subject.types)),
             history_times=None if subject.times is None else CardTimes(**asdict(subject.times)),
+            features=subject.declared.cards,
             never_recommended=subject.never,
             score_tolerance=tolerance,
             opset=OPSET,
@@ -159,7 +164,7 @@ def export_model(
                 "onnxruntime": onnxruntime.__version__,
             },
             files=card_files(files),
-            golden=_golden(ModelFile(path), histories, options.num_recommendations, beside),
+            golden=_golden(ModelFile(path), histories, options.num_recommendations, beside, subject.declared.features),
             parity=parity,
         )
         publish(files, card, options.path)
@@ -219,7 +224,7 @@ def _parity(options: ExportOptions, subject: Subject, lists: Lists) -> tuple[Exp
     try:
         takes_times = subject.times is not None
         names = lists.names(subject.items, subject.readable, subject.users, subject.types, takes_times=takes_times)
-        return read_parity(options.parity, names)
+        return read_parity(options.parity, replace(names, features=subject.declared.by_name()))
     except ModelError as error:
         raise ExportError(f"{error}.") from error
 
@@ -229,6 +234,7 @@ def _check_parity(model: ModelFile, parity: Sequence[Expected], subject: Subject
     for expected in parity:
         try:
             query = expected.query(wanted(expected, max_k), subject.longest_history)
+            query = query._replace(features=in_order(subject.declared.features, expected.features))
             got = model.rank([query.history], query.k, beside=subject.beside(query))
         except ModelError as error:
             raise ExportError(f"{error}.") from error
@@ -239,7 +245,9 @@ def _check_parity(model: ModelFile, parity: Sequence[Expected], subject: Subject
             raise ExportError(f"The model was not written: {refusal(expected, fault)}.")
 
 
-def _golden(model: ModelFile, histories: Sequence[History], k: int, beside: Beside) -> tuple[Golden, ...]:
+def _golden(
+    model: ModelFile, histories: Sequence[History], k: int, beside: Beside, features: Sequence[Feature]
+) -> tuple[Golden, ...]:
     """What the model itself answers to the first histories, and to those without an item, one by one."""
     answered = []
     for row, history in enumerate(histories):
@@ -253,11 +261,18 @@ def _golden(model: ModelFile, histories: Sequence[History], k: int, beside: Besi
                 user=int(own["user"][0]) if "user" in own else 0,
                 history_types=_first(own, "history_types", len(history)),
                 history_times=_first(own, "history_times", len(history)),
+                features={feature.name: _one(own[feature.name]) for feature in features},
                 recommendations=tuple(got.ids[0].tolist()),
                 scores=tuple(got.scores[0].tolist()),
             )
         )
     return tuple(answered)
+
+
+def _one(values: npt.NDArray[Any]) -> Given:
+    """What the only row has for a feature."""
+    (value,) = values.tolist()
+    return tuple(value) if isinstance(value, list) else value
 
 
 def _first(beside: Beside, name: str, length: int) -> tuple[int, ...]:

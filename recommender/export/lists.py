@@ -45,7 +45,7 @@ class Lists:
         """
         ids: dict[str, int] | None = None
         if vocabulary is not None:
-            lines = _lines(vocabulary)
+            lines = lines_of(vocabulary)
             if len(lines) != (keys or items):
                 raise ExportError(
                     f"{vocabulary} has {len(lines)} keys and the catalogue {keys or items} items; give one key a line, "
@@ -62,7 +62,7 @@ class Lists:
         """The same with the keys of users; raises ExportError where the file has not one for each."""
         if vocabulary is None or users is None:
             return self
-        keys = tuple(_lines(vocabulary))
+        keys = tuple(lines_of(vocabulary))
         if len(keys) != users.count:
             raise ExportError(
                 f"{vocabulary} has {len(keys)} keys and the network {users.count} users; give one key a line, the "
@@ -74,7 +74,7 @@ class Lists:
         """The same with the keys of types of events; raises ExportError where the file has not one for each."""
         if vocabulary is None or types is None:
             return self
-        keys = tuple(_lines(vocabulary))
+        keys = tuple(lines_of(vocabulary))
         if len(keys) != types.count:
             raise ExportError(
                 f"{vocabulary} has {len(keys)} keys and the network {types.count} types of events; give one key a "
@@ -134,7 +134,7 @@ def _numbered(keys: Sequence[str] | None, first: int) -> dict[str, int] | None:
 
 def _ids(path: Path, known: Mapping[str, int] | None, items: int) -> tuple[int, ...]:
     found: dict[int, int] = {}
-    for number, line in enumerate(_lines(path), 1):
+    for number, line in enumerate(lines_of(path), 1):
         if known is not None:
             item = known.get(line, items)
             expected = "a key of the vocabulary" + (" that may be recommended" if items < len(known) else "")
@@ -149,7 +149,7 @@ def _ids(path: Path, known: Mapping[str, int] | None, items: int) -> tuple[int, 
     return tuple(found)
 
 
-def _lines(path: Path) -> list[str]:
+def lines_of(path: Path) -> list[str]:
     """The lines of a text file, each of them once and none empty."""
     try:
         text = path.read_text(encoding="utf-8-sig").removesuffix("\n")

@@ -12,7 +12,7 @@ from recommender.export.errors import ExportError
 MAX_K = 1_000
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
-BUILT_IN = ("reference", "sasrec", "gru4rec", "tisasrec")
+BUILT_IN = ("reference", "sasrec", "gru4rec", "tisasrec", "two-tower")
 
 Coarse = Literal["none", "int8"]
 Side = Literal["right", "left"]
@@ -34,11 +34,11 @@ class Sizes:
 class ExportOptions:
     """One export.
 
-    `network` is "reference", "sasrec", "gru4rec", "tisasrec" or "module:factory". `items`, `dim`, `layers`, `heads`
-    and `longest_history` shape the built-in ones; None stands for the number in `Sizes`. A factory brings its own
-    network, to which `items`, `dim` and `longest_history` must not be contrary; the last holds where it tells none. The
-    file is `output`, or `weights/{num_recommendations}_model.onnx`. `max_k` is the most a caller may ask
-    for; None means `min(items, 1000)`. `checkpoint` is a `state_dict` written by `torch.save`.
+    `network` is "reference", "sasrec", "gru4rec", "tisasrec", "two-tower" or "module:factory". `items`, `dim`,
+    `layers`, `heads` and `longest_history` shape the built-in ones; None stands for the number in `Sizes`. A factory
+    brings its own network, to which `items`, `dim` and `longest_history` must not be contrary; the last holds where it
+    tells none. The file is `output`, or `weights/{num_recommendations}_model.onnx`. `max_k` is the most a caller may
+    ask for; None means `min(items, 1000)`. `checkpoint` is a `state_dict` written by `torch.save`.
     `vocabulary` is a text file with the items' keys, line i the key of item i; `fallback` is one with what to
     recommend where nothing is known, best first: a key a line where there is a vocabulary, else an item id.
     `never_recommend` is one with items that no answer may hold, in the same form. `parity` is a JSONL file of histories
@@ -46,9 +46,9 @@ class ExportOptions:
     padding to the network, which stands on its `padding_side`; no item has it. `users`, `first_user` and `unknown_user`
     are those of the card's `users`, where the network does not say them; `user_vocabulary` is a text file with the
     users' keys, the first user's first. `types`, `first_type`, `unknown_type`, `default_type` and `type_vocabulary` say
-    the same of the types of events, and `default_time` and `sorted_times` are those of the card's `history_times`. A
-    table of at least `external_data_bytes` goes into a file of its own beside
-    the model.
+    the same of the types of events, and `default_time` and `sorted_times` are those of the card's `history_times`.
+    `features` is a JSON file that declares the features that `forward` takes, where the network does not. A table of at
+    least `external_data_bytes` goes into a file of its own beside the model.
 
     Raises ExportError where a number or a name makes no sense by itself.
     """
@@ -81,6 +81,7 @@ class ExportOptions:
     type_vocabulary: Path | None = None
     default_time: int | None = None
     sorted_times: bool | None = None
+    features: Path | None = None
     name: str | None = None
     version: str = "1"
     exported_by: str = "recommender export"

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
 from recommender.domain import Query, Times, Types, Users
+from recommender.engine.features import pack_features
 from recommender.export.check import PARITY
 from recommender.export.errors import ExportError
 from recommender.export.networks.events import checked_times, checked_types, times_of, types_of
+from recommender.export.networks.features import Declared, checked_features, features_of
 from recommender.export.networks.inputs import NOTHING, Beside, History, Named, arrays, rows_of
 from recommender.export.networks.padding import Padded
 from recommender.export.networks.users import alone, checked_users, users_of
@@ -23,6 +27,7 @@ from recommender.export.truth import Ids, Scores, Truth
 
 # Ids beside the items that tables of embeddings have rows for: padding, mask, unknown.
 _SPECIAL_IDS = 8
+_NOTHING_DECLARED = Declared()
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +49,7 @@ class Subject:
     users: Users | None = None
     types: Types | None = None
     times: Times | None = None
+    declared: Declared = _NOTHING_DECLARED
     never: tuple[int, ...] = ()
 
     @classmethod
@@ -59,7 +65,8 @@ class Subject:
         bias = _numbers(network, "item_bias", dimensions=1)
         users = users_of(network, options)
         types, times = types_of(network, options), times_of(network, options)
-        some = _beside(users, types, times, [[0 if padding_id != 0 else 1]])
+        declared = features_of(network, options.features, options.path)
+        some = _beside(users, types, times, declared, [[0 if padding_id != 0 else 1]])
         reader = Named(network, tuple(some)) if some else network
         if padding_id is not None:
             reader = Padded(reader, padding_id, longest, options.padding_side, tuple(some))
@@ -69,7 +76,7 @@ class Subject:
                 _refuse_vectors(network, size, longest)
             _refuse_contrary(options, name, items=size)
             readable = _readable(network, size)
-            subject = cls(reader, name, size, None, None, longest, padding_id, readable, users, types, times)
+            subject = cls(reader, name, size, None, None, longest, padding_id, readable, users, types, times, declared)
             return subject.barring(_never(network, size))
         items = len(embeddings)
         _refuse_contrary(options, name, items=items, dim=embeddings.shape[1])
@@ -89,7 +96,8 @@ class Subject:
             never = [*never, *np.flatnonzero(barred).tolist()]
             bias = np.where(barred, np.float32(0), bias)
         readable = _readable(network, items)
-        subject = cls(reader, name, items, embeddings, bias, longest, padding_id, readable, users, types, times)
+        told = (users, types, times, declared)
+        subject = cls(reader, name, items, embeddings, bias, longest, padding_id, readable, *told)
         return subject.barring(never)
 
     def barring(self, items: Iterable[int]) -> Subject:
@@ -111,14 +119,14 @@ class Subject:
         """Histories to check with, some without an item where the network takes users, and what is beside them."""
         by_themselves = alone(self.users)
         checked = [*histories, *([] for _ in by_themselves)]
-        beside = dict(_beside(self.users, self.types, self.times, checked))
+        beside = dict(_beside(self.users, self.types, self.times, self.declared, checked))
         if by_themselves:
             beside["user"][len(histories) :] = by_themselves
         return checked, beside
 
     def beside(self, query: Query) -> Beside:
         """What the network takes beside a history, as a query has it or by default."""
-        beside: dict[str, Ids] = {}
+        beside: dict[str, npt.NDArray[Any]] = {}
         size, types, times = max(len(query.history), 1), self.types, self.times
         if self.users is not None:
             beside["user"] = np.array([query.user])
@@ -127,7 +135,7 @@ class Subject:
             beside["history_types"] = np.array([query.history_types or (default,) * size])
         if times is not None:
             beside["history_times"] = np.array([query.history_times or (times.default or 0,) * size])
-        return beside
+        return beside | pack_features(self.declared.features, [query])
 
     def truth(self, histories: Sequence[History], beside: Beside = NOTHING) -> Truth:
         """The scores of all items [len(histories), items], each history by itself, with what is `beside` it.
@@ -162,16 +170,18 @@ class Subject:
                 )
 
 
-def _beside(users: Users | None, types: Types | None, times: Times | None, histories: Sequence[History]) -> Beside:
+def _beside(
+    users: Users | None, types: Types | None, times: Times | None, declared: Declared, histories: Sequence[History]
+) -> Beside:
     """What a network takes beside these histories, to check it with."""
-    beside: dict[str, Ids] = {}
+    beside: dict[str, npt.NDArray[Any]] = {}
     if users is not None:
         beside["user"] = np.array(checked_users(users, len(histories)), np.int64)
     if types is not None:
         beside["history_types"] = checked_types(types, histories)
     if times is not None:
         beside["history_times"] = checked_times(histories)
-    return beside
+    return beside | checked_features(declared.features, len(histories))
 
 
 def _longest_history(network: nn.Module, options: ExportOptions) -> int | None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from recommender.export.subject import Subject
-from recommender.models.card import Card
+from recommender.models.card import Card, CardFeature
 
 # A bias so many times the other scores' scale below them hides an item from every answer but the longest.
 _FAR_BELOW = 1_000
@@ -43,6 +43,8 @@ def summary(subject: Subject, card: Card, path: Path) -> Iterator[str]:
     if (times := card.history_times) is not None:
         order = "in order only" if times.sorted_times else "in any order"
         yield f"Times: Unix milliseconds, {order}; a history without times is {_read(times.default)}."
+    if card.features:
+        yield f"Features: {', '.join(map(_feature, card.features))}."
     if card.padding_id is not None:
         yield f"Padding: id {card.padding_id}, which is no item."
     yield f"Answers: {card.default_k} items for callers who set no limit, {card.max_k} at most."
@@ -54,6 +56,13 @@ def summary(subject: Subject, card: Card, path: Path) -> Iterator[str]:
             f"Note: the bias of {hidden:,} items is far below all scores. They come last, and they do come back; "
             "-inf means never."
         )
+
+
+def _feature(feature: CardFeature) -> str:
+    width = "" if feature.width is None else f" [{feature.width}]"
+    strings = "" if feature.tokens is None else f" of {feature.tokens:,} tokens"
+    needed = "needed" if feature.default is None else f"else {feature.default}"
+    return f"{feature.name} ({feature.type}{width}{strings}, {needed})"
 
 
 def _read(stands_for: int | None) -> str:

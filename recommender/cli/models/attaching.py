@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from importlib.metadata import version as version_of
 from pathlib import Path
@@ -13,7 +14,7 @@ import typer
 
 from recommender.cli.lazy import fail
 from recommender.cli.running import load_settings, logged, run
-from recommender.domain import Model, Query, Ranking, Types, Users
+from recommender.domain import Feature, Model, Ranking, Types, Users
 from recommender.engine.contract import Contract
 from recommender.engine.drawing import drawn_query
 from recommender.engine.engine import OnnxEngine, open_engine
@@ -22,6 +23,7 @@ from recommender.engine.sessions import as_model_error
 from recommender.errors import ModelError, StartError
 from recommender.export.errors import ExportError
 from recommender.export.lists import Lists
+from recommender.export.networks.features import Declared, read_features_file
 from recommender.models.artifact import Artifact, open_artifact
 from recommender.models.card import (
     Card,
@@ -35,6 +37,7 @@ from recommender.models.card import (
     file_sha256,
 )
 from recommender.models.description import describe
+from recommender.models.features import by_name
 from recommender.models.loader import loader, open_model
 from recommender.models.parity import read_parity
 from recommender.settings.settings import Settings
@@ -87,6 +90,7 @@ def card(
         int | None, typer.Option(help="The time, in Unix ms, of histories without times; by default they are refused.")
     ] = None,
     sorted_times: Annotated[bool, typer.Option("--sorted-times", help="Refuse histories whose times descend.")] = False,
+    features: Annotated[Path | None, typer.Option(help="JSON of its inputs that are features, by name.")] = None,
     parity: Annotated[Path | None, typer.Option(help="JSONL of histories with what was recommended.")] = None,
 ) -> None:
     """Write the card of a model file, with its keys and lists beside it, after trying it as a server would."""
@@ -96,7 +100,8 @@ def card(
     try:
         given = {"items": items, "default_k": default_k, "max_k": max_k, "longest_history": longest_history}
         given["users"], given["history_types"] = users, types
-        model, content = _facts(settings, file, given)
+        declared = Declared() if features is None else read_features_file(features, file)
+        model, content = _facts(settings, file, given, declared.features)
         count = model.items
         if count is None:
             raise ModelError(f"{file} does not tell how many items it has; say it by --items")
@@ -111,7 +116,7 @@ def card(
         lists = lists.with_types(type_vocabulary, known_types)
         timed = model.history_times is not None
         beside: Files = {file.with_name(each): "external_data" for each in sorted(content.elsewhere)}
-        written = lists.write(file)
+        written = lists.write(file) | declared.write(file)
         described = Card(
             name=name or file.stem,
             version=version,
@@ -126,6 +131,7 @@ def card(
             users=taken,
             history_types=events,
             history_times=CardTimes(default=default_time, sorted_times=sorted_times) if timed else None,
+            features=declared.cards,
             never_recommended=tuple(sorted(lists.never)),
             score_tolerance=0.0,
             opset=content.opset,
@@ -136,7 +142,12 @@ def card(
             golden=(),
             parity=()
             if parity is None
-            else read_parity(parity, lists.names(count, readable, known, known_types, takes_times=timed)),
+            else read_parity(
+                parity,
+                replace(
+                    lists.names(count, readable, known, known_types, takes_times=timed), features=declared.by_name()
+                ),
+            ),
         )
         written[card_path(file)] = "model"
         told = run(logged(settings, _attach(settings, file, described), level="warning"))
@@ -149,13 +160,15 @@ def card(
     typer.echo(told)
 
 
-def _facts(settings: Settings, file: Path, given: Mapping[str, int | None]) -> tuple[Model, OnnxFile]:
+def _facts(
+    settings: Settings, file: Path, given: Mapping[str, int | None], features: tuple[Feature, ...]
+) -> tuple[Model, OnnxFile]:
     """What the file and the options tell of the model, and what the file is made of."""
     artifact = Artifact(file, file_sha256(file), None)
     more = {f"recommender.{key}": str(value) for key, value in given.items() if value is not None}
 
     def told(contract: Contract, metadata: Mapping[str, str], width: int | str | None) -> Model:
-        return describe(artifact, contract, {**metadata, **more}, width)
+        return replace(describe(artifact, contract, {**metadata, **more}, width), features=features)
 
     engine = open_engine(settings.engine, file, told)
     engine.close()
@@ -206,7 +219,7 @@ async def _answers(engine: OnnxEngine) -> tuple[tuple[Golden, ...], float]:
     known = [tuple(model.some_item if item == model.padding_id else item for item in history) for history in histories]
     queries = [drawn_query(model, history, model.default_k, drawn) for history in known]
     if model.users is not None:
-        queries.insert(0, Query((), model.default_k, user=model.users.first))
+        queries.insert(0, drawn_query(model, (), model.default_k, drawn)._replace(user=model.users.first))
     together = await engine.run(queries)
     alone = [(await engine.run([query]))[0] for query in queries]
     golden = tuple(
@@ -215,6 +228,7 @@ async def _answers(engine: OnnxEngine) -> tuple[tuple[Golden, ...], float]:
             user=query.user,
             history_types=query.history_types,
             history_times=query.history_times,
+            features=by_name(model.features, query.features),
             recommendations=tuple(ranking.item_ids),
             scores=tuple(ranking.scores),
         )

@@ -15,6 +15,7 @@ from recommender.export.networks.gru4rec import Gru4Rec
 from recommender.export.networks.network import ReferenceNetwork
 from recommender.export.networks.sasrec import SasRec
 from recommender.export.networks.tisasrec import TiSasRec
+from recommender.export.networks.two_tower import TwoTower
 from recommender.export.obstacles import failure
 from recommender.export.options import BUILT_IN, ExportOptions
 
@@ -50,6 +51,8 @@ def _build(options: ExportOptions) -> nn.Module:
             return SasRec(sizes.items, sizes.dim, sizes.layers, sizes.heads, sizes.longest_history)
         case "tisasrec":
             return TiSasRec(sizes.items, sizes.dim, sizes.layers, sizes.heads, sizes.longest_history)
+        case "two-tower":
+            return TwoTower(sizes.items, sizes.dim)
         case "gru4rec":
             return Gru4Rec(sizes.items, sizes.dim, sizes.layers, sizes.longest_history)
         case word:
