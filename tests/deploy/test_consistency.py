@@ -13,6 +13,8 @@ import pytest
 import yaml
 
 from recommender.api.metadata import SERVICE_NAME
+from recommender.edges.health import SERVICE_NAME as HEALTH_NAME
+from recommender.edges.open_inference import SERVICE_NAME as INFERENCE_NAME
 from recommender.observability import workers
 from recommender.observability.instruments import INSTRUMENTS
 from recommender.recommend_api.v1 import recommend_api_pb2 as api
@@ -175,14 +177,24 @@ def test_the_load_balancer_s_health_check_is_a_method_of_the_service() -> None:
     assert method in api.DESCRIPTOR.services_by_name["RecommenderService"].methods_by_name
 
 
-def test_the_gateway_s_route_names_the_service() -> None:
+def test_the_gateway_s_route_names_the_services() -> None:
     routes = [
         each for _, each in documents("deploy/kubernetes/components/gateway/*.yaml") if each["kind"] == "GRPCRoute"
     ]
 
     assert [m["method"]["service"] for r in routes for rule in r["spec"]["rules"] for m in rule["matches"]] == [
-        SERVICE_NAME
+        SERVICE_NAME,
+        INFERENCE_NAME,
     ]
+
+
+def test_the_proxy_in_front_has_a_route_for_each_service() -> None:
+    (_, config) = next(documents("deploy/envoy/envoy.yaml"))
+    matches = [each["match"] for each in mappings(config) if "match" in each]
+
+    assert {match["prefix"] for match in matches if "prefix" in match} == {
+        f"/{name}/" for name in (SERVICE_NAME, INFERENCE_NAME, HEALTH_NAME)
+    }
 
 
 def test_kubernetes_kills_only_after_the_drain() -> None:
