@@ -20,7 +20,7 @@ from recommender.api.open_inference.lists import (
     lists_of,
 )
 from recommender.api.open_inference.names import HISTORY, INPUTS, TIMES, TYPES, about_inputs
-from recommender.api.open_inference.tensors import ITEMS, VALUES, Tensor, Texts, read_tensors, refused
+from recommender.api.open_inference.tensors import ITEMS, VALUES, Tensor, Tensors, Texts, read_tensors, refused
 from recommender.api.options import Items, Options
 from recommender.api.queries import PART_ITEMS, Asked, Limits
 from recommender.domain import Feature
@@ -155,15 +155,15 @@ class RowReader:
             return None
         return Asked(history, ends[-1], request_id, model, self._no_options)
 
-    def read(
-        self, request: oip.ModelInferRequest, model: str, request_id: str, declared: Mapping[str, Feature]
-    ) -> Rows:
-        """Read what a request has, up to its rows; `declared` are the features that models have inputs for.
+    def open(self, request: oip.ModelInferRequest, declared: Mapping[str, Feature]) -> Tensors:
+        """Read the inputs of a request; `declared` are the features that models have inputs for.
 
-        Raises InvalidRequestError if it is at fault as a whole.
+        Raises InvalidRequestError as `read_tensors` does.
         """
-        known = {**dict.fromkeys(declared, VALUES), **_KNOWN} if declared else _KNOWN
-        tensors = read_tensors(request, known)
+        return read_tensors(request, {**dict.fromkeys(declared, VALUES), **_KNOWN} if declared else _KNOWN)
+
+    def rows(self, tensors: Mapping[str, Tensor], model: str, request_id: str, declared: Mapping[str, Feature]) -> Rows:
+        """Read the rows that these inputs make. Raises InvalidRequestError if the request is at fault as a whole."""
         history, users = tensors.get(HISTORY), tensors.get("user")
         if history is None and users is None:
             raise refused("inputs", f"{HISTORY} is missing")

@@ -134,7 +134,10 @@ class OpenInferenceService:
         deadline: float,
     ) -> list[Answer]:
         """Answer every row, of which each is charged. `version` is the one that the request names."""
-        rows = self._reader.read(request, model, request_id, declared_features((version, *self._router.serving())))
+        declared = declared_features((version, *self._router.serving()))
+        tensors = self._reader.open(request, declared)
+        await self._turns.each(tensors.fillings, lambda fill: fill())
+        rows = self._reader.rows(tensors.named, model, request_id, declared)
         charge(rows.count)
         check_size(rows.count, rows.longest(version.limit), names, version)
         answers: list[Answer] = []

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
 from itertools import islice
 from types import MappingProxyType
 from typing import Any, Final, TypeAlias
@@ -38,6 +39,8 @@ _TYPED: Final[Mapping[str, str]] = MappingProxyType(
 _LENGTH_BYTES = 4
 """What stands before each element of raw BYTES: its length, little-endian."""
 _MOST_DIMENSIONS = 2
+_AT_ONCE = 1 << 12
+"""Typed contents that are copied at once, in some 0.2 ms."""
 _MOST_NAMES = 20
 _LONGEST_KEY = 256
 _LONGEST_STRING = 1024
@@ -119,8 +122,30 @@ class Tensor:
         return self.elements
 
 
-def read_tensors(request: oip.ModelInferRequest, known: Mapping[str, Sequence[str]]) -> dict[str, Tensor]:
-    """Read the inputs of a request, by name; `known` are those that there may be, with their datatypes.
+@dataclass(slots=True)
+class Tensors:
+    """The inputs of a request by name. Those of long typed contents are empty until all `fillings` were done."""
+
+    named: dict[str, Tensor] = field(default_factory=dict)
+    fillings: list[Callable[[], None]] = field(default_factory=list)
+    """Each takes some 0.2 ms."""
+
+    def copy(self, elements: Sequence[Any], dtype: str) -> Numbers:
+        """Make an array of typed contents, at once if they are few."""
+        size = len(elements)
+        if size <= _AT_ONCE:
+            return np.array(elements[:], dtype)
+        array = np.empty(size, dtype)
+
+        def fill(start: int) -> None:
+            array[start : start + _AT_ONCE] = elements[start : start + _AT_ONCE]
+
+        self.fillings += [partial(fill, start) for start in range(0, size, _AT_ONCE)]
+        return array
+
+
+def read_tensors(request: oip.ModelInferRequest, known: Mapping[str, Sequence[str]]) -> Tensors:
+    """Read the inputs of a request; `known` are the names that there may be, with their datatypes.
 
     Raises InvalidRequestError if one is unknown, comes twice, or is not what its datatype and its shape say.
     """
@@ -129,18 +154,20 @@ def read_tensors(request: oip.ModelInferRequest, known: Mapping[str, Sequence[st
         raise refused("inputs", f"{len(inputs)} inputs are more than there are: {_some(known)}")
     if raw and len(raw) != len(inputs):
         raise refused("raw_input_contents", f"it has the contents of {len(raw)} inputs, and there are {len(inputs)}")
-    tensors: dict[str, Tensor] = {}
+    tensors = Tensors()
     for place, each in enumerate(inputs):
         name = each.name
         if name not in known:
             raise refused("inputs", f"there is no input {quoted(name)}; there are {_some(known)}")
-        if name in tensors:
+        if name in tensors.named:
             raise refused(name, "it comes twice")
-        tensors[name] = _tensor(each, raw[place] if raw else None, known[name])
+        tensors.named[name] = _tensor(each, raw[place] if raw else None, known[name], tensors)
     return tensors
 
 
-def _tensor(sent: oip.ModelInferRequest.InferInputTensor, raw: bytes | None, datatypes: Sequence[str]) -> Tensor:
+def _tensor(
+    sent: oip.ModelInferRequest.InferInputTensor, raw: bytes | None, datatypes: Sequence[str], tensors: Tensors
+) -> Tensor:
     name, datatype = sent.name, sent.datatype
     if datatype not in datatypes:
         raise refused(name, f"its datatype is {quoted(datatype)}, and one of {', '.join(datatypes)} is wanted")
@@ -154,7 +181,7 @@ def _tensor(sent: oip.ModelInferRequest.InferInputTensor, raw: bytes | None, dat
         if sent.HasField("contents"):
             raise refused(name, "it has typed contents beside raw ones: send either")
         return Tensor(name, shape, _raw_elements(name, datatype, raw, size))
-    return Tensor(name, shape, _typed_elements(name, datatype, sent.contents, size))
+    return Tensor(name, shape, _typed_elements(name, datatype, sent.contents, size, tensors))
 
 
 def _raw_elements(name: str, datatype: str, raw: bytes, size: int) -> Numbers | Texts:
@@ -171,17 +198,19 @@ def _raw_elements(name: str, datatype: str, raw: bytes, size: int) -> Numbers | 
     return numbers
 
 
-def _typed_elements(name: str, datatype: str, contents: oip.InferTensorContents, size: int) -> Numbers | Texts:
-    field = _TYPED[datatype]
-    others = [each.name for each, _ in contents.ListFields() if each.name != field]
+def _typed_elements(
+    name: str, datatype: str, contents: oip.InferTensorContents, size: int, tensors: Tensors
+) -> Numbers | Texts:
+    wanted = _TYPED[datatype]
+    others = [each.name for each, _ in contents.ListFields() if each.name != wanted]
     if others:
-        raise refused(name, f"it has {others[0]}, and {datatype} stands in {field}")
-    elements = getattr(contents, field)
+        raise refused(name, f"it has {others[0]}, and {datatype} stands in {wanted}")
+    elements = getattr(contents, wanted)
     if len(elements) != size:
-        raise refused(name, f"{field} has {len(elements)} elements, and its shape makes {size}")
+        raise refused(name, f"{wanted} has {len(elements)} elements, and its shape makes {size}")
     if datatype == "BYTES":
         return Texts(name, elements, size)
-    return np.array(elements[:], _NUMBERS[datatype])
+    return tensors.copy(elements, _NUMBERS[datatype])
 
 
 def _some(names: Iterable[str]) -> str:
@@ -196,6 +225,6 @@ def _wrong_size(name: str) -> InvalidRequestError:
     )
 
 
-def refused(field: str, description: str) -> InvalidRequestError:
+def refused(name: str, description: str) -> InvalidRequestError:
     """The refusal of a request for one of its fields, or of its inputs."""
-    return InvalidRequestError(Violation(field, description))
+    return InvalidRequestError(Violation(name, description))
