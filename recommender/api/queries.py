@@ -7,18 +7,18 @@ another look at the message.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import islice
 
 import numpy as np
 from protovalidate import Validator
 
+from recommender.api.batch_call import BatchCall, divided
 from recommender.api.catalogue import Catalogue, nothing_known
 from recommender.api.events import NO_EVENTS, SURELY_SHORT, plain_events, read_events
 from recommender.api.features import features_for, surely_keep_rules
 from recommender.api.messages import ceiling, validate
-from recommender.api.metadata import MOST_REPLY_BYTES
 from recommender.api.options import Options, read_options
 from recommender.api.users import User, find_user, nobody_known
 from recommender.domain import Query, Ranking
@@ -33,11 +33,8 @@ _PLAIN_FIELDS = 5
 """A history, a user, features, types and times."""
 _USER_ALONE = Remarks(is_user_alone=True)
 _FEW = 100
-_ITEM_BYTES = 9
-"""An id and a score in a reply."""
 PART_ITEMS = 1 << 17
-_MOST_ITEMS = ceiling(api.RecommendRequest, "limit")
-"""A request for more is refused by itself."""
+"""Items of requests that are read at a time: one that is read takes many times its bytes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -222,14 +219,9 @@ class Reader:
             return None
         return Asked(history, math.inf, request_id, "", options, max(history, default=-1))
 
-    def requests_of(self, call: api.BatchRecommendRequest) -> Sequence[api.RecommendRequest]:
-        """The requests of a call, each yet to be read. Raises InvalidRequestError if they are more than may be."""
-        most = self._limits.batch_requests
-        if len(call.requests) > most:
-            raise InvalidRequestError(
-                Violation("requests", f"{len(call.requests)} requests are more than the {most} that a call may have")
-            )
-        return call.requests
+    def divided(self, call: bytes) -> BatchCall:
+        """Divide a batch call into its requests. Raises InvalidRequestError if it is malformed, or has too many."""
+        return divided(call, self._limits.batch_requests)
 
     def model_of(self, request: api.GetModelRequest) -> str:
         """The name of the model that is asked for. Raises InvalidRequestError if it breaks the rules of the proto."""
@@ -255,40 +247,6 @@ class Reader:
                 raise InvalidRequestError(
                     Violation(field, f"{len(items)} items are more than the {most} that it may have{advice}")
                 )
-
-
-def parts(requests: Sequence[api.RecommendRequest]) -> Iterator[Sequence[api.RecommendRequest]]:
-    """Divide the requests of a call into parts that are answered one after the other.
-
-    A part names `PART_ITEMS` at most, or has one request: an item that is read takes many times its bytes.
-    """
-    begin = items = 0
-    for end, request in enumerate(requests):
-        named = sum(len(value) for field, value in request.ListFields() if field.is_repeated)
-        items += named
-        if items > PART_ITEMS and end > begin:
-            yield requests[begin:end]
-            begin, items = end, named
-    if begin < len(requests):
-        yield requests[begin:]
-
-
-def check_reply(requests: Iterable[api.RecommendRequest], version: Version) -> None:
-    """Refuse a call whose reply could be larger than any that is sent, before anything is ranked for it.
-
-    Raises InvalidRequestError. Requests without a limit have that of `version`; its keys stand for those of others.
-    """
-    items = sum(request.limit or version.limit for request in requests if 0 <= request.limit <= _MOST_ITEMS)
-    keys = 0 if version.vocabulary is None else version.vocabulary.usual_bytes
-    size = items * (_ITEM_BYTES + keys)
-    if size > MOST_REPLY_BYTES:
-        raise InvalidRequestError(
-            Violation(
-                "requests",
-                f"the reply could have {size / 1e6:.0f} MB, more than the {MOST_REPLY_BYTES / 1e6:.0f} MB that are "
-                "sent: send fewer requests, or ask for fewer items",
-            )
-        )
 
 
 def _most_recent(history: tuple[int, ...], longest: int | None) -> tuple[int, ...]:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 
+from recommender.api.batch_call import BatchCall, ReplySize
+from recommender.api.messages import decoded
 from recommender.api.open_inference.service import OpenInferenceService
-from recommender.api.queries import Asked, Limits, Reader, check_reply, parts
+from recommender.api.queries import Asked, Limits, Reader
 from recommender.api.replies import description, failure, write
 from recommender.errors import RecommenderError
 from recommender.recommend_api.v1 import recommend_api_pb2 as api
@@ -42,33 +43,36 @@ class RecommenderService:
         write(asked, answer, reply)
         return reply
 
-    async def batch_recommend(
-        self, request: api.BatchRecommendRequest, deadline: float = math.inf
-    ) -> api.BatchRecommendResponse:
-        """Answer every request of a call, each with an outcome of its own.
+    async def batch_recommend(self, message: bytes, deadline: float = math.inf) -> api.BatchRecommendResponse:
+        """Answer every request of a `BatchRecommendRequest`, each with an outcome of its own.
 
-        Raises InvalidRequestError if the call has more requests than it may, or if its reply could be larger than any
-        that is sent; QuotaError if its token has more requests than it may.
+        Raises InvalidRequestError if the message is malformed, has more requests than it may, or if its reply could be
+        larger than any that is sent; QuotaError if its token has more requests than it may.
         """
-        requests = self._reader.requests_of(request)
-        charge(len(requests))
-        check_reply(requests, self._router.live)
+        call = self._reader.divided(message)
+        charge(len(call))
+        await self._check_reply(call)
         response = api.BatchRecommendResponse()
-        for part in parts(requests):
+        for part in call.parts():
             await self._answer_part(part, deadline, response)
         return response
 
-    async def _answer_part(
-        self, requests: Sequence[api.RecommendRequest], deadline: float, response: api.BatchRecommendResponse
-    ) -> None:
+    async def _check_reply(self, call: BatchCall) -> None:
+        """Refuse a call whose reply could be larger than any that is sent, before anything is ranked for it."""
+        size = ReplySize(self._router.live)
+        if size.may_exceed(len(call)):
+            await self.turns.each(call, size.add)
+            size.check()
+
+    async def _answer_part(self, requests: BatchCall, deadline: float, response: api.BatchRecommendResponse) -> None:
         """Answer some requests of a call, and add their results to its response."""
         read: list[Asked] = []
         refused: dict[int, RecommenderError] = {}
 
-        def read_one(row: tuple[int, api.RecommendRequest]) -> None:
+        def read_one(row: tuple[int, bytes]) -> None:
             place, each = row
             try:
-                read.append(self._reader.read(each))
+                read.append(self._reader.read(decoded(api.RecommendRequest, each)))
             except RecommenderError as error:
                 refused[place] = error
 

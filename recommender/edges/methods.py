@@ -26,8 +26,6 @@ from recommender.recommend_api.v1 import recommend_api_pb2 as api
 from recommender.security.access import Access
 from recommender.settings.network import NetworkSettings
 
-_SHORT_BYTES = 1 << 16
-"""Bytes of a message that is parsed in 0.2 ms."""
 _STREAM_RETRY_SECONDS = 1.0
 """When to retry a stream that was refused because too many are open."""
 
@@ -138,11 +136,10 @@ class Methods:
         # The fast path: no coroutine of its own.
         return self._opened().recommend(decoded(api.RecommendRequest, message), deadline, request_id)
 
-    async def _batch_recommend(self, message: bytes, deadline: float, _request_id: str) -> api.BatchRecommendResponse:
-        service = self._opened()
-        parse = functools.partial(decoded, api.BatchRecommendRequest, message)
-        request = parse() if len(message) <= _SHORT_BYTES else await service.turns.once(parse)
-        return await service.batch_recommend(request, deadline)
+    def _batch_recommend(
+        self, message: bytes, deadline: float, _request_id: str
+    ) -> Awaitable[api.BatchRecommendResponse]:
+        return self._opened().batch_recommend(message, deadline)
 
     async def _get_model(self, message: bytes, _deadline: float, _request_id: str) -> api.GetModelResponse:
         return self._opened().get_model(decoded(api.GetModelRequest, message))

@@ -72,10 +72,10 @@ async def held(call: Awaitable[object]) -> Held:
 async def test_a_call_of_megabytes_is_read_and_let_go_of_part_by_part() -> None:
     drawn = random.Random(1)
     requests = [api.RecommendRequest(item_ids=drawn.choices(range(300, ITEMS), k=LENGTH)) for _ in range(ROWS)]
-    request = api.BatchRecommendRequest(requests=requests)
+    message = api.BatchRecommendRequest(requests=requests).SerializeToString()
     del requests
 
-    seen = await held(service().batch_recommend(request))
+    seen = await held(service().batch_recommend(message))
 
     assert seen.blocks < ROWS * LENGTH / 3
     assert seen.seconds < 0.005
@@ -84,7 +84,8 @@ async def test_a_call_of_megabytes_is_read_and_let_go_of_part_by_part() -> None:
 async def test_the_results_of_a_call_of_many_parts_are_in_order() -> None:
     requests = [api.RecommendRequest(item_ids=[row] * LENGTH) for row in range(ROWS)]
     requests[7] = api.RecommendRequest(item_ids=[-1])
-    response = await service().batch_recommend(api.BatchRecommendRequest(requests=requests))
+    message = api.BatchRecommendRequest(requests=requests).SerializeToString()
+    response = await service().batch_recommend(message)
 
     assert response.results[7].WhichOneof("outcome") == "error"
     assert [result.response.scores[:] for result in response.results] == [

@@ -161,7 +161,7 @@ def _ask(request: Message, service: RecommenderService) -> None:
         if isinstance(request, api.RecommendRequest):
             _replied(_loop().run_until_complete(service.recommend(request)))
         elif isinstance(request, api.BatchRecommendRequest):
-            response = _loop().run_until_complete(service.batch_recommend(request))
+            response = _loop().run_until_complete(service.batch_recommend(request.SerializeToString()))
             assert len(response.results) == len(request.requests)
             for result in response.results:
                 _outcome(result)

@@ -38,7 +38,7 @@ async def alone(service: RecommenderService, request: api.RecommendRequest) -> O
 async def in_a_batch(service: RecommenderService, request: api.RecommendRequest) -> Outcome:
     other = api.RecommendRequest(item_ids=[2])
     call = api.BatchRecommendRequest(requests=[other, request, other])
-    before, result, after = (await service.batch_recommend(call)).results
+    before, result, after = (await service.batch_recommend(call.SerializeToString())).results
     for row in (before, after):
         assert row.WhichOneof("outcome") == "response"
     return result.response if result.WhichOneof("outcome") == "response" else result.error
@@ -152,7 +152,8 @@ async def test_a_shadow_is_sent_every_request_and_answers_none(ask: Ask) -> None
 async def test_a_shadow_is_sent_rows_of_a_batch_call_only_while_it_has_room() -> None:
     trial = Trial("shadow", working(), version_of(make_batcher(FakeEngine(), max_backlog=1000), version="2"))
 
-    await trial.service.batch_recommend(api.BatchRecommendRequest(requests=[api.RecommendRequest(item_ids=[2])] * 100))
+    call = api.BatchRecommendRequest(requests=[api.RecommendRequest(item_ids=[2])] * 100)
+    await trial.service.batch_recommend(call.SerializeToString())
     await turns(200)
 
     assert (trial.report.mirrored, trial.report.shed) == (64, 36)
@@ -162,7 +163,8 @@ async def test_a_shadow_is_sent_no_row_that_names_a_version_or_needs_no_engine()
     trial = Trial("shadow", working(items=5, fallback=(4, 2)), version_of(make_batcher(FakeEngine()), version="2"))
     pinned, unknown = api.RecommendRequest(item_ids=[2], model="shop@1"), api.RecommendRequest(item_ids=[20])
 
-    results = (await trial.service.batch_recommend(api.BatchRecommendRequest(requests=[pinned, unknown]))).results
+    call = api.BatchRecommendRequest(requests=[pinned, unknown])
+    results = (await trial.service.batch_recommend(call.SerializeToString())).results
     await turns(50)
 
     assert [result.response.source for result in results] == [api.SOURCE_MODEL, api.SOURCE_FALLBACK]

@@ -1,0 +1,144 @@
+"""A batch call before its requests are read: divided into them, and held to the largest reply that is sent.
+
+To parse a message of 4 MB at once would hold the event loop for 10 to 200 ms; empty requests take 80 times their bytes.
+So its requests are found by their lengths, and each is parsed by itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from google.protobuf.message import DecodeError
+
+from recommender.api.messages import ceiling
+from recommender.api.metadata import MOST_REPLY_BYTES
+from recommender.errors import InvalidRequestError, Violation
+from recommender.models.version import Version
+from recommender.recommend_api.v1 import recommend_api_pb2 as api
+
+_REQUESTS = api.BatchRecommendRequest.DESCRIPTOR.fields_by_name["requests"].number
+_VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
+_WIDTHS = {_FIXED64: 8, _FIXED32: 4}
+_LONGEST_VARINT = 10
+_HIGH_BIT = 0x80
+_OTHERS = 100
+"""Fields beside requests that are skipped: those of a later version of the proto."""
+_PART_BYTES = 1 << 18
+_ITEM_BYTES = 9
+"""An id and a score in a reply."""
+_MOST_ITEMS = ceiling(api.RecommendRequest, "limit")
+"""A request for more is refused by itself."""
+
+
+class BatchCall:
+    """The requests of a batch call, each as the bytes of its message."""
+
+    def __init__(self, message: bytes, places: Sequence[tuple[int, int]]) -> None:
+        self._message = message
+        self._places = places
+
+    def __len__(self) -> int:
+        """Number of requests."""
+        return len(self._places)
+
+    def __iter__(self) -> Iterator[bytes]:
+        return (self._message[start:end] for start, end in self._places)
+
+    def parts(self) -> Iterator[BatchCall]:
+        """Divide the call into parts of `_PART_BYTES` at most, or of one request.
+
+        What is read of a request takes many times its bytes, so the parts are answered one after the other.
+        """
+        begin = size = 0
+        for place, (start, end) in enumerate(self._places):
+            size += end - start
+            if size > _PART_BYTES and place > begin:
+                yield BatchCall(self._message, self._places[begin:place])
+                begin, size = place, end - start
+        if begin < len(self):
+            yield BatchCall(self._message, self._places[begin:])
+
+
+class ReplySize:
+    """The largest reply that a batch call may get; keys of `version` stand for those of others."""
+
+    def __init__(self, version: Version) -> None:
+        self._limit = version.limit
+        self._item_bytes = _ITEM_BYTES + (0 if version.vocabulary is None else version.vocabulary.usual_bytes)
+        self._items = 0
+
+    def may_exceed(self, requests: int) -> bool:
+        """Whether so many requests could have a reply that is larger than any that is sent."""
+        return requests * _MOST_ITEMS * self._item_bytes > MOST_REPLY_BYTES
+
+    def add(self, request: bytes) -> None:
+        """Count the items that a request may get: its limit, or else that of the version."""
+        try:
+            limit = api.RecommendRequest.FromString(request).limit
+        except DecodeError:  # it is refused by itself
+            return
+        if 0 <= limit <= _MOST_ITEMS:
+            self._items += limit or self._limit
+
+    def check(self) -> None:
+        """Raise InvalidRequestError if the reply could be larger than any that is sent."""
+        size = self._items * self._item_bytes
+        if size > MOST_REPLY_BYTES:
+            raise InvalidRequestError(
+                Violation(
+                    "requests",
+                    f"the reply could have {size / 1e6:.0f} MB, more than the {MOST_REPLY_BYTES / 1e6:.0f} MB that are "
+                    "sent: send fewer requests, or ask for fewer items",
+                )
+            )
+
+
+def divided(message: bytes, most: int) -> BatchCall:
+    """Divide a message of at most `most` requests. Raises InvalidRequestError if it is malformed, or has more."""
+    places: list[tuple[int, int]] = []
+    at = others = 0
+    try:
+        while at < len(message):
+            tag, at = _varint(message, at)
+            number, kind = tag >> 3, tag & 7
+            if number == 0:
+                raise _malformed()
+            start = at
+            if kind == _BYTES:
+                size, start = _varint(message, at)
+                at = start + size
+            elif kind == _VARINT:
+                _, at = _varint(message, at)
+            else:
+                at += _WIDTHS[kind]
+            if at > len(message):
+                raise _malformed()
+            if number == _REQUESTS and kind == _BYTES:
+                places.append((start, at))
+            else:
+                others += 1
+            if len(places) > most or others > _OTHERS:
+                raise InvalidRequestError(Violation("requests", f"a call may have {most} requests, and this has more"))
+    except (IndexError, KeyError):
+        raise _malformed() from None
+    return BatchCall(message, places)
+
+
+def _varint(message: bytes, at: int) -> tuple[int, int]:
+    """Read a whole number; returns it, and the place behind it."""
+    byte = message[at]
+    if byte < _HIGH_BIT:
+        return byte, at + 1
+    value = shift = 0
+    for place in range(at, at + _LONGEST_VARINT):
+        byte = message[place]
+        value |= (byte & ~_HIGH_BIT) << shift
+        if byte < _HIGH_BIT:
+            return value, place + 1
+        shift += 7
+    raise _malformed()
+
+
+def _malformed() -> InvalidRequestError:
+    name = api.BatchRecommendRequest.DESCRIPTOR.full_name
+    return InvalidRequestError(Violation("", f"the message is not a {name}; generate the client from the proto"))

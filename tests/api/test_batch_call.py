@@ -1,0 +1,66 @@
+"""A batch call is divided as protobuf would parse it, and refused before it takes memory."""
+
+from __future__ import annotations
+
+import sys
+
+import pytest
+from google.protobuf.message import DecodeError
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from recommender.api.batch_call import BatchCall, divided
+from recommender.errors import InvalidRequestError
+from recommender.recommend_api.v1 import recommend_api_pb2 as api
+
+MOST = 1000
+EMPTY = b"\x0a\x00"
+"""A request without a field."""
+OVERLONG = b"\x8a\x00\x80\x00"
+"""The same, with a tag and a length that take a byte more than they need."""
+
+requests = st.builds(api.RecommendRequest, item_ids=st.lists(st.integers(0, 2**31 - 1)), item_keys=st.lists(st.text()))
+
+
+def parsed(call: BatchCall) -> list[api.RecommendRequest]:
+    return [api.RecommendRequest.FromString(request) for request in call]
+
+
+@given(
+    st.lists(requests), st.sampled_from([b"", b"\xfa\x3e\x03new", b"\x78\x07", b"\x7d1234", b"\x7912345678", OVERLONG])
+)
+def test_a_call_has_the_requests_that_protobuf_finds_in_it(requests: list[api.RecommendRequest], more: bytes) -> None:
+    message = more + api.BatchRecommendRequest(requests=requests).SerializeToString() + more
+
+    assert parsed(divided(message, MOST)) == list(api.BatchRecommendRequest.FromString(message).requests)
+
+
+@given(st.binary(max_size=30))
+@example(b"\x0a\xff\xff\xff\xff\xff\xff\xff\xff\xff\x01")
+@example(b"\x0a" + b"\xff" * 11)
+@example(b"\x00\x00")
+def test_what_protobuf_finds_malformed_is_refused_as_a_whole_or_in_its_request(message: bytes) -> None:
+    try:
+        api.BatchRecommendRequest.FromString(message)
+    except DecodeError:
+        with pytest.raises((InvalidRequestError, DecodeError)):
+            parsed(divided(message, MOST))
+
+
+@pytest.mark.parametrize("piece", [EMPTY, OVERLONG, b"\x78\x07"], ids=["requests", "overlong", "unknown fields"])
+def test_a_call_of_millions_of_nothings_is_refused_before_it_takes_memory(piece: bytes) -> None:
+    message = piece * (4_000_000 // len(piece))
+    before = sys.getallocatedblocks()
+    with pytest.raises(InvalidRequestError):
+        divided(message, MOST)
+
+    assert sys.getallocatedblocks() - before < 10 * MOST
+
+
+def test_parts_have_every_request_once_in_order() -> None:
+    call = [api.RecommendRequest(item_ids=[row] * (row % 7) * 20_000) for row in range(40)]
+    whole = divided(api.BatchRecommendRequest(requests=call).SerializeToString(), MOST)
+    parts = [parsed(part) for part in whole.parts()]
+
+    assert len(parts) > 1
+    assert [request for part in parts for request in part] == call
