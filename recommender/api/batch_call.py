@@ -10,17 +10,14 @@ from collections.abc import Iterator, Sequence
 
 from google.protobuf.message import DecodeError
 
-from recommender.api.messages import ceiling
+from recommender.api.messages import ceiling, malformed
 from recommender.api.metadata import MOST_REPLY_BYTES
+from recommender.api.wire import BYTES, fields
 from recommender.errors import InvalidRequestError, Violation
 from recommender.models.version import Version
 from recommender.recommend_api.v1 import recommend_api_pb2 as api
 
 _REQUESTS = api.BatchRecommendRequest.DESCRIPTOR.fields_by_name["requests"].number
-_VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
-_WIDTHS = {_FIXED64: 8, _FIXED32: 4}
-_LONGEST_VARINT = 10
-_HIGH_BIT = 0x80
 _OTHERS = 100
 """Fields beside requests that are skipped: those of a later version of the proto."""
 _PART_BYTES = 1 << 18
@@ -96,49 +93,12 @@ class ReplySize:
 def divided(message: bytes, most: int) -> BatchCall:
     """Divide a message of at most `most` requests. Raises InvalidRequestError if it is malformed, or has more."""
     places: list[tuple[int, int]] = []
-    at = others = 0
     try:
-        while at < len(message):
-            tag, at = _varint(message, at)
-            number, kind = tag >> 3, tag & 7
-            if number == 0:
-                raise _malformed()
-            start = at
-            if kind == _BYTES:
-                size, start = _varint(message, at)
-                at = start + size
-            elif kind == _VARINT:
-                _, at = _varint(message, at)
-            else:
-                at += _WIDTHS[kind]
-            if at > len(message):
-                raise _malformed()
-            if number == _REQUESTS and kind == _BYTES:
-                places.append((start, at))
-            else:
-                others += 1
-            if len(places) > most or others > _OTHERS:
+        for count, (number, kind, start, end) in enumerate(fields(message)):
+            if number == _REQUESTS and kind == BYTES:
+                places.append((start, end))
+            if len(places) > most or count - len(places) > _OTHERS:
                 raise InvalidRequestError(Violation("requests", f"a call may have {most} requests, and this has more"))
-    except (IndexError, KeyError):
-        raise _malformed() from None
+    except DecodeError as error:
+        raise malformed(api.BatchRecommendRequest) from error
     return BatchCall(message, places)
-
-
-def _varint(message: bytes, at: int) -> tuple[int, int]:
-    """Read a whole number; returns it, and the place behind it."""
-    byte = message[at]
-    if byte < _HIGH_BIT:
-        return byte, at + 1
-    value = shift = 0
-    for place in range(at, at + _LONGEST_VARINT):
-        byte = message[place]
-        value |= (byte & ~_HIGH_BIT) << shift
-        if byte < _HIGH_BIT:
-            return value, place + 1
-        shift += 7
-    raise _malformed()
-
-
-def _malformed() -> InvalidRequestError:
-    name = api.BatchRecommendRequest.DESCRIPTOR.full_name
-    return InvalidRequestError(Violation("", f"the message is not a {name}; generate the client from the proto"))

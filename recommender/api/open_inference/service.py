@@ -7,7 +7,7 @@ import time
 from collections.abc import Sequence
 from typing import Final
 
-from recommender.api.messages import decoded
+from recommender.api.messages import check_few_fields, decoded
 from recommender.api.open_inference.descriptions import configuration, index, metadata, server_metadata, statistics
 from recommender.api.open_inference.features import declared_features
 from recommender.api.open_inference.names import about_inputs
@@ -24,6 +24,8 @@ from recommender.routing.router import Router
 from recommender.security.access import charge
 from recommender.threads import Turns
 
+_MOST_FIELDS: Final = 1000
+"""Tensors, outputs and parameters of a request; there are names for some twenty."""
 _LARGE_BYTES: Final = 1 << 16
 """A message of more is parsed in a turn of its own."""
 _FEW_ITEMS: Final = 1 << 12
@@ -100,6 +102,7 @@ class OpenInferenceService:
     async def _parsed(self, message: bytes) -> oip.ModelInferRequest:
         if len(message) <= _LARGE_BYTES:
             return decoded(oip.ModelInferRequest, message)
+        check_few_fields(oip.ModelInferRequest, message, _MOST_FIELDS)
         return await self._turns.once(lambda: decoded(oip.ModelInferRequest, message))
 
     async def _answer(self, request: oip.ModelInferRequest, deadline: float, request_id: str) -> oip.ModelInferResponse:

@@ -278,3 +278,14 @@ def test_a_row_that_fails_fails_its_call_by_name_and_nobody_else(
     assert faulty.code() is grpc.StatusCode.INTERNAL
     for answered in beside:
         assert tuple(answered.result().item_ids) == answer_of(1, (3,))
+
+
+def test_a_request_of_thousands_of_empty_tensors_is_refused_before_it_is_parsed(channel: grpc.Channel) -> None:
+    method: grpc.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary(
+        "/inference.GRPCInferenceService/ModelInfer"
+    )
+    with pytest.raises(grpc.RpcError) as refused:
+        method(b"\x2a\x00" * 100_000, timeout=TIMEOUT)
+
+    assert refused.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+    assert "may have 1000 fields" in (refused.value.details() or "")
