@@ -7,7 +7,6 @@ another look at the message.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import islice
 
