@@ -71,26 +71,34 @@ def untaken_features(version: Version, names: Iterable[str]) -> dict[str, str]:
     return {feature_field(name): takes for name in names if name not in taken}
 
 
-def features_for(version: Version, given: Mapping[str, api.FeatureValue] | None) -> tuple[FeatureValue, ...]:
-    """What a version's model reads for the features of a request, in the model's order; none if all have defaults.
+def features_for(
+    version: Version, given: Mapping[str, api.FeatureValue] | None, *, leniently: bool = False
+) -> tuple[tuple[FeatureValue, ...], tuple[str, ...]]:
+    """What a version's model reads for the features of a request, in the model's order, and the fields that it ignores.
 
-    Features that it does not take are passed over. Raises InputsError if one is missing and has no default, or has a
-    value that it cannot have.
+    There are no values if all are the defaults. Features that the version does not take are passed over. Raises
+    InputsError if one is missing and has no default, or has a value that it cannot have. Read `leniently`, the latter
+    is ignored if there is a default.
     """
     features = version.model.features
     if not features or not (given or version.needs_features):
-        return ()
+        return (), ()
     values: list[FeatureValue] = []
     wrong: list[Violation] = []
+    untaken: list[str] = []
     for feature in features:
         value = given.get(feature.name) if given else None
         fault: str | None = None
         if value is not None:
             read = _read(feature, value, version)
-            if isinstance(read, str):
-                fault = read
-            else:
+            if not isinstance(read, str):
                 values.append(read)
+                continue
+            untaken.append(feature_field(feature.name))
+            if leniently and feature.default is not None:
+                values.append(feature.default)
+            else:
+                fault = read
         elif feature.default is not None:
             values.append(feature.default)
         else:
@@ -98,8 +106,8 @@ def features_for(version: Version, given: Mapping[str, api.FeatureValue] | None)
         if fault is not None and len(wrong) < _NAMED:
             wrong.append(Violation(feature_field(feature.name), f"model {version.model.label} {fault}"))
     if wrong:
-        raise InputsError(*wrong)
-    return tuple(values)
+        raise InputsError(*wrong, untaken=untaken)
+    return tuple(values), tuple(untaken)
 
 
 def _read(feature: Feature, value: api.FeatureValue, version: Version) -> FeatureValue | str:

@@ -99,7 +99,7 @@ class Asked:
             )
         user = find_user(version, options.user)
         ignored = options.untaken(version, reject=options.reject_inputs and not leniently)
-        features = features_for(version, options.features)
+        features, unread = features_for(version, options.features, leniently=leniently)
         if (
             self.highest_beside < version.plain_beside
             and len(self.history) <= version.plain_history
@@ -110,6 +110,7 @@ class Asked:
             types, times, _ = read_events(version, options, range(len(self.history)))
             query = Query(self.history, version.limit, (), None, user.number, types, times, features)
             return query, NO_REMARKS if self.history else _USER_ALONE
+        ignored += unread
         catalogue = Catalogue(version, reject_unknown=options.reject_unknown)
         named = catalogue.known("item", self.history, options.history_keys)
         history = catalogue.readable(named, by_keys=bool(options.history_keys))

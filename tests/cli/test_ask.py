@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import socket
 from collections.abc import Callable
@@ -10,24 +9,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from typer.testing import CliRunner, Result
 
-from recommender.cli.main import app
+from tests.support.asking import asked, typed
 from tests.support.catalogues import add_fallback, add_vocabulary, export_catalogue
 from tests.support.certificates import Authority
 from tests.support.facts import FACTS
 from tests.support.models import brute_force
 from tests.support.serving import AnyServer, Serve, ServeHere
 from tests.support.versions import embeddings_of, write_version
-
-
-async def typed(*words: str) -> Result:
-    """What a command says; at most once at a time, since it borrows the process's standard output."""
-    return await asyncio.to_thread(CliRunner().invoke, app, [*words], env={"COLUMNS": "100"})
-
-
-async def asked(server: AnyServer, *words: str) -> Result:
-    return await typed("client", "--host", "127.0.0.1", "--port", str(server.port), *words)
 
 
 @pytest.mark.parametrize("words", [("1", "2", "3", "4"), ("1,2,3,4",), ("1,2", "3,4")])

@@ -19,6 +19,7 @@ import numpy as np
 import pytest
 
 from recommender.api.metadata import SERVICE_NAME
+from recommender.client import feature_value
 from recommender.edges.envoy.framing import Frames, framed
 from recommender.errors import SettingsError
 from recommender.recommend_api.v1 import recommend_api_pb2 as api
@@ -27,6 +28,7 @@ from recommender.server.envoy import EnvoyServer
 from recommender.settings.network import Edge
 from recommender.settings.settings import Settings
 from tests.support.facts import FACTS
+from tests.support.feature_models import vector_of
 from tests.support.models import brute_force
 from tests.support.paths import ROOT, WEIGHTS
 from tests.support.serving import Serve, in_a_thread
@@ -226,6 +228,33 @@ async def test_types_and_times_of_a_history_come_by_json_and_by_grpc_web(serve: 
     assert by_json.said["itemIds"] == list(reply_of(by_web).item_ids) == best
     assert refused.status == 400
     assert "history_times[0]: must be greater than or equal to 0" in refused.said["message"]
+
+
+async def test_features_come_by_json_and_by_grpc_web(serve: Serve, tmp_path: Path) -> None:
+    users = np.random.default_rng(3).normal(0, 1, (7, 8)).astype(np.float32)
+    model = write_version(tmp_path / "shop" / "1", 1, users=users, featured=True)
+    given = {"age": 64.0, "city": "köln", "level": 2, "premium": True, "tastes": [0.5, -2.0]}
+    best, _ = brute_force(embeddings_of(1), [1, 2], 5, users[3] + vector_of(given))
+    named = api.RecommendRequest(item_ids=[1, 2], user_id=3)
+    for name, value in given.items():
+        named.features[name].CopyFrom(feature_value(value))  # type: ignore[arg-type]
+    features = {
+        "age": {"doubleValue": 64},
+        "city": {"stringValue": "köln"},
+        "level": {"int64Value": "2"},
+        "premium": {"boolValue": True},
+        "tastes": {"doubleList": {"values": [0.5, -2]}},
+    }
+    asked = {"itemIds": [1, 2], "userId": "3", "features": features}
+    async with serve(model=f"{model.parent}@1", num_recommendations=5, web=True, cors_origins=SHOP) as server:
+        by_json = await ask(server.port, "Recommend", asked, JSON)
+        by_web = await ask(server.port, "Recommend", framed(named.SerializeToString()), GRPC_WEB)
+        wrong = {**asked, "features": {"age": {"doubleValue": "NaN"}}}
+        refused = await ask(server.port, "Recommend", wrong, JSON)
+
+    assert by_json.said["itemIds"] == list(reply_of(by_web).item_ids) == best
+    assert refused.status == 400
+    assert refused.said["details"][0]["fieldViolations"][0]["field"] == "features[age].double_value"
 
 
 def preflight(origin: str) -> dict[str, str]:

@@ -13,7 +13,7 @@ from google.rpc import code_pb2, status_pb2
 from recommender.api.queries import Limits
 from recommender.api.service import RecommenderService
 from recommender.api.status import status_of
-from recommender.domain import Model, Times, Types, Users
+from recommender.domain import Feature, Model, Times, Types, Users
 from recommender.models.version import Version
 from recommender.models.vocabulary import Vocabulary, write_vocabulary
 from recommender.recommend_api.v1 import recommend_api_pb2 as api
@@ -304,6 +304,90 @@ async def test_types_and_times_that_one_version_reads_fail_no_call_and_count_aga
     assert isinstance(reply, api.RecommendResponse), reply
     assert (reply.model_version, list(reply.ignored_inputs)) == (version, ignored)
     assert (trial.report.live_failed, trial.report.candidate_failed) == (0, 0)
+
+
+def features(*declared: Feature, **changes: Any) -> dict[str, Any]:
+    """What a version that takes features has beside another one."""
+    model = replace(SHOP, features=declared, **changes)
+    needs = any(each.default is None for each in declared)
+    return {"model": model, "label": model.label, "needs_features": needs} | ({"plain_items": -1} if needs else {})
+
+
+AGE, OLDER = Feature("age", "int64", default=3), Feature("age", "float", default=3.0)
+NEEDED, SEX = Feature("age", "int64"), Feature("sex", "bool", default=False)
+AGED = api.RecommendRequest(item_ids=[7], features={"age": api.FeatureValue(int64_value=9)})
+HALF = api.RecommendRequest(item_ids=[7], features={"age": api.FeatureValue(double_value=9.5)})
+BOTH = api.RecommendRequest(item_ids=[7], user_id=1, features=AGED.features)
+
+
+@every_way
+@pytest.mark.parametrize(
+    ("live", "candidate", "share", "request_", "version", "ignored"),
+    [
+        ({}, features(AGE, **NEW), 0.0, AGED, "shop@1", ["features[age]"]),
+        ({}, features(AGE, **NEW), 1.0, AGED, "shop@2", []),
+        ({}, features(NEEDED, **NEW), 1.0, PLAIN, "shop@1", []),
+        ({}, features(NEEDED, **NEW), 1.0, AGED, "shop@2", []),
+        (features(AGE), features(**NEW), 1.0, AGED, "shop@1", []),
+        (features(NEEDED), features(**NEW), 1.0, PLAIN, "shop@2", []),
+        (features(AGE), features(OLDER, **NEW), 0.0, HALF, "shop@1", ["features[age]"]),
+        (features(OLDER), features(AGE, **NEW), 1.0, HALF, "shop@1", []),
+        (features(AGE), features(users=Users(9), **NEW), 0.0, BOTH, "shop@1", ["user_id"]),
+        (features(users=Users(9)), features(AGE, **NEW), 0.0, BOTH, "shop@1", ["features[age]"]),
+    ],
+)
+async def test_features_that_one_version_takes_fail_no_call_and_count_against_nobody(
+    ask: Ask,
+    live: dict[str, Any],
+    candidate: dict[str, Any],
+    share: float,
+    request_: api.RecommendRequest,
+    version: str,
+    ignored: list[str],
+) -> None:
+    trial = canary(live, candidate, share)
+
+    reply = await ask(trial.service, request_)
+
+    assert isinstance(reply, api.RecommendResponse), reply
+    assert (reply.model_version, list(reply.ignored_inputs)) == (version, ignored)
+    assert (trial.report.live_failed, trial.report.candidate_failed) == (0, 0)
+
+
+@every_way
+@pytest.mark.parametrize(
+    ("live", "candidate", "request_", "sentence"),
+    [
+        (features(AGE), features(AGE, **NEW), HALF, "model shop@1 takes one int64 here, not one double"),
+        (features(SEX), features(**NEW), AGED, "model shop@1 takes no such feature, but sex: leave features[age] out"),
+        (features(AGE), features(NEEDED, **NEW), HALF, "model shop@1 takes one int64 here, not one double"),
+    ],
+)
+async def test_features_that_neither_version_takes_are_refused_and_count_against_nobody(
+    ask: Ask, live: dict[str, Any], candidate: dict[str, Any], request_: api.RecommendRequest, sentence: str
+) -> None:
+    for share in (0.0, 1.0):
+        trial = canary(live, candidate, share)
+
+        refused = await ask(trial.service, request_)
+
+        assert isinstance(refused, status_pb2.Status)
+        assert refused.code == code_pb2.INVALID_ARGUMENT
+        assert sentence in refused.message
+        assert (trial.report.live_failed, trial.report.candidate_failed) == (0, 0)
+
+
+@every_way
+async def test_a_shadow_is_sent_no_features_that_it_does_not_take(ask: Ask) -> None:
+    trial = Trial("shadow", working(**features(AGE)), failing())
+
+    reply = await ask(
+        trial.service, api.RecommendRequest(item_ids=[POISON], features={"age": api.FeatureValue(int64_value=1)})
+    )
+    await turns(50)
+
+    assert getattr(reply, "model_version", reply) == "shop@1"
+    assert trial.report.candidate_failed == 0
 
 
 @every_way

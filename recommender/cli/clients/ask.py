@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict
 from pathlib import Path
@@ -19,6 +19,7 @@ from rich.table import Table
 from typer.core import TyperCommand
 
 from recommender.cli.clients.connecting import meaning
+from recommender.cli.clients.features import split, typed
 from recommender.cli.lazy import fail, new_typer
 from recommender.client import Client, Options, Recommendations
 from recommender.edges.address import address_of
@@ -98,6 +99,10 @@ def client(
         list[str] | None,
         typer.Option(metavar="MS …", help="Each item's time in Unix ms, where the model reads times."),
     ] = None,
+    feature: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME=VALUE", help="A feature, where the model takes it; a list as 1,2. May come again."),
+    ] = None,
     model: Annotated[str, typer.Option(help="The model to ask, as name, name@version or name@alias.")] = "",
     limit: Annotated[
         int, typer.Option(min=0, max=_MOST, help="How many recommendations; 0 leaves it to the server.")
@@ -122,6 +127,7 @@ def client(
     if items is not None and keys is not None:
         raise typer.BadParameter("a history is either --items or --keys", param_hint="--keys")
     named = _user(user, user_key)
+    features = _features(feature or ())
     request: Options = {"limit": limit, "model": model, **named, **_events(types, type_keys, times)}
     histories: Sequence[tuple[int, ...]] = ((),)
     if keys is not None:
@@ -138,6 +144,9 @@ def client(
 
     async def ask() -> list[Recommendations]:
         async with Client(target, credentials=credentials, token=token) as connection:
+            if features:
+                taken = (await connection.get_model(model, timeout=timeout)).features
+                request["features"] = typed(features, taken)
             return [await connection.recommend(ids, timeout=timeout, **request) for ids in histories]
 
     try:
@@ -262,6 +271,14 @@ def _events(types: Sequence[str] | None, keys: Sequence[str] | None, times: Sequ
     if times is not None:
         given["history_times"] = _numbers(times, "--times")
     return given
+
+
+def _features(words: Sequence[str]) -> Mapping[str, str]:
+    """The features of a request, as words by their names."""
+    try:
+        return split(words)
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint="--feature") from None
 
 
 def _numbers(words: Sequence[str], option: str) -> tuple[int, ...]:
