@@ -36,7 +36,7 @@ class OpenInference:
         yield "ModelReady", self._model_ready
 
     def others(self) -> Iterator[tuple[str, Answer]]:
-        """All other RPCs with one reply, by name. Each row of ModelInfer is charged as it is read."""
+        """All other RPCs with one reply, by name. The service charges the rows of ModelInfer as it reads them."""
         yield "ModelInfer", self._model_infer
         yield "ServerMetadata", self._server_metadata
         yield "ModelMetadata", self._model_metadata

@@ -31,7 +31,7 @@ METHOD = "inference.GRPCInferenceService/ModelInfer"
 @pytest.fixture
 def tokens(tmp_path: Path) -> Path:
     path = tmp_path / "tokens.toml"
-    path.write_text(f'[web]\nsha256 = ["{digest_of(TOKEN).hex()}"]\nrequests_per_second = 0.001\nburst = 4\n')
+    path.write_text(f'[web]\nsha256 = ["{digest_of(TOKEN).hex()}"]\nrequests_per_second = 0.001\nburst = 5\n')
     return path
 
 
@@ -66,8 +66,10 @@ async def test_each_row_is_a_request_of_its_token(serve: ServeHere, tokens: Path
         grpc.aio.insecure_channel(f"127.0.0.1:{server.port}") as channel,
     ):
         stub: oip_grpc.GRPCInferenceServiceAsyncStub = oip_grpc.GRPCInferenceServiceStub(channel)
-        three, one = infer({"user_history": [[0]] * 3}), infer({"user_history": [[0]]})
+        three, one, bad = (infer({"user_history": rows}) for rows in ([[0]] * 3, [[0]], [[-1]]))
         assert rankings(await stub.ModelInfer(three, timeout=TIMEOUT, metadata=TOKENS)) == [FACTS[0,]] * 3
+        invalid = stub.ModelInfer(bad, timeout=TIMEOUT, metadata=TOKENS)
+        assert await invalid.code() is grpc.StatusCode.INVALID_ARGUMENT
         refused = stub.ModelInfer(three, timeout=TIMEOUT, metadata=TOKENS)
         assert await refused.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
         streamed = [reply async for reply in stub.ModelStreamInfer(iter([one, one]), timeout=TIMEOUT, metadata=TOKENS)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Final
 
 from recommender.errors import InvalidRequestError, Violation
@@ -44,16 +45,24 @@ _WORDS: Final = {
     "history_type_keys": TYPES,
 }
 """The same where descriptions name fields."""
+_FEATURE: Final = re.compile(r"\bfeatures\[(.*?)\]")
 
 
 def about_inputs(error: InvalidRequestError, row: int | None) -> InvalidRequestError:
     """Say an error about a RecommendRequest of the inputs that stand for its fields, and of a row if one is given."""
     place = "" if row is None else f"row {row}: "
-    violations = []
-    for each in error.violations:
-        field, bracket, rest = each.field.partition("[")
-        description = each.description
-        for theirs, ours in _WORDS.items():
-            description = description.replace(theirs, ours)
-        violations.append(Violation(_FIELDS.get(field, field) + bracket + rest, place + description))
-    return type(error)(*violations)
+    return type(error)(
+        *(Violation(_field(each.field), place + _description(each.description)) for each in error.violations)
+    )
+
+
+def _field(theirs: str) -> str:
+    name, bracket, rest = _FEATURE.sub(r"\1", theirs).partition("[")
+    return _FIELDS.get(name, name) + bracket + rest
+
+
+def _description(theirs: str) -> str:
+    said = _FEATURE.sub(r"\1", theirs)
+    for word, ours in _WORDS.items():
+        said = said.replace(word, ours)
+    return said

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Final
 
 from recommender.api.messages import check_few_fields, decoded
@@ -12,7 +14,7 @@ from recommender.api.open_inference.descriptions import configuration, index, me
 from recommender.api.open_inference.features import declared_features
 from recommender.api.open_inference.names import about_inputs
 from recommender.api.open_inference.rankings import Reply, check_size, wanted_outputs
-from recommender.api.open_inference.rows import RowReader
+from recommender.api.open_inference.rows import RowReader, Rows
 from recommender.api.open_inference.tensors import refused
 from recommender.api.queries import Asked, Limits
 from recommender.api.replies import failure
@@ -32,6 +34,21 @@ _FEW_ITEMS: Final = 1 << 12
 """Items that are written at once: some 0.1 ms."""
 
 
+@dataclass(slots=True)
+class _Wanted:
+    """A ModelInferRequest that was read: the only row, or all of them yet to be read."""
+
+    id: str
+    names: Sequence[str]
+    """Of the outputs."""
+    rows: Asked | Rows
+    count: int
+    timeout: float
+    """In seconds; infinite if the request sets none."""
+    raw: bool
+    """Whether outputs are to be raw, as the inputs were."""
+
+
 class OpenInferenceService:
     """Answers the protocol's messages with the versions of a router."""
 
@@ -41,6 +58,7 @@ class OpenInferenceService:
         self._turns = turns
         self._limits = limits
         self._reader = RowReader(limits)
+        self._metadata = server_metadata()
 
     async def infer(self, message: bytes, deadline: float = math.inf, request_id: str = "") -> oip.ModelInferResponse:
         """Rank for each row of a ModelInferRequest; `deadline` is on the batcher's clock.
@@ -48,25 +66,31 @@ class OpenInferenceService:
         Raises InvalidRequestError if the request or a row of it is at fault, QuotaError if its token has more rows than
         it may, what `Router.route` raises for the model that it names, and what the first row that fails fails with.
         """
-        return await self._answer(await self._parsed(message), deadline, request_id)
+        with _charging_refusals():
+            wanted = await self._read(await self._parsed(message), request_id)
+        charge(wanted.count)
+        if wanted.timeout < math.inf:
+            deadline = min(deadline, time.monotonic() + wanted.timeout)
+        return await self._answer(wanted, deadline)
 
     async def stream_infer(self, message: bytes, default_timeout: float) -> oip.ModelStreamInferResponse:
         """Answer one message of a stream; any error is its reply, in the words of `failure`."""
         request = oip.ModelInferRequest()
         try:
-            request = await self._parsed(message)
-            timeout = _timeout_of(request)
-            deadline = time.monotonic() + (default_timeout if timeout == math.inf else timeout)
-            answer = await self._answer(request, deadline, request.id)
+            with _charging_refusals():
+                request = await self._parsed(message)
+                wanted = await self._read(request, request.id)
+            charge(wanted.count)
+            timeout = default_timeout if wanted.timeout == math.inf else wanted.timeout
+            return oip.ModelStreamInferResponse(infer_response=await self._answer(wanted, time.monotonic() + timeout))
         except Exception as error:  # noqa: BLE001 (one message's fate never ends the stream)
             return oip.ModelStreamInferResponse(
                 error_message=failure(error).message, infer_response=oip.ModelInferResponse(id=request.id)
             )
-        return oip.ModelStreamInferResponse(infer_response=answer)
 
     def server_metadata(self) -> oip.ServerMetadataResponse:
         """Describe the server."""
-        return server_metadata()
+        return self._metadata
 
     def ready(self, request: oip.ModelReadyRequest) -> bool:
         """Whether a model answers calls."""
@@ -105,50 +129,41 @@ class OpenInferenceService:
         check_few_fields(oip.ModelInferRequest, message, _MOST_FIELDS)
         return await self._turns.once(lambda: decoded(oip.ModelInferRequest, message))
 
-    async def _answer(self, request: oip.ModelInferRequest, deadline: float, request_id: str) -> oip.ModelInferResponse:
-        if request.parameters:
-            deadline = min(deadline, time.monotonic() + _timeout_of(request))
+    async def _read(self, request: oip.ModelInferRequest, request_id: str) -> _Wanted:
+        timeout = _timeout_of(request) if request.parameters else math.inf
         model = _named(request.model_name, request.model_version)
         version = self._router.route(model)
         names = wanted_outputs(request, version)
+        raw = bool(request.raw_input_contents)
         plain = self._reader.plain(request, model, request_id)
         if plain is not None:
-            charge(1)
-            answers = await self._answer_rows([plain], None, deadline)
+            return _Wanted(request.id, names, plain, 1, timeout, raw)
+        declared = declared_features((version, *self._router.serving()))
+        tensors = self._reader.open(request, declared)
+        await self._turns.each(tensors.fillings, lambda fill: fill())
+        rows = self._reader.rows(tensors.named, model, request_id, declared)
+        check_size(rows.count, rows.longest(version.limit), names, version)
+        return _Wanted(request.id, names, rows, rows.count, timeout, raw)
+
+    async def _answer(self, wanted: _Wanted, deadline: float) -> oip.ModelInferResponse:
+        rows = wanted.rows
+        answers: list[Answer] = []
+        if isinstance(rows, Asked):
+            answers = await self._answer_rows([rows], None, deadline)
         else:
-            answers = await self._answer_all(request, model, request_id, version, names, deadline)
+            for part in rows.parts():
+                asked: list[Asked] = []
+                await self._turns.each(map(rows.read, part), asked.append)
+                answers += await self._answer_rows(asked, part.start if rows.count > 1 else None, deadline)
         width = max([len(answer.ranking.item_ids) for answer in answers])
-        reply = Reply(names, len(answers), width, raw=bool(request.raw_input_contents))
+        reply = Reply(wanted.names, len(answers), width, raw=wanted.raw)
         if len(answers) * width <= _FEW_ITEMS:
             reply.add(answers)
         else:
             together = max(_FEW_ITEMS // max(width, 1), 1)
             parts = (answers[start : start + together] for start in range(0, len(answers), together))
             await self._turns.each(parts, reply.add)
-        return reply.finish(request.id)
-
-    async def _answer_all(
-        self,
-        request: oip.ModelInferRequest,
-        model: str,
-        request_id: str,
-        version: Version,
-        names: Sequence[str],
-        deadline: float,
-    ) -> list[Answer]:
-        """Answer every row, of which each is charged. `version` is the one that the request names."""
-        declared = declared_features((version, *self._router.serving()))
-        tensors = self._reader.open(request, declared)
-        await self._turns.each(tensors.fillings, lambda fill: fill())
-        rows = self._reader.rows(tensors.named, model, request_id, declared)
-        charge(rows.count)
-        check_size(rows.count, rows.longest(version.limit), names, version)
-        answers: list[Answer] = []
-        for part in rows.parts():
-            asked: list[Asked] = []
-            await self._turns.each(map(rows.read, part), asked.append)
-            answers += await self._answer_rows(asked, part.start if rows.count > 1 else None, deadline)
-        return answers
+        return reply.finish(wanted.id)
 
     async def _answer_rows(self, asked: Sequence[Asked], first: int | None, deadline: float) -> list[Answer]:
         """Answer rows that follow the `first`; None for the only one.
@@ -168,6 +183,16 @@ class OpenInferenceService:
         if failures:
             raise failures[0][1]
         return [each for each in outcomes if isinstance(each, Answer)]
+
+
+@contextmanager
+def _charging_refusals() -> Iterator[None]:
+    """Charge one request for what is refused before its rows are known."""
+    try:
+        yield
+    except RecommenderError:
+        charge(1)
+        raise
 
 
 def _named(name: str, version: str) -> str:
