@@ -118,7 +118,7 @@ def envoy(root: Path) -> None:
 
 
 def kubernetes(root: Path) -> None:
-    """Every overlay, and what KServe gets, rendered by kustomize: each object against its schema."""
+    """Every overlay, and what KServe, a Job and KubeRay get, rendered by kustomize: each object against its schema."""
     with tempfile.TemporaryDirectory() as folder:
         found: dict[Path | None, list[Path]] = {}
         for path, version, kind in _rendered(root, Path(folder)):
@@ -154,7 +154,9 @@ _KUBERNETES_POLICIES_NOT_OURS = {
 def _rendered(root: Path, folder: Path) -> Iterator[tuple[Path, str, str]]:
     """Writes each object of each overlay into a file of `folder`: the file, the object's version and its kind."""
     for overlay in files(
-        root, "deploy/kubernetes/overlays/*/kustomization.yaml", "deploy/kubernetes/kserve/kustomization.yaml"
+        root,
+        "deploy/kubernetes/overlays/*/kustomization.yaml",
+        *(f"deploy/kubernetes/{other}/kustomization.yaml" for other in ("kserve", "bulk", "kuberay")),
     ):
         rendered = program("kubectl", "kustomize", overlay.parent, root=root)
         for number, thing in enumerate(filter(None, yaml.safe_load_all(rendered))):

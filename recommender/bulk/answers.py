@@ -90,7 +90,7 @@ class Answers:
         if self._version.vocabulary is not None:
             columns["item_keys"] = _lists(self._keys(ids), kept, failed)
         columns["scores"] = _lists(pa.array(scores), scored, failed)
-        columns["source"] = pa.DictionaryArray.from_arrays(pa.array(sources, mask=failed), list(_SOURCES))
+        columns["source"] = pa.array(_SOURCES).take(pa.array(sources, mask=failed))
         for name, kind in (
             ("unknown_item_ids", pa.int32()),
             ("unknown_item_keys", pa.string()),
@@ -102,15 +102,15 @@ class Answers:
         unknown_users = np.zeros(count, np.bool_)
         unknown_users[[place for place, each in remarks.items() if each.unknown_user]] = True
         columns["unknown_user"] = pa.array(unknown_users)
-        columns["model_version"] = pa.DictionaryArray.from_arrays(
-            pa.array(np.zeros(count, np.int8)), [self._version.label]
-        )
+        columns["model_version"] = pa.repeat(self._version.label, count)
         errors = {place: str(error) for place, error in self._errors.items()}
+        kinds = {place: kind_of(error) for place, error in self._errors.items()}
         columns["error"] = _sparse(count, errors, pa.string())
+        columns["error_kind"] = _sparse(count, kinds, pa.string())
         counts = Counts(
             count,
             sum(each.is_fallback for place, each in remarks.items() if not failed[place]),
-            Counter(map(kind_of, self._errors.values())),
+            Counter(kinds.values()),
         )
         return pa.table(columns), counts
 

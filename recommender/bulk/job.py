@@ -24,7 +24,7 @@ from recommender.bulk.scoring import Scoring, Task
 from recommender.engine.provider import runtime_version
 
 _TRIED_ROWS = 1000
-_FEW_VALUES = ["source", "model_version", "error"]
+_FEW_VALUES = ["source", "model_version", "error_kind"]
 """Columns that a dictionary makes smaller; of ids and scores it makes none, and takes time."""
 
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import structlog
 
@@ -14,8 +14,10 @@ from recommender.bulk.ranker import Ranker
 from recommender.engine.engine import OnnxEngine
 from recommender.engine.machine import available_cpus
 from recommender.models.artifact import Artifact
+from recommender.models.card import CARD_NAME
 from recommender.models.loader import loader
 from recommender.models.sources.opening import fetch_model
+from recommender.models.sources.registry import SCHEME
 from recommender.models.version import Version
 from recommender.settings.engine import LARGEST_BATCH, MOST_THREADS
 from recommender.settings.settings import Settings
@@ -91,6 +93,16 @@ def _ignored(done: int, total: int) -> None:
     """Tell nobody of a download."""
 
 
-def references(model: str) -> Sequence[str]:
-    """The references of a setting that may name several."""
-    return [each.strip() for each in model.split(",") if each.strip()]
+def pinned(settings: Settings, reference: str) -> tuple[str, str]:
+    """A reference that means what this one means now, whenever it is opened, and the digest of its model.
+
+    Blocks. Raises StartError.
+    """
+    artifact = fetch_model(settings.models, reference, _ignored)
+    release = artifact.release
+    if release is not None and reference.startswith(SCHEME):
+        return f"{SCHEME}{release.name}/{release.version}", artifact.sha256
+    if release is not None and not (Path(reference) / CARD_NAME).is_file():
+        folder = reference.rpartition("@")[0] or reference
+        return f"{folder}@{release.version}", artifact.sha256
+    return reference, artifact.sha256

@@ -12,6 +12,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from recommender.bulk.columns import canonical, find_columns
+from recommender.bulk.errors import BulkError
 from recommender.bulk.model import BulkModel, open_bulk_model
 from recommender.bulk.scoring import Scoring
 from recommender.settings.settings import Settings
@@ -24,9 +25,10 @@ class Scorer:
     """Scores batches of histories: Arrow tables, or mappings of numpy arrays, and gives back what it was given.
 
     `model` is what RECOMMENDER_MODEL takes. `columns` names the input's columns that are not called as the request's
-    fields. `threads` is the CPUs to use, by default all that the process may; `settings` are settings by field name
-    over those of the environment. It can be pickled: what it loads stays behind, and is loaded at the first batch.
-    An instance is used by one caller at a time. Calls raise StartError if the model or the columns do not fit.
+    fields. `threads` is the CPUs to use, by default all that the process may. `settings` are settings by field name
+    over those of the environment; `sha256` is the digest that the model must have. It can be pickled: what it loads
+    stays behind, and is loaded at the first batch. An instance is used by one caller at a time. Calls raise StartError
+    if the model or the columns do not fit.
     """
 
     def __init__(
@@ -39,6 +41,7 @@ class Scorer:
         threads: int | None = None,
         batch_rows: int | None = None,
         settings: Mapping[str, object] | None = None,
+        sha256: str | None = None,
     ) -> None:
         self._model = model
         self._columns = dict(columns or {})
@@ -47,6 +50,7 @@ class Scorer:
         self._threads = threads
         self._batch_rows = batch_rows
         self._settings = dict(settings or {})
+        self._sha256 = sha256
         self._opened: tuple[BulkModel, ThreadPoolExecutor] | None = None
 
     def __call__(self, batch: B) -> B:
@@ -86,5 +90,8 @@ class Scorer:
             # On a thread of its own: the caller's may run an event loop.
             with ThreadPoolExecutor(1) as alone:
                 model = alone.submit(asyncio.run, opening).result()
+            if self._sha256 not in (None, model.version.sha256):
+                model.close()
+                raise BulkError(f"{self._model} has the SHA-256 {model.version.sha256}, not {self._sha256}")
             self._opened = model, ThreadPoolExecutor(model.slots, "score")
         return self._opened

@@ -19,7 +19,7 @@ from rich.progress import Progress as Bar
 from rich.table import Table
 
 from recommender.cli.lazy import fail
-from recommender.cli.running import load_settings, logged, run
+from recommender.cli.running import load_settings, loaded, logged, run
 from recommender.settings.settings import Settings
 from recommender.threads import in_background
 
@@ -65,6 +65,9 @@ def score(
     max_errors: Annotated[str, typer.Option(help="Bad rows that are no failure: a number, or a share as 1%.")] = "1%",
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Score a few rows and write nothing.")] = False,
     on: Annotated[str | None, typer.Option(help="ray or ray://HOST:PORT, to score on a cluster.")] = None,
+    checkpoint: Annotated[
+        str | None, typer.Option(help="Folder of Ray's checkpoints; each row needs its own user.")
+    ] = None,
     registry: Annotated[str | None, typer.Option(help="Tracking URI of the MLflow registry.")] = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu, cuda or coreml.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")] = False,
@@ -101,7 +104,21 @@ def score(
         limit_rows,
     )
     if on is not None:
-        summary = _on_ray(on, model, input_, output, options, settings, threads=threads, batch_rows=batch_rows)
+        with _needed("ray"):
+            from recommender.bulk.on_ray import score_on_ray  # noqa: PLC0415 (a sentence if its packages are missing)
+        summary = loaded(
+            lambda: score_on_ray(
+                on,
+                model,
+                input_,
+                output,
+                options,
+                settings,
+                threads=threads,
+                batch_rows=batch_rows,
+                checkpoint=checkpoint,
+            )
+        )
     else:
         asked = _here(
             model, input_, None if dry_run else output, options, settings, threads=threads, batch_rows=batch_rows
@@ -141,21 +158,6 @@ async def _here(
         return error
     finally:
         await in_background(opened.close)
-
-
-def _on_ray(
-    address: str,
-    model: str,
-    where: str,
-    output: str,
-    options: JobOptions,
-    settings: Settings,
-    *,
-    threads: int | None,
-    batch_rows: int | None,
-) -> Summary:
-    """Score on a Ray cluster."""
-    raise NotImplementedError
 
 
 def _ended(outcome: Summary | StoppedError) -> Summary:

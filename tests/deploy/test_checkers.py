@@ -53,6 +53,8 @@ PLANTED = [
     ("kubernetes", GATEWAY, "kind: GRPCRoute\nmetadata", "kind: GRPCRuote\nmetadata", "has no schema"),
     ("kubernetes", RUNTIME, "protocolVersions:", "protocolVersion:", "protocolVersion"),
     ("kubernetes", INFERENCE, "storageUri: pvc://", "storageUri: pv://", "pv://recommender-models"),
+    ("kubernetes", "deploy/kubernetes/bulk/job.yaml", "backoffLimit: 5", "backofLimit: 5", "backofLimit"),
+    ("kubernetes", "deploy/kubernetes/kuberay/ray-job.yaml", "workerGroupSpecs:", "workerGroups:", "workerGroups"),
     ("kubernetes-policies", INFERENCE, "enableServiceLinks: false", "enableServiceLinks: true", "enableServiceLinks"),
     ("kubernetes", "deploy/kubernetes/base/kustomization.yaml", "services.yaml", "servics.yaml", "servics.yaml"),
     ("kubernetes-policies", DEPLOYMENT, "enableServiceLinks: false", "enableServiceLinks: true", "enableServiceLinks"),

@@ -70,7 +70,7 @@ class LocalFolder:
     def files(self) -> dict[str, int]:
         """The size of each file, by its name; drafts that a killed job left are deleted."""
         sizes = {}
-        for each in self._path.iterdir():
+        for each in self._path.iterdir() if self._path.is_dir() else ():
             if each.name.startswith(".") and each.name.endswith(_DRAFT):
                 each.unlink()
             elif each.name != _LOCK:

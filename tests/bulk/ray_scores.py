@@ -1,0 +1,30 @@
+"""`recommender score --on ray` on a local cluster of two actors; writes what came of it as JSON.
+
+Runs in an environment of its own. With a third argument, so many rows, it also times Ray beside one process.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pyarrow.parquet as pq
+
+model, path, output = sys.argv[1:]
+
+
+def score(into: str, *more: str) -> dict[str, object]:
+    words = ["score", model, "--input", path, "--output", into, "--json", *more]
+    command = [str(Path(sys.executable).with_name("recommender")), *words]
+    done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=500)
+    if done.returncode:
+        raise SystemExit(done.stderr)
+    summary: dict[str, object] = json.loads(done.stdout[done.stdout.index("{\n") :])
+    return summary
+
+
+summary = score(output, "--on", "ray", "--threads", "1")
+rows = pq.ParquetDataset(output).read().to_pylist()
+json.dump({"summary": summary, "rows": {row["user"]: row for row in rows}}, sys.stdout)
