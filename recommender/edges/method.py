@@ -8,7 +8,7 @@ import sys
 from collections.abc import AsyncGenerator, Awaitable, Callable, Collection
 from contextlib import AbstractContextManager, aclosing
 from dataclasses import dataclass
-from typing import Protocol, TypeAlias
+from typing import Final, Protocol, TypeAlias
 
 from google.protobuf.message import Message
 from google.rpc import code_pb2
@@ -75,6 +75,9 @@ class Streaming(_Method):
 
 
 Method: TypeAlias = Unary | Streaming
+
+ANY_OTHER: Final = ""
+"""Path of the method that answers the calls of all paths that no other method has."""
 
 
 async def only(messages: Messages) -> bytes:

@@ -8,15 +8,16 @@ import time
 from collections.abc import Awaitable, Iterator
 
 from google.protobuf.message import Message
+from google.rpc import code_pb2
 
 from recommender.api.messages import decoded
 from recommender.api.metadata import SERVICE_NAME
 from recommender.api.service import RecommenderService
-from recommender.edges.calls import Calls
+from recommender.edges.calls import Calls, ProtocolError
 from recommender.edges.health import MOST_BYTES as PROBE_BYTES
 from recommender.edges.health import SERVICE_NAME as HEALTH_NAME
 from recommender.edges.health import Health
-from recommender.edges.method import Answer, Begin, Enter, Messages, Method, Send, Serve, Streaming, Unary
+from recommender.edges.method import ANY_OTHER, Answer, Begin, Enter, Messages, Method, Send, Serve, Streaming, Unary
 from recommender.edges.open_inference import SERVICE_NAME as INFERENCE_NAME
 from recommender.edges.open_inference import OpenInference
 from recommender.edges.reflection import Reflection
@@ -26,6 +27,8 @@ from recommender.recommend_api.v1 import recommend_api_pb2 as api
 from recommender.security.access import Access
 from recommender.settings.network import NetworkSettings
 
+_OTHER = "_OTHER"
+"""The method, as metrics name it, of calls whose path no method has: callers could name thousands."""
 _STREAM_RETRY_SECONDS = 1.0
 """When to retry a stream that was refused because too many are open."""
 
@@ -76,6 +79,7 @@ class Methods:
             self._methods += self._open_inference(enter_health or self.health.guests.enter)
         if reflection:
             self._methods += Reflection(tuple(names)).methods(self._enter())
+        self._methods.append(Streaming(path=ANY_OTHER, begin=self._begin(_OTHER), serve=_unimplemented))
 
     def __iter__(self) -> Iterator[Method]:
         return iter(self._methods)
@@ -181,6 +185,10 @@ class Methods:
         if self._service is None:
             raise UnavailableError("the model is being loaded; call another server or retry")
         return self._service
+
+
+async def _unimplemented(_: Messages, __: Send) -> None:
+    raise ProtocolError(code_pb2.UNIMPLEMENTED, "there is no such method here; reflection tells which there are")
 
 
 def methods_of(settings: NetworkSettings, calls: Calls, access: Access | None) -> Methods:

@@ -10,7 +10,6 @@ from typing import TypeAlias
 from google.rpc import code_pb2
 
 from recommender.api.metadata import SERVICE_NAME
-from recommender.edges.calls import ProtocolError
 from recommender.edges.envoy.asgi import Client, Headers, HttpCaller, Receive, Scope, Send, connection_of
 from recommender.edges.envoy.call import (
     GRPC,
@@ -20,8 +19,7 @@ from recommender.edges.envoy.call import (
 from recommender.edges.envoy.calls import OpenCalls
 from recommender.edges.envoy.framing import check_headers, timeout_of
 from recommender.edges.held import LARGE_BYTES, Held
-from recommender.edges.method import Enter, Messages, Method, Streaming, Unary
-from recommender.edges.method import Send as SendReply
+from recommender.edges.method import ANY_OTHER, Enter, Method, Streaming, Unary
 from recommender.edges.methods import Methods
 from recommender.edges.sockets import cut, peer_of
 from recommender.edges.uploads import MESSAGE_SECONDS
@@ -51,7 +49,7 @@ class AsgiEdge:
         self._methods: dict[str, tuple[Method, Respond]] = {
             method.path: (method, self._respond(method)) for method in methods
         }
-        self._unknown = _UNKNOWN, self._respond(_UNKNOWN)
+        self._other = self._methods[ANY_OTHER]
         self._not_grpc = (404, b"application/json", _no_method(self._methods)) if web else _NO_GRPC
         self._calls = OpenCalls(max_message_bytes)
 
@@ -69,7 +67,7 @@ class AsgiEdge:
             await send({"type": "http.response.start", "status": status, "headers": headers_sent})
             await send({"type": "http.response.body", "body": body, "more_body": False})
             return
-        method, respond = self._methods.get(scope["path"], self._unknown)
+        method, respond = self._methods.get(scope["path"], self._other)
         noted, client = method.begin(self._metadata(headers)), scope.get("client")
         call = HttpCall(headers, receive, send, noted, client, uploads=self._calls.uploads)
         self._calls.begin(call)
@@ -163,13 +161,6 @@ def _guarded(enter: Enter, respond: Respond) -> Respond:
             return await respond(call)
 
     return after_a_look
-
-
-async def _unimplemented(_: Messages, __: SendReply) -> None:
-    raise ProtocolError(code_pb2.UNIMPLEMENTED, "there is no such method here; reflection tells which there are")
-
-
-_UNKNOWN = Streaming(path="", serve=_unimplemented)
 
 
 def _is_grpc(content_type: bytes) -> bool:

@@ -20,7 +20,7 @@ from recommender.api.status import FailedCall
 from recommender.edges.grpc_aio.calls import OpenCalls
 from recommender.edges.grpc_aio.spans import Context, Serve, ServerSpans
 from recommender.edges.held import LARGE_BYTES
-from recommender.edges.method import Enter, Messages, Method, Streaming, Unary
+from recommender.edges.method import ANY_OTHER, Enter, Messages, Method, Streaming, Unary
 from recommender.security.access import authorization_of
 
 _GRPC_CODES = {code.value[0]: code for code in grpc.StatusCode}
@@ -53,12 +53,26 @@ def add_methods(
 ) -> None:
     """Answer calls of these methods on a server; sampled ones within `spans`."""
     services: dict[str, dict[str, grpc.RpcMethodHandler[bytes, bytes]]] = {}
+    others: list[grpc.GenericRpcHandler] = []
     for method in methods:
-        _, service, name = method.path.split("/")
-        services.setdefault(service, {})[name] = _handler_of(method, calls, spans if method.traced else None)
-    server.add_generic_rpc_handlers(
-        tuple(grpc.method_handlers_generic_handler(service, handlers) for service, handlers in services.items())
-    )
+        handler = _handler_of(method, calls, spans if method.traced else None)
+        if method.path == ANY_OTHER:
+            others.append(_Others(handler))
+        else:
+            _, service, name = method.path.split("/")
+            services.setdefault(service, {})[name] = handler
+    known = [grpc.method_handlers_generic_handler(service, handlers) for service, handlers in services.items()]
+    server.add_generic_rpc_handlers((*known, *others))
+
+
+class _Others(grpc.GenericRpcHandler):
+    """Answers every call; the last of several handlers gets those that no other has taken."""
+
+    def __init__(self, handler: grpc.RpcMethodHandler[bytes, bytes]) -> None:
+        self._handler = handler
+
+    def service(self, _: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler[bytes, bytes]:
+        return self._handler
 
 
 def _handler_of(method: Method, calls: OpenCalls, spans: ServerSpans | None) -> grpc.RpcMethodHandler[bytes, bytes]:
