@@ -125,6 +125,8 @@ class RowReader:
             plain &= excluded.lengths == 0
             if self._exclude_history:
                 plain &= named.lengths == 0
+        if self._version.plain_items < 0:
+            plain[:] = False  # it needs more than a history
         if FAULT in arrays:
             plain &= arrays[FAULT].is_null().to_numpy(zero_copy_only=False)
         places = np.flatnonzero(plain)

@@ -17,8 +17,9 @@ from recommender.models.vocabulary import Vocabulary
 class Version:
     """One version of a model, loaded and warm. `limit` is the number of recommendations for callers who set none.
 
-    Of a history of ids below `plain_items` the last `plain_history` are ranked: none of them is unknown. Beside a known
-    user, features, types or times the same holds below `plain_beside`.
+    Of a history of ids below `plain_items` the last `plain_history` are ranked: none of them is unknown. It is -1 if
+    the model needs more than a history. Beside a known user, features, types or times the same holds below
+    `plain_beside`.
     """
 
     model: Model

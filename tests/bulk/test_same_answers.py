@@ -110,6 +110,27 @@ def test_users_and_keys_get_the_service_s_answers(tmp_path: Path, unknown: Any) 
         assert_same(scored.set_column(place, "model_version", label), expected, 1e-4)
 
 
+@pytest.mark.parametrize(
+    "defaults", [{}, {"history_types": {"count": 3, "default": 1}, "history_times": {"default": 9}}]
+)
+def test_types_and_times_get_the_service_s_answers(tmp_path: Path, defaults: dict[str, Any]) -> None:
+    folder = write_version(tmp_path / "shop" / "1", 1, types=USERS[:4], timed=True, **defaults)
+    draw = random.Random(8)
+    rows: list[dict[str, Any]] = []
+    for _ in range(100):
+        history = [draw.randrange(52) for _ in range(draw.choice([1, 5]))]
+        size = len(history) + draw.choice([0, 0, 0, 1])
+        types = [draw.choice([1, 2, 3, 3, 4, -1][: draw.choice([3, 6])]) for _ in range(size)]
+        times = [draw.randrange(2**41) for _ in history]
+        rows.append({"item_ids": history, "history_type_ids": types, "history_times": times})
+        rows.append({"item_ids": history, "history_type_ids": None, "history_times": draw.choice([None, times])})
+    reference = f"{folder.parent}@1"
+    with served(Path(reference), K, "grpc") as port:
+        answers = online(port, rows)
+
+    assert_same(Scorer(reference, settings={"num_recommendations": K})(table_of(rows)), answers, 1e-4)
+
+
 def test_a_row_that_the_engine_fails_on_fails_alone(tmp_path: Path) -> None:
     for name, fault in (("throws", {"fails_on": UNTRIED}), ("gives-nan", {"flaws": {UNTRIED: math.nan}})):
         folder = write_version(tmp_path / name / "1", 1, **fault)

@@ -22,6 +22,8 @@ _KINDS = {
     "excluded_item_ids": pa.list_(pa.int64()),
     "excluded_item_keys": pa.list_(pa.string()),
     "candidate_item_ids": pa.list_(pa.int64()),
+    "history_type_ids": pa.list_(pa.int64()),
+    "history_times": pa.list_(pa.int64()),
 }
 
 
