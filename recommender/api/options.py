@@ -62,12 +62,25 @@ class Options:
         if untaken and reject:
             raise InputsError(
                 *(
-                    Violation(field, f"model {version.model.label} takes {what}: leave {field} out")
+                    Violation(field, f"model {version.model.label} takes {_instead(version, what)}: leave {field} out")
                     for field, what in islice(untaken.items(), _NAMED_VIOLATIONS)
                 ),
                 untaken=untaken,
             )
         return tuple(untaken)
+
+
+def _instead(version: Version, untaken: str) -> str:
+    """What a version does not take, and the inputs that it does take beside a history."""
+    model = version.model
+    inputs = {
+        "users": model.users,
+        "features": model.features,
+        "types of events": model.history_types,
+        "times": model.history_times,
+    }
+    taken = [name for name, each in inputs.items() if each]
+    return f"{untaken}, but {' and '.join(taken)}" if taken and "but" not in untaken else untaken
 
 
 def user_field(named: int | str) -> str:

@@ -174,6 +174,7 @@ async def test_times_out_of_order_are_passed_unless_the_card_wants_them_sorted(c
         ({"history_times": [-(2**63), 0]}, "history_times[0]", "must be greater than or equal to 0"),
         ({"history_type_keys": ["view", "ä" * (1 << 20)]}, "history_type_keys[1]", "must be at most 256 bytes"),
         ({"history_type_keys": ["a", "b"], "model": "strict"}, "history_type_keys", "has no keys for types of events"),
+        ({"user_id": 1, "model": "strict"}, "user_id", "strict@1 takes no user, but types of events and times: leave"),
         ({"history_times": [1, 2], "model": "plain"}, "history_times", "model plain@1 takes no times"),
         ({"history_type_keys": ["a", "b"], "model": "plain"}, "history_type_keys", "plain@1 takes no types of events"),
     ],
