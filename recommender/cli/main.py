@@ -16,6 +16,7 @@ COMMANDS = {
     "client": Lazy("recommender.cli.clients.ask:app", "Ask a running server for recommendations."),
     "demo": Lazy("recommender.cli.demo:demo", "Start a server, send it concurrent requests, show what came of it."),
     "export": Lazy("recommender.cli.export:export", "Export a torch network as a model file with its card."),
+    "import": Lazy("recommender.cli.importing:import_", "Import a model that another library trained."),
     "score": Lazy("recommender.cli.scoring:score", "Score files of histories without a server."),
     "models": Lazy("recommender.cli.models:app", "List, show, verify, publish and promote the versions of models."),
     "profile": Lazy("recommender.cli.profile:profile", "Measure a model on this machine and recommend settings."),

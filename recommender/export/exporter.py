@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import onnxruntime
+from torch import nn
 
 from recommender.domain import Feature, Ranking
 from recommender.errors import ModelError
@@ -31,7 +32,7 @@ from recommender.export.summary import summary
 from recommender.export.table import Layout, hide, pack
 from recommender.export.ties import check_ties
 from recommender.export.truth import Scores
-from recommender.models.card import Card, CardTimes, CardTypes, CardUsers, Expected, Given, Golden, card_files
+from recommender.models.card import Card, CardTimes, CardTypes, CardUsers, Expected, Given, Golden, Origin, card_files
 from recommender.models.features import in_order
 from recommender.models.parity import disparity, read_parity, refusal, wanted
 
@@ -45,8 +46,13 @@ def export_model(
     options: ExportOptions,
     progress: Progress = lambda _stage, _share: None,
     tell: Callable[[str], None] = lambda _sentence: None,
+    *,
+    network: nn.Module | None = None,
+    origin: Origin | None = None,
 ) -> Path:
     """Export a network as a model file with its card beside it and return the file's path.
+
+    A `network` that is given is that of the options, which name it only; `origin` says where it was trained.
 
     `progress` is called with what is being done and the share of the whole that is done, 0 to 1; `tell` in the end with
     each sentence on what was taken for what. The file is checked against the torch network before it takes its place;
@@ -55,7 +61,7 @@ def export_model(
     Raises ExportError where the network, its numbers or the options do not make a model that answers right.
     """
     progress("building the network", 0.0)
-    subject = Subject.of(load_network(options), options)
+    subject = Subject.of(load_network(options) if network is None else network, options)
     keys = max(subject.items, subject.readable)
     lists = Lists.read(options.vocabulary, options.fallback, subject.items, options.never_recommend, keys)
     lists = lists.with_users(options.user_vocabulary, subject.users)
@@ -163,6 +169,7 @@ def export_model(
                 # By the module: the GPU build is another distribution, onnxruntime-gpu.
                 "onnxruntime": onnxruntime.__version__,
             },
+            origin=origin,
             files=card_files(files),
             golden=_golden(ModelFile(path), histories, options.num_recommendations, beside, subject.declared.features),
             parity=parity,

@@ -217,6 +217,19 @@ def is_of(kind: FeatureType, value: float | str) -> bool:
     return kind == "float32" and abs(value) <= LARGEST_FLOAT
 
 
+class Origin(_Record):
+    """Where a model was trained, if not for this server: the library's class with its hyper-parameters.
+
+    `data_sha256` is the digest of the interactions that were at hand when it was imported.
+    """
+
+    library: str
+    library_version: str
+    network: str
+    parameters: dict[str, str | int | float | bool | None] = {}
+    data_sha256: Sha256 | None = None
+
+
 class Card(_Record):
     """What a model is: its files with their digests, its limits, and answers to hold it to.
 
@@ -229,7 +242,7 @@ class Card(_Record):
     padding to the network, so no history holds it. `users` is None where the model has no input `user`; the same holds
     for `history_types` and `history_times`. `features` are its inputs beside those of the contract.
     Two rankings are equal when they differ only among items whose scores lie within
-    `score_tolerance` of each other.
+    `score_tolerance` of each other. `origin` is None where the model was not imported from a library.
     """
 
     schema_version: Annotated[int, Field(ge=1)] = SCHEMA_VERSION
@@ -253,6 +266,7 @@ class Card(_Record):
     exported_by: str
     exported_at: datetime
     exported_with: dict[str, str]
+    origin: Origin | None = None
     files: tuple[CardFile, ...]
     golden: tuple[Golden, ...]
     parity: tuple[Expected, ...] = ()

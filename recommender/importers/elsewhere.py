@@ -1,0 +1,71 @@
+"""The library's side: a script of ours that its own interpreter runs, and the folder that comes back."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Sequence
+from importlib.resources import files
+from pathlib import Path
+
+from recommender.export.errors import ExportError
+
+LIBRARIES = ("rectools", "recbole", "implicit")
+"""Libraries whose models are read in their own environment."""
+_REFUSED = "refused: "
+_SHOWN = 400
+
+
+def script_of(library: str) -> str:
+    """The script that hands a model of this library over: one file, which needs the library and NumPy only."""
+    folder = files("recommender.importers") / "there"
+    common, own = ((folder / f"{name}.py").read_text(encoding="utf-8") for name in ("common", library))
+    kept = [
+        line
+        for line in own.splitlines()
+        if not line.startswith(("from __future__", "from recommender.importers.there.common"))
+    ]
+    return common + "\n\n" + "\n".join(kept) + "\n"
+
+
+def hand_over(
+    library: str, python: Path, source: Path, folder: Path, options: Sequence[str], *, timeout: float
+) -> None:
+    """Run the script in the library's environment; it writes the hand-over into `folder`.
+
+    Raises ExportError if the interpreter, the library or the model is not what it has to be, or after `timeout` s.
+    """
+    script = folder.with_suffix(".py")
+    script.write_text(script_of(library), encoding="utf-8")
+    try:
+        ended = subprocess.run(  # noqa: S603 (the interpreter that the user names)
+            [python, "-u", script, source, folder, *options],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+            errors="replace",
+            timeout=timeout,
+            check=False,
+        )
+    except OSError as error:
+        raise ExportError(
+            f"{python} cannot be run: {error.strerror or error}; give the interpreter of {library}'s environment."
+        ) from error
+    except subprocess.TimeoutExpired as error:
+        raise ExportError(
+            f"{library} has not handed {source} over within {timeout:g} s; nothing was written."
+        ) from error
+    if ended.returncode:
+        raise ExportError(_told(library, python, ended.returncode, ended.stderr))
+
+
+def _told(library: str, python: Path, code: int, stderr: str) -> str:
+    """The sentence for a script that failed."""
+    lines = [line.strip() for line in stderr.splitlines() if line.strip()]
+    refused = next((line.removeprefix(_REFUSED) for line in reversed(lines) if line.startswith(_REFUSED)), None)
+    if refused is not None:
+        return f"{library}: {refused}. Nothing was written."
+    last = lines[-1][:_SHOWN] if lines else f"exit code {code}"
+    if last.startswith("ModuleNotFoundError"):
+        return f"{python} cannot import what {library} needs: {last}. Give the interpreter of its environment."
+    return f"{library} failed in {python}: {last}. Nothing was written."

@@ -1,0 +1,37 @@
+"""What to import and where to, as one frozen record."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ImportOptions:
+    """One import.
+
+    `source` is a saved model, or a folder that the library's script wrote; for `vectors` a file of item vectors.
+    `python` is the interpreter of the library's environment. `interactions` are those of the training: histories to
+    check with and the fallback list come from them. `item_keys` and `user_keys` are text files, for models that keep no
+    ids. `bias`, `encoder` and `similarity` belong to `vectors`: a bias for each item, what makes a user's vector of a
+    history instead of the mean, and whether the numbers are a similarity of items. `max_k` and `num_recommendations`
+    are those of an export.
+    """
+
+    library: str
+    source: Path
+    output: Path
+    python: Path | None = None
+    interactions: Path | None = None
+    item_keys: Path | None = None
+    user_keys: Path | None = None
+    never_recommend: Path | None = None
+    bias: Path | None = None
+    encoder: Path | None = None
+    similarity: bool = False
+    longest_history: int | None = None
+    name: str | None = None
+    version: str = "1"
+    num_recommendations: int = 10
+    max_k: int | None = None
+    timeout: float = 3600.0

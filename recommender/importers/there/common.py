@@ -1,0 +1,153 @@
+"""The end of a hand-over that is the library's: what was trained, as plain numbers and names."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import random
+import sys
+from pathlib import Path
+from typing import Any, Callable, NoReturn, Sequence
+
+import numpy as np
+
+FORMAT = 1
+HISTORIES = 256
+SHOWN = 20
+"""Items that are ranked for each history: ten are looked at, the others tell ties."""
+
+Rank = Callable[[Sequence[Sequence[int]], Sequence["int | None"]], Sequence[Sequence[int]]]
+"""Histories, and the user beside each, to what the library recommends for them; all by number, from 0 on."""
+
+
+class Trained:
+    """A trained model.
+
+    `form` says which network takes the `arrays`. Items and users are numbered from 0 in the order of their keys; with
+    no keys a number is the key. `rank` is the library's own inference. `longest` is the most items it reads. `drawn`
+    are real histories by number, where the library has its data; `popular` are items, best first. A model that takes
+    users and `folds` ranks for new ones by their history.
+    """
+
+    def __init__(
+        self,
+        *,
+        library: str,
+        version: str,
+        network: str,
+        form: str,
+        arrays: dict[str, Any],
+        sizes: dict[str, Any],
+        parameters: dict[str, Any],
+        items: int,
+        rank: Rank,
+        item_keys: list[str] | None = None,
+        users: int | None = None,
+        user_keys: list[str] | None = None,
+        longest: int | None = None,
+        drawn: Sequence[Sequence[int]] = (),
+        popular: Sequence[int] = (),
+        folds: bool = True,
+    ) -> None:
+        self.told = {
+            "format": FORMAT,
+            "library": library,
+            "library_version": version,
+            "network": network,
+            "form": form,
+            "sizes": sizes,
+            "parameters": plain(parameters),
+            "items": items,
+            "item_keys": item_keys,
+            "users": users,
+            "user_keys": user_keys,
+            "popular": [int(item) for item in popular],
+        }
+        self.arrays = arrays
+        self.rank = rank
+        self.items = items
+        self.users = users
+        self.item_numbers = {key: number for number, key in enumerate(item_keys or map(str, range(items)))}
+        self.user_numbers = {key: number for number, key in enumerate(user_keys or map(str, range(users or 0)))}
+        self.longest = longest
+        self.drawn = drawn
+        self.folds = folds
+
+
+def refuse(sentence: str) -> NoReturn:
+    """End with a sentence."""
+    raise SystemExit(f"refused: {sentence}")
+
+
+def keys_of(external: Any) -> list[str]:
+    """External ids as keys, which are text."""
+    keys = [str(each) for each in external]
+    if len(set(keys)) < len(keys):
+        refuse("two items have ids that are the same as text, such as 1 and '1'; keys must differ")
+    return keys
+
+
+def lines_of(path: str | None) -> list[str] | None:
+    """The lines of a text file of keys."""
+    return None if path is None else Path(path).read_text(encoding="utf-8").splitlines()
+
+
+def plain(parameters: dict[str, Any]) -> dict[str, Any]:
+    """Hyper-parameters that JSON can hold as they are; others as text."""
+    found = {}
+    for name, value in parameters.items():
+        number = value.item() if hasattr(value, "item") and getattr(value, "size", 1) == 1 else value
+        found[str(name)] = number if isinstance(number, (str, int, float, bool, type(None))) else str(number)
+    return found
+
+
+def _asked(trained: Trained, path: str | None) -> tuple[list[list[int]], list[int | None]]:
+    """Histories to rank: those of the file that have a known item, else the library's, else drawn ones."""
+    histories: list[list[int]] = []
+    users: list[int | None] = []
+    if path is not None:
+        for line in Path(path).read_text(encoding="utf-8").splitlines():
+            told = json.loads(line)
+            known = [trained.item_numbers[key] for key in told["history"] if key in trained.item_numbers]
+            if known:
+                histories.append(known[-(trained.longest or len(known)) :])
+                users.append(trained.user_numbers.get(told.get("user") or ""))
+    if path is not None and not histories:
+        refuse("no history of the interactions has an item that the model knows; give the data that it was trained on")
+    drawing = random.Random(1)  # noqa: S311 (histories guard no secret)
+    histories += [list(each)[-(trained.longest or len(each)) :] for each in trained.drawn if len(each)]
+    histories, users = histories[:HISTORIES], users[:HISTORIES]
+    while len(histories) < HISTORIES:
+        length = drawing.choice([1, 2, 3, 5, 8, 13, 21, 50, trained.longest or 50])
+        count = min(length, trained.longest or length)
+        histories.append([drawing.randrange(trained.items) for _ in range(count)])
+    users += [None] * (len(histories) - len(users))
+    if trained.users is not None:
+        numbers = [drawing.randrange(trained.users) if user is None else user for user in users]
+        users = [None if trained.folds and row % 2 else number for row, number in enumerate(numbers)]
+    return histories, users
+
+
+def main(load: Callable[[argparse.Namespace], Trained]) -> None:
+    """Read the model, rank histories by the library, and write both to the folder."""
+    parser = argparse.ArgumentParser(description="Hand a trained model over to `recommender import`.")
+    parser.add_argument("source", help="the saved model")
+    parser.add_argument("output", help="the folder to write")
+    parser.add_argument("--histories", help="JSONL of histories to rank: {'user': key, 'history': [keys]}")
+    parser.add_argument("--item-keys", help="text file of the items' keys, if the model has none")
+    parser.add_argument("--user-keys", help="text file of the users' keys, if the model has none")
+    arguments = parser.parse_args()
+    with contextlib.redirect_stdout(sys.stderr):  # libraries print
+        trained = load(arguments)
+        histories, users = _asked(trained, arguments.histories)
+        ranked = trained.rank(histories, users)
+    rankings = [
+        {"history": [int(item) for item in history], "user": user, "items": [int(item) for item in items]}
+        for history, user, items in zip(histories, users, ranked)
+    ]
+    folder = Path(arguments.output)
+    folder.mkdir(parents=True, exist_ok=True)
+    np.savez(folder / "arrays.npz", **trained.arrays)
+    told = json.dumps({**trained.told, "rankings": rankings}, ensure_ascii=False)
+    (folder / "handover.json").write_text(told, encoding="utf-8")

@@ -1,0 +1,120 @@
+"""RecBole: its `.pth` checkpoints, with the dataset that their configuration names."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+from pathlib import Path
+from typing import Any, Sequence
+
+from recommender.importers.there.common import HISTORIES, SHOWN, Trained, keys_of, main, refuse
+
+TAKEN = ("SASRec", "GRU4Rec", "BERT4Rec")
+FACTS = ("n_layers", "n_heads", "num_layers", "hidden_size", "MAX_ITEM_LIST_LENGTH", "hidden_act", "layer_norm_eps")
+
+
+def load(arguments: argparse.Namespace) -> Trained:
+    """The model and its maps, as RecBole's own `load_data_and_model` builds them."""
+    import recbole
+    import torch
+    from recbole.data import create_dataset, data_preparation
+    from recbole.utils import get_model, init_seed
+
+    checkpoint = _checkpoint(torch, arguments.source)
+    config, state = checkpoint["config"], checkpoint["state_dict"]
+    name = config["model"]
+    if name not in TAKEN:
+        refuse(f"{arguments.source} is a {name}; taken are {', '.join(TAKEN)}")
+    logging.disable(logging.CRITICAL)
+    config["device"] = torch.device("cpu")
+    if not Path(config["data_path"]).is_dir():
+        refuse(
+            f"the checkpoint's dataset is not at {config['data_path']}, and its maps are needed: put the data back, "
+            "or run this script where the model was trained (--script)"
+        )
+    init_seed(config["seed"], config["reproducibility"])
+    dataset = create_dataset(config)
+    training, _, _ = data_preparation(config, dataset)
+    model = get_model(name)(config, training.dataset)
+    field = config["ITEM_ID_FIELD"]
+    rows = state["item_embedding.weight"].shape[0] - (name == "BERT4Rec")
+    if rows != dataset.num(field):
+        refuse(
+            f"the checkpoint has {rows - 1} items and the dataset {dataset.num(field) - 1}: it is not the data that "
+            "the model was trained on, or it is filtered otherwise"
+        )
+    try:
+        model.load_state_dict(state)
+    except RuntimeError as error:
+        refuse(f"the checkpoint does not fit RecBole's {name}: {str(error).splitlines()[-1].strip()}")
+    model.eval()
+    keys = keys_of(dataset.field2id_token[field][1:])
+    counts = dataset.item_counter
+    popular = sorted((item for item in counts if item), key=lambda item: (-counts[item], item))
+    return Trained(
+        library="recbole",
+        version=recbole.__version__,
+        network=name,
+        form=f"recbole.{name.lower()}",
+        arrays={key: value.cpu().numpy() for key, value in state.items()},
+        sizes={fact: config[fact] for fact in FACTS if fact in config},
+        parameters={key: value for key, value in config.final_config_dict.items() if key in _told(config)},
+        items=len(keys),
+        item_keys=keys,
+        longest=int(config["MAX_ITEM_LIST_LENGTH"]),
+        drawn=_histories(dataset, config),
+        popular=[item - 1 for item in popular[:100]],
+        rank=lambda histories, _: _ranked(torch, config, model, histories),
+    )
+
+
+def _checkpoint(torch: Any, source: str) -> Any:
+    try:
+        checkpoint = torch.load(source, map_location="cpu", weights_only=False)
+    except Exception as error:
+        refuse(f"{source} cannot be read as RecBole's checkpoint: {type(error).__name__}: {error}")
+    if not isinstance(checkpoint, dict) or not {"config", "state_dict"} <= set(checkpoint):
+        refuse(f"{source} is no checkpoint of RecBole: it has no config or no state_dict")
+    return checkpoint
+
+
+def _told(config: Any) -> set[str]:
+    """The model's and the training's own parameters."""
+    return {*config.parameters["Training"], *FACTS, "model", "dataset", "loss_type", "embedding_size", "inner_size"}
+
+
+def _histories(dataset: Any, config: Any) -> list[list[int]]:
+    """The first users' items in the order of time."""
+    frame = dataset.inter_feat
+    users, items = frame[config["USER_ID_FIELD"]].tolist(), frame[config["ITEM_ID_FIELD"]].tolist()
+    times = frame[config["TIME_FIELD"]].tolist() if config["TIME_FIELD"] in frame else [0] * len(items)
+    histories: dict[int, list[int]] = {}
+    for _, user, item in sorted(zip(times, users, items), key=lambda each: each[0]):
+        histories.setdefault(user, []).append(int(item) - 1)
+    return [each[:-1] for each in list(histories.values())[:HISTORIES]]
+
+
+def _ranked(torch: Any, config: Any, model: Any, histories: Sequence[Sequence[int]]) -> list[list[int]]:
+    """What `full_sort_predict` scores best, the padding left out."""
+    from recbole.data.interaction import Interaction
+
+    ranked = []
+    width = int(config["MAX_ITEM_LIST_LENGTH"])
+    for history in histories:
+        row = torch.zeros(1, width, dtype=torch.int64)
+        row[0, : len(history)] = torch.tensor(history) + 1
+        asked = Interaction(
+            {
+                config["ITEM_ID_FIELD"] + config["LIST_SUFFIX"]: row,
+                config["ITEM_LIST_LENGTH_FIELD"]: torch.tensor([len(history)]),
+            }
+        )
+        with torch.no_grad():
+            scores = model.full_sort_predict(asked).view(-1)
+        scores[0] = -torch.inf
+        ranked.append((scores.topk(SHOWN).indices - 1).tolist())
+    return ranked
+
+
+if __name__ == "__main__":
+    main(load)
