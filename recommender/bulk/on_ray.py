@@ -51,7 +51,10 @@ def score_on_ray(
     reference, sha256 = pinned(settings, model)
     if open_folder(output).files() and checkpoint is None:
         raise BulkError(f"{output} is not empty: name an empty folder")
-    ray.init(None if address == "ray" else address, ignore_reinit_error=True, configure_logging=False)
+    if address == "ray":
+        ray.init(include_dashboard=False, ignore_reinit_error=True, log_to_driver=False)
+    else:
+        ray.init(address, ignore_reinit_error=True)
     _keep_checkpoints(checkpoint, options)
     cpus = [int(node["Resources"].get("CPU", 0)) for node in ray.nodes() if node["Alive"]]
     each = threads or min((count for count in cpus if count), default=1)
