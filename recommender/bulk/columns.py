@@ -18,6 +18,8 @@ from recommender.recommend_api.v1 import recommend_api_pb2 as api
 
 FAULT = "\0fault"
 """Text of what is wrong with a line that could not be read; null in rows that could."""
+FEATURE = "feature:"
+"""Stands before the names of features where columns are called by their meaning."""
 _USER_NAMES = ("user", "user_id", "user_key")
 LISTS_OF_IDS = ("item_ids", "excluded_item_ids", "candidate_item_ids", "history_type_ids", "history_times")
 LISTS_OF_KEYS = ("item_keys", "excluded_item_keys", "candidate_item_keys", "history_type_keys")
@@ -51,15 +53,25 @@ class Columns:
     history_type_ids: str | None = None
     history_type_keys: str | None = None
     history_times: str | None = None
+    features: tuple[str, ...] = ()
+    """Columns of features of the model, called as they are."""
 
     def named(self) -> dict[str, str]:
         """The columns that there are, by what they mean."""
-        found = {each.name: getattr(self, each.name) for each in fields(self)}
-        return {meaning: name for meaning, name in found.items() if name is not None}
+        found = {each.name: getattr(self, each.name) for each in fields(self) if each.name != "features"}
+        found = {meaning: name for meaning, name in found.items() if name is not None}
+        return {**found, **{f"{FEATURE}{name}": name for name in self.features}}
 
 
-def find_columns(names: Collection[str], chosen: Mapping[str, str], ignored: Collection[str] = ()) -> Columns:
-    """Find the columns of a table. `chosen` has those that options name, by their meaning; `ignored` are looked past.
+def find_columns(
+    names: Collection[str],
+    chosen: Mapping[str, str],
+    ignored: Collection[str] = (),
+    features: Collection[str] = (),
+) -> Columns:
+    """Find the columns of a table for a model with these `features`.
+
+    `chosen` has the columns that options name, by their meaning; `ignored` are looked past.
 
     Raises BulkError if a chosen column is missing, if there is neither history nor user, or if a column is refused.
     """
@@ -68,13 +80,14 @@ def find_columns(names: Collection[str], chosen: Mapping[str, str], ignored: Col
             raise BulkError(f"the input has no column {name} (--{option.replace('_', '-')}): it has {_listed(names)}")
     found: dict[str, str] = dict(chosen)
     for each in fields(Columns):
-        if each.name not in found:
+        if each.name not in found and each.name != "features":
             usual = _USER_NAMES if each.name == "user" else (each.name,)
             free = [name for name in usual if name in names and name not in ignored and name not in chosen.values()]
             if free:
                 found[each.name] = free[0]
-    columns = Columns(**found)
-    _refuse(set(names) - set(ignored) - set(found.values()))
+    others = set(names) - set(ignored) - set(found.values())
+    columns = Columns(**found, features=tuple(sorted(others.intersection(features))))
+    _refuse(others.difference(features))
     if columns.user is None and columns.item_ids is None and columns.item_keys is None:
         raise BulkError(
             f"the input has no column item_ids, item_keys or user: it has {_listed(names)}; "
@@ -109,6 +122,8 @@ def canonical(table: pa.Table, columns: Columns) -> pa.Table:
         if meaning in LISTS_OF_IDS or meaning in LISTS_OF_KEYS:
             arrays[meaning], told = _lists(column, name, meaning)
             faults += told
+        elif meaning.startswith(FEATURE):
+            arrays[meaning] = column
         elif meaning == "limit":
             arrays[meaning], told = _numbers(column, name)
             faults += told

@@ -84,7 +84,7 @@ class Job:
     """
 
     def __init__(self, model: BulkModel, inputs: Inputs, options: JobOptions, *, longest: float) -> None:
-        self.columns = find_columns(inputs.names(), options.columns, options.ignore)
+        self.columns = find_columns(inputs.names(), options.columns, options.ignore, model.feature_names)
         self._model = model
         self._inputs = inputs
         self._options = options

@@ -45,6 +45,11 @@ class BulkModel:
     packs: bool
     """Whether whole columns become its inputs; if not, its rows are packed one by one."""
 
+    @property
+    def feature_names(self) -> list[str]:
+        """The features that it takes."""
+        return [feature.name for feature in self.version.model.features]
+
     def close(self) -> None:
         """End the engine and free its memory."""
         self.version.close_engine()

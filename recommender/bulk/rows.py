@@ -15,13 +15,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from recommender.api.queries import Limits, Reader
-from recommender.bulk.columns import FAULT, LISTS_OF_IDS, LISTS_OF_KEYS, Columns
+from recommender.bulk.columns import FAULT, FEATURE, Columns
 from recommender.bulk.errors import BulkError
 from recommender.bulk.lists import NOBODY, Flags, Ints, Lists, ids_of_keys, lists_of, no_lists, numbers
+from recommender.bulk.requests import request_of
 from recommender.domain import Query, Ranking
-from recommender.errors import InvalidRequestError, RecommenderError, Violation
+from recommender.errors import RecommenderError
 from recommender.models.version import Version
-from recommender.recommend_api.v1 import recommend_api_pb2 as api
 from recommender.routing.answering import Remarks
 
 _IDS_END = 1 << 31
@@ -156,7 +156,7 @@ class RowReader:
         try:
             if row.get(FAULT) is not None:
                 raise FaultyLineError(row[FAULT])
-            asked = self._reader.read(_request(self._version, row, exclude_history=self._exclude_history))
+            asked = self._reader.read(request_of(row, self._version, exclude_history=self._exclude_history))
             wanted, rows.remarks[place] = asked.for_version(self._version)
         except RecommenderError as error:
             rows.errors[place] = error
@@ -221,42 +221,11 @@ def _decimal(keys: Sequence[str]) -> list[int | None]:
 
 
 def _more(arrays: dict[str, pa.Array], count: int) -> Flags:
-    """Whether a row names candidates, or tells types or times of its history."""
+    """Whether a row names candidates, or tells types or times of its history, or features."""
     found = np.zeros(count, np.bool_)
     for name, column in arrays.items():
-        if name.startswith(("candidate_", "history_")):
+        if name.startswith(FEATURE):
+            found |= column.is_valid().to_numpy(zero_copy_only=False)
+        elif name.startswith(("candidate_", "history_")):
             found |= (pc.fill_null(pc.list_value_length(column), 0).to_numpy(zero_copy_only=False)) > 0
     return found
-
-
-def _request(version: Version, row: dict[str, Any], *, exclude_history: bool) -> api.RecommendRequest:
-    """The request that a row stands for. Raises InvalidRequestError if a number does not fit into it."""
-    request = api.RecommendRequest(exclude_history=exclude_history)
-    for name in (*LISTS_OF_IDS, *LISTS_OF_KEYS):
-        values = row.get(name)
-        if values:
-            try:
-                getattr(request, name).extend(values)
-            except ValueError as error:
-                place, value = next(each for each in enumerate(values) if not -_IDS_END <= each[1] < _IDS_END)
-                raise InvalidRequestError(
-                    Violation(
-                        f"{name}[{place}]",
-                        f"{value} is too large: ids have 32 bits",
-                    )
-                ) from error
-    limit, user = row.get("limit"), row.get("user")
-    try:
-        if limit is not None:
-            request.limit = limit
-    except ValueError as error:
-        raise InvalidRequestError(Violation("limit", f"{limit} is more than any model returns")) from error
-    if user is not None and version.model.users is not None:
-        try:
-            if isinstance(user, str) and (version.user_vocabulary is not None or not user.isdecimal()):
-                request.user_key = user
-            else:
-                request.user_id = int(user)
-        except ValueError as error:
-            raise InvalidRequestError(Violation("user_id", f"{user} is no id: ids have 63 bits")) from error
-    return request

@@ -64,7 +64,7 @@ class Scorer:
     def score(self, table: pa.Table) -> pa.Table:
         """Score an Arrow table."""
         model, threads = self._open()
-        columns = find_columns(table.column_names, self._columns, self._ignore)
+        columns = find_columns(table.column_names, self._columns, self._ignore, model.feature_names)
         scoring = Scoring(model, columns, exclude_history=self._exclude_history)
         task = scoring.read(canonical(table, columns))
         for _ in threads.map(lambda batch: scoring.rank(batch, task.answers), task.batches):

@@ -4,10 +4,11 @@ Both retry what is safe to retry: UNAVAILABLE by gRPC's own service config, and 
 the server says when to come back, since gRPC uses that status for oversize messages too.
 """
 
+from recommender.api.values import Feature, feature_value
 from recommender.client.answers import Recommendations, Refusal
 from recommender.client.asynchronous import Client
 from recommender.client.connection import SERVICE_CONFIG
-from recommender.client.requests import Feature, Options, Request, feature_value
+from recommender.client.requests import Options, Request
 from recommender.client.synchronous import SyncClient
 
 __all__ = [

@@ -131,6 +131,30 @@ def test_types_and_times_get_the_service_s_answers(tmp_path: Path, defaults: dic
     assert_same(Scorer(reference, settings={"num_recommendations": K})(table_of(rows)), answers, 1e-4)
 
 
+def test_columns_called_as_features_get_the_service_s_answers(tmp_path: Path) -> None:
+    folder = write_version(tmp_path / "shop" / "1", 1, users=USERS, featured=True)
+    draw = random.Random(9)
+    rows: list[dict[str, Any]] = [
+        {
+            "item_ids": [draw.randrange(50)],
+            "age": draw.choice([None, 20.0, 121.0]),
+            "city": draw.choice([None, "rome", "nowhere"]),
+            "level": draw.choice([None, 2]),
+            "premium": draw.choice([None, True]),
+            "tastes": draw.choice([None, [0.5, 1.0], [0.5]]),
+        }
+        for _ in range(100)
+    ]
+    reference = f"{folder.parent}@1"
+    with served(Path(reference), K, "grpc") as port:
+        answers = online(port, rows)
+
+    scored = Scorer(reference, settings={"num_recommendations": K})(table_of(rows))
+
+    assert_same(scored, answers, 1e-4)
+    assert 0 < scored.column("error").null_count < 100
+
+
 def test_a_row_that_the_engine_fails_on_fails_alone(tmp_path: Path) -> None:
     for name, fault in (("throws", {"fails_on": UNTRIED}), ("gives-nan", {"flaws": {UNTRIED: math.nan}})):
         folder = write_version(tmp_path / name / "1", 1, **fault)

@@ -8,6 +8,7 @@ from typing import Any
 import grpc
 import pyarrow as pa
 
+from recommender.client import feature_value
 from recommender.domain import Ranking
 from recommender.recommend_api.v1 import recommend_api_pb2 as api
 from recommender.recommend_api.v1 import recommend_api_pb2_grpc as api_grpc
@@ -31,7 +32,7 @@ def table_of(rows: Sequence[dict[str, Any]]) -> pa.Table:
     """A table of these rows; each has the values of its request by the columns' names."""
     names = dict.fromkeys(name for row in rows for name in row)
     kinds = {**_KINDS, "user": pa.string() if isinstance(rows[0].get("user"), str) else pa.int64()}
-    return pa.table({name: pa.array([row.get(name) for row in rows], kinds[name]) for name in names})
+    return pa.table({name: pa.array([row.get(name) for row in rows], kinds.get(name)) for name in names})
 
 
 def online(port: int, rows: Sequence[dict[str, Any]], *, exclude_history: bool = False) -> list[api.RecommendResult]:
@@ -68,7 +69,9 @@ def assert_same(scored: pa.Table, results: Sequence[api.RecommendResult], tolera
 
 
 def _request(row: dict[str, Any], exclude_history: bool) -> api.RecommendRequest:  # noqa: FBT001 (of the job)
-    request = {name: value for name, value in row.items() if value is not None and name != "user"}
+    told = {name: value for name, value in row.items() if value is not None and name != "user"}
+    request = {name: told.pop(name) for name in (*told,) if name in api.RecommendRequest.DESCRIPTOR.fields_by_name}
+    request["features"] = {name: feature_value(value) for name, value in told.items()}
     if (user := row.get("user")) is not None:
         request["user_key" if isinstance(user, str) else "user_id"] = user
     return api.RecommendRequest(**request, exclude_history=exclude_history)

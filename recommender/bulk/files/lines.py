@@ -19,6 +19,8 @@ _ROWS = 8192
 _BLOCK_BYTES = 4 << 20
 _LONGEST_LINE = 64 << 20
 _SHOWN = 60
+_SCALARS = {int: pa.int64(), float: pa.float64(), bool: pa.bool_()}
+"""The types of columns of single values; others are text."""
 
 
 def csv_tables(stream: pa.NativeFile, path: str) -> Iterator[pa.Table]:
@@ -96,12 +98,13 @@ def _schema_of(block: bytes, path: str) -> pa.Schema:
 def _type_of(name: str, value: Any) -> pa.DataType:  # noqa: ANN401 (whatever JSON holds)
     if isinstance(value, list):
         texts = any(isinstance(each, str) for each in value) or (not value and name in LISTS_OF_KEYS)
-        return pa.list_(pa.string() if texts else pa.int64())
+        numbers = pa.float64() if any(isinstance(each, float) for each in value) else pa.int64()
+        return pa.list_(pa.string() if texts else numbers)
     if name in LISTS_OF_IDS:
         return pa.list_(pa.int64())
     if name in LISTS_OF_KEYS:
         return pa.list_(pa.string())
-    return pa.int64() if isinstance(value, int) and not isinstance(value, bool) else pa.string()
+    return _SCALARS.get(type(value), pa.string())
 
 
 def _line_by_line(block: bytes, schema: pa.Schema) -> pa.Table:
