@@ -24,7 +24,7 @@ from rich.table import Table
 from bench.questions.topk import session
 from recommender.export.artifact import write_model
 from recommender.export.graph import build_graph
-from recommender.export.head.coarse import Codes
+from recommender.export.head.codes import CODES, Codes
 from recommender.export.nodes import Nodes
 from recommender.export.table import TABLE, Layout, pack
 
@@ -103,9 +103,10 @@ def main() -> None:
     result = Table("table", "k", "rows", "failed", title=f"rows whose coarse scores prove nothing, {options.size}")
     for name, embeddings in tables(items, dim).items():
         table = pack(embeddings, None, layout)
-        model = build_graph(mean, layout, largest=float(np.abs(table).max()), codes=Codes.of(table, layout))
+        codes = Codes.of(table, layout)
+        model = build_graph(mean, layout, largest=float(np.abs(table).max()), codes=codes)
         with tempfile.TemporaryDirectory() as folder:
-            write_model(model, table, Path(folder, "m.onnx"), 1 << 30)
+            write_model(model, table, Path(folder, "m.onnx"), 1 << 30, {CODES: codes.codes})
             head = session(Path(folder, "m.onnx"), spinning=False, prepack=True)
         draw = sessions(items, HISTORY) if name == "trained" else evenly(items)
         random = np.random.default_rng(1)

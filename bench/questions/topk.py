@@ -28,7 +28,7 @@ from recommender.engine.onnx_file import read_onnx_file
 from recommender.engine.provider import CPU, CUDA, CudaOptions
 from recommender.export.artifact import write_model
 from recommender.export.graph import build_graph
-from recommender.export.head.coarse import Codes
+from recommender.export.head.codes import CODES, Codes
 from recommender.export.head.head import coarse_pays
 from recommender.export.nodes import Nodes
 from recommender.export.table import TABLE, Layout, pack
@@ -86,7 +86,7 @@ def ours(embeddings: npt.NDArray[np.float32], folder: Path, *, coarse: bool = Fa
     codes = Codes.of(table, layout) if coarse else None
     model = build_graph(first_item, layout, largest=float(np.abs(embeddings).max()), codes=codes)
     path = folder / f"ours{coarse}.onnx"
-    write_model(model, table, path, 1 << 30)
+    write_model(model, table, path, 1 << 30, {} if codes is None else {CODES: codes.codes})
     return path
 
 

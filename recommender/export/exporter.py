@@ -21,7 +21,7 @@ from recommender.export.check import ModelFile, check_model
 from recommender.export.encoder import OPSET, add_encoder, export_encoder
 from recommender.export.errors import ExportError
 from recommender.export.graph import build_graph, describe
-from recommender.export.head.coarse import Codes
+from recommender.export.head.codes import CODES, Codes
 from recommender.export.head.head import coarse_pays
 from recommender.export.lists import Lists
 from recommender.export.networks.inputs import Beside, History, rows_of
@@ -104,7 +104,8 @@ def export_model(
         metadata["users"] = str(subject.users.count)
     if subject.types is not None:
         metadata["history_types"] = str(subject.types.count)
-    codes = _codes(options, table, layout, bias=subject.biased)
+    codes = _codes(options, table, layout, bias=subject.biased, never=subject.never)
+    apart = encoder.apart if codes is None else {CODES: codes.codes, **encoder.apart}
     largest = float(max(table.max(), -table.min())) if table is not None else 0.0
     if table is not None and subject.never:
         hide(table, subject.never)
@@ -125,7 +126,7 @@ def export_model(
     with drafts(options.path) as folder:
         path = folder / options.path.name
         progress("writing a draft", 0.65)
-        write_model(model, table, path, options.external_data_bytes, encoder.apart)
+        write_model(model, table, path, options.external_data_bytes, apart)
 
         progress("checking the draft", 0.7)
         tolerance = check_model(
@@ -142,7 +143,7 @@ def export_model(
 
         progress("writing the model", 0.9)
         describe(model, {**metadata, "score_tolerance": f"{tolerance:.6g}"})
-        files = write_model(model, table, path, options.external_data_bytes, encoder.apart) | lists.write(path)
+        files = write_model(model, table, path, options.external_data_bytes, apart) | lists.write(path)
         files |= subject.declared.write(path)
         card = Card(
             name=options.model_name,
@@ -188,7 +189,9 @@ def _table(subject: Subject) -> tuple[Layout | None, Scores | None]:
     return layout, pack(subject.embeddings, subject.bias, layout)
 
 
-def _codes(options: ExportOptions, table: Scores | None, layout: Layout | None, *, bias: bool) -> Codes | None:
+def _codes(
+    options: ExportOptions, table: Scores | None, layout: Layout | None, *, bias: bool, never: Sequence[int]
+) -> Codes | None:
     if options.coarse == "none":
         return None
     if table is None or layout is None:
@@ -197,7 +200,7 @@ def _codes(options: ExportOptions, table: Scores | None, layout: Layout | None, 
         raise ExportError(
             f"coarse is 'int8', but {layout.items} items are too few for coarse scores to choose among; give 'none'."
         )
-    return Codes.of(table, layout, bias=bias)
+    return Codes.of(table, layout, bias=bias, never=never)
 
 
 def _max_k(options: ExportOptions, subject: Subject) -> int:

@@ -6,13 +6,14 @@ import types
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import numpy.typing as npt
 import onnx
-from onnx import TensorProto, helper
+from onnx import TensorProto, helper, numpy_helper
 
 from recommender.export.encoder import OPSET
-from recommender.export.head.coarse import Codes
-from recommender.export.head.head import add_head
+from recommender.export.head.codes import Codes
+from recommender.export.head.head import COARSE_ROWS, add_head
 from recommender.export.head.selection import add_selection
 from recommender.export.networks.inputs import NOTHING, PER_ITEM, Beside
 from recommender.export.nodes import Nodes
@@ -28,6 +29,7 @@ _INPUTS = {
     "candidates": ("batch", "c"),
     "candidates_length": ("batch",),
 }
+_ALL_ROWS = np.array([1, np.iinfo(np.int64).max])
 _OUTPUTS = {
     "recommendations": (_INT64, ("batch", "returned")),
     "scores": (_FLOAT, ("batch", "returned")),
@@ -47,7 +49,7 @@ def build_graph(
     beside: Beside = NOTHING,
     metadata: Mapping[str, str] = types.MappingProxyType({}),
 ) -> onnx.ModelProto:
-    """A whole model but for the table's numbers: initializer `item_table` is declared by the writer.
+    """A whole model but for the numbers of `item_table` and `item_codes`: these initializers the writer adds.
 
     `encode` adds the encoder's nodes and returns the name of the user vectors; or, where there is no layout, of
     the scores of all `items`. The rows of `beside` tell types and shapes of the inputs beside histories. The table has
@@ -60,13 +62,16 @@ def build_graph(
     else:
         outputs = add_head(g, encoded, layout, largest=largest, bias=bias, codes=codes, never=bool(never))
     g.nodes.extend(helper.make_node("Identity", [value], [name]) for name, value in outputs.items())
+    ports = [helper.make_tensor_value_info(name, _INT64, shape) for name, shape in _INPUTS.items()]
+    ports += [_input(name, values) for name, values in beside.items()]
+    if codes is not None:
+        # An input with a default: who does not know of it need not give it.
+        ports.append(helper.make_tensor_value_info(COARSE_ROWS, _INT64, (2,)))
+        g.initializers.append(numpy_helper.from_array(_ALL_ROWS, COARSE_ROWS))
     graph = helper.make_graph(
         g.nodes,
         "recommender",
-        [
-            *(helper.make_tensor_value_info(name, _INT64, shape) for name, shape in _INPUTS.items()),
-            *(_input(name, values) for name, values in beside.items()),
-        ],
+        ports,
         [helper.make_tensor_value_info(name, *_OUTPUTS[name]) for name in outputs],
         g.initializers,
         value_info=g.declared,

@@ -14,7 +14,7 @@ from recommender.export.artifact import write_model
 from recommender.export.check import ModelFile
 from recommender.export.errors import ExportError
 from recommender.export.graph import build_graph
-from recommender.export.head.coarse import Codes
+from recommender.export.head.codes import CODES, Codes
 from recommender.export.nodes import Nodes
 from recommender.export.table import TABLE, Layout, hide, pack
 from recommender.export.truth import brute_force, masked
@@ -35,8 +35,8 @@ def check_ties(items: int, columns: int, max_k: int, *, bias: bool, coarse: bool
     offsets = random.integers(-2, 3, items).astype(np.float32) if bias else None
     layout = Layout(items, columns)
     table = pack(embeddings, offsets, layout)
-    codes = Codes.of(table, layout, bias=bias) if coarse else None
     barred = range(0, items, 9) if never else ()
+    codes = Codes.of(table, layout, bias=bias, never=barred) if coarse else None
     hide(table, barred)
 
     def encode(g: Nodes) -> str:
@@ -48,7 +48,7 @@ def check_ties(items: int, columns: int, max_k: int, *, bias: bool, coarse: bool
     model = build_graph(encode, layout, largest=2.0, bias=bias, codes=codes, never=barred)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "ties.onnx")
-        write_model(model, table, path, 1 << 30)
+        write_model(model, table, path, 1 << 30, {} if codes is None else {CODES: codes.codes})
         head = ModelFile(path)
     for rows in (1, 7, 40):
         users = random.integers(0, items, rows)

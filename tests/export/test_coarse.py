@@ -13,7 +13,7 @@ from recommender.export import ExportError, ExportOptions, export_model
 from recommender.export.artifact import write_model
 from recommender.export.check import ModelFile, difference
 from recommender.export.graph import build_graph
-from recommender.export.head.coarse import Codes
+from recommender.export.head.codes import CODES, ZERO, Codes
 from recommender.export.nodes import Nodes
 from recommender.export.table import TABLE, Layout, pack
 from recommender.export.ties import check_ties
@@ -43,18 +43,19 @@ def table(kind: str) -> Table:
             return normal
 
 
-def model(embeddings: Table, folder: Path, bias: Table | None = None) -> Path:
+def model(embeddings: Table, folder: Path, bias: Table | None = None, *, size: float = 1.0) -> Path:
+    """A user is `size` times the embedding of the history's first item."""
     biased = bias is not None
     layout = Layout(len(embeddings), SIZE + biased)
     packed = pack(embeddings, bias, layout)
 
     def first_item(g: Nodes) -> str:
         whole = g.op("Gather", TABLE, g.op("Gather", "user_history", g.constant(np.array(0)), axis=1), axis=0)
-        return g.op("Slice", whole, g.int64(0), g.int64(SIZE), g.int64(1))
+        return g.op("Mul", g.op("Slice", whole, g.int64(0), g.int64(SIZE), g.int64(1)), g.float32(size))
 
     codes = Codes.of(packed, layout, bias=biased)
     graph = build_graph(first_item, layout, largest=float(np.abs(packed).max()), bias=biased, codes=codes)
-    write_model(graph, packed, folder / "m.onnx", 1 << 30)
+    write_model(graph, packed, folder / "m.onnx", 1 << 30, {CODES: codes.codes})
     return folder / "m.onnx"
 
 
@@ -79,8 +80,12 @@ def test_the_ranking_is_the_exact_one_on_every_kind_of_table(kind: str, tmp_path
         assert difference(got, masked(scores, excluded, None), 10, tolerance) is None
 
 
-def ask(path: Path, users: npt.NDArray[np.int64], k: int) -> tuple[Rankings, npt.NDArray[np.int64]]:
-    session = ort.InferenceSession(path, providers=["CPUExecutionProvider"])
+def ask(
+    path: Path, users: npt.NDArray[np.int64], k: int, coarse_rows: tuple[int, int] | None = None
+) -> tuple[Rankings, npt.NDArray[np.int64]]:
+    options = ort.SessionOptions()
+    options.log_severity_level = 3
+    session = ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     ids, scores, fallbacks = session.run(
         ["recommendations", "scores", "fallbacks"],
         {
@@ -90,6 +95,7 @@ def ask(path: Path, users: npt.NDArray[np.int64], k: int) -> tuple[Rankings, npt
             "excluded": np.zeros((0, 2), np.int64),
             "candidates": np.zeros((len(users), 0), np.int64),
             "candidates_length": np.zeros(len(users), np.int64),
+            **({} if coarse_rows is None else {"coarse_rows": np.array(coarse_rows)}),
         },
     )
     return Rankings(ids, scores), fallbacks
@@ -106,9 +112,51 @@ def test_a_row_that_cannot_be_proven_is_counted(tmp_path: Path) -> None:
     assert fallbacks.tolist() == [1] * 3
 
 
-def test_a_batch_that_starts_from_float_counts_nothing(tmp_path: Path) -> None:
-    _, fallbacks = ask(model(table("nearly equal"), tmp_path), np.arange(40), 10)
-    assert fallbacks.tolist() == [0] * 40
+def test_a_batch_of_another_size_starts_from_float(tmp_path: Path) -> None:
+    path = model(table("nearly equal"), tmp_path)
+    for rows, wanted, failed in ((3, (1, 2), 0), (3, (4, 9), 0), (3, (2, 4), 1)):
+        _, fallbacks = ask(path, np.arange(rows), 10, wanted)
+        assert fallbacks.tolist() == [failed] * rows
+
+
+def crowded(crowd: int) -> Table:
+    """Normal items, of which the first `crowd` are nearly one, far out."""
+    embeddings = table("normal")
+    embeddings[:crowd] = 4 * embeddings[0] + 1e-5 * embeddings[:crowd]
+    return embeddings
+
+
+def test_a_row_that_proves_nothing_leaves_its_mates_their_answers(tmp_path: Path) -> None:
+    embeddings = crowded(40_000)
+    path = model(embeddings, tmp_path)
+    users = np.array([40_001, 7, 40_002, 40_003, 40_004])
+    together, fallbacks = ask(path, users, 10)
+    scores = embeddings[users] @ embeddings.T
+    # Whoever meets the crowd from the front cannot tell its members apart.
+    hard = (scores[:, :40_000].max(axis=1) > np.sort(scores[:, 40_000:], axis=1)[:, -10]).astype(int)
+    assert 0 < hard.sum() < 5
+    assert fallbacks.tolist() == hard.tolist()
+    assert difference(together, scores, 10, 1e-4) is None
+    for row in np.flatnonzero(hard == 0):
+        alone, _ = ask(path, users[[row]], 10)
+        assert np.array_equal(alone.ids[0], together.ids[row])
+
+
+def test_a_row_looks_at_as_much_as_it_needs_for_a_proof(tmp_path: Path) -> None:
+    embeddings = crowded(3_000)
+    users = np.array([5, 40_001])
+    got, fallbacks = ask(model(embeddings, tmp_path), users, 10)
+    assert fallbacks.tolist() == [0, 0]
+    assert difference(got, embeddings[users] @ embeddings.T, 10, 1e-4) is None
+
+
+@pytest.mark.parametrize("size", [1e-36, 1e-25, 1e25])
+def test_the_size_of_a_user_vector_changes_no_ranking(tmp_path: Path, size: float) -> None:
+    embeddings, users = table("normal"), np.arange(12)
+    got, fallbacks = ask(model(embeddings, tmp_path, size=size), users, 10)
+    scores = (embeddings[users].astype(np.float64) @ embeddings.T.astype(np.float64)).astype(np.float32)
+    assert difference(Rankings(got.ids, (got.scores / np.float32(size))), scores, 10, 1e-4) is None
+    assert fallbacks.tolist() == [0] * 12
 
 
 def test_a_bias_far_below_the_others_spoils_no_proof(tmp_path: Path) -> None:
@@ -118,14 +166,25 @@ def test_a_bias_far_below_the_others_spoils_no_proof(tmp_path: Path) -> None:
     assert fallbacks.tolist() == [0] * 8
 
 
+def test_items_that_are_never_recommended_spoil_no_proof() -> None:
+    embeddings = table("normal")
+    embeddings[:500] *= 1_000
+    layout = Layout(ITEMS, SIZE)
+    packed = pack(embeddings, None, layout)
+    codes, without = Codes.of(packed, layout, never=range(500)), Codes.of(packed, layout)
+    assert codes.item_error < without.item_error / 100
+    assert np.array_equal(codes.codes.reshape(-1, SIZE)[:500], np.tile(codes.codes[0, 500], (500, 1)))
+
+
 @pytest.mark.parametrize("kind", ["uniform", "normal", "uneven columns", "one giant"])
 def test_the_codes_know_their_own_error(kind: str) -> None:
     embeddings = table(kind)
     layout = Layout(ITEMS, SIZE)
     codes = Codes.of(pack(embeddings, None, layout), layout)
-    again = codes.middle.astype(np.float64) + codes.codes.T[:ITEMS] * codes.step.astype(np.float64)
+    coded = codes.codes.reshape(-1, SIZE)[:ITEMS].astype(np.float64) - ZERO
+    again = codes.middle.astype(np.float64) + coded * codes.step.astype(np.float64)
     assert np.linalg.norm(embeddings - again, axis=1).max() == pytest.approx(codes.item_error)
-    assert np.abs(codes.codes).max() <= 127
+    assert np.abs(coded).max() <= 127
 
 
 @pytest.mark.parametrize(("items", "bias"), [(20_000, False), (20_001, True), (70_003, False)])

@@ -26,33 +26,16 @@ Excluded pairs become `MASKED` before a block's maximum is taken. `users` names 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 import numpy.typing as npt
-from onnx import helper
 
-from recommender.export.head.selection import FLOAT, INT64, flat_places, mask, mask_in_place, places, search, select
+from recommender.export.head.selection import FLOAT, LOWEST, flat_places, mask, mask_in_place, places, search, select
+from recommender.export.head.slabs import Pairs, Slabs, batch_of, view
 from recommender.export.nodes import Nodes
 from recommender.export.table import TABLE, Layout
 
 # In a smaller catalogue selecting from everything is fastest.
 _LEAST_ITEMS = 4_000
-
-
-@dataclass(frozen=True, slots=True)
-class Pairs:
-    """Names of the parts of `excluded`."""
-
-    rows: str  # int64 [nnz]
-    items: str  # int64 [nnz]
-    any: str  # bool [1]
-
-    @classmethod
-    def of(cls, g: Nodes) -> Pairs:
-        """Take the input apart."""
-        rows, items = (g.op("Gather", "excluded", g.constant(np.array(column)), axis=1) for column in (0, 1))
-        return cls(rows, items, g.op("Greater", g.op("Shape", "excluded", start=0, end=1), g.int64(0)))
 
 
 def all_scores(g: Nodes, users: str, pairs: str, layout: Layout) -> str:
@@ -90,22 +73,27 @@ def _from_blocks(g: Nodes, scores: str, users: str, layout: Layout) -> tuple[str
     return _select(g, blocks, chosen, users, layout)
 
 
-def from_slabs(g: Nodes, users: str, layout: Layout) -> tuple[str, str]:
+def from_slabs(g: Nodes, users: str, excluded: str, layout: Layout) -> tuple[str, str]:
     """Top-K from the blocks with the largest maxima, found slab by slab."""
-    pairs = Pairs.of(g)
-    (maxima,) = g.choose(
-        pairs.any,
-        lambda body: (_slab_maxima(body, users, layout, pairs),),
-        lambda body: (_slab_maxima(body, users, layout, None),),
-        (FLOAT,),
+    pairs, across = Pairs.of(g, excluded), g.op("Transpose", users, perm=[1, 0])
+    size = layout.blocks * layout.block
+    slabs = Slabs(
+        table=view(g, TABLE, users, layout.slabs, size, layout.columns),
+        stored=FLOAT,
+        items=g.int64(size),
+        block=layout.block,
+        product=lambda inner, slab: inner.op("MatMul", slab, across),
+        scored=FLOAT,
+        lowest=LOWEST,
     )
+    maxima = _first(g, slabs.maxima(g, batch_of(g, users), pairs), layout.full_blocks, of=layout.slabs * layout.blocks)
     maxima = g.op("Unsqueeze", maxima, g.int64(2))
-    return score_blocks(g, _choose_blocks(g, maxima, layout), pairs, users, layout)
+    return _score_blocks(g, _choose_blocks(g, maxima, layout), pairs, users, layout)
 
 
-def score_blocks(g: Nodes, blocks: str, pairs: Pairs, users: str, layout: Layout) -> tuple[str, str]:
+def _score_blocks(g: Nodes, blocks: str, pairs: Pairs, users: str, layout: Layout) -> tuple[str, str]:
     """Top-K of the items in these blocks, int64 [batch, m, 1] ascending, and the tail; scored by a gathered product."""
-    vectors = g.op("Gather", _view(g, users, -1, layout.block * layout.columns), blocks, axis=0)
+    vectors = g.op("Gather", view(g, TABLE, users, -1, layout.block * layout.columns), blocks, axis=0)
     scores = gathered_product(g, g.op("Reshape", vectors, g.int64(0, -1, layout.columns)), users)
     if layout.tail:
         tail = g.constant(np.arange(layout.items - layout.tail, layout.items, dtype=np.int64))
@@ -123,61 +111,6 @@ def score_blocks(g: Nodes, blocks: str, pairs: Pairs, users: str, layout: Layout
 
     (scores,) = g.choose(pairs.any, masked, lambda _: (scores,), (FLOAT,))
     return _select(g, blocks, scores, users, layout)
-
-
-def _slab_maxima(g: Nodes, users: str, layout: Layout, pairs: Pairs | None) -> str:
-    """The largest score of each full block, float32 [batch, full_blocks], slab by slab."""
-
-    def body(inner: Nodes) -> tuple[str]:
-        scores = inner.op("MatMul", slab.name, across)  # [blocks, block, batch]
-        if pairs is not None:
-            first, start, end = (part.name for part in parts)
-            own = inner.op("Sub", inner.op("Slice", ordered, start, end), first)
-            scores = mask_in_place(inner, scores, own, inner.int64(*shape[:2], -1))
-        return (inner.op("ReduceMax", scores, inner.int64(1), keepdims=0),)
-
-    across, batch = g.op("Transpose", users, perm=[1, 0]), batch_of(g, users)
-    shape = (layout.blocks, layout.block, layout.columns)
-    slab = helper.make_tensor_value_info(g.fresh("slab"), FLOAT, shape)
-    scanned, inputs = [_view(g, users, layout.slabs, *shape)], [slab]
-    if pairs is not None:
-        parts = [helper.make_tensor_value_info(g.fresh("part"), INT64, [1]) for _ in range(3)]
-        ordered, bounds = _by_slab(g, pairs, batch, layout)
-        scanned += bounds
-        inputs += parts
-    maxima = g.op("Scan", *scanned, num_scan_inputs=len(inputs), body=g.subgraph("slab", body, (FLOAT,), inputs))
-    maxima = g.op("Reshape", maxima, g.op("Concat", g.int64(-1), batch, axis=0))
-    return _first(g, g.op("Transpose", maxima, perm=[1, 0]), layout.full_blocks, of=layout.slabs * layout.blocks)
-
-
-def _by_slab(g: Nodes, pairs: Pairs, batch: str, layout: Layout) -> tuple[str, list[str]]:
-    """Excluded pairs in the order of the slabs, so that each slab looks at its own and no others.
-
-    Returns their places in the scores [rows of the table, batch] counted as one row, int64 [nnz], and for each slab,
-    int64 [slabs, 1], the first place of its scores, and where in that list its own places start and end.
-    """
-    size = layout.blocks * layout.block
-    number = g.op("Shape", pairs.items)
-    items, order = g.ops("TopK", 2, pairs.items, number, axis=0, largest=0)
-    places = g.op("Add", g.op("Mul", items, batch), g.op("Gather", pairs.rows, order, axis=0))
-    none = g.constant(np.zeros(layout.slabs, np.int64))
-    one = g.op("Expand", g.int64(1), number)
-    counts = g.op("ScatterElements", none, g.op("Div", items, g.int64(size)), one, axis=0, reduction="add")
-    ends = g.op("CumSum", counts, g.constant(np.array(0, np.int64)))
-    firsts = g.op("Mul", g.constant(np.arange(layout.slabs, dtype=np.int64) * size), batch)
-    bounds = [g.op("Unsqueeze", each, g.int64(1)) for each in (firsts, g.op("Sub", ends, counts), ends)]
-    return places, bounds
-
-
-def _view(g: Nodes, users: str, *shape: int) -> str:
-    """The table in another shape, in place.
-
-    The shape must look unknown until the batch is there: ONNX Runtime folds a Reshape of constants at load, and that
-    would be one more copy of the table.
-    """
-    batch = batch_of(g, users)
-    nothing = g.op("Sub", batch, batch)
-    return g.op("Reshape", TABLE, g.op("Add", g.int64(*shape), nothing))
 
 
 def _choose_blocks(g: Nodes, maxima: str, layout: Layout) -> str:
@@ -207,11 +140,6 @@ def gathered_product(g: Nodes, vectors: str, users: str) -> str:
     """Scores [batch, m] of each row's own item vectors [batch, m, columns]."""
     last = g.int64(-1)
     return g.op("Squeeze", g.op("MatMul", vectors, g.op("Unsqueeze", users, last)), last)
-
-
-def batch_of(g: Nodes, users: str) -> str:
-    """The number of rows, int64 [1]; asked where it is used, so that nobody pays who does not."""
-    return g.op("Shape", users, start=0, end=1)
 
 
 def _each_row(g: Nodes, users: str, row: npt.NDArray[np.int64]) -> str:

@@ -1,84 +1,61 @@
-"""Coarse scores: the item table in 8 bits, which finds the blocks worth an exact look, and a proof that it found them.
+"""Coarse scores: the item table in 8 bits finds the items worth an exact score, and proves that it found them.
 
-A single user's scores cost as much as reading the table, so a table of a quarter of the bytes is read in its place.
-Column j of the table is coded as whole numbers q between -127 and 127: e ≈ middle_j + step_j · q. A user vector u is
-folded with the steps, w = u · step, and coded as whole numbers p between -63 and 63: w ≈ p · s. Products p · q sum up
-exactly in 32 bits; with p in 7 bits no CPU saturates, VNNI or not. So the coarse score of an item is
+The product of users and items is what a large catalogue costs, and in 8 bits it costs a quarter. A user vector u is
+folded with the steps of the codes, w = u · step, and coded as whole numbers p between -63 and 63: w ≈ s · p. Products
+p · q sum up exactly in 32 bits; with p in 7 bits no CPU saturates, VNNI or not. A second digit t codes what p leaves:
+w ≈ s · (p + t / 126). So an item has two coarse scores, for each of which, by Cauchy and Schwarz,
 
-    a = u · middle + s · Σ p q,    |u·e - a|  ≤  |u| · max|e - middle - step q|  +  |w - s p| · max|q|
+    a = u · middle + s · Σ p q,                |u·e - a|  ≤  |u| · max|e - middle - step q|  +  |w - s p| · max|q|
+    f = u · middle + s · Σ (p + t / 126) q,    |u·e - f|  ≤  the same with the smaller |w - s (p + t / 126)|
 
-by Cauchy and Schwarz, with Euclidean norms; the maxima are over all items, known at export, and the norms of u and
-of w's rest are measured for every user. What rounding in float32 adds is bounded by the number of columns.
+with Euclidean norms; the maxima are over all items, known at export, and the norms of u and of w's rests are measured
+for every user. What rounding in float32 adds is bounded by the number of columns.
 
-Only too low a coarse score could lose an item. So a bias far below the others is coded as if it were higher: one item
-at -1e9 would otherwise take all the steps of its column, and nothing could be proven.
+A row is ranked in three looks, each at less than the one before:
 
-The blocks with the largest coarse maxima are scored exactly. If the K-th best score found lies above the largest
-coarse maximum left out plus this bound, nothing left out can be among the K best, equal scores included. A batch in
-which one row fails this test is ranked from float32 slabs as a whole; `fallbacks` tells which rows failed.
+1. The largest Σ p q of each block, from a walk over all codes. The blocks with the largest are looked at again.
+2. The finer score f of each item in these blocks. The items with the largest are looked at again.
+3. The exact score in float32 of these items, of which the K best are the answer.
+
+If the K-th exact score lies above the largest a of a block left out and above the largest f of an item left out, each
+plus its bound, nothing left out can be among the K best, equal scores included: the answer is proven. Only too low a
+coarse score could lose an item. So a bias far below the others is coded as if it were higher: one item at -1e9 would
+otherwise take all the steps of its column, and nothing could be proven.
+
+A row that is not proven is ranked again by itself; its batch-mates keep their answers. Its K-th exact score is a lower
+bound of the right one. So it is known how many blocks and items could matter, and that many are looked at; where this
+is too much, the row is ranked from float32 slabs. `fallbacks` tells of which rows that is true.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
+from onnx import TensorProto
 
-from recommender.export.head.selection import FLOAT, UINT8, flat_places, mask_in_place
+from recommender.export.head.blocks import from_slabs, gathered_product
+from recommender.export.head.codes import CODES, MOST_SHARES, ZERO, Codes
+from recommender.export.head.rows import Rows, any_of
+from recommender.export.head.selection import FLOAT, INT64, MASKED, UINT8, mask, places, search, select
+from recommender.export.head.slabs import Pairs, Slabs, batch_of, view
 from recommender.export.nodes import Nodes
-from recommender.export.table import Layout
+from recommender.export.table import TABLE, Layout
 
-# Blocks looked at exactly for each wanted item, and on top of that: fewer make the test fail, more cost time.
-_BLOCKS_PER_ITEM, _MORE_BLOCKS = 8, 56
+_INT8, _INT32 = TensorProto.INT8, TensorProto.INT32
+# Blocks and items looked at for each wanted item, and on top of that: fewer make proofs fail, more cost time.
+_BLOCKS_PER_ITEM, _MORE_BLOCKS = 3, 24
+_ITEMS_PER_ITEM, _MORE_ITEMS = 2, 16
+# Blocks that the rows without a proof may look at together in the second attempt.
+_MOST_BLOCKS = 8_192
+# A batch of so many rows is multiplied with two items at once, and takes whole slabs.
+_FEW_ROWS = 8
 _USER_CODES = 63
-_ITEM_CODES = 127
+_DIGIT = 126
 # Below every sum of products, and exact in float32.
 _LOWEST = -(2**30)
-
-
-@dataclass(frozen=True, slots=True)
-class Codes:
-    """A table in 8 bits: `codes` int8 [columns, rows] with what the bound needs."""
-
-    codes: npt.NDArray[np.int8]
-    middle: npt.NDArray[np.float32]
-    step: npt.NDArray[np.float32]
-    item_error: float  # max |e - middle - step q|
-    code_norm: float  # max |q|
-    vector_norm: float  # max |e|
-
-    @classmethod
-    def of(cls, table: npt.NDArray[np.float32], layout: Layout, *, bias: bool = False) -> Codes:
-        """Code a packed table without `NEVER`; `bias` says that its last column is one.
-
-        Norms are taken in float64, over real items.
-        """
-        items = table[: layout.items]
-        if bias:
-            items = np.column_stack([items[:, :-1], _raised(items)])
-        low, high = items.min(axis=0).astype(np.float64), items.max(axis=0).astype(np.float64)
-        middle = ((low + high) / 2).astype(np.float32)
-        step = np.maximum((high - low) / (2 * _ITEM_CODES), np.finfo(np.float32).tiny).astype(np.float32)
-        codes = np.zeros((layout.columns, layout.rows), np.int8)
-        error = code_norm = vector_norm = 0.0
-        for start in range(0, layout.items, 1 << 16):
-            rows = items[start : start + (1 << 16)].astype(np.float64)
-            coded = np.clip(np.rint((rows - middle) / step), -_ITEM_CODES, _ITEM_CODES)
-            codes[:, start : start + len(rows)] = coded.T
-            rest = rows - middle - coded * step
-            error = max(error, float(np.linalg.norm(rest, axis=1).max()))
-            code_norm = max(code_norm, float(np.linalg.norm(coded, axis=1).max()))
-            vector_norm = max(vector_norm, float(np.linalg.norm(rows, axis=1).max()))
-        return cls(codes, middle, step, error, code_norm, vector_norm)
-
-
-def _raised(items: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-    """The biases, the last column of `items`, with those that lie far below the others raised to a bound."""
-    embeddings, bias = items[:, :-1], items[:, -1]
-    middle = np.median(bias)
-    spread = max(float(bias.max() - middle), float(np.ptp(embeddings)))
-    return np.maximum(bias, np.float32(middle - 2 * spread))
+_EPS = float(np.finfo(np.float32).eps)
 
 
 def most_wanted(blocks: int) -> int:
@@ -87,68 +64,268 @@ def most_wanted(blocks: int) -> int:
 
 
 @dataclass(frozen=True, slots=True)
-class CoarseChoice:
-    """Names of what coarse scores say: the blocks to look at, and the score that nothing left out can exceed."""
+class _Users:
+    """Names of what is known of the users, all float32 [batch, …] but `digits`."""
 
-    blocks: str  # int64 [batch, m, 1], ascending
-    edge: str  # float32 [batch, 1]
+    vectors: str  # [batch, columns]
+    digits: str  # p and t, int8 [batch, columns, 2]
+    scale: str  # s [batch, 1]
+    middle: str  # u · middle [batch, 1]
+    of_blocks: str  # bound of |u·e - a| [batch, 1]
+    of_items: str  # bound of |u·e - f| [batch, 1]
 
+    @classmethod
+    def of(cls, g: Nodes, vectors: str, codes: Codes) -> _Users:
+        """Code these vectors.
 
-def add_coarse_scores(g: Nodes, users: str, pairs: str, codes: Codes, layout: Layout) -> str:
-    """Sums of products of codes, masked: int32 [batch, rows]. To stand at the top level, as packing needs it."""
-    small, _ = _coded_users(g, users, codes)
-    table = g.constant(codes.codes)
-    sums = g.op("MatMulInteger", small, table, g.constant(np.array(_USER_CODES + 1, np.uint8)))
-    rows = layout.rows
-    return mask_in_place(
-        g, sums, flat_places(g, pairs, g.int64(rows)), g.int64(-1, rows), lowest=np.array(_LOWEST, np.int32)
-    )
+        Norms are taken of numbers near 1, so that no square is 0 or infinite. Where numbers are so small that
+        they are rounded to more than a share of themselves, `tiny` is more than what that adds.
+        """
+        one, tiny = g.int64(1), g.float32(float(np.finfo(np.float32).tiny))
+        folded = g.op("Mul", vectors, g.constant(codes.step))
+        scale = g.op("Max", g.op("Div", _largest(g, folded), g.float32(_USER_CODES)), tiny)
+        exact = g.op("Div", folded, scale)
+        first = _digit(g, exact)
+        rest = g.op("Sub", exact, first)
+        second = _digit(g, g.op("Mul", rest, g.float32(_DIGIT)))
+        finer = g.op("Sub", rest, g.op("Mul", second, g.float32(1 / _DIGIT)))
+        largest = g.op("Max", _largest(g, vectors), tiny)
+        norm = g.op("Mul", largest, g.op("ReduceL2", g.op("Div", vectors, largest), one, keepdims=1))
+        # Rounding of the score found, of the score that brute force finds, and of the coarse one: each is below
+        # columns · eps · |u| · |e|.
+        rounding = 4 * (len(codes.step) + 4) * _EPS
+        item_share = 1.001 * (codes.item_error + rounding * (codes.vector_norm + float(np.linalg.norm(codes.middle))))
+        of_all = g.op("Add", g.op("Mul", norm, g.float32(item_share)), tiny)
+        slack = g.op("Mul", g.op("ReduceL2", exact, one, keepdims=1), g.float32(4 * _EPS))
 
+        def bound(rest: str) -> str:
+            length = g.op("Add", g.op("ReduceL2", rest, one, keepdims=1), slack)
+            return g.op("Add", of_all, g.op("Mul", g.op("Mul", length, scale), g.float32(1.001 * codes.code_norm)))
 
-def choose_blocks(g: Nodes, users: str, sums: str, codes: Codes, layout: Layout) -> CoarseChoice:
-    """The blocks whose largest coarse scores are best, and the bound for all others."""
-    last = g.int64(-1)
-    maxima = g.op("ReduceMax", g.op("Reshape", sums, g.int64(0, -1, layout.block)), g.int64(2), keepdims=0)
-    if layout.rows // layout.block > layout.full_blocks:
-        maxima = g.op("Slice", maxima, g.int64(0), g.int64(layout.full_blocks), g.int64(1))
-    number = g.op("Add", g.op("Mul", "k", g.int64(_BLOCKS_PER_ITEM)), g.int64(_MORE_BLOCKS))
-    best, order = g.ops("TopK", 2, maxima, g.op("Add", number, g.int64(1)), axis=1)
-    chosen = g.op("Slice", order, g.int64(0), number, g.int64(1))
-    blocks, _ = g.ops("TopK", 2, chosen, number, axis=1, largest=0)
-    left_out = g.op("Cast", g.op("Slice", best, last, g.int64(np.iinfo(np.int64).max), g.int64(1)), to=FLOAT)
+        digits = [g.op("Unsqueeze", g.op("Cast", digit, to=_INT8), g.int64(2)) for digit in (first, second)]
+        return cls(
+            vectors=vectors,
+            digits=g.op("Concat", *digits, axis=2),
+            scale=scale,
+            middle=g.op("MatMul", vectors, g.constant(codes.middle.reshape(-1, 1))),
+            of_blocks=bound(rest),
+            of_items=bound(finer),
+        )
 
-    coded, scale = _coded_users(g, users, codes)
-    middle = g.op("MatMul", users, g.constant(codes.middle.reshape(-1, 1)))
-    folded = g.op("Mul", users, g.constant(codes.step))
-    exact = g.op("Sub", g.op("Cast", coded, to=FLOAT), g.float32(_USER_CODES + 1))
-    eps = float(np.finfo(np.float32).eps)
-    rest = g.op(
-        "Add",
-        g.op("ReduceL2", g.op("Sub", folded, g.op("Mul", exact, scale)), g.int64(1), keepdims=1),
-        g.op("Mul", g.op("ReduceL2", folded, g.int64(1), keepdims=1), g.float32(4 * eps)),
-    )
-    norm = g.op("ReduceL2", users, g.int64(1), keepdims=1)
-    # Rounding of the score found, of the score that brute force finds, and of the coarse one: each is below
-    # columns · eps · |u| · |e|.
-    rounding = 4 * (layout.columns + 2) * eps
-    item_share = 1.001 * (codes.item_error + rounding * (codes.vector_norm + float(np.linalg.norm(codes.middle))))
-    user_share = 1.001 * codes.code_norm
-    bound = g.op("Add", g.op("Mul", norm, g.float32(item_share)), g.op("Mul", rest, g.float32(user_share)))
-    edge = g.op("Add", g.op("Add", middle, g.op("Mul", left_out, scale)), bound)
-    return CoarseChoice(g.op("Unsqueeze", blocks, g.int64(2)), edge)
-
-
-def proven(g: Nodes, scores: str, edge: str) -> str:
-    """Which rows' K best, `scores` [batch, k] best first, lie above the edge: bool [batch, 1]."""
-    worst = g.op("Slice", scores, g.int64(-1), g.int64(np.iinfo(np.int64).max), g.int64(1))
-    return g.op("Greater", worst, edge)
+    def most(self, g: Nodes, sums: str, bound: str) -> str:
+        """The largest score that an item with such a sum, float32 [batch, n], can have."""
+        return g.op("Add", g.op("Mul", sums, self.scale), g.op("Add", self.middle, bound))
 
 
-def _coded_users(g: Nodes, users: str, codes: Codes) -> tuple[str, str]:
-    """User codes uint8 [batch, columns], shifted by 64, and each row's scale, float32 [batch, 1]."""
-    folded = g.op("Mul", users, g.constant(codes.step))
-    largest = g.op("ReduceMax", g.op("Abs", folded), g.int64(1), keepdims=1)
-    scale = g.op("Max", g.op("Div", largest, g.float32(_USER_CODES)), g.float32(float(np.finfo(np.float32).tiny)))
-    coded = g.op("Round", g.op("Div", folded, scale))
-    shifted = g.op("Clip", g.op("Add", coded, g.float32(_USER_CODES + 1)), g.float32(1), g.float32(2 * _USER_CODES + 1))
-    return g.op("Cast", shifted, to=UINT8), scale
+@dataclass(frozen=True, slots=True)
+class _Ranked:
+    """Names of the answers, and which rows' are proven: bool [batch, 1]."""
+
+    ids: str
+    scores: str
+    proven: str
+
+
+@dataclass(frozen=True, slots=True)
+class CoarseHead:
+    """Ranks the whole catalogue from coarse scores."""
+
+    codes: Codes
+    layout: Layout
+
+    def rank(self, g: Nodes, vectors: str, excluded: str) -> tuple[str, ...]:
+        """Top-K for float32 [batch, columns]; returns ids, scores, and 1 for each row that took float32 slabs."""
+        users, pairs = _Users.of(g, vectors, self.codes), Pairs.of(g, excluded)
+        maxima = self._maxima(g, users, pairs)
+        first = self._look(g, users, maxima, pairs, self._first_blocks(g), lambda _: self._first_items(g))
+        left = g.op("Not", first.proven)
+        return g.choose(
+            any_of(g, left),
+            lambda body: self._again(body, vectors, excluded, maxima, first),
+            lambda body: (first.ids, first.scores, _counted(body, left)),
+            (INT64, FLOAT, INT64),
+        )
+
+    def _first_blocks(self, g: Nodes) -> str:
+        return g.op("Add", g.op("Mul", "k", g.int64(_BLOCKS_PER_ITEM)), g.int64(_MORE_BLOCKS))
+
+    def _first_items(self, g: Nodes) -> str:
+        return g.op("Add", g.op("Mul", "k", g.int64(_ITEMS_PER_ITEM)), g.int64(_MORE_ITEMS))
+
+    def _again(self, g: Nodes, vectors: str, excluded: str, maxima: str, first: _Ranked) -> tuple[str, ...]:
+        """Rank the rows that are not proven once more: looking at all that could matter, or in float32."""
+        rows = Rows.of(g, g.op("Not", first.proven))
+        users = _Users.of(g, rows.take(g, vectors), self.codes)
+        floor = _last(g, rows.take(g, first.scores))
+        most = users.most(g, g.op("Cast", rows.take(g, maxima), to=FLOAT), users.of_blocks)
+        needed = _count(g, g.op("GreaterOrEqual", most, floor))
+        share = g.op("Min", g.op("Div", g.int64(_MOST_BLOCKS), rows.count(g)), g.int64(self.codes.blocks - 1))
+        few = g.op("LessOrEqual", needed, share)
+        types = (INT64, FLOAT, TensorProto.BOOL)
+        ids, scores, proven = g.choose(
+            any_of(g, few),
+            lambda body: self._wider(body, rows, few, needed, vectors, excluded, maxima, first),
+            lambda _: (first.ids, first.scores, first.proven),
+            types,
+        )
+        left = g.op("Not", proven)
+
+        def exact(body: Nodes) -> tuple[str, str]:
+            own = Rows.of(body, left)
+            pairs = own.pairs(body, excluded, batch_of(body, vectors))
+            found = from_slabs(body, own.take(body, vectors), pairs, self.layout)
+            return own.put(body, ids, found[0]), own.put(body, scores, found[1])
+
+        ids, scores = g.choose(any_of(g, left), exact, lambda _: (ids, scores), (INT64, FLOAT))
+        return ids, scores, _counted(g, left)
+
+    def _wider(
+        self,
+        g: Nodes,
+        rows: Rows,
+        few: str,
+        needed: str,
+        vectors: str,
+        excluded: str,
+        maxima: str,
+        first: _Ranked,
+    ) -> tuple[str, str, str]:
+        """The answers with those rows ranked anew of which `few` is true, by the blocks and items that they need."""
+        own = rows.only(g, few)
+        users = _Users.of(g, own.take(g, vectors), self.codes)
+        pairs = Pairs.of(g, own.pairs(g, excluded, batch_of(g, vectors)))
+        floor = _last(g, own.take(g, first.scores))
+        blocks = g.op("Max", _most(g, g.op("Where", few, needed, g.int64(0))), self._first_blocks(g))
+
+        def items(sums: str) -> str:
+            there = g.op("Sub", g.op("Shape", sums, start=1, end=2), g.int64(1))
+            counted = _most(g, _count(g, g.op("GreaterOrEqual", users.most(g, sums, users.of_items), floor)))
+            return g.op("Min", g.op("Max", counted, self._first_items(g)), there)
+
+        found = self._look(g, users, own.take(g, maxima), pairs, blocks, items)
+        return (
+            own.put(g, first.ids, found.ids),
+            own.put(g, first.scores, found.scores),
+            own.put(g, first.proven, found.proven),
+        )
+
+    def _maxima(self, g: Nodes, users: _Users, pairs: Pairs) -> str:
+        """The largest Σ p q of each block, padding included: int32 [batch, blocks]."""
+        batch = batch_of(g, users.vectors)
+        digit = g.op("Gather", users.digits, g.constant(np.array(0)), axis=2)
+        across = g.op("Transpose", digit, perm=[1, 0])
+        few = g.op("LessOrEqual", batch, g.int64(_FEW_ROWS))
+        # Kernels have room for 16 rows of the batch. A few take the room of twice as many, and half as long a table.
+        (across,) = g.choose(few, lambda body: (_twice(body, across),), lambda _: (across,), (_INT8,))
+        together, shares = g.op("Where", few, g.int64(2), g.int64(1)), g.int64(1)
+        cut = _FEW_ROWS
+        for share in (2 << power for power in range(MOST_SHARES.bit_length() - 1)):
+            shares = g.op("Where", g.op("Greater", batch, g.int64(cut)), g.int64(share), shares)
+            cut *= 2
+        slabs, items, columns = self.codes.codes.shape
+        size = g.op("Div", g.int64(items), shares)
+        rows, wide = g.op("Div", size, together), g.op("Mul", g.int64(columns), together)
+        zero = g.constant(np.array(ZERO, np.uint8))
+        walk = Slabs(
+            table=g.op("Reshape", CODES, g.op("Concat", g.op("Mul", g.int64(slabs), shares), rows, wide, axis=0)),
+            stored=UINT8,
+            items=size,
+            block=self.codes.block,
+            product=lambda inner, slab: inner.op("MatMulInteger", slab, across, zero),
+            scored=_INT32,
+            lowest=np.array(_LOWEST, np.int32),
+        )
+        return walk.maxima(g, batch, pairs)
+
+    def _look(
+        self,
+        g: Nodes,
+        users: _Users,
+        maxima: str,
+        pairs: Pairs,
+        number: str,
+        items: Callable[[str], str],
+    ) -> _Ranked:
+        """Look at this `number` of blocks, int64 [1], and at so many of their items.
+
+        `items` tells how many from the finer sums, float32 [batch, items of the blocks].
+        """
+        zero, one = g.int64(0), g.int64(1)
+        best, order = g.ops("TopK", 2, maxima, g.op("Add", number, one), axis=1)
+        left_out = g.op("Cast", _last(g, best), to=FLOAT)
+        edge_of_blocks = users.most(g, left_out, users.of_blocks)
+        chosen, _ = g.ops("TopK", 2, g.op("Slice", order, zero, number, one), number, axis=1, largest=0)
+
+        sums = self._finer(g, users, chosen, pairs)
+        number = items(sums)
+        best, order = g.ops("TopK", 2, sums, g.op("Add", number, one), axis=1)
+        edge_of_items = users.most(g, _last(g, best), users.of_items)
+        best, order = (g.op("Slice", each, zero, number, one) for each in (best, order))
+        size = g.int64(self.codes.block)
+        block = g.op("GatherElements", chosen, g.op("Div", order, size), axis=1)
+        ids = g.op("Add", g.op("Mul", block, size), g.op("Mod", order, size))
+        # What is excluded, and what is padding, sorts behind every item.
+        end = g.int64(self.layout.items)
+        ids = g.op("Where", g.op("Greater", best, g.float32(_LOWEST / 2)), ids, end)
+        ids, _ = g.ops("TopK", 2, ids, number, axis=1, largest=0)
+        vectors = g.op("Gather", TABLE, g.op("Min", ids, g.int64(self.layout.items - 1)), axis=0)
+        scores = gathered_product(g, vectors, users.vectors)
+        scores = g.op("Where", g.op("Less", ids, end), scores, g.float32(MASKED))
+        ids, scores = select(g, ids, scores, "k")
+        worst = _last(g, scores)
+        return _Ranked(ids, scores, g.op("Greater", worst, g.op("Max", edge_of_blocks, edge_of_items)))
+
+    def _finer(self, g: Nodes, users: _Users, chosen: str, pairs: Pairs) -> str:
+        """Σ (p + t / 126) q of each item in these blocks, int64 [batch, m] ascending: float32 [batch, m * block]."""
+        size, columns = self.codes.block, self.layout.columns
+        codes = view(g, CODES, users.vectors, -1, size * columns)
+        codes = g.op("Reshape", g.op("Gather", codes, chosen, axis=0), g.int64(0, -1, columns))
+        sums = g.op("MatMulInteger", codes, users.digits, g.constant(np.array(ZERO, np.uint8)))
+        weights = g.constant(np.array([[1], [1 / _DIGIT]], np.float32))
+        sums = g.op("Squeeze", g.op("MatMul", g.op("Cast", sums, to=FLOAT), weights), g.int64(2))
+
+        def masked(body: Nodes) -> tuple[str]:
+            wide = body.int64(size)
+            slot, found = search(body, chosen, pairs.rows, body.op("Div", pairs.items, wide))
+            place = body.op("Add", body.op("Mul", slot, wide), body.op("Mod", pairs.items, wide))
+            return (mask(body, sums, places(body, pairs.rows, place), keep=found, lowest=_LOWEST),)
+
+        (sums,) = g.choose(pairs.any, masked, lambda _: (sums,), (FLOAT,))
+        return sums
+
+
+def _largest(g: Nodes, rows: str) -> str:
+    """The largest absolute value of each row: float32 [batch, 1]."""
+    return g.op("ReduceMax", g.op("Abs", rows), g.int64(1), keepdims=1)
+
+
+def _digit(g: Nodes, values: str) -> str:
+    """The nearest code, as float32."""
+    return g.op("Clip", g.op("Round", values), g.float32(-_USER_CODES), g.float32(_USER_CODES))
+
+
+def _last(g: Nodes, rows: str) -> str:
+    """The last column of each row [batch, 1]."""
+    return g.op("Slice", rows, g.int64(-1), g.int64(np.iinfo(np.int64).max), g.int64(1))
+
+
+def _twice(g: Nodes, across: str) -> str:
+    """A matrix [n, m] twice on the diagonal of one of zeros, [2 n, 2 m]."""
+    none = g.op("Sub", across, across)
+    above, below = g.op("Concat", across, none, axis=1), g.op("Concat", none, across, axis=1)
+    return g.op("Concat", above, below, axis=0)
+
+
+def _count(g: Nodes, true: str) -> str:
+    """How many of each row are true: int64 [batch, 1]."""
+    return g.op("ReduceSum", g.op("Cast", true, to=INT64), g.int64(1), keepdims=1)
+
+
+def _most(g: Nodes, counts: str) -> str:
+    """The largest of int64 [batch, 1], at least one row: int64 [1]."""
+    return g.op("ReduceMax", g.op("Reshape", counts, g.int64(-1)), keepdims=1)
+
+
+def _counted(g: Nodes, rows: str) -> str:
+    """Bool [batch, 1] as int64 [batch]."""
+    return g.op("Squeeze", g.op("Cast", rows, to=INT64), g.int64(1))

@@ -22,18 +22,17 @@ from typing import TypeAlias
 import numpy as np
 
 from recommender.export.head.blocks import (
-    Pairs,
     all_scores,
-    batch_of,
     from_all,
     from_scores,
     from_slabs,
     gathered_product,
     product,
-    score_blocks,
 )
-from recommender.export.head.coarse import Codes, add_coarse_scores, choose_blocks, most_wanted, proven
+from recommender.export.head.coarse import CoarseHead, most_wanted
+from recommender.export.head.codes import Codes
 from recommender.export.head.selection import FLOAT, INT64, MASKED, mask, places, real_candidates, search, select_filled
+from recommender.export.head.slabs import Pairs, batch_of
 from recommender.export.nodes import Nodes
 from recommender.export.table import NEVER, TABLE, Layout
 
@@ -47,8 +46,8 @@ _SLAB_BLOCKS_PER_K = 64
 _SLAB_ROWS = 40
 # The largest |score| without `NEVER`: with it, sums stay above float32's lowest and below half of `NEVER`.
 _MOST = -NEVER / 8
-# From this many rows on, the exact looks that coarse scores ask for cost more than they save.
-_COARSE_ROWS = 16
+# The input that says for batches of how many rows coarse scores are used, int64 [2]: from, to. It has a default.
+COARSE_ROWS = "coarse_rows"
 
 
 def add_head(
@@ -83,7 +82,7 @@ def add_head(
     # Of one row, whose shape has no part but the width: ONNX Runtime folds whole shapes only.
     row = g.op("Gather", "candidates", g.constant(np.array(0)), axis=0)
     whole = g.op("Equal", g.op("Shape", row), g.int64(0))
-    rank = _plan(g, users, layout, whole) if codes is None else _coarse_plan(g, users, layout, whole, codes)
+    rank = _plan(g, users, layout, whole) if codes is None else _coarse_plan(g, users, layout, codes)
 
     def restricted(inner: Nodes) -> tuple[str, ...]:
         ids, scores, *told = inner.choose(
@@ -136,43 +135,33 @@ def _plan(g: Nodes, users: str, layout: Layout, whole: str) -> Plan:
     return lambda inner: inner.choose(
         at_once,
         lambda body: from_scores(body, scores, users, layout),
-        lambda body: from_slabs(body, users, layout),
+        lambda body: from_slabs(body, users, "excluded", layout),
         (INT64, FLOAT),
     )
 
 
-def _coarse_plan(g: Nodes, users: str, layout: Layout, whole: str, codes: Codes) -> Plan:
-    """How to rank the whole catalogue with coarse scores for small batches, and slabs for the others."""
-    few_blocks = layout.full_blocks // _BLOCKS_PER_K
+def _coarse_plan(g: Nodes, users: str, layout: Layout, codes: Codes) -> Plan:
+    """How to rank the whole catalogue with coarse scores, where the batch is of a size that takes them."""
     few = g.op("LessOrEqual", "k", g.int64(layout.full_blocks // _SLAB_BLOCKS_PER_K))
-    able = g.op("LessOrEqual", "k", g.int64(most_wanted(few_blocks)))
-    small = g.op("And", able, g.op("Less", batch_of(g, users), g.int64(_COARSE_ROWS)))
-    their, pairs = _where(g, g.op("And", whole, small), users, "excluded")
-    sums = add_coarse_scores(g, their, pairs, codes, layout)
+    able = g.op("LessOrEqual", "k", g.int64(most_wanted(layout.full_blocks // _BLOCKS_PER_K)))
+    least, most = (g.op("Slice", COARSE_ROWS, g.int64(at), g.int64(at + 1)) for at in (0, 1))
+    batch = batch_of(g, users)
+    wanted = g.op("And", g.op("LessOrEqual", least, batch), g.op("LessOrEqual", batch, most))
 
     def exact(inner: Nodes) -> tuple[str, ...]:
-        return inner.choose(
+        ids, scores = inner.choose(
             few,
-            lambda body: from_slabs(body, users, layout),
+            lambda body: from_slabs(body, users, "excluded", layout),
             lambda body: from_all(body, all_scores(body, users, "excluded", layout), layout),
             (INT64, FLOAT),
         )
-
-    def coarse(inner: Nodes) -> tuple[str, ...]:
-        choice = choose_blocks(inner, users, sums, codes, layout)
-        ids, scores = score_blocks(inner, choice.blocks, Pairs.of(inner), users, layout)
-        proof = proven(inner, scores, choice.edge)
-        failed = inner.op("Cast", inner.op("Not", proof), to=INT64)
-        ids, scores = inner.choose(
-            inner.op("Equal", inner.op("ReduceMax", failed, keepdims=0), inner.constant(np.array(0, np.int64))),
-            lambda _: (ids, scores),
-            lambda body: from_slabs(body, users, layout),
-            (INT64, FLOAT),
-        )
-        return ids, scores, inner.op("Squeeze", failed, inner.int64(1))
+        return ids, scores, _no_fallbacks(inner, users)
 
     return lambda inner: inner.choose(
-        small, coarse, lambda body: (*exact(body), _no_fallbacks(body, users)), (INT64, FLOAT, INT64)
+        g.op("And", able, wanted),
+        lambda body: CoarseHead(codes, layout).rank(body, users, "excluded"),
+        exact,
+        (INT64, FLOAT, INT64),
     )
 
 
@@ -200,6 +189,6 @@ def _from_candidates(g: Nodes, users: str, layout: Layout) -> tuple[str, str]:
         place, found = search(inner, known, pairs.rows, pairs.items)
         return (mask(inner, scores, places(inner, pairs.rows, place), keep=found),)
 
-    pairs = Pairs.of(g)
+    pairs = Pairs.of(g, "excluded")
     (scores,) = g.choose(pairs.any, masked, lambda _: (scores,), (FLOAT,))
     return select_filled(g, ids, scores, batch_of(g, users))

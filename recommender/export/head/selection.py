@@ -16,7 +16,7 @@ MASKED = float(np.nextafter(np.finfo(np.float32).min, np.float32(0)))
 
 CUDA's TopK takes -inf, and float32's lowest, for its own filler: what it says of such a score's place is no place.
 """
-_MASKED = np.array(MASKED, np.float32)
+LOWEST: Array = np.array(MASKED, np.float32)
 
 
 def add_selection(g: Nodes, scores: str, items: int, never: Sequence[int] = ()) -> dict[str, str]:
@@ -57,14 +57,14 @@ def places(g: Nodes, *axes: str) -> str:
     return g.op("Concat", *(g.op("Unsqueeze", axis, g.int64(-1)) for axis in axes), axis=1)
 
 
-def mask(g: Nodes, scores: str, places: str, keep: str) -> str:
-    """A copy of `scores` with `MASKED` at these places, int64 [nnz, axes]; of those only where `keep` is true."""
+def mask(g: Nodes, scores: str, places: str, keep: str, lowest: float = MASKED) -> str:
+    """A copy of `scores` with `lowest` at these places, int64 [nnz, axes]; of those only where `keep` is true."""
     places = g.op("Compress", places, keep, axis=0)
-    lowest = g.op("Expand", g.constant(_MASKED), g.op("Shape", places, start=0, end=1))
-    return g.op("ScatterND", scores, places, lowest)
+    each = g.op("Expand", g.float32(lowest), g.op("Shape", places, start=0, end=1))
+    return g.op("ScatterND", scores, places, each)
 
 
-def mask_in_place(g: Nodes, scores: str, places: str, shape: str, lowest: Array = _MASKED) -> str:
+def mask_in_place(g: Nodes, scores: str, places: str, shape: str, lowest: Array = LOWEST) -> str:
     """Put `lowest` at these places, int64 [nnz], of `scores` counted as one row; costs what `places` is long.
 
     `shape` is that of `scores`. ScatterND copies all of its data, ScatterElements does not: where nobody else reads
