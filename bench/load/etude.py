@@ -107,7 +107,7 @@ def main() -> int:
     parser.add_argument("--shops", nargs="+", default=list(FIT), choices=FIT)
     parser.add_argument("--seconds", type=float, default=10.0, help="of the steady run; the ramp takes twice as long")
     parser.add_argument("--edge", default="grpc", choices=get_args(Edge))
-    parser.add_argument("--coarse", choices=["int8"], help="export with a coarse table, see docs/models.md")
+    parser.add_argument("--coarse", choices=["none", "int8"], help="see docs/models-export.md")
     parser.add_argument("--reports", type=Path, default=Path("bench-reports"))
     parser.add_argument("--pictures", type=Path, metavar="FOLDER", help="where to write the plots as SVG files, too")
     arguments = parser.parse_args()

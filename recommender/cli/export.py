@@ -35,7 +35,9 @@ def export(
     ] = None,
     padding_side: Annotated[str, typer.Option(help="right or left: where your network expects its padding.")] = "right",
     max_k: Annotated[int | None, typer.Option(help="The most a caller may ask for; by default 1000.")] = None,
-    coarse: Annotated[str, typer.Option(help="none, or int8 for a coarse table beside the exact one.")] = "none",
+    coarse: Annotated[
+        str, typer.Option(help="int8 for a coarse table beside the exact one, none, or auto: for large catalogues.")
+    ] = "auto",
     checkpoint: Annotated[Path | None, typer.Option(help="A state_dict written by torch.save.")] = None,
     vocabulary: Annotated[
         Path | None, typer.Option(help="The items' keys: a text file, line i the key of item i.")

@@ -11,6 +11,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 
 import numpy as np
 import onnxruntime
@@ -50,7 +51,8 @@ def bucket_for(rows: int, history: int, k: int, model: Model) -> Bucket:
 class Buckets:
     """The buckets of one session; runs of one bucket follow each other.
 
-    `device` is cpu or cuda. With `capture`, each bucket's runs are captured by the provider as a graph.
+    `device` is cpu or cuda. With `capture`, each bucket's runs are captured by the provider as a graph. `fixed` are
+    inputs that every run is given.
     """
 
     def __init__(
@@ -62,9 +64,11 @@ class Buckets:
         device: str = "cpu",
         device_id: int = 0,
         capture: bool = False,
+        fixed: Mapping[str, np.ndarray] = MappingProxyType({}),
     ) -> None:
         self._session = session
         self._contract = contract
+        self._fixed = fixed
         self._model = model
         self._device = device
         self._device_id = device_id
@@ -98,7 +102,13 @@ class Buckets:
             bound = self._bound.get(bucket)
             if bound is None:
                 bound = self._bound[bucket] = _Bound(
-                    self._session, self._contract, bucket, len(self._bound) + 1, self._device, self._device_id
+                    self._session,
+                    self._contract,
+                    bucket,
+                    len(self._bound) + 1,
+                    self._device,
+                    self._device_id,
+                    self._fixed,
                 )
             if self._capture:
                 options.add_run_config_entry("gpu_graph_id", str(bound.number))
@@ -121,6 +131,7 @@ class _Bound:
         number: int,
         device: str,
         device_id: int,
+        fixed: Mapping[str, np.ndarray],
     ) -> None:
         self.number = number
         self._padding = contract.padding
@@ -148,6 +159,9 @@ class _Bound:
             self._binding.bind_ortvalue_input(name, value)
         for name, array in _constant_inputs(contract, bucket).items():
             self._binding.bind_cpu_input(name, array)
+        for name, array in fixed.items():
+            # `bind_cpu_input` knows no input that has a default.
+            self._binding.bind_ortvalue_input(name, onnxruntime.OrtValue.ortvalue_from_numpy(array))
         for name, value in zip(("recommendations", "scores"), self._outputs, strict=True):
             self._binding.bind_ortvalue_output(name, value)
 

@@ -9,7 +9,9 @@ int64, float32 or bool.
 Out: `recommendations` int64 [batch, k], best first, and `scores` float32 [batch, k].
 An id of -1 or a score of -inf is no recommendation. An id outside the catalogue, or a score that is NaN or +inf, is a
 fault of its row: that row fails, and no other.
-Optional `fallbacks` int64 [batch], 1 for a row that 8-bit scores could not rank alone, which serving does not ask for.
+A model with scores in 8 bits also takes `coarse_rows` int64 [2], which has a default: the smallest and the largest
+batch that starts from them. Optional `fallbacks` int64 [batch] is 1 for a row that they could not rank alone, which
+serving does not ask for.
 The older form takes `user_history` int64 [history] and gives `recommendations` int64 [K].
 """
 

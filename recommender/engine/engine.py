@@ -57,6 +57,12 @@ class OnnxEngine:
         """Every way that queries go through the sessions: a check of the model takes each of them."""
         return (self.run,) if self._sessions.plain is None else (partial(self.run, general=True), self.run)
 
+    @property
+    def coarse_rows(self) -> tuple[int, int] | None:
+        """The smallest and the largest batch that start from scores in 8 bits; None if the model has none."""
+        span = self._sessions.coarse_rows
+        return None if span is None else (int(span[0]), int(span[1]))
+
     async def run(
         self, queries: Sequence[Query], *, general: bool = False, padding: int | None = None
     ) -> Sequence[Ranking]:
@@ -105,7 +111,8 @@ class OnnxEngine:
     async def warm_up(self, max_batch_size: int) -> None:
         """Fill the buckets for batches of up to `max_batch_size` rows, and run the largest batch once.
 
-        Raises ModelError if a run fails.
+        A model with scores in 8 bits is measured with and without them, and uses them where they are quicker. Raises
+        ModelError if a run fails.
         """
         buckets, k, item = self._sessions.buckets, self.model.default_k, self.model.some_item
         shapes = () if buckets is None else buckets.shapes(max_batch_size, _WARMED_HISTORY)
@@ -113,6 +120,7 @@ class OnnxEngine:
             for bucket in shapes:
                 await self.run([Query((item,) * bucket.history, bucket.k)] * bucket.rows)
             await self.run([Query((item,), k)] * max_batch_size)
+            await self._threads.call(lambda _: self._sessions.choose_coarse_rows(max_batch_size))
 
     def close(self) -> bool:
         """End the threads and free the sessions; False if a thread is stuck in a run, which keeps its memory."""

@@ -16,6 +16,7 @@ from pathlib import Path
 import onnxruntime
 from onnxruntime.capi import onnxruntime_pybind11_state as runtime_errors
 
+from recommender.engine.coarse import COARSE_PART
 from recommender.engine.machine import memory_growth, resident_memory
 from recommender.errors import ModelError, ProviderError
 from recommender.settings.engine import ArenaStrategy, CoreMLFormat, CoreMLUnits, Device
@@ -159,12 +160,13 @@ def open_session(path: Path, provider: str, plan: SessionPlan) -> Opened:
     active = session.get_providers()
     if provider not in active:
         raise ProviderError(f"ONNX Runtime could not start {provider}: {_why(provider)}")
+    # Batches start from scores in 8 bits on the CPU only.
     misplaced = [
         f"{node.op_type} {node.name}".strip()
         for part in session.get_provider_graph_assignment_info()
         if part.ep_name != provider
         for node in part.get_nodes()
-        if node.op_type in _HEAVY or node.name in plan.table_look_ups
+        if (node.op_type in _HEAVY or node.name in plan.table_look_ups) and not node.name.startswith(f"{COARSE_PART}.")
     ]
     if misplaced:
         named = ", ".join(misplaced[:_NAMED_NODES])

@@ -15,6 +15,15 @@ import onnxruntime
 from recommender.batching.faults import FaultyRowsError
 from recommender.domain import Model, Query
 from recommender.engine.buckets import Buckets
+from recommender.engine.coarse import (
+    COARSE_ROWS,
+    EVERY_BATCH,
+    NO_BATCH,
+    Span,
+    quickest,
+    quickest_span,
+    takes_coarse_rows,
+)
 from recommender.engine.contract import Contract, Feed, Outputs, Port
 from recommender.engine.features import faults_of
 from recommender.engine.machine import available_cpus, available_memory
@@ -80,6 +89,7 @@ class Sessions:
     `general` takes every feed. `plain` is quicker and takes feeds without exclusions and candidates; None if the
     model is not small. `buckets` runs such feeds in a few fixed shapes; None if they go as they come.
     `fallback_reason` says why `provider` is not the one that `auto` prefers. `slots` runs may go at once.
+    `coarse_rows` says which batches start from scores in 8 bits; None if the model has none.
     """
 
     path: Path
@@ -93,6 +103,7 @@ class Sessions:
     general: onnxruntime.InferenceSession | None
     plain: onnxruntime.InferenceSession | None
     buckets: Buckets | None
+    coarse_rows: Span | None = None
 
     @property
     def captures(self) -> bool:
@@ -112,8 +123,30 @@ class Sessions:
         session = plain if plain is not None and not general and self.contract.unrestricted(feed) else self.general
         if session is None:
             raise EngineError("the engine is closed")
+        if self.coarse_rows is not None:
+            feed = {**feed, COARSE_ROWS: self.coarse_rows}
         outputs: Outputs = session.run(_outputs(self.contract), feed, options)
         return outputs
+
+    def choose_coarse_rows(self, max_batch_size: int) -> None:
+        """Measure which batches are quicker from scores in 8 bits, and let these start from them; blocks.
+
+        A no-op for a model without such scores, and on other providers than the CPU, where they gain nothing.
+        Raises what ONNX Runtime raises.
+        """
+        if self.coarse_rows is None or self.provider != CPU:
+            return
+        known, model = self.model.readable or 1, self.model
+        # Items from all over the catalogue: a batch of one user often would be as hard or as easy as that user.
+        items = [number * known // max_batch_size for number in range(max_batch_size)]
+        queries = [Query((model.some_item if item == model.padding_id else item,), model.default_k) for item in items]
+
+        def seconds(rows: int, span: Span) -> float:
+            self.coarse_rows = span
+            feed = self.contract.pack(queries[:rows])
+            return quickest(lambda: self.run(feed, model.default_k, quiet_options()))
+
+        self.coarse_rows = quickest_span(seconds, max_batch_size)
 
     def close(self) -> None:
         """Free the sessions; blocks for milliseconds if the model is large. A no-op after the first call."""
@@ -160,9 +193,11 @@ def open_sessions(
             f"{path} does not say how many items it has, and {opened.provider} reads any id as some "
             "item: give it a card or the metadata recommender.items, or set RECOMMENDER_DEVICE=cpu"
         )
-    plain = buckets = None
+    plain = buckets = coarse_rows = None
+    if takes_coarse_rows(session):
+        coarse_rows = EVERY_BATCH if opened.provider == CPU else NO_BATCH
     if contract.batched and (opened.provider == CUDA if bucketed is None else bucketed):
-        buckets = _open_buckets(session, contract, model, opened.provider, plan)
+        buckets = _open_buckets(session, contract, model, opened.provider, plan, coarse_rows)
     elif opened.provider == CPU and file.small:
         if shared and contract.batched and plan.threads > 1:
             session, plan = _undivided_if_quick(path, session, contract, model, plan)
@@ -183,6 +218,7 @@ def open_sessions(
         general=session,
         plain=plain,
         buckets=buckets,
+        coarse_rows=coarse_rows,
     )
 
 
@@ -217,7 +253,12 @@ def _fitted(plan: SessionPlan, file: OnnxFile, slots: int) -> SessionPlan:
 
 
 def _open_buckets(
-    session: onnxruntime.InferenceSession, contract: Contract, model: Model, provider: str, plan: SessionPlan
+    session: onnxruntime.InferenceSession,
+    contract: Contract,
+    model: Model,
+    provider: str,
+    plan: SessionPlan,
+    coarse_rows: Span | None,
 ) -> Buckets:
     on_cuda = provider == CUDA
     return Buckets(
@@ -227,6 +268,7 @@ def _open_buckets(
         device="cuda" if on_cuda else "cpu",
         device_id=plan.cuda.device_id if on_cuda else 0,
         capture=on_cuda and plan.cuda.graph,
+        fixed={} if coarse_rows is None else {COARSE_ROWS: coarse_rows},
     )
 
 

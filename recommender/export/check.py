@@ -9,6 +9,7 @@ from typing import TypeAlias
 import numpy as np
 import onnxruntime as ort
 
+from recommender.engine.coarse import COARSE_ROWS, EVERY_BATCH, NO_BATCH, takes_coarse_rows
 from recommender.engine.onnx_file import read_onnx_file
 from recommender.export.errors import ExportError
 from recommender.export.networks.inputs import NOTHING, Beside, History, arrays, padded, rows_of
@@ -33,6 +34,7 @@ class ModelFile:
     def __init__(self, path: Path) -> None:
         self._session = _session(path)
         self._unrestricted = _session(path, nnz=0, c=0) if read_onnx_file(path).small else None
+        self._spans = (NO_BATCH, EVERY_BATCH) if takes_coarse_rows(self._session) else ()
 
     def rank(
         self,
@@ -57,9 +59,10 @@ class ModelFile:
         padding: Ids | None = None,
         beside: Beside = NOTHING,
     ) -> list[Rankings]:
-        """The same from each session that can tell: two without exclusions and candidates, the quick one last.
+        """The same in each way that the engine may take, the quickest last.
 
-        `padding` int64 [batch, history] or wider stands behind each history instead of 0.
+        These are float32 and scores in 8 bits, and a session of its own without exclusions and candidates. `padding`
+        int64 [batch, history] or wider stands behind each history instead of 0.
         """
         rows = len(histories)
         few, few_lengths = (
@@ -76,7 +79,11 @@ class ModelFile:
         if self._unrestricted is not None and not len(excluded) and candidates is None:
             sessions.append(self._unrestricted)
         try:
-            return [Rankings(*session.run(["recommendations", "scores"], feeds)) for session in sessions]
+            return [
+                Rankings(*session.run(["recommendations", "scores"], {**feeds, **span}))
+                for session in sessions
+                for span in ([{COARSE_ROWS: rows} for rows in self._spans] or [{}])
+            ]
         except Exception as error:  # ONNX Runtime's errors have no base of their own
             raise ExportError(f"ONNX Runtime cannot run what torch exported: {obstacle(error)}") from error
 

@@ -71,6 +71,7 @@ def export_model(
     max_k = _max_k(options, subject)
     parity = _parity(options, subject, lists)
     layout, table = _table(subject)
+    coarse = _coarse(options, layout)
     histories, beside = subject.checked(_histories(subject.readable, subject.longest_history, options.padding_id))
     truth = subject.truth(histories, beside)
 
@@ -84,7 +85,7 @@ def export_model(
             layout.columns,
             max_k,
             bias=subject.biased,
-            coarse=options.coarse == "int8",
+            coarse=coarse,
             never=bool(subject.never),
         )
 
@@ -104,7 +105,7 @@ def export_model(
         metadata["users"] = str(subject.users.count)
     if subject.types is not None:
         metadata["history_types"] = str(subject.types.count)
-    codes = _codes(options, table, layout, bias=subject.biased, never=subject.never)
+    codes = _codes(table, layout, subject) if coarse else None
     apart = encoder.apart if codes is None else {CODES: codes.codes, **encoder.apart}
     largest = float(max(table.max(), -table.min())) if table is not None else 0.0
     if table is not None and subject.never:
@@ -189,18 +190,21 @@ def _table(subject: Subject) -> tuple[Layout | None, Scores | None]:
     return layout, pack(subject.embeddings, subject.bias, layout)
 
 
-def _codes(
-    options: ExportOptions, table: Scores | None, layout: Layout | None, *, bias: bool, never: Sequence[int]
-) -> Codes | None:
-    if options.coarse == "none":
-        return None
-    if table is None or layout is None:
+def _coarse(options: ExportOptions, layout: Layout | None) -> bool:
+    """Whether the file has scores in 8 bits; ExportError where they are wanted and cannot be."""
+    if options.coarse == "int8" and layout is None:
         raise ExportError("coarse is 'int8', but the network yields scores itself; give 'none', or item_embeddings().")
-    if not coarse_pays(layout):
+    if options.coarse == "int8" and layout is not None and not coarse_pays(layout):
         raise ExportError(
             f"coarse is 'int8', but {layout.items} items are too few for coarse scores to choose among; give 'none'."
         )
-    return Codes.of(table, layout, bias=bias, never=never)
+    return options.coarse == "int8" or (options.coarse == "auto" and layout is not None and layout.slabs > 1)
+
+
+def _codes(table: Scores | None, layout: Layout | None, subject: Subject) -> Codes | None:
+    if table is None or layout is None:
+        return None
+    return Codes.of(table, layout, bias=subject.biased, never=subject.never)
 
 
 def _max_k(options: ExportOptions, subject: Subject) -> int:

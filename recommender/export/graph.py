@@ -6,14 +6,14 @@ import types
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import numpy as np
 import numpy.typing as npt
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
+from recommender.engine.coarse import COARSE_ROWS, EVERY_BATCH
 from recommender.export.encoder import OPSET
 from recommender.export.head.codes import Codes
-from recommender.export.head.head import COARSE_ROWS, add_head
+from recommender.export.head.head import add_head
 from recommender.export.head.selection import add_selection
 from recommender.export.networks.inputs import NOTHING, PER_ITEM, Beside
 from recommender.export.nodes import Nodes
@@ -29,7 +29,6 @@ _INPUTS = {
     "candidates": ("batch", "c"),
     "candidates_length": ("batch",),
 }
-_ALL_ROWS = np.array([1, np.iinfo(np.int64).max])
 _OUTPUTS = {
     "recommendations": (_INT64, ("batch", "returned")),
     "scores": (_FLOAT, ("batch", "returned")),
@@ -67,7 +66,7 @@ def build_graph(
     if codes is not None:
         # An input with a default: who does not know of it need not give it.
         ports.append(helper.make_tensor_value_info(COARSE_ROWS, _INT64, (2,)))
-        g.initializers.append(numpy_helper.from_array(_ALL_ROWS, COARSE_ROWS))
+        g.initializers.append(numpy_helper.from_array(EVERY_BATCH, COARSE_ROWS))
     graph = helper.make_graph(
         g.nodes,
         "recommender",

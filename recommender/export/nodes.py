@@ -24,9 +24,10 @@ class _Shared:
 
 
 class Nodes:
-    """A graph or subgraph under construction; every value it makes is called `head.…`."""
+    """A graph or subgraph under construction; every value it makes is called `{part}.…`."""
 
-    def __init__(self, shared: _Shared | None = None) -> None:
+    def __init__(self, shared: _Shared | None = None, part: str = "head") -> None:
+        self.part = part
         self.nodes: list[NodeProto] = []
         self.declared: list[ValueInfoProto] = []
         self._shared = _Shared() if shared is None else shared
@@ -39,7 +40,7 @@ class Nodes:
     def fresh(self, word: str) -> str:
         """A name nobody else has."""
         self._shared.count += 1
-        return f"head.{word}_{self._shared.count}"
+        return f"{self.part}.{word}_{self._shared.count}"
 
     def constant(self, value: Array) -> str:
         """The name of this constant; equal constants share one."""
@@ -98,7 +99,7 @@ class Nodes:
         inputs: Sequence[ValueInfoProto] = (),
     ) -> GraphProto:
         """The body of an If, a Loop or a Scan; it sees every value of the graph around it."""
-        inner = Nodes(self._shared)
+        inner = Nodes(self._shared, self.part)
         results = list(build(inner))
         made = {output for node in inner.nodes for output in node.output}
         # An output must be made inside: Identity covers a value that the body merely passes on.

@@ -14,7 +14,7 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 BUILT_IN = ("reference", "sasrec", "gru4rec", "tisasrec", "two-tower")
 
-Coarse = Literal["none", "int8"]
+Coarse = Literal["auto", "none", "int8"]
 Side = Literal["right", "left"]
 UnknownUser = Literal["row", "history", "fallback"]
 
@@ -85,13 +85,13 @@ class ExportOptions:
     name: str | None = None
     version: str = "1"
     exported_by: str = "recommender export"
-    coarse: Coarse = "none"
+    coarse: Coarse = "auto"
     external_data_bytes: int = 1_500_000_000
 
     def __post_init__(self) -> None:
         self._check_sizes()
         if self.coarse not in get_args(Coarse):
-            raise ExportError(f"coarse is {self.coarse!r}; give 'none' or 'int8'.")
+            raise ExportError(f"coarse is {self.coarse!r}; give 'auto', 'none' or 'int8'.")
         if self.padding_side not in get_args(Side):
             raise ExportError(f"padding_side is {self.padding_side!r}; give 'right' or 'left'.")
         if self.padding_id is not None and self.padding_id < 0:

@@ -177,6 +177,7 @@ def _log_loaded(engine: OnnxEngine, artifact: Artifact, working: int | None) -> 
         loaded_mb=_mb(memory.loaded),
         copies=None if memory.copies is None else round(memory.copies, 1),
         working_mb=_mb(working),
+        coarse_rows=engine.coarse_rows,
     )
     if not engine.contract.batched:
         log.warning("model has the older form without a batch axis: rows run one by one, so batching saves nothing")

@@ -62,7 +62,7 @@ def test_a_table_with_nan_or_infinity_is_refused(value: float) -> None:
         ({"items": 0}, "items is 0; give a number of at least 1"),
         ({"num_recommendations": -1}, "num_recommendations is -1"),
         ({"max_k": 5}, "max_k is 5, below num_recommendations = 10"),
-        ({"coarse": "int4"}, "coarse is 'int4'; give 'none' or 'int8'"),
+        ({"coarse": "int4"}, "coarse is 'int4'; give 'auto', 'none' or 'int8'"),
         ({"name": "a b"}, "name is 'a b'"),
         ({"version": ""}, "version is ''"),
     ],

@@ -3,7 +3,8 @@
 How the best items of the whole catalogue are found is told in `blocks.py` (exact scores) and `coarse.py` (8 bits that
 prove what they leave out). Which of these ways a batch takes is decided here, mostly while it runs:
 
-- A small batch multiplies with the whole table at once, or, where the file has them, starts from coarse scores.
+- Where the file has coarse scores, batches of the sizes that `coarse_rows` names start from them.
+- Without them a small batch multiplies with the whole table at once.
 - A large batch has a score matrix that costs more to write than to compute, so it walks over the table in slabs.
 - `candidates` are scored by a gathered product and nothing else is read.
 - When K is not small against the number of blocks, all scores are computed and selected from.
@@ -21,6 +22,7 @@ from typing import TypeAlias
 
 import numpy as np
 
+from recommender.engine.coarse import COARSE_PART, COARSE_ROWS
 from recommender.export.head.blocks import (
     all_scores,
     from_all,
@@ -46,8 +48,6 @@ _SLAB_BLOCKS_PER_K = 64
 _SLAB_ROWS = 40
 # The largest |score| without `NEVER`: with it, sums stay above float32's lowest and below half of `NEVER`.
 _MOST = -NEVER / 8
-# The input that says for batches of how many rows coarse scores are used, int64 [2]: from, to. It has a default.
-COARSE_ROWS = "coarse_rows"
 
 
 def add_head(
@@ -65,8 +65,8 @@ def add_head(
     `users` is float32 [batch, d]; the graph has the inputs `k`, `excluded`, `candidates` and
     `candidates_length`, and the initializer `item_table` in this layout. `largest` is the largest absolute value in
     the table but for `NEVER`; `bias` says that its last column is a bias, `never` that some items have `NEVER` there.
-    With `codes`, small batches start from coarse scores, and `fallbacks` int64 [batch] is 1 for each row whose coarse
-    scores did not prove its ranking.
+    With `codes` the graph has the input `coarse_rows` and the initializer `item_codes` too; batches of these sizes
+    start from coarse scores, and `fallbacks` int64 [batch] is 1 for each row that they could not rank.
     """
     sound = g.op(
         "LessOrEqual",
@@ -157,12 +157,11 @@ def _coarse_plan(g: Nodes, users: str, layout: Layout, codes: Codes) -> Plan:
         )
         return ids, scores, _no_fallbacks(inner, users)
 
-    return lambda inner: inner.choose(
-        g.op("And", able, wanted),
-        lambda body: CoarseHead(codes, layout).rank(body, users, "excluded"),
-        exact,
-        (INT64, FLOAT, INT64),
-    )
+    def coarse(inner: Nodes) -> tuple[str, ...]:
+        inner.part = COARSE_PART
+        return CoarseHead(codes, layout).rank(inner, users, "excluded")
+
+    return lambda inner: inner.choose(g.op("And", able, wanted), coarse, exact, (INT64, FLOAT, INT64))
 
 
 def _no_fallbacks(g: Nodes, users: str) -> str:

@@ -1,0 +1,57 @@
+"""Coarse scores: batches of which sizes a model ranks from its table in 8 bits.
+
+A model that has such a table takes `coarse_rows` int64 [2], the smallest and the largest batch that starts from it.
+Whether that is quicker than float32 depends on the CPU, so it is measured.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+import onnxruntime
+
+COARSE_ROWS = "coarse_rows"
+"""What the input is called. It has a default, every batch, for programs that do not know of it."""
+COARSE_PART = "coarse"
+"""Names of nodes that only a batch from 8 bits runs begin with this and a dot."""
+Span: TypeAlias = npt.NDArray[np.int64]
+"""A smallest and a largest number of rows."""
+EVERY_BATCH: Span = np.array([1, np.iinfo(np.int64).max])
+NO_BATCH: Span = np.array([1, 0])
+_TRIES = 3
+_SIZES = (1, 4, 16, 64, 256, 1024)
+"""Batches that are tried, and the largest there is."""
+
+
+def takes_coarse_rows(session: onnxruntime.InferenceSession) -> bool:
+    """Whether a model has a table in 8 bits."""
+    return any(port.name == COARSE_ROWS for port in session.get_overridable_initializers())
+
+
+def quickest_span(seconds: Callable[[int, Span], float], most: int) -> Span:
+    """The batches of up to `most` rows that are quicker from 8 bits, by the `seconds` that so many rows take.
+
+    Sizes in between and above go as the next smaller one that was tried.
+    """
+    sizes = sorted({most, *(size for size in _SIZES if size < most)})
+    won = [seconds(rows, EVERY_BATCH) <= seconds(rows, NO_BATCH) for rows in sizes]
+    if not any(won):
+        return NO_BATCH
+    first = won.index(True)
+    end = [*won, False].index(False, first)
+    return np.array([sizes[first], EVERY_BATCH[1] if end == len(sizes) else sizes[end] - 1])
+
+
+def quickest(run: Callable[[], object]) -> float:
+    """The seconds that the quickest of a few runs takes; what they raise goes through."""
+    run()  # The first run of a shape allocates.
+    taken = []
+    for _ in range(_TRIES):
+        started = time.perf_counter()
+        run()
+        taken.append(time.perf_counter() - started)
+    return min(taken)
