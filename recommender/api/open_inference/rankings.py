@@ -21,6 +21,10 @@ RECOMMENDATIONS: Final = "recommendations"
 SCORES: Final = "scores"
 KEYS: Final = "item_keys"
 DATATYPES: Final[Mapping[str, str]] = MappingProxyType({RECOMMENDATIONS: "INT64", SCORES: "FP32", KEYS: "BYTES"})
+_USUAL: Final = (RECOMMENDATIONS, SCORES)
+_WITH_SCORES: Final = ((), _USUAL)
+PLAIN_OUTPUTS: Final = frozenset({(), (RECOMMENDATIONS,), _USUAL})
+"""What requests name as outputs that `reply_to_one` takes."""
 NO_ITEM: Final = -1
 """Stands for an item where a ranking is shorter than the longest; its score is NaN and its key empty."""
 
@@ -41,22 +45,31 @@ def wanted_outputs(request: oip.ModelInferRequest, version: Version) -> tuple[st
 
     Raises InvalidRequestError if the version does not give one, if one is named twice, or wanted in shared memory.
     """
-    known = outputs_of(version)
     if not request.outputs:
-        return tuple(name for name in known if name != KEYS)
-    if len(request.outputs) > len(known):
-        raise refused("outputs", f"{len(request.outputs)} outputs are more than there are: {', '.join(known)}")
+        return _usual_outputs(version)
+    if len(request.outputs) > len(DATATYPES):
+        raise refused("outputs", f"{len(request.outputs)} outputs are more than there are: {', '.join(DATATYPES)}")
     names = tuple(output.name for output in request.outputs)
+    _check_outputs(names, version)
     for output in request.outputs:
-        if output.name not in known:
-            label = version.model.label
-            raise refused("outputs", f"model {label} has no output {quoted(output.name)}; it has {', '.join(known)}")
         if names.count(output.name) > 1:
             raise refused("outputs", f"{output.name} is wanted twice")
         for key in output.parameters:
             if key == "classification" or key.startswith("shared_memory"):
                 raise refused("outputs", f"{quoted(key)} is not given: outputs come as they are, within the reply")
     return names
+
+
+def _usual_outputs(version: Version) -> tuple[str, ...]:
+    return tuple(name for name in outputs_of(version) if name != KEYS)
+
+
+def _check_outputs(names: Sequence[str], version: Version) -> None:
+    known = outputs_of(version)
+    for name in names:
+        if name not in known:
+            label = version.model.label
+            raise refused("outputs", f"model {label} has no output {quoted(name)}; it has {', '.join(known)}")
 
 
 def check_size(rows: int, longest: int, names: Sequence[str], version: Version) -> None:
@@ -129,10 +142,34 @@ class Reply:
         self._remarks = (self._remarks or Counter()) + Counter(noted)
 
 
+def reply_to_one(answer: Answer, names: tuple[str, ...], request_id: str) -> oip.ModelInferResponse:
+    """Write the raw reply to a request of one row, with the id of the request; `names` are its outputs, if it has any.
+
+    Raises InvalidRequestError if the version that answered does not give one.
+    """
+    version, (ids, scores) = answer.version, answer.ranking
+    count = len(ids)
+    if names:
+        _check_outputs(names, version)
+    if not count or len(scores) != count or answer.remarks is not NO_REMARKS:
+        reply = Reply(names or _usual_outputs(version), 1, count, raw=True)
+        reply.add([answer])
+        return reply.finish(request_id)
+    model = version.model
+    message = oip.ModelInferResponse.FromString(_outline(names or _USUAL, 1, count, model.name, model.version))
+    if names in _WITH_SCORES:
+        message.raw_output_contents.extend((struct.pack(f"<{count}q", *ids), struct.pack(f"<{count}f", *scores)))
+    else:
+        message.raw_output_contents.append(struct.pack(f"<{count}q", *ids))
+    if request_id:
+        message.id = request_id
+    return message
+
+
 @lru_cache(maxsize=256)
-def _outline(names: tuple[str, ...], rows: int, width: int) -> bytes:
+def _outline(names: tuple[str, ...], rows: int, width: int, model: str = "", version: str = "") -> bytes:
     """A reply with its outputs and no elements: to parse one takes a third of the time that to make it takes."""
-    outline = oip.ModelInferResponse()
+    outline = oip.ModelInferResponse(model_name=model, model_version=version)
     for name in names:
         outline.outputs.add(name=name, datatype=DATATYPES[name], shape=(rows, width))
     return outline.SerializeToString()

@@ -7,7 +7,7 @@ import struct
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
-from typing import Final
+from typing import Final, NamedTuple
 
 from recommender.api.messages import ceiling
 from recommender.api.open_inference.features import FeatureTensors
@@ -20,6 +20,7 @@ from recommender.api.open_inference.lists import (
     lists_of,
 )
 from recommender.api.open_inference.names import HISTORY, INPUTS, TIMES, TYPES, about_inputs
+from recommender.api.open_inference.rankings import PLAIN_OUTPUTS
 from recommender.api.open_inference.tensors import ITEMS, VALUES, Tensor, Tensors, Texts, read_tensors, refused
 from recommender.api.options import Items, Options
 from recommender.api.queries import PART_ITEMS, Asked, Limits
@@ -128,6 +129,14 @@ class Rows:
         return users[row]
 
 
+class Plain(NamedTuple):
+    """A request of one history of raw ids and nothing else, with the outputs that it names, and its id."""
+
+    asked: Asked
+    outputs: tuple[str, ...]
+    id: str
+
+
 class RowReader:
     """Reads requests within configured limits."""
 
@@ -137,10 +146,13 @@ class RowReader:
         self._most_k = ceiling(api.RecommendRequest, "limit")
         self._most_bytes = limits.history * _ID_BYTES
 
-    def plain(self, request: oip.ModelInferRequest, model: str, request_id: str) -> Asked | None:
+    def plain(self, request: oip.ModelInferRequest, request_id: str) -> Plain | None:
         """Read a request of one history of raw ids and nothing else; None if it is another one, or breaks a rule."""
         inputs, contents = request.inputs, request.raw_input_contents
-        if len(inputs) != 1 or len(contents) != 1:
+        if len(inputs) != 1 or len(contents) != 1 or request.parameters:
+            return None
+        outputs = tuple([output.name for output in request.outputs if not output.parameters])
+        if outputs not in PLAIN_OUTPUTS or len(outputs) != len(request.outputs):
             return None
         # Few requests differ in more than their contents: what describes them is read once.
         described = inputs[0].SerializeToString()
@@ -153,7 +165,8 @@ class RowReader:
         ends = sorted(history) if len(history) <= _FEW else (min(history), max(history))
         if ends[0] < 0 or ends[-1] > MOST_ID:
             return None
-        return Asked(history, ends[-1], request_id, model, self._no_options)
+        model = model_named(request.model_name, request.model_version)
+        return Plain(Asked(history, ends[-1], request_id, model, self._no_options), outputs, request.id)
 
     def open(self, request: oip.ModelInferRequest, declared: Mapping[str, Feature]) -> Tensors:
         """Read the inputs of a request; `declared` are the features that models have inputs for.
@@ -204,6 +217,11 @@ class RowReader:
             if not 0 <= number <= self._most_k:
                 raise refused("k", f"{number} is not a number from 0 to {self._most_k}")
         return numbers
+
+
+def model_named(name: str, version: str) -> str:
+    """A model as `Router.route` takes it."""
+    return f"{name}@{version}" if version else name
 
 
 @lru_cache(maxsize=1024)

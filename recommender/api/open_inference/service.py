@@ -13,8 +13,8 @@ from recommender.api.messages import check_few_fields, decoded
 from recommender.api.open_inference.descriptions import configuration, index, metadata, server_metadata, statistics
 from recommender.api.open_inference.features import declared_features
 from recommender.api.open_inference.names import about_inputs
-from recommender.api.open_inference.rankings import Reply, check_size, wanted_outputs
-from recommender.api.open_inference.rows import RowReader, Rows
+from recommender.api.open_inference.rankings import Reply, check_size, reply_to_one, wanted_outputs
+from recommender.api.open_inference.rows import RowReader, Rows, model_named
 from recommender.api.open_inference.tensors import refused
 from recommender.api.queries import Asked, Limits
 from recommender.api.replies import failure
@@ -28,23 +28,20 @@ from recommender.threads import Turns
 
 _MOST_FIELDS: Final = 1000
 """Tensors, outputs and parameters of a request; there are names for some twenty."""
-_LARGE_BYTES: Final = 1 << 16
-"""A message of more is parsed in a turn of its own."""
+_SHORT_BYTES: Final = 1 << 16
+"""Bytes of a message that is parsed in 0.2 ms; a longer one is parsed in a turn of its own."""
 _FEW_ITEMS: Final = 1 << 12
 """Items that are written at once: some 0.1 ms."""
 
 
 @dataclass(slots=True)
 class _Wanted:
-    """A ModelInferRequest that was read: the only row, or all of them yet to be read."""
+    """A ModelInferRequest that was read, but for its rows."""
 
     id: str
     names: Sequence[str]
     """Of the outputs."""
-    rows: Asked | Rows
-    count: int
-    timeout: float
-    """In seconds; infinite if the request sets none."""
+    rows: Rows
     raw: bool
     """Whether outputs are to be raw, as the inputs were."""
 
@@ -66,27 +63,24 @@ class OpenInferenceService:
         Raises InvalidRequestError if the request or a row of it is at fault, QuotaError if its token has more rows than
         it may, what `Router.route` raises for the model that it names, and what the first row that fails fails with.
         """
-        with _charging_refusals():
-            wanted = await self._read(await self._parsed(message), request_id)
-        charge(wanted.count)
-        if wanted.timeout < math.inf:
-            deadline = min(deadline, time.monotonic() + wanted.timeout)
-        return await self._answer(wanted, deadline)
+        # One coroutine fewer on the fast path.
+        request = _decoded(message) if len(message) <= _SHORT_BYTES else await self._parsed(message)
+        return await self._infer(request, deadline, request_id)
 
     async def stream_infer(self, message: bytes, default_timeout: float) -> oip.ModelStreamInferResponse:
         """Answer one message of a stream; any error is its reply, in the words of `failure`."""
         request = oip.ModelInferRequest()
         try:
+            request = await self._parsed(message)
             with _charging_refusals():
-                request = await self._parsed(message)
-                wanted = await self._read(request, request.id)
-            charge(wanted.count)
-            timeout = default_timeout if wanted.timeout == math.inf else wanted.timeout
-            return oip.ModelStreamInferResponse(infer_response=await self._answer(wanted, time.monotonic() + timeout))
+                timeout = _timeout_of(request)
+            deadline = time.monotonic() + (default_timeout if timeout == math.inf else timeout)
+            answer = await self._infer(request, deadline, request.id)
         except Exception as error:  # noqa: BLE001 (one message's fate never ends the stream)
             return oip.ModelStreamInferResponse(
                 error_message=failure(error).message, infer_response=oip.ModelInferResponse(id=request.id)
             )
+        return oip.ModelStreamInferResponse(infer_response=answer)
 
     def server_metadata(self) -> oip.ServerMetadataResponse:
         """Describe the server."""
@@ -95,28 +89,28 @@ class OpenInferenceService:
     def ready(self, request: oip.ModelReadyRequest) -> bool:
         """Whether a model answers calls."""
         try:
-            self._router.route(_named(request.name, request.version))
+            self._router.route(model_named(request.name, request.version))
         except (UnknownModelError, UnavailableError):
             return False
         return True
 
     def metadata(self, request: oip.ModelMetadataRequest) -> oip.ModelMetadataResponse:
         """Describe the tensors of a model. Raises what `Router.route` raises."""
-        version = self._router.route(_named(request.name, request.version))
+        version = self._router.route(model_named(request.name, request.version))
         name = version.model.name
         serving = [each.model.version for each in self._router.serving() if each.model.name == name]
         return metadata(version, [version.model.version] if request.version else serving)
 
     def configuration(self, request: oip.ModelConfigRequest) -> oip.ModelConfigResponse:
         """Describe a model as Triton's configuration would. Raises what `Router.route` raises."""
-        version = self._router.route(_named(request.name, request.version))
+        version = self._router.route(model_named(request.name, request.version))
         return configuration(version, self._limits.batch_requests)
 
     def statistics(self, request: oip.ModelStatisticsRequest) -> oip.ModelStatisticsResponse:
         """Count what one version has done, or each of all. Raises what `Router.route` raises."""
         versions: Sequence[Version] = self._router.serving()
         if request.name:
-            versions = [self._router.route(_named(request.name, request.version))]
+            versions = [self._router.route(model_named(request.name, request.version))]
         return oip.ModelStatisticsResponse(model_stats=map(statistics, versions))
 
     def index(self, request: oip.RepositoryIndexRequest) -> oip.RepositoryIndexResponse:
@@ -124,37 +118,46 @@ class OpenInferenceService:
         return index(self._router.lanes, only_ready=request.ready)
 
     async def _parsed(self, message: bytes) -> oip.ModelInferRequest:
-        if len(message) <= _LARGE_BYTES:
-            return decoded(oip.ModelInferRequest, message)
-        check_few_fields(oip.ModelInferRequest, message, _MOST_FIELDS)
-        return await self._turns.once(lambda: decoded(oip.ModelInferRequest, message))
+        if len(message) <= _SHORT_BYTES:
+            return _decoded(message)
+        with _charging_refusals():
+            check_few_fields(oip.ModelInferRequest, message, _MOST_FIELDS)
+        return await self._turns.once(lambda: _decoded(message))
+
+    async def _infer(self, request: oip.ModelInferRequest, deadline: float, request_id: str) -> oip.ModelInferResponse:
+        plain = self._reader.plain(request, request_id)
+        if plain is not None:
+            # The fast path of most calls, in half the time.
+            charge(1)
+            try:
+                answer = await self._answering.answer(plain.asked, deadline)
+            except InvalidRequestError as error:
+                raise about_inputs(error, None) from None
+            return reply_to_one(answer, plain.outputs, plain.id)
+        with _charging_refusals():
+            timeout = _timeout_of(request)
+            wanted = await self._read(request, request_id)
+        charge(wanted.rows.count)
+        return await self._answer(wanted, min(deadline, time.monotonic() + timeout))
 
     async def _read(self, request: oip.ModelInferRequest, request_id: str) -> _Wanted:
-        timeout = _timeout_of(request) if request.parameters else math.inf
-        model = _named(request.model_name, request.model_version)
+        model = model_named(request.model_name, request.model_version)
         version = self._router.route(model)
         names = wanted_outputs(request, version)
-        raw = bool(request.raw_input_contents)
-        plain = self._reader.plain(request, model, request_id)
-        if plain is not None:
-            return _Wanted(request.id, names, plain, 1, timeout, raw)
         declared = declared_features((version, *self._router.serving()))
         tensors = self._reader.open(request, declared)
         await self._turns.each(tensors.fillings, lambda fill: fill())
         rows = self._reader.rows(tensors.named, model, request_id, declared)
         check_size(rows.count, rows.longest(version.limit), names, version)
-        return _Wanted(request.id, names, rows, rows.count, timeout, raw)
+        return _Wanted(request.id, names, rows, raw=bool(request.raw_input_contents))
 
     async def _answer(self, wanted: _Wanted, deadline: float) -> oip.ModelInferResponse:
         rows = wanted.rows
         answers: list[Answer] = []
-        if isinstance(rows, Asked):
-            answers = await self._answer_rows([rows], None, deadline)
-        else:
-            for part in rows.parts():
-                asked: list[Asked] = []
-                await self._turns.each(map(rows.read, part), asked.append)
-                answers += await self._answer_rows(asked, part.start if rows.count > 1 else None, deadline)
+        for part in rows.parts():
+            asked: list[Asked] = []
+            await self._turns.each(map(rows.read, part), asked.append)
+            answers += await self._answer_rows(asked, part.start if rows.count > 1 else None, deadline)
         width = max([len(answer.ranking.item_ids) for answer in answers])
         reply = Reply(wanted.names, len(answers), width, raw=wanted.raw)
         if len(answers) * width <= _FEW_ITEMS:
@@ -185,6 +188,14 @@ class OpenInferenceService:
         return [each for each in outcomes if isinstance(each, Answer)]
 
 
+def _decoded(message: bytes) -> oip.ModelInferRequest:
+    try:
+        return decoded(oip.ModelInferRequest, message)
+    except InvalidRequestError:
+        charge(1)
+        raise
+
+
 @contextmanager
 def _charging_refusals() -> Iterator[None]:
     """Charge one request for what is refused before its rows are known."""
@@ -193,11 +204,6 @@ def _charging_refusals() -> Iterator[None]:
     except RecommenderError:
         charge(1)
         raise
-
-
-def _named(name: str, version: str) -> str:
-    """A model as `Router.route` takes it."""
-    return f"{name}@{version}" if version else name
 
 
 def _timeout_of(request: oip.ModelInferRequest) -> float:
