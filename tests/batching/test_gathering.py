@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -46,6 +47,39 @@ async def test_a_batch_with_enough_rows_starts_although_callers_keep_coming() ->
     assert max((await one_a_turn(1.0, 64)).sizes) == 32
 
 
+def quiet_turns(gathering: Gathering, waiting: int) -> int:
+    """Turns of the loop until a batch of so many starts, if nobody else comes."""
+    gathering.begin(0.0)
+    taken = 0
+    while gathering.goes_on(waiting, 0.0, math.inf):
+        taken += 1
+    return taken
+
+
+def test_where_callers_come_by_themselves_a_batch_hardly_waits_for_another() -> None:
+    gathering = Gathering(1.0, 64)
+    first = quiet_turns(gathering, 1)
+    assert [quiet_turns(gathering, 1) for _ in range(9)] == [first] * 7 + [2] * 2
+
+    assert quiet_turns(gathering, 2) == first, "somebody came"
+    assert quiet_turns(gathering, 1) == first
+
+
+async def test_callers_who_come_together_after_many_by_themselves_share_a_batch() -> None:
+    engine = FakeEngine()
+    batcher = make_batcher(engine, max_wait=1.0, max_batch_size=64)
+    for item in range(12):
+        assert await batcher.submit(query(item)) == answer(query(item))
+    callers = []
+    for item in range(5):
+        callers.append(asyncio.create_task(batcher.submit(query(item))))
+        await turns(1)
+
+    assert await asyncio.gather(*callers) == [answer(query(item)) for item in range(5)]
+    assert engine.sizes == [1] * 12 + [5]
+    await batcher.close()
+
+
 @with_time
 async def test_a_batch_starts_in_time_for_the_earliest_deadline() -> None:
     engine = FakeEngine(held=True)
@@ -63,7 +97,7 @@ async def test_a_batch_starts_in_time_for_the_earliest_deadline() -> None:
 def test_gathering_ends_whatever_comes(longest: float, enough: int, comings: list[int]) -> None:
     gathering, now, waiting, turns_taken = Gathering(longest, enough), 100.0, 1, 0
     gathering.begin(now)
-    while gathering.goes_on(waiting, now, float("inf")):
+    while gathering.goes_on(waiting, now, math.inf):
         waiting += comings.pop() if comings else 0
         now += 0.0001
         turns_taken += 1
