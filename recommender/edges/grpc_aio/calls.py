@@ -10,6 +10,7 @@ import asyncio
 import math
 import time
 from contextlib import suppress
+from functools import partial
 
 from google.rpc import code_pb2
 
@@ -49,7 +50,8 @@ class OpenCalls:
         task = asyncio.current_task()
         if task is not None:
             self._tasks[context] = task
-            context.add_done_callback(self._end)  # type: ignore[arg-type]  # the stubs demand a class of their own
+            # Not the context's own callback: gRPC keeps it in a cycle, and the call with it until a collection.
+            task.add_done_callback(partial(self._end, context))
         if self._stopping:
             raise UnavailableError("the server stops; call another server or retry")
 
@@ -113,7 +115,7 @@ class OpenCalls:
                     await self._ended.wait()
         send_no_more(self.port)
 
-    def _end(self, context: Context) -> None:
+    def _end(self, context: Context, _: asyncio.Task[object]) -> None:
         self._tasks.pop(context, None)
         self._unread.pop(context, None)
         if reply := self._replies.pop(context, None):
