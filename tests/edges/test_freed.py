@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from typing import TypeAlias
 
 import grpc
 import pytest
@@ -18,6 +19,7 @@ from recommender.edges.method import Unary
 from recommender.recommend_api.v1 import recommend_api_pb2 as api
 from recommender.server.entry import prepare_environment
 
+Ask: TypeAlias = "grpc.aio.UnaryUnaryMultiCallable[bytes, bytes]"
 _CONTEXT = "_ServicerContext"
 """Holds the call, its metadata and its memory in gRPC's core."""
 
@@ -40,7 +42,7 @@ async def test_a_call_that_has_ended_is_freed_without_a_collection() -> None:
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
     async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
-        ask = channel.unary_unary("/shop.Shop/Ask")
+        ask: Ask = channel.unary_unary("/shop.Shop/Ask")
         await asyncio.gather(*(ask(b"", timeout=30) for _ in range(5)))
     await server.stop(30)
 
@@ -52,11 +54,11 @@ def test_grpc_knows_the_experiment_that_is_switched_off(monkeypatch: pytest.Monk
         monkeypatch.setenv(name, "")  # and puts it back
         monkeypatch.delenv(name)
     prepare_environment()
-    serve = "import asyncio, grpc\nasync def main(): grpc.aio.server().add_insecure_port('127.0.0.1:0')\nasyncio.run(main())"
 
     def said(experiments: str) -> str:
         environment = {**os.environ, "GRPC_EXPERIMENTS": experiments, "GRPC_VERBOSITY": "ERROR"}
-        return subprocess.run([sys.executable, "-c", serve], env=environment, capture_output=True, text=True).stderr
+        command = [sys.executable, "-c", "import grpc; grpc.server(None).add_insecure_port('127.0.0.1:0')"]
+        return subprocess.run(command, check=True, env=environment, capture_output=True, text=True).stderr
 
     assert "Unknown experiment" in said("-no_such_experiment"), "gRPC tells of those that it does not know"
     assert "Unknown experiment" not in said(os.environ["GRPC_EXPERIMENTS"])
