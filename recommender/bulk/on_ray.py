@@ -26,6 +26,8 @@ _READ_CPUS = 0.25
 _SHARE_OF_ACTORS = 0.5
 """Actors are counted as half of their CPUs: were they counted whole, no task could read beside them."""
 _BATCH_ROWS = 16_384
+_BLOCKS_OF_AN_ACTOR = 4
+"""Blocks that the input has for each actor at least, so that none waits for work in the end."""
 
 
 def score_on_ray(
@@ -61,7 +63,8 @@ def score_on_ray(
     actors = sum(count // each for count in cpus)
     if actors == 0:
         raise BulkError(f"no node of the cluster has {each} CPUs: lower --threads")
-    dataset = _read(inputs.files[0].kind, [file.path for file in inputs.files], inputs.filesystem)
+    blocks = max(len(inputs.files), _BLOCKS_OF_AN_ACTOR * actors)
+    dataset = _read(inputs.files[0].kind, [file.path for file in inputs.files], inputs.filesystem, blocks)
     if options.limit_rows is not None:
         dataset = dataset.limit(options.limit_rows)
     scored = dataset.map_batches(
@@ -87,12 +90,18 @@ def score_on_ray(
     return Summary(counts, parts, 0, time.monotonic() - began, array("d"))
 
 
-def _read(kind: str, paths: list[str], filesystem: Any) -> ray.data.Dataset:  # noqa: ANN401 (Ray has no types)
+def _read(kind: str, paths: list[str], filesystem: Any, blocks: int) -> ray.data.Dataset:  # noqa: ANN401 (Ray has no types)
     readers = {"parquet": ray.data.read_parquet, "csv": ray.data.read_csv, "jsonl": ray.data.read_json}
     if kind not in readers:
         raise BulkError(f"on Ray the input is Parquet, CSV or JSONL, not {kind}")
     more = {"lines": True} if kind == "jsonl" else {}
-    return readers[kind](paths, filesystem=filesystem, ray_remote_args={"num_cpus": _READ_CPUS}, **more)
+    return readers[kind](
+        paths,
+        filesystem=filesystem,
+        ray_remote_args={"num_cpus": _READ_CPUS},
+        override_num_blocks=blocks,
+        **more,
+    )
 
 
 def _shared(settings: Settings) -> dict[str, object]:
