@@ -62,9 +62,14 @@ def rows_of_every_kind(count: int) -> list[dict[str, Any]]:
     return rows
 
 
-@pytest.mark.parametrize("exclude_history", [False, True])
-def test_rows_of_every_kind_get_the_service_s_answers(exclude_history: bool) -> None:  # noqa: FBT001 (a parameter)
-    rows = rows_of_every_kind(600)
+@pytest.mark.parametrize(
+    ("count", "exclude_history"), [(600, False), (600, True), pytest.param(100_000, False, marks=pytest.mark.long)]
+)
+def test_rows_of_every_kind_get_the_service_s_answers(
+    count: int,
+    exclude_history: bool,  # noqa: FBT001 (a parameter)
+) -> None:
+    rows = rows_of_every_kind(count)
     model = WEIGHTS / "10_model.onnx"
     with served(model, 10, "grpc") as port:
         answers = online(port, rows, exclude_history=exclude_history)
