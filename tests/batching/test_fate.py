@@ -465,6 +465,21 @@ async def test_equal_histories_of_another_user_are_rows_of_their_own() -> None:
     assert [[each.user for each in run.queries] for run in engine.runs] == [[0], [1, 2]]
 
 
+async def test_equal_histories_with_other_types_or_times_are_rows_of_their_own() -> None:
+    engine = FakeEngine(held=True)
+    batcher = make_batcher(engine, deduplicate=True)
+    first = await start(batcher, 0)
+    plain = Query((1,), 3)
+    others = [plain._replace(history_types=(2,)), plain._replace(history_times=(2,)), plain, plain]
+    callers = [asyncio.create_task(batcher.submit(each, deadline=math.inf)) for each in others]
+    await turns()
+    engine.held = False
+    engine.waiting[0].release()
+
+    await outcomes([*first, *callers])
+    assert [list(run.queries) for run in engine.runs[1:]] == [others[:3]]
+
+
 async def test_equal_histories_of_another_k_are_rows_of_their_own() -> None:
     engine = FakeEngine()
     batcher = make_batcher(engine, deduplicate=True)
