@@ -236,8 +236,7 @@ def _parity(options: ExportOptions, subject: Subject, lists: Lists) -> tuple[Exp
     if options.parity is None:
         return ()
     try:
-        takes_times = subject.times is not None
-        names = lists.names(subject.items, subject.readable, subject.users, subject.types, takes_times=takes_times)
+        names = lists.names(subject.items, subject.readable, subject.users, subject.types, subject.times)
         return read_parity(options.parity, replace(names, features=subject.declared.by_name()))
     except ModelError as error:
         raise ExportError(f"{error}.") from error

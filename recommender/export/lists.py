@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from recommender.domain import Types, Users
+from recommender.domain import Times, Types, Users
 from recommender.export.errors import ExportError
 from recommender.models.card import Files
 from recommender.models.fallback import write_fallback
@@ -83,7 +83,12 @@ class Lists:
         return replace(self, type_keys=keys)
 
     def names(
-        self, items: int, readable: int, users: Users | None, types: Types | None = None, *, takes_times: bool = False
+        self,
+        items: int,
+        readable: int,
+        users: Users | None,
+        types: Types | None = None,
+        times: Times | None = None,
     ) -> Names:
         """What a parity file may name, of so many items, of which histories hold those below `readable`."""
         return Names(
@@ -94,7 +99,7 @@ class Lists:
             _numbered(self.user_keys, 1 if users is None else users.first),
             types,
             _numbered(self.type_keys, 1 if types is None else types.first),
-            takes_times=takes_times,
+            times,
         )
 
     def check_fallback(self, never: Sequence[int]) -> None:

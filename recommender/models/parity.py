@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
 
-from recommender.domain import Ranking, Types, Users
+from recommender.domain import Ranking, Times, Types, Users
 from recommender.errors import ModelError
 from recommender.models.card import CardFeature, Expected, Given
 from recommender.models.features import Numbers, read_given
@@ -17,6 +17,7 @@ _MOST = 1_000
 """Histories of one file: all are tried at every load."""
 _SHARE = 2.0**-13
 """Scores that differ by this share of the largest one may have changed places between two programs."""
+_TIMES_END = 1 << 63
 _SPARE = 10
 """Places beyond those expected that are looked at for items that changed places with the last one."""
 
@@ -36,7 +37,7 @@ class Names:
     user_ids: Mapping[str, int] | None = None
     types: Types | None = None
     type_ids: Mapping[str, int] | None = None
-    takes_times: bool = False
+    times: Times | None = None
     features: Mapping[str, tuple[CardFeature, Numbers | None]] = field(default_factory=dict)
 
     def user(self, told: Mapping[str, object]) -> int:
@@ -53,26 +54,25 @@ class Names:
         raise ValueError(f"{named!r} is not a user that the model knows")
 
     def history_types(self, told: Mapping[str, object]) -> tuple[int, ...]:
-        """The types of a line, none if it names none. Raises ValueError if the model does not know one."""
-        named = _of_each_item(told, "history_types")
-        if named and self.types is None:
-            raise ValueError("it has history_types, and the model takes none")
+        """The types of a line. Raises ValueError if the model does not know one, or needs some that the line lacks."""
+        named = _of_each_item(told, "history_types", self.types)
         return tuple(map(self._type, named))
 
     def _type(self, named: object) -> int:
         found = self.type_ids.get(named) if isinstance(named, str) and self.type_ids is not None else named
-        if self.types is not None and isinstance(found, int) and self.types.first <= found <= self.types.last:
+        known = range(0) if self.types is None else range(self.types.first, self.types.last + 1)
+        if isinstance(found, int) and not isinstance(found, bool) and found in known:
             return found
         raise ValueError(f"{named!r} is not a type that the model knows")
 
     def history_times(self, told: Mapping[str, object]) -> tuple[int, ...]:
-        """The times of a line, none if it names none. Raises ValueError if the model takes none."""
-        named = _of_each_item(told, "history_times")
-        if named and not self.takes_times:
-            raise ValueError("it has history_times, and the model takes none")
-        times = tuple(time for time in named if isinstance(time, int) and not isinstance(time, bool) and time >= 0)
-        if len(times) < len(named):
+        """The times of a line. Raises ValueError if the model cannot read them, or needs some that the line lacks."""
+        named = _of_each_item(told, "history_times", self.times)
+        times = tuple(time for time in named if isinstance(time, int) and not isinstance(time, bool))
+        if len(times) < len(named) or not 0 <= min(times, default=0) <= max(times, default=0) < _TIMES_END:
             raise ValueError("history_times are not all Unix milliseconds")
+        if self.times is not None and self.times.sorted_times and list(times) != sorted(times):
+            raise ValueError("history_times descend, and the model takes times that ascend only")
         return times
 
     def given(self, told: Mapping[str, object]) -> dict[str, Given]:
@@ -159,12 +159,19 @@ def refusal(expected: Expected, fault: str) -> str:
     )
 
 
-def _of_each_item(told: Mapping[str, object], field: str) -> Sequence[object]:
-    """A list of a line with a value for each item of its history; empty if it has none."""
+def _of_each_item(told: Mapping[str, object], field: str, taken: Types | Times | None) -> Sequence[object]:
+    """A list of a line with a value for each item of its history; empty if it has none, and the model has a default.
+
+    Raises ValueError if the list is of another length, missing, or not `taken` by the model.
+    """
     values = told.get(field) or []
     history = told.get("history")
     if not isinstance(values, list) or not isinstance(history, list) or len(values) not in (0, len(history)):
         raise ValueError(f"{field} is not as long as the history")
+    if values and taken is None:
+        raise ValueError(f"it has {field}, and the model takes none")
+    if history and not values and taken is not None and taken.default is None:
+        raise ValueError(f"it lacks {field}, for which the model has no default")
     return values
 
 

@@ -58,6 +58,7 @@ def test_a_plain_file_gets_its_card_its_keys_and_its_lists(plain: Path, tmp_path
         ((), "say it by --items"),
         (("--items", ITEMS + 1), "loads but does not run"),
         (("--items", ITEMS, "--never-recommend", "never.txt"), "never-recommend list"),
+        (("--items", ITEMS, "--sorted-times"), "has no input history_times"),
     ],
 )
 def test_a_file_that_may_not_serve_is_left_without_a_card(
@@ -100,14 +101,17 @@ def test_a_file_that_reads_types_and_times_gets_them_into_its_card(tmp_path: Pat
     best = models.brute_force(models.table(ITEMS), [1, 2], 5, of_types=table[[3, 1]], times=[7, 9 * 10**12])[0]
     line = {"history": [1, 2], "history_types": ["sold", 1], "history_times": [7, 9 * 10**12], "recommendations": best}
     parity = lines(tmp_path / "p.jsonl", json.dumps(line))
+    untyped = lines(tmp_path / "q.jsonl", json.dumps({**line, "history_types": []}))
     keys = lines(tmp_path / "types.txt", "view", "cart", "sold")
     sizes = ("--items", ITEMS, "--default-k", 5, "--max-k", 20)
     refused, sentence = card(file, *sizes)
+    lacking, reason = card(file, *sizes, "--types", 3, "--parity", untyped)
     words = ("--types", 3, "--unknown-type", 0, "--type-vocabulary", keys, "--default-time", 5, "--sorted-times")
     code, told = card(file, *sizes, *words, "--parity", parity)
 
-    assert (refused, code) == (2, 0), told
+    assert (refused, lacking, code) == (2, 2, 0), told
     assert "nor its metadata recommender.history_types says how many" in " ".join(sentence.split())
+    assert "it lacks history_types, for which the model has no default" in " ".join(reason.split())
     artifact = open_artifact(file)
     assert artifact.card is not None
     assert artifact.card.history_types == CardTypes(count=3, unknown=0)

@@ -158,6 +158,7 @@ def test_keys_of_types_are_one_for_each(tmp_path: Path) -> None:
         ({"history_times": [5, 6]}, "history_times is not as long as the history"),
         ({"history_times": [5, 6, "7"]}, "history_times are not all Unix milliseconds"),
         ({"history_types": ["view", "cart", "sold"]}, "'sold' is not a type that the model knows"),
+        ({"history_times": [5, 6, 2**63]}, "history_times are not all Unix milliseconds"),
         ({"history_types": [1, 2, 4]}, "4 is not a type that the model knows"),
     ],
 )

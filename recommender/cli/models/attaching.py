@@ -14,7 +14,7 @@ import typer
 
 from recommender.cli.lazy import fail
 from recommender.cli.running import load_settings, logged, run
-from recommender.domain import Feature, Model, Ranking, Types, Users
+from recommender.domain import Feature, Model, Ranking, Times, Types, Users
 from recommender.engine.contract import Contract
 from recommender.engine.drawing import drawn_query
 from recommender.engine.engine import OnnxEngine, open_engine
@@ -114,7 +114,8 @@ def card(
         events = _types(model, {"first": first_type, "unknown": unknown_type, "default": default_type})
         known_types = None if events is None else Types(**events.model_dump())
         lists = lists.with_types(type_vocabulary, known_types)
-        timed = model.history_times is not None
+        timed = _times(model, file, CardTimes(default=default_time, sorted_times=sorted_times))
+        known_times = None if timed is None else Times(**timed.model_dump())
         beside: Files = {file.with_name(each): "external_data" for each in sorted(content.elsewhere)}
         written = lists.write(file) | declared.write(file)
         described = Card(
@@ -130,7 +131,7 @@ def card(
             padding_id=padding_id,
             users=taken,
             history_types=events,
-            history_times=CardTimes(default=default_time, sorted_times=sorted_times) if timed else None,
+            history_times=timed,
             features=declared.cards,
             never_recommended=tuple(sorted(lists.never)),
             score_tolerance=0.0,
@@ -144,9 +145,7 @@ def card(
             if parity is None
             else read_parity(
                 parity,
-                replace(
-                    lists.names(count, readable, known, known_types, takes_times=timed), features=declared.by_name()
-                ),
+                replace(lists.names(count, readable, known, known_types, known_times), features=declared.by_name()),
             ),
         )
         written[card_path(file)] = "model"
@@ -187,6 +186,13 @@ def _types(model: Model, described: Mapping[str, int | None]) -> CardTypes | Non
     if model.history_types is None:
         return None
     return CardTypes.model_validate({"count": model.history_types.count, **described})
+
+
+def _times(model: Model, file: Path, described: CardTimes) -> CardTimes | None:
+    """How a model that reads times reads them. Raises ModelError if it reads none, and anything is said of them."""
+    if model.history_times is None and described != CardTimes():
+        raise ModelError(f"{file} has no input history_times: leave --default-time and --sorted-times out")
+    return None if model.history_times is None else described
 
 
 async def _attach(settings: Settings, file: Path, described: Card) -> str:
