@@ -286,6 +286,11 @@ bench-check *options:
 bench-many *options:
     {{ run }} python -m bench.questions.many {{ options }}
 
+# What a user id and two features cost a unary call, on both edges: calls/s with them by those without
+[group('bench')]
+bench-features *options:
+    {{ run }} python -m bench.questions.features "$@"
+
 # What ModelInfer of the Open Inference Protocol keeps of the native calls' histories a second, on both edges
 [group('bench')]
 bench-oip *options:
