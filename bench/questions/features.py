@@ -57,7 +57,8 @@ class Shop(nn.Module):
     ) -> Tensor:
         """User vectors float32 [batch, dim]."""
         mean = self.reference(user_history, history_length)
-        return mean + self.users(user) + self.countries(country) + age[:, None] * self.ages
+        vectors: Tensor = mean + self.users(user) + self.countries(country) + age[:, None] * self.ages
+        return vectors
 
     def item_embeddings(self) -> Tensor:
         """The reference network's."""

@@ -30,6 +30,8 @@ _TYPES = {
 """The type of a value by its field, and whether it is a list."""
 _TAKEN = {"int64": ("int64",), "float": ("double", "int64"), "string": ("string",), "bool": ("bool",)}
 """The types of values that each kind of feature takes."""
+_PLAINLY = {"int64": "int64_value", "float": "double_value", "string": "string_value", "bool": "bool_value"}
+"""The field of one value of each kind that needs no conversion."""
 _CALLED = {"int64": "int64", "float": "float32", "string": "string", "bool": "bool"}
 
 
@@ -67,8 +69,11 @@ def surely_keep_rules(features: Mapping[str, api.FeatureValue]) -> bool:
 def untaken_features(version: Version, names: Iterable[str]) -> dict[str, str]:
     """Those of these features that a version does not take, as fields, each with what it takes instead."""
     taken = [feature.name for feature in version.model.features]
+    untaken = [name for name in names if name not in taken]
+    if not untaken:
+        return {}
     takes = "no features" if not taken else f"no such feature, but {_some(taken)}"
-    return {feature_field(name): takes for name in names if name not in taken}
+    return {feature_field(name): takes for name in untaken}
 
 
 def features_for(
@@ -90,7 +95,9 @@ def features_for(
         value = given.get(feature.name) if given else None
         fault: str | None = None
         if value is not None:
-            read = _read(feature, value, version)
+            read: FeatureValue | str | None = _read_plainly(feature, value, version)
+            if read is None:
+                read = _read(feature, value, version)
             if not isinstance(read, str):
                 values.append(read)
                 continue
@@ -108,6 +115,18 @@ def features_for(
     if wrong:
         raise InputsError(*wrong, untaken=untaken)
     return tuple(values), tuple(untaken)
+
+
+def _read_plainly(feature: Feature, value: api.FeatureValue, version: Version) -> FeatureValue | None:
+    """What the model reads for one value that needs no conversion; None for any other, or one that it cannot have."""
+    field = _PLAINLY[feature.kind]
+    if feature.width is not None or value.WhichOneof("value") != field:
+        return None
+    one = getattr(value, field)
+    if feature.kind == "string":
+        return version.tokens[feature.name].numbers((one,))[0]
+    within = feature.low is not None and feature.high is not None and feature.low <= one <= feature.high
+    return one if within else None
 
 
 def _read(feature: Feature, value: api.FeatureValue, version: Version) -> FeatureValue | str:

@@ -51,8 +51,8 @@ class Options:
         untaken: dict[str, str] = {}
         if self.user is not None and version.model.users is None:
             untaken[user_field(self.user)] = "no user"
-        if self.features:
-            untaken |= untaken_features(version, self.features)
+        if self.features and (beside := untaken_features(version, self.features)):
+            untaken |= beside
         if self.history_type_keys and version.model.history_types is None:
             untaken["history_type_keys"] = "no types of events"
         if self.history_type_ids and version.model.history_types is None:

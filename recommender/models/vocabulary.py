@@ -84,8 +84,10 @@ class Vocabulary:
 
     def ids(self, keys: Iterable[str]) -> list[int | None]:
         """The item id of each key, None where it is no item's."""
-        trie, item_of = self._trie, self._item_of
-        return [int(item_of[trie.key_id(key)]) if key in trie else None for key in keys]
+        get, item_of = self._trie.get, self._item_of
+        # `get` ends a key at its first NUL, and no key of the file holds one.
+        places = [None if "\0" in key else get(key) for key in keys]
+        return [None if place is None else item_of.item(place) for place in places]
 
     def keys(self, ids: Iterable[int]) -> list[str]:
         """The key of each item id; IndexError if one is not in the catalogue."""
