@@ -21,7 +21,7 @@ from recommender.edges.method import Messages, Streaming
 from recommender.errors import QuotaError
 from recommender.recommend_api.v1 import recommend_api_pb2 as api
 from tests.support.models import table, write_model
-from tests.support.raw import RECOMMEND, raw
+from tests.support.raw import HEADERS, RECOMMEND, raw
 from tests.support.serving import AnyServer, Serve
 
 both_edges = pytest.mark.both_edges
@@ -115,11 +115,17 @@ async def test_more_connections_than_may_be_are_closed_at_once(serve: Serve) -> 
 @both_edges
 async def test_calls_that_are_abandoned_at_once_keep_no_others_out(serve: Serve) -> None:
     message = api.RecommendRequest(item_ids=[0]).SerializeToString()
+    body = b"\0" + len(message).to_bytes(4, "big") + message
     async with serve(max_connection_calls=50) as server, raw(server.port) as caller:
-        for _ in range(20):
-            for _ in range(40):
-                caller.http2.reset_stream(await caller.call(message=message), ErrorCodes.CANCEL)
-            await caller.flush()
+        await caller.until(h2.events.RemoteSettingsChanged)
+        await caller.flush()
+        for _ in range(5):
+            # One write: the server reads of many calls that were abandoned before it can end a single one of them.
+            for _ in range(200):
+                stream = caller.http2.get_next_available_stream_id()
+                caller.http2.send_headers(stream, HEADERS)
+                caller.http2.send_data(stream, body, end_stream=True)
+                caller.http2.reset_stream(stream, ErrorCodes.CANCEL)
             assert await caller.status(await caller.call(message=message)) == grpc.StatusCode.OK.value[0]
 
 
