@@ -188,7 +188,7 @@ imports:
 test *options:
     {{ run }} pytest -m "not system and not long and not peers" --numprocesses 3 --dist worksteal --durations 30 "$@"
 
-# The tests against real programs from Debian (apt-get install chromium nghttp2-client prometheus)
+# The tests against real programs from Debian (apt-get install chromium faketime nghttp2-client prometheus)
 [group('test')]
 test-system *options:
     {{ run }} pytest -m "system" "$@"

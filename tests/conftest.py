@@ -28,7 +28,14 @@ _NO_TESTS = ("fuzzing (`just fuzz`)", "soaking (`just soak`)", "other servers (`
 # No test asserts wall time: a busy machine is no failure.
 hypothesis.settings.register_profile("suite", deadline=None)
 hypothesis.settings.load_profile("suite")
-_DEBIAN = {"chromium": "chromium", "h2load": "nghttp2-client", "prometheus": "prometheus", "promtool": "prometheus"}
+_DEBIAN = {
+    "chromium": "chromium",
+    "faketime": "faketime",
+    "h2load": "nghttp2-client",
+    "openssl": "openssl",
+    "prometheus": "prometheus",
+    "promtool": "prometheus",
+}
 # A server in the test's process logs as one that nobody set up: without a line for every call.
 structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.INFO))
 _left_out: dict[str, int] = {}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import ssl
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import grpc
@@ -99,6 +100,8 @@ async def test_mutual_tls_lets_in_only_whom_the_clients_authority_has_signed(ser
         assert list(answer.item_ids) == KNOWN
         assert await refused(server, grpc.ssl_channel_credentials(authority.pem)), "without a certificate"
         assert await refused(server, authority.client_credentials()), "with one of another authority"
+        yesterday = datetime.now(UTC) - timedelta(days=1)
+        assert await refused(server, clients.client_credentials(trusts=authority, expires=yesterday)), "expired"
 
 
 @pytest.mark.parametrize(

@@ -31,8 +31,10 @@ class Authority:
         path.write_bytes(self.pem)
         return path
 
-    def client_credentials(self, trusts: Authority | None = None) -> grpc.ChannelCredentials:
+    def client_credentials(
+        self, trusts: Authority | None = None, *, expires: datetime | None = None
+    ) -> grpc.ChannelCredentials:
         """A client with a certificate of this authority, which trusts servers of another one (or of this)."""
-        made = self._ca.issue_cert("client.test")
+        made = self._ca.issue_cert("client.test", not_after=expires)
         chain = b"".join(pem.bytes() for pem in made.cert_chain_pems)
         return grpc.ssl_channel_credentials((trusts or self).pem, made.private_key_pem.bytes(), chain)
