@@ -62,7 +62,7 @@ async def times(stage: Callable[[], Awaitable[None]], rows: int, rounds: int) ->
     return seen
 
 
-async def main() -> None:  # noqa: C901 (seven stages, side by side)
+async def main() -> None:  # noqa: C901 (nine stages, side by side)
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=51)
     parser.add_argument("--rows", type=int, default=16)
@@ -73,6 +73,7 @@ async def main() -> None:  # noqa: C901 (seven stages, side by side)
     await engine.warm_up(rows)
     contract = engine.contract
     queries = [Query(tuple(item + row for item in HISTORY), 10) for row in range(rows)]
+    feed = contract.pack(queries)
     rankings = list(await engine.run(queries))
     outputs = (
         np.array([each.item_ids for each in rankings], np.int64),
@@ -99,6 +100,12 @@ async def main() -> None:  # noqa: C901 (seven stages, side by side)
     async def run() -> None:
         await engine.run(queries)
 
+    async def rank() -> None:
+        engine.rank(queries)
+
+    async def session() -> None:
+        engine.run_feed(feed, 10)
+
     async def unpack() -> None:
         contract.unpack(outputs, queries)
 
@@ -115,6 +122,8 @@ async def main() -> None:  # noqa: C901 (seven stages, side by side)
         "submit, wait, fan out (tasks included)": submit,
         "pack": pack,
         "run, with pack, unpack and both thread switches": run,
+        "the same without the thread switches": rank,
+        "ONNX Runtime's part of it": session,
         "unpack": unpack,
         "build the reply, encode it": encode,
     }.items():

@@ -17,6 +17,7 @@ The older form takes `user_history` int64 [history] and gives `recommendations` 
 
 from __future__ import annotations
 
+import functools
 import math
 import struct
 from collections.abc import Mapping, Sequence
@@ -62,7 +63,7 @@ _OLDER_INPUTS = {"user_history": Port(_INT64, 1)}
 _OLDER_OUTPUTS = {"recommendations": Port(_INT64, 1)}
 PER_ITEM = frozenset({"history_types", "history_times"})
 """Inputs of the history's own shape."""
-_RESTRICTING = frozenset({"excluded", "candidates"})
+_RESTRICTING = ("excluded", "candidates")
 _TIME_TO_COME = 1 << 42
 """Unix milliseconds, in the year 2109."""
 _NOTHING_EXCLUDED = np.empty((0, 2), np.int64)
@@ -195,7 +196,7 @@ class Contract:
         longest = max(lengths) or 1  # No column at all would be a shape that no network was traced with.
         feed = {"user_history": _filled(histories, lengths, longest, padding), "history_length": _int64(lengths)}
         if "k" in self.inputs:
-            feed["k"] = np.array([max(query.k for query in queries)], np.int64)
+            feed["k"] = _int64([max([query.k for query in queries])])
         if "excluded" in self.inputs:
             feed["excluded"] = _excluded(queries)
         if "candidates" in self.inputs:
@@ -214,7 +215,7 @@ class Contract:
 
     def unrestricted(self, feed: Feed) -> bool:
         """Whether nobody in this feed excludes items or names candidates."""
-        return not any(feed[name].size for name in _RESTRICTING & feed.keys())
+        return not any(name in feed and feed[name].size for name in _RESTRICTING)
 
     def pack_alone(self, query: Query) -> Feed:
         """The feed of the older form, which takes one history and no batch."""
@@ -255,12 +256,11 @@ class Contract:
     def all_sound(self, recommendations: npt.NDArray[Any], scores: npt.NDArray[Any]) -> bool:
         """Whether every place of a run has an item of the catalogue, and a finite score.
 
-        Read without its sign, -1 is beyond every catalogue. A NaN is both the largest and the smallest number.
+        Read without its sign, -1 is beyond every catalogue. A sum in float64 is finite if, and only if, all scores are.
         """
         return bool(
             np.maximum.reduce(recommendations.view(np.uint64), axis=None) < self.items
-            and np.minimum.reduce(scores, axis=None) > -math.inf
-            and np.maximum.reduce(scores, axis=None) < math.inf
+            and math.isfinite(np.add.reduce(scores, axis=None, dtype=np.float64))
         )
 
     def _outcome(self, ids: list[int], scores: list[float], k: int) -> Ranking | EngineError:
@@ -311,14 +311,23 @@ def _excluded(queries: Sequence[Query]) -> npt.NDArray[np.int64]:
 def _candidates(queries: Sequence[Query]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
     """The candidates of all rows, int64 [batch, c], padded with 0, and how many each has, int64 [batch]."""
     lists = [query.candidates or () for query in queries]
-    if all(query.candidates is None for query in queries):
-        return np.empty((len(lists), 0), np.int64), np.zeros(len(lists), np.int64)
+    if not any(lists) and all(query.candidates is None for query in queries):
+        return _no_candidates(len(lists))
     lengths = np.fromiter(map(len, lists), np.int64, len(lists))
     longest = max(int(lengths.max()), 1)  # No column at all would mean the whole catalogue.
     candidates = np.zeros((len(lists), longest), np.int64)
     candidates[np.arange(longest) < lengths[:, None]] = np.fromiter(
         chain.from_iterable(lists), np.int64, int(lengths.sum())
     )
+    return candidates, lengths
+
+
+@functools.lru_cache(maxsize=128)
+def _no_candidates(rows: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """What `_candidates` gives for rows that name none; read-only."""
+    candidates, lengths = np.empty((rows, 0), np.int64), np.zeros(rows, np.int64)
+    for array in (candidates, lengths):
+        array.flags.writeable = False
     return candidates, lengths
 
 

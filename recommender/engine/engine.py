@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -100,8 +99,7 @@ class OnnxEngine:
 
         Raises what ONNX Runtime raises.
         """
-        with self._options() as options:
-            return self._sessions.run(feed, k, options)
+        return self._with_options(partial(self._sessions.run, feed, k))
 
     def terminate(self) -> None:
         """Ask every run under way to end at the next node of its graph; returns at once."""
@@ -149,8 +147,7 @@ class OnnxEngine:
     def _attempt(self, queries: Sequence[Query], run: Callable[[onnxruntime.RunOptions], R]) -> R:
         """Run for these queries, with options that `terminate` knows of."""
         try:
-            with self._options() as options:
-                return run(options)
+            return self._with_options(run)
         except runtime_errors.InvalidArgument as error:
             # Only the model knows its catalogue if nothing says how large it is: there a Gather finds the unknown id.
             if len(queries) != 1 or "out of data bounds" not in str(error):
@@ -164,12 +161,11 @@ class OnnxEngine:
                 raise
             raise InvalidRequestError(refused) from error
 
-    @contextlib.contextmanager
-    def _options(self) -> Iterator[onnxruntime.RunOptions]:
+    def _with_options(self, run: Callable[[onnxruntime.RunOptions], R]) -> R:
         options = quiet_options()
         self._active.add(options)
         try:
-            yield options
+            return run(options)
         finally:
             self._active.discard(options)
 
@@ -182,29 +178,42 @@ class OnnxEngine:
         general: bool,
         padding: int | None,
     ) -> list[Ranking]:
+        runs = self.contract.runs(queries)
+        if len(runs) == 1:
+            return self._rank_in_one_run(queries, begun, options, general=general, padding=padding)
         outcomes: dict[int, Ranking | EngineError] = {}
-        for places in self.contract.runs(queries):
+        for places in runs:
             sharing = [queries[place] for place in places]
-            feed = self.contract.pack(sharing, padding)
-            begun()
-            outputs = self._sessions.run(feed, max(query.k for query in sharing), options, general=general)
-            outcomes.update(zip(places, _outcomes(self.contract.unpack, outputs, sharing), strict=True))
+            rank = partial(self._rank_in_one_run, sharing, begun, options, general=general, padding=padding)
+            outcomes.update(zip(places, _outcomes(rank), strict=True))
         return whole([outcomes[place] for place in range(len(queries))])
+
+    def _rank_in_one_run(
+        self,
+        queries: Sequence[Query],
+        begun: Callable[[], None],
+        options: onnxruntime.RunOptions,
+        *,
+        general: bool,
+        padding: int | None,
+    ) -> list[Ranking]:
+        feed = self.contract.pack(queries, padding)
+        begun()
+        outputs = self._sessions.run(feed, max([query.k for query in queries]), options, general=general)
+        return self.contract.unpack(outputs, queries)
 
     def _rank_one_by_one(self, queries: Sequence[Query], options: onnxruntime.RunOptions) -> list[Ranking]:
         outcomes: list[Ranking | EngineError] = []
         for query in queries:
             outputs = self._sessions.run(self.contract.pack_alone(query), query.k, options)
-            outcomes += _outcomes(self.contract.unpack_alone, outputs, [query])
+            outcomes += _outcomes(partial(self.contract.unpack_alone, outputs, [query]))
         return whole(outcomes)
 
 
-def _outcomes(
-    unpack: Callable[[Outputs, Sequence[Query]], list[Ranking]], outputs: Outputs, queries: Sequence[Query]
-) -> Sequence[Ranking | EngineError]:
+def _outcomes(rank: Callable[[], list[Ranking]]) -> Sequence[Ranking | EngineError]:
     """What a run gave for each row, a faulty one included."""
     try:
-        return unpack(outputs, queries)
+        return rank()
     except FaultyRowsError as error:
         return error.outcomes
 
