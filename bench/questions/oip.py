@@ -1,14 +1,16 @@
 """What the Open Inference Protocol costs beside the native calls: one history a call, and 64 rows a call.
 
 One server of each edge; h2load (Debian: nghttp2-client) asks by both protocols in interleaved rounds. A round's share
-is one quotient: ModelInfer's histories a second by those of the native call with as many rows. Histories are the same,
-as raw contents here and as `item_ids` there; replies hold ids and scores. `just bench-oip`
+is one quotient: ModelInfer's histories a second by those of the native call with as many rows. Beside them stands the
+server's CPU a history, for a machine that is not quiet. Histories are the same, as raw contents here and as `item_ids`
+there; replies hold ids and scores. `just bench-oip`
 """
 
 from __future__ import annotations
 
 import argparse
 import statistics
+from dataclasses import dataclass, field
 from typing import get_args
 
 import grpc
@@ -19,7 +21,7 @@ from rich.table import Table
 from bench.figures import kept, spread
 from bench.questions.many import ROWS, framed, histories, load
 from bench.questions.many import SERVICE as NATIVE
-from bench.serving import serving
+from bench.serving import Server, serving
 from recommender.recommend_api.open_inference import open_inference_pb2 as oip
 from recommender.recommend_api.open_inference import open_inference_pb2_grpc as oip_grpc
 from recommender.recommend_api.v1 import recommend_api_pb2 as api
@@ -61,17 +63,29 @@ def check(port: int) -> None:
     assert ids.tolist() == [list(result.response.item_ids) for result in results]
 
 
-def shares(port: int, rows: int, rounds: int, seconds: float) -> tuple[list[float], list[float], list[float]]:
-    """Histories a second by the native call and by ModelInfer, and their quotients."""
+@dataclass
+class Seen:
+    """Rounds of one kind of call."""
+
+    rates: list[float] = field(default_factory=list)
+    """Histories a second."""
+    cpu: list[float] = field(default_factory=list)
+    """Of the server, in µs a history."""
+
+
+def measure(server: Server, rows: int, rounds: int, seconds: float) -> tuple[Seen, Seen]:
+    """The native call and ModelInfer, in turn."""
     bodies = calls(rows)
-    rates: dict[str, list[float]] = {path: [] for path in bodies}
-    first = {path: load(port, path, body, rows, 2000 if rows == 1 else 64) for path, body in bodies.items()}
+    seen = {path: Seen() for path in bodies}
+    first = {path: load(server.port, path, body, rows, 2000 if rows == 1 else 64) for path, body in bodies.items()}
     for number in range(rounds):
         for path in bodies if number % 2 else reversed(bodies):
             count = max(int(first[path] / rows * seconds), 8)
-            rates[path].append(load(port, path, bodies[path], rows, count))
-    native, inference = rates.values()
-    return native, inference, [ours / theirs for ours, theirs in zip(inference, native, strict=True)]
+            before = server.cpu_seconds()
+            seen[path].rates.append(load(server.port, path, bodies[path], rows, count))
+            seen[path].cpu.append((server.cpu_seconds() - before) / (count * rows) * 1e6)
+    native, inference = seen.values()
+    return native, inference
 
 
 def main() -> int:
@@ -82,20 +96,24 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=2.0, help="of a round of one protocol")
     options = parser.parse_args()
     table = Table(
-        "edge", "rows a call", "native histories/s", "ModelInfer histories/s", "share, and whether it is kept"
+        "edge",
+        "rows a call",
+        "native: histories/s, CPU of one",
+        "ModelInfer: the same",
+        "share, and whether it is kept",
     )
     missed = False
     for edge in options.edge or get_args(Edge):
         with serving(settings={"RECOMMENDER_EDGE": edge}) as server:
             check(server.port)
             for rows, least in LEAST.items():
-                native, inference, quotients = shares(server.port, rows, options.rounds, options.seconds)
+                native, inference = measure(server, rows, options.rounds, options.seconds)
+                quotients = [ours / theirs for ours, theirs in zip(inference.rates, native.rates, strict=True)]
                 missed |= statistics.median(quotients) < least
                 table.add_row(
                     edge,
                     str(rows),
-                    spread(native, ",.0f"),
-                    spread(inference, ",.0f"),
+                    *(f"{spread(seen.rates, ',.0f')}\n{spread(seen.cpu, '.1f')} µs" for seen in (native, inference)),
                     kept(quotients, least),
                 )
     Console(width=140).print(table)

@@ -7,7 +7,7 @@ import struct
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
-from typing import Final, NamedTuple
+from typing import Final
 
 from recommender.api.messages import ceiling
 from recommender.api.open_inference.features import FeatureTensors
@@ -129,14 +129,6 @@ class Rows:
         return users[row]
 
 
-class Plain(NamedTuple):
-    """A request of one history of raw ids and nothing else, with the outputs that it names, and its id."""
-
-    asked: Asked
-    outputs: tuple[str, ...]
-    id: str
-
-
 class RowReader:
     """Reads requests within configured limits."""
 
@@ -146,14 +138,19 @@ class RowReader:
         self._most_k = ceiling(api.RecommendRequest, "limit")
         self._most_bytes = limits.history * _ID_BYTES
 
-    def plain(self, request: oip.ModelInferRequest, request_id: str) -> Plain | None:
-        """Read a request of one history of raw ids and nothing else; None if it is another one, or breaks a rule."""
+    def plain(self, request: oip.ModelInferRequest, request_id: str) -> tuple[Asked, tuple[str, ...]] | None:
+        """Read a request of one history of raw ids and nothing else, with the outputs that it names, if any.
+
+        None if it is another one, or breaks a rule.
+        """
         inputs, contents = request.inputs, request.raw_input_contents
         if len(inputs) != 1 or len(contents) != 1 or request.parameters:
             return None
-        outputs = tuple([output.name for output in request.outputs if not output.parameters])
-        if outputs not in PLAIN_OUTPUTS or len(outputs) != len(request.outputs):
-            return None
+        outputs: tuple[str, ...] = ()
+        if request.outputs:
+            outputs = tuple([output.name for output in request.outputs if not output.parameters])
+            if outputs not in PLAIN_OUTPUTS or len(outputs) != len(request.outputs):
+                return None
         # Few requests differ in more than their contents: what describes them is read once.
         described = inputs[0].SerializeToString()
         raw = contents[0]
@@ -166,7 +163,7 @@ class RowReader:
         if ends[0] < 0 or ends[-1] > MOST_ID:
             return None
         model = model_named(request.model_name, request.model_version)
-        return Plain(Asked(history, ends[-1], request_id, model, self._no_options), outputs, request.id)
+        return Asked(history, ends[-1], request_id, model, self._no_options), outputs
 
     def open(self, request: oip.ModelInferRequest, declared: Mapping[str, Feature]) -> Tensors:
         """Read the inputs of a request; `declared` are the features that models have inputs for.
