@@ -76,10 +76,13 @@ class Names:
         return times
 
     def given(self, told: Mapping[str, object]) -> dict[str, Given]:
-        """The features of a line. Raises ValueError if the model does not take one so."""
+        """The features of a line. Raises ValueError if the model does not take one so, or needs another."""
         given = told.get("features", {})
         if not isinstance(given, dict) or given.keys() - self.features.keys():
             raise ValueError(f"its features are no object of the model's features: {given!r}")
+        for name, (declared, _) in self.features.items():
+            if declared.default is None and name not in given:
+                raise ValueError(f"it lacks the feature {name}, for which the model has no default")
         return {name: read_given(*self.features[name], value) for name, value in given.items()}
 
 

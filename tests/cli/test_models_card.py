@@ -13,8 +13,11 @@ from recommender.cli.models import app
 from recommender.models.artifact import open_artifact
 from recommender.models.card import CardTimes, CardTypes, CardUsers, card_path
 from tests.support import models
+from tests.support.feature_models import CITIES, DECLARED, add_features, vector_of
 
 ITEMS = 50
+KEPT = {"type", "width", "default", "minimum", "maximum"}
+"""Fields of a card's feature that a declaration has too."""
 
 
 def card(*arguments: object) -> tuple[int, str]:
@@ -121,3 +124,33 @@ def test_a_file_that_reads_types_and_times_gets_them_into_its_card(tmp_path: Pat
     for golden in artifact.card.golden:
         assert len(golden.history_types) == len(golden.history_times) == len(golden.item_ids)
         assert list(golden.history_times) == sorted(golden.history_times)
+
+
+def test_a_file_that_takes_features_gets_them_into_its_card(tmp_path: Path) -> None:
+    users = np.random.default_rng(3).normal(0, 1, (5, 8)).astype(np.float32)
+    file = models.batched(tmp_path / "shop.onnx", models.table(ITEMS), users=users)
+    add_features(file).unlink()
+    given = {"city": "köln", "level": 2, "tastes": [1.0, 3.0]}
+    best = models.brute_force(models.table(ITEMS), [1, 2], 5, users[0] + vector_of(given))[0]
+    line = {"history": [1, 2], "features": given, "recommendations": best}
+    parity = lines(tmp_path / "p.jsonl", json.dumps(line))
+    lacking = lines(tmp_path / "q.jsonl", json.dumps({**line, "features": {"city": "köln"}}))
+    lines(tmp_path / "cities.txt", *CITIES)
+    declared = {each["name"]: {key: each[key] for key in each.keys() & KEPT} for each in DECLARED}
+    del declared["level"]["default"]
+    declared["city"]["vocabulary"] = "cities.txt"
+    file_of_features = lines(tmp_path / "features.json", json.dumps(declared))
+    sizes = ("--items", ITEMS, "--default-k", 5, "--max-k", 20, "--users", 4)
+    refused, sentence = card(file, *sizes)
+    short, reason = card(file, *sizes, "--features", file_of_features, "--parity", lacking)
+    code, told = card(file, *sizes, "--features", file_of_features, "--parity", parity)
+
+    assert (refused, short, code) == (2, 2, 0), told
+    assert "input age is unknown: it is none of the contract's" in " ".join(sentence.split())
+    assert "it lacks the feature level, for which the model has no default" in " ".join(reason.split())
+    artifact = open_artifact(file)
+    assert artifact.card is not None
+    assert [each.name for each in artifact.card.features] == [each["name"] for each in DECLARED]
+    assert artifact.feature_vocabulary("shop.city.tokens") == tmp_path / "shop.city.tokens"
+    assert [each.features for each in artifact.card.parity] == [{"city": 3, "level": 2, "tastes": (1.0, 3.0)}]
+    assert {tuple(golden.features) for golden in artifact.card.golden} == {tuple(declared)}
