@@ -212,8 +212,8 @@ def is_of(kind: FeatureType, value: float | str) -> bool:
         return kind == "string"
     if isinstance(value, bool):
         return kind == "bool"
-    if isinstance(value, int):
-        return kind == "float32" or (kind == "int64" and -(2**63) <= value < 2**63)
+    if kind == "int64":
+        return isinstance(value, int) and -(2**63) <= value < 2**63
     return kind == "float32" and abs(value) <= LARGEST_FLOAT
 
 

@@ -465,6 +465,20 @@ async def test_equal_histories_of_another_user_are_rows_of_their_own() -> None:
     assert [[each.user for each in run.queries] for run in engine.runs] == [[0], [1, 2]]
 
 
+async def test_equal_histories_with_other_features_are_rows_of_their_own() -> None:
+    engine = FakeEngine(held=True)
+    batcher = make_batcher(engine, deduplicate=True)
+    first = await start(batcher, 0)
+    asked = [Query((1,), 3, features=(age, True)) for age in (1.5, 2.5, 1.5)]
+    callers = [asyncio.create_task(batcher.submit(each)) for each in asked]
+    await turns()
+    engine.held = False
+    engine.waiting[0].release()
+    await outcomes(first + callers)
+
+    assert [[each.features for each in run.queries] for run in engine.runs] == [[()], [(1.5, True), (2.5, True)]]
+
+
 async def test_equal_histories_with_other_types_or_times_are_rows_of_their_own() -> None:
     engine = FakeEngine(held=True)
     batcher = make_batcher(engine, deduplicate=True)

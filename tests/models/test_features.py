@@ -97,6 +97,10 @@ def in_the_card(change: Callable[[dict[str, Any]], None]) -> Mapping[str, Any]:
         (in_the_card(lambda card: card["golden"][0]["features"].update(level=0, age=90.0)), "does not give its card's"),
         (in_the_card(lambda card: card["golden"][0]["features"].update(colour=1)), "has the feature colour, which"),
         (in_the_card(lambda card: card["features"][0].update(default="x")), "its default 'x' is not of its type"),
+        (
+            in_the_card(lambda card: card["features"][0].update(maximum=10**400)),
+            "its bounds are not of its type float32",
+        ),
         (in_the_card(lambda card: card["features"][0].update(default=121)), "its default 121 is outside its bounds"),
         (in_the_card(lambda card: card["features"][0].update(minimum=150)), r"minimum 150.* is above its maximum 120"),
         (in_the_card(lambda card: card["features"][1].update(vocabulary=None)), "a vocabulary and the number of its"),
