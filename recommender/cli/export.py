@@ -17,7 +17,7 @@ from recommender.export import ExportError, ExportOptions
 
 def export(
     network: Annotated[
-        str, typer.Option(help="reference, sasrec, gru4rec, tisasrec, or your own as module:factory.")
+        str, typer.Option(help="reference, sasrec, gru4rec, tisasrec, two-tower, or your own as module:factory.")
     ] = "reference",
     num_recommendations: Annotated[
         int | None, typer.Option(help="How many callers get who set no limit; by default the configured number.")
