@@ -501,6 +501,25 @@ async def test_equal_histories_of_another_k_are_rows_of_their_own() -> None:
     assert await asyncio.gather(*map(batcher.submit, asked)) == [answer(each) for each in asked]
 
 
+async def test_a_row_that_is_too_large_for_memory_fails_alone_and_a_batch_that_is_runs_in_parts() -> None:
+    class Narrow(FakeEngine):
+        """Has memory for runs of 100 cells, padding included."""
+
+        async def run(self, queries: Sequence[Query]) -> Sequence[Ranking]:
+            if len(queries) * max(len(query.history) for query in queries) > 100:
+                raise MemoryError
+            return await super().run(queries)
+
+    batcher = make_batcher(Narrow(), max_batch_size=8, max_backlog=16)
+    short = [query(item) for item in range(6)]
+    large, too_large = query(*range(60)), query(*range(101))
+    seen = await batcher.submit_many([*short, large, too_large])
+
+    assert seen[:7] == [answer(each) for each in (*short, large)]
+    assert isinstance(seen[7], EngineError)
+    assert await batcher.submit(query(1)) == answer(query(1))
+
+
 async def test_a_large_call_never_holds_up_a_single_caller_by_more_than_a_batch() -> None:
     engine = FakeEngine(held=True)
     batcher = make_batcher(engine, max_batch_size=4, max_backlog=16)
