@@ -184,6 +184,8 @@ class Model:
     history_types: Types | None = None
     history_times: Times | None = None
     features: tuple[Feature, ...] = ()
+    reads_history: bool = True
+    """Whether it ranks by histories; one that does not needs none."""
 
     @property
     def readable(self) -> int | None:

@@ -103,7 +103,7 @@ class Asked:
         if (
             self.highest_beside < version.plain_beside
             and len(self.history) <= version.plain_history
-            and (user.known or (self.history and options.user is None))
+            and (user.known or (options.user is None and user.ranked and (self.history or not model.reads_history)))
             and not ignored
             and not leniently
         ):
@@ -124,7 +124,7 @@ class Asked:
             candidates = catalogue.recommendable(catalogue.known("candidate_item", *options.candidates)) - excluded
             excluded = frozenset()
         excluded = catalogue.recommendable(excluded)
-        if not user.ranked or not (history or user.enough):
+        if not user.ranked or not (history or user.enough or not model.reads_history):
             self._check_fallback(version, user)
             return _fallback(version, k, excluded, candidates), catalogue.remarks(user, ignored, is_fallback=True)
         read = _most_recent(history, model.longest_history)

@@ -161,6 +161,7 @@ def export_model(
             history_types=None if subject.types is None else CardTypes(**asdict(subject.types)),
             history_times=None if subject.times is None else CardTimes(**asdict(subject.times)),
             features=subject.declared.cards,
+            reads_history=subject.reads_history,
             never_recommended=subject.never,
             score_tolerance=tolerance,
             opset=OPSET,

@@ -17,7 +17,7 @@ from recommender.export.check import PARITY
 from recommender.export.errors import ExportError
 from recommender.export.networks.events import checked_times, checked_types, times_of, types_of
 from recommender.export.networks.features import Declared, checked_features, features_of
-from recommender.export.networks.inputs import NOTHING, Beside, History, Named, arrays, rows_of
+from recommender.export.networks.inputs import NOTHING, Beside, History, Named, arrays, reads_history, rows_of
 from recommender.export.networks.padding import Padded
 from recommender.export.networks.users import alone, checked_users, users_of
 from recommender.export.obstacles import failure
@@ -50,6 +50,7 @@ class Subject:
     types: Types | None = None
     times: Times | None = None
     declared: Declared = _NOTHING_DECLARED
+    reads_history: bool = True
     never: tuple[int, ...] = ()
 
     @classmethod
@@ -67,6 +68,7 @@ class Subject:
         types, times = types_of(network, options), times_of(network, options)
         declared = features_of(network, options.features, options.path)
         some = _beside(users, types, times, declared, [[0 if padding_id != 0 else 1]])
+        told = (users, types, times, declared, reads_history(network, some))
         reader = Named(network, tuple(some)) if some else network
         if padding_id is not None:
             reader = Padded(reader, padding_id, longest, options.padding_side, tuple(some))
@@ -76,7 +78,7 @@ class Subject:
                 _refuse_vectors(network, size, longest)
             _refuse_contrary(options, name, items=size)
             readable = _readable(network, size)
-            subject = cls(reader, name, size, None, None, longest, padding_id, readable, users, types, times, declared)
+            subject = cls(reader, name, size, None, None, longest, padding_id, readable, *told)
             return subject.barring(_never(network, size))
         items = len(embeddings)
         _refuse_contrary(options, name, items=items, dim=embeddings.shape[1])
@@ -96,7 +98,6 @@ class Subject:
             never = [*never, *np.flatnonzero(barred).tolist()]
             bias = np.where(barred, np.float32(0), bias)
         readable = _readable(network, items)
-        told = (users, types, times, declared)
         subject = cls(reader, name, items, embeddings, bias, longest, padding_id, readable, *told)
         return subject.barring(never)
 
@@ -116,9 +117,10 @@ class Subject:
         return self.items - len(self.never)
 
     def checked(self, histories: Sequence[History]) -> tuple[list[History], Beside]:
-        """Histories to check with, some without an item where the network takes users, and what is beside them."""
+        """Histories to check with, some without an item where it needs none, and what is beside them."""
         by_themselves = alone(self.users)
-        checked = [*histories, *([] for _ in by_themselves)]
+        empty = len(by_themselves) or int(not self.reads_history)
+        checked = [*histories, *([] for _ in range(empty))]
         beside = dict(_beside(self.users, self.types, self.times, self.declared, checked))
         if by_themselves:
             beside["user"][len(histories) :] = by_themselves

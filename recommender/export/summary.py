@@ -25,7 +25,10 @@ def summary(subject: Subject, card: Card, path: Path) -> Iterator[str]:
         table = f"item_embeddings() of {card.items:,} items"
         yield f"Scores: user vectors of {card.embedding_size} numbers times {table}{bias}."
     cut = "of any length" if card.longest_history is None else f"cut to their {card.longest_history} most recent items"
-    yield f"Histories: ids 0 to {(card.history_items or card.items) - 1}, {cut}."
+    if card.reads_history:
+        yield f"Histories: ids 0 to {(card.history_items or card.items) - 1}, {cut}."
+    else:
+        yield "Histories: not read, and not needed."
     if card.users is not None:
         last = card.users.first + card.users.count - 1
         unknown = {

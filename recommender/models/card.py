@@ -241,6 +241,7 @@ class Card(_Record):
     `never_recommended` are the items that no answer holds, ascending; histories may hold them. `padding_id` means
     padding to the network, so no history holds it. `users` is None where the model has no input `user`; the same holds
     for `history_types` and `history_times`. `features` are its inputs beside those of the contract.
+    A model that does not `reads_history` ranks for requests without one.
     Two rankings are equal when they differ only among items whose scores lie within
     `score_tolerance` of each other. `origin` is None where the model was not imported from a library.
     """
@@ -260,6 +261,7 @@ class Card(_Record):
     history_types: CardTypes | None = None
     history_times: CardTimes | None = None
     features: tuple[CardFeature, ...] = ()
+    reads_history: bool = True
     never_recommended: tuple[Annotated[int, Field(ge=0)], ...] = ()
     score_tolerance: Annotated[float, Field(ge=0)]
     opset: Annotated[int, Field(ge=1)]

@@ -39,6 +39,7 @@ def describe(artifact: Artifact, contract: Contract, metadata: Mapping[str, str]
             None if card.history_types is None else Types(**card.history_types.model_dump()),
             None if card.history_times is None else Times(**card.history_times.model_dump()),
             _features(artifact, contract),
+            card.reads_history,
         )
     else:
         default_k = told.get("default_k") or fixed_k or _k_of_file(artifact.path)

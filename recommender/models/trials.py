@@ -42,6 +42,8 @@ async def check_histories(engine: OnnxEngine, path: Path) -> None:
             queries += [
                 drawn_query(model, (), k, draw)._replace(user=user) for user in {model.users.first, model.users.last}
             ]
+        if not model.reads_history:
+            queries.append(drawn_query(model, (), k, draw))
         together = await engine.run(queries)
         began = time.monotonic()
         for number, (query, ranking) in enumerate(zip(queries, together, strict=True)):

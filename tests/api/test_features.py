@@ -30,13 +30,15 @@ NEEDED = tuple({**each, "default": None} if each["name"] in ("level", "tastes") 
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("models")
     write_version(folder / "shop" / "1", 1, users=USERS, featured=True)
+    free: dict[str, Any] = {"unknown_user": "history", "reads_history": False}
+    write_version(folder / "free" / "1", 1, users=USERS, featured=True, **free)
     write_version(folder / "needy" / "1", 1, users=USERS, featured=True, features=NEEDED)
     return folder
 
 
 @pytest.fixture
 async def client(shared: Shared, folder: Path) -> AsyncIterator[Client]:
-    names = ",".join(f"{folder / name}@1" for name in ("shop", "needy"))
+    names = ",".join(f"{folder / name}@1" for name in ("shop", "needy", "free"))
     async with Client(f"127.0.0.1:{shared(model=names, num_recommendations=K).port}") as client:
         yield client
 
@@ -92,6 +94,17 @@ async def test_features_that_a_model_needs_must_be_there_and_others_have_their_d
         "features[tastes]": "model needy@1 needs a list of 2 float32 here, which has no default",
     }
     assert list(await refusal(client, model="needy", features={"level": 1})) == ["features[tastes]"]
+
+
+@pytest.mark.parametrize("key", ["", "any"])
+async def test_a_model_that_reads_no_history_ranks_by_features_alone(client: Client, key: str) -> None:
+    answer = await client.recommend(features={"age": 64.0}, model="free", routing_key=key, timeout=TIMEOUT)
+    nothing = await client.recommend(model="free", routing_key=key, timeout=TIMEOUT)
+    stranger = await client.recommend(user_id=99, model="free", routing_key=key, timeout=TIMEOUT)
+
+    assert (answer.item_ids, answer.is_user_alone) == (expected((), 0, {"age": 64.0}), True)
+    assert nothing.item_ids == stranger.item_ids == expected((), 0, {})
+    assert stranger.unknown_user
 
 
 TAKES = "model shop@1 takes"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,19 @@ class Aged(nn.Module):
 
     def item_embeddings(self) -> Tensor:
         return self.items.weight
+
+
+class Moment(Aged):
+    """Ranks by the age and the town alone."""
+
+    feature_inputs: Mapping[str, Mapping[str, Any]] = {
+        "age": {"type": "float32", "minimum": 1, "maximum": 9, "default": 2},
+        "town": {"type": "int64", "minimum": 0, "maximum": 3, "default": 0},
+    }
+
+    def forward(self, age: Tensor, town: Tensor) -> Tensor:  # type: ignore[override]
+        vectors: Tensor = self.towns(town) * age.unsqueeze(1)
+        return vectors
 
 
 TOWNS = ["ulm", "bonn", "köln"]
@@ -131,6 +145,16 @@ def test_declarations_that_do_not_fit_are_refused_with_a_sentence(
     assert sentence in str(refused.value)
 
 
+def test_a_network_without_a_history_is_checked_without_one() -> None:
+    subject = Subject.of(Moment())
+    histories, beside = subject.checked([[1, 2], [3]])
+
+    assert not subject.reads_history
+    assert histories == [[1, 2], [3], []]
+    assert {name: len(values) for name, values in beside.items()} == {"age": 3, "town": 3}
+    assert subject.truth(histories, beside).scores.shape == (3, ITEMS)
+
+
 def test_a_network_and_a_file_do_not_both_declare_features(tmp_path: Path) -> None:
     (tmp_path / "features.json").write_text("{}", encoding="utf-8")
     chosen = ExportOptions(network="two-tower", features=tmp_path / "features.json", items=30, dim=4)
@@ -151,5 +175,6 @@ async def test_the_two_tower_network_is_exported_with_its_golden_answers(tmp_pat
 
     assert [feature.name for feature in card.features] == ["age", "country", "subscriber", "interests"]
     assert card.users is not None
+    assert not card.reads_history
     assert any(not golden.item_ids and golden.user for golden in card.golden)
     assert {tuple(golden.features) for golden in card.golden} == {("age", "country", "subscriber", "interests")}

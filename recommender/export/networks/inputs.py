@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import types
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -39,6 +39,13 @@ class Named(nn.Module):
         named = {name: given[known] for name, known in self._names.items()}
         yielded: Tensor = self.network(**named, **dict(zip(self._beside, beside, strict=True)))
         return yielded
+
+
+def reads_history(network: nn.Module, beside: Collection[str]) -> bool:
+    """Whether the network's `forward` has an argument for the history, or the network says so in `reads_history`."""
+    told = getattr(network, "reads_history", None)
+    named = [name for name in inspect.signature(network.forward).parameters if name not in beside]
+    return bool(named) if told is None else bool(told)
 
 
 def takes(network: nn.Module, name: str) -> bool:
