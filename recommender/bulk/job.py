@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from array import array
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -91,6 +92,7 @@ class Job:
         self._longest = longest
         self._scoring = Scoring(model, self.columns, exclude_history=options.exclude_history)
         self._pipeline: Pipeline[_Unit] | None = None
+        self._stop = threading.Event()
         self._read_bytes = 0
 
     @property
@@ -145,6 +147,8 @@ class Job:
                 threads=self._model.slots,
                 longest=self._longest,
             )
+            if self._stop.is_set():
+                pipeline.stop()
             if not manifest.complete:
                 manifest.save(folder)
                 pipeline.run(lambda: tick(self._progress(before, counts, pipeline.ranked)))
@@ -155,6 +159,7 @@ class Job:
 
     def stop(self) -> None:
         """Let `run` end soon. Callable from any thread."""
+        self._stop.set()
         if self._pipeline is not None:
             self._pipeline.stop()
 

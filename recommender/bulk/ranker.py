@@ -10,6 +10,7 @@ from recommender.bulk.answers import Answers
 from recommender.bulk.batches import PlainBatch, QueryBatch, packed
 from recommender.bulk.errors import BulkError
 from recommender.domain import Query, Ranking
+from recommender.engine.contract import Outputs
 from recommender.engine.engine import OnnxEngine
 from recommender.errors import EngineError, InvalidRequestError, RecommenderError
 
@@ -38,7 +39,16 @@ class Ranker:
         if ids.shape == scores.shape and len(ids) == len(wanted) and self._contract.all_sound(ids, scores):
             answers.put_arrays(batch.places, ids, scores, wanted)
         else:
-            answers.put(batch.places.tolist(), self._outcomes(batch.queries()))
+            answers.put(batch.places.tolist(), self._unpacked((ids, scores), batch.queries()))
+
+    def _unpacked(self, outputs: Outputs, queries: Sequence[Query]) -> Sequence[Ranking | RecommenderError]:
+        """What each query got by a run whose outputs are short in some rows, or no answer."""
+        try:
+            return self._contract.unpack(outputs, queries)
+        except FaultyRowsError as error:
+            return error.outcomes
+        except EngineError:
+            return self._outcomes(queries)
 
     def _outcomes(self, queries: Sequence[Query]) -> Sequence[Ranking | RecommenderError]:
         """What each query got. A batch that fails is halved until the guilty rows stand alone."""

@@ -104,10 +104,8 @@ class RowReader:
         self._exclude_history = exclude_history
         self._reader = Reader(limits)
         model = version.model
-        self._end = min(_IDS_END, *(end for end in (model.readable, model.padding_id) if end is not None), _IDS_END)
-        self._excluded_end = min(
-            _IDS_END, *(end for end in (model.known_items, model.padding_id) if end is not None), _IDS_END
-        )
+        self._end = _first_unknown(model.readable, model.padding_id)
+        self._excluded_end = _first_unknown(model.known_items, model.padding_id)
         self._excludes = "excluded" in version.abilities
         _check(version, columns, exclude_history=exclude_history)
 
@@ -199,6 +197,11 @@ class RowReader:
             named = numbers(column)
         known = ~absent & (named >= users.first) & (named <= users.last)
         return np.where(known, named, 0), known, absent & (users.unknown != "fallback")
+
+
+def _first_unknown(items: int | None, padding: int | None) -> int:
+    """All ids below this are known."""
+    return min(end for end in (_IDS_END, items, padding) if end is not None)
 
 
 def _check(version: Version, columns: Columns, *, exclude_history: bool) -> None:

@@ -27,7 +27,7 @@ from tests.support.bulk import table_of
 from tests.support.paths import ROOT
 from tests.support.versions import K, write_version
 
-PATIENCE = 100.0
+PATIENCE = 110.0
 ROWS = 2000
 
 

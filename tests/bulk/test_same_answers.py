@@ -58,6 +58,8 @@ def rows_of_every_kind(count: int) -> list[dict[str, Any]]:
             row["excluded_item_ids"] = [5, ITEMS + 1, draw.choice([6, -2])]
         if number % 32 == 13:
             row["item_ids"] = draw.choice([None, [], [ITEMS], list(range(4097))])
+        if number % 128 == 77:
+            row["excluded_item_ids"] = list(range(ITEMS - 4))  # leaves fewer than anybody wants
         rows.append(row)
     return rows
 
