@@ -58,6 +58,11 @@ demo:
 export *options:
     {{ uv }} run --group model recommender export "$@"
 
+# The tutorial in one go, with rectools or implicit: MovieLens-100k trained, imported, evaluated, served and swapped
+[group('run')]
+tutorial library="rectools" folder="movielens":
+    {{ run }} bash examples/movielens/tutorial.sh {{ library }} {{ folder }}
+
 # Build the image of a target of the Containerfile: cpu, bundled, cuda, dev
 [group('containers')]
 image target="cpu" *options:

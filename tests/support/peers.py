@@ -23,3 +23,12 @@ def told_by(script: Path, *arguments: str, packages: tuple[str, ...]) -> Any:
     )
     assert done.returncode == 0, f"{script.name}: {done.stdout}\n{done.stderr}"
     return json.loads(done.stdout)
+
+
+def interpreter(folder: Path, *packages: str) -> Path:
+    """The interpreter of an environment with these packages, which stays as long as its folder."""
+    python = folder / "bin" / "python"
+    subprocess.run([program("uv"), "venv", "--quiet", "--python", sys.executable, folder], check=True, timeout=PATIENCE)
+    command = [program("uv"), "pip", "install", "--quiet", "--python", str(python), *packages]
+    subprocess.run(command, check=True, timeout=PATIENCE)
+    return python
