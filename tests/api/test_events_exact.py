@@ -79,7 +79,7 @@ def expected(network: Shopper, request: api.RecommendRequest) -> Ranking | None:
     return Ranking(order, [scores[item] for item in order])
 
 
-@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(together=st.lists(asked(), min_size=1, max_size=12))
 def test_rows_of_every_kind_in_one_batch_get_what_torch_gives_each_alone(
     stub: api_grpc.RecommenderServiceStub, file: Path, together: list[api.RecommendRequest]
@@ -107,7 +107,7 @@ _LISTS = {
 }
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(lists=st.fixed_dictionaries({}, optional=_LISTS))
 def test_a_request_of_types_and_times_and_one_that_goes_the_general_way_come_to_the_same(
     stub: api_grpc.RecommenderServiceStub, lists: dict[str, Any]
