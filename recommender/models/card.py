@@ -56,8 +56,8 @@ class CardFile(_Record):
     sha256: Sha256
 
 
-class Golden(_Record):
-    """One request with the answer the model must give: ids in order, best first, and their scores.
+class _Asked(_Record):
+    """A request, as the model reads it.
 
     `user`, `history_types` and `history_times` are for the inputs of these names, if the model has them. The last two
     are as long as the history, or empty for the model's defaults.
@@ -69,6 +69,18 @@ class Golden(_Record):
     history_types: _PerItem = ()
     history_times: _PerItem = ()
     features: dict[str, Given] = {}
+
+    @model_validator(mode="after")
+    def _has_one_for_each_item(self) -> Self:
+        for name, values in (("history_types", self.history_types), ("history_times", self.history_times)):
+            if len(values) not in (0, len(self.item_ids)):
+                raise ValueError(f"{name} are {len(values)}, and the history has {len(self.item_ids)} items")
+        return self
+
+
+class Golden(_Asked):
+    """One request with the answer the model must give: ids in order, best first, and their scores."""
+
     recommendations: tuple[int, ...]
     scores: tuple[float, ...]
 
@@ -84,14 +96,9 @@ class Golden(_Record):
         )
 
 
-class Expected(_Record):
-    """One history with what the model ranked for it where it was trained: ids, best first; the rest as in Golden."""
+class Expected(_Asked):
+    """One history with what the model ranked for it where it was trained: ids, best first."""
 
-    item_ids: tuple[int, ...]
-    user: Annotated[int, Field(ge=0)] = 0
-    history_types: _PerItem = ()
-    history_times: _PerItem = ()
-    features: dict[str, Given] = {}
     recommendations: tuple[int, ...]
 
     def query(self, k: int, longest_history: int | None) -> Query:
