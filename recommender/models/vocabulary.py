@@ -91,8 +91,8 @@ class Vocabulary:
 
     def keys(self, ids: Iterable[int]) -> list[str]:
         """The key of each item id; IndexError if one is not in the catalogue."""
-        restore, place_of = self._trie.restore_key, self._place_of
-        return [restore(int(place_of[item])) for item in ids]
+        places: list[int] = self._place_of[list(ids)].tolist()
+        return list(map(self._trie.restore_key, places))
 
     def check(self) -> None:
         """Look keys up both ways: all, or of a large catalogue a million at even distances.
