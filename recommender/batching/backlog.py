@@ -2,7 +2,8 @@
 
 1. A caller whose deadline has come, or who has left, is in no batch. If its batch runs, it is told so then.
 2. A batch is formed when a slot is free, by the rules of `batches.py`. Whether it gathers more callers first
-   is decided in `gathering.py`.
+   is decided in `gathering.py`. Single callers go before the rows of large calls in a batch of their own, if that costs
+   little. After such a batch the rows go first.
 3. A full batch that later callers cannot change may be formed before its slot is free. Its callers wait until then.
    If one of them leaves or is late, the batch is formed anew.
 
@@ -15,6 +16,7 @@ from __future__ import annotations
 import math
 from collections import OrderedDict
 from collections.abc import Iterable
+from itertools import chain, islice
 from typing import Generic, TypeVar
 
 from recommender.batching.admission import Admission, Load
@@ -51,6 +53,10 @@ class Backlog(Generic[T]):
         )
         self._rules = BatchRules(max_batch_size, estimator.cost, deduplicate)
         self._waiting: OrderedDict[Waiter[T], None] = OrderedDict()
+        self._rows: OrderedDict[Waiter[T], None] = OrderedDict()
+        """Those who wait as one of many of their call; `_waiting` has all others."""
+        self._passed = False
+        """Whether the last batch went before rows that waited."""
         self._running: list[Batch[T]] = []
         self._cells = 0
         self._earliest = math.inf
@@ -59,7 +65,7 @@ class Backlog(Generic[T]):
 
     def __len__(self) -> int:
         """Number of callers who wait; those in a running batch no longer do."""
-        return len(self._waiting)
+        return len(self._waiting) + len(self._rows)
 
     @property
     def running(self) -> int:
@@ -71,30 +77,32 @@ class Backlog(Generic[T]):
         """No deadline of a caller who waits or runs comes before this; infinite if nobody has one."""
         return _earliest((self._earliest, *(batch.earliest for batch in self._running)))
 
-    def admit(self, query: Query, deadline: float, payload: T, now: float) -> Waiter[T]:
+    def admit(self, query: Query, deadline: float, payload: T, now: float, *, one_of_many: bool = False) -> Waiter[T]:
         """Let a caller in; `deadline` may be infinite.
 
         Raises BacklogFullError if nobody else may wait, DeadlineError if the answer cannot come in time.
         """
         admission = self._admission
-        if len(self._waiting) >= self._max_backlog:
-            raise admission.full(len(self._waiting), self._cells, now)
+        waiting = len(self._waiting) + len(self._rows)
+        if waiting >= self._max_backlog:
+            raise admission.full(waiting, self._cells, now)
         length = len(query.history)
         if deadline - now <= admission.worst_wait or length > admission.longest:
-            load = Load(len(self._waiting), self._cells, self._running, self._admitted)
+            load = Load(waiting, self._cells, self._running, self._admitted)
             admission.check(length, deadline, load, now)
         self._earliest = min(self._earliest, deadline)
         self._admitted = now
-        waiter = Waiter(query, deadline, now, payload)
-        self._waiting[waiter] = None
+        waiter = Waiter(query, deadline, now, payload, one_of_many)
+        (self._rows if one_of_many else self._waiting)[waiter] = None
         self._cells += length
         return waiter
 
     def leave(self, waiter: Waiter[T]) -> bool:
         """Take a caller out; False if it no longer waits: it runs, or was answered."""
-        if waiter not in self._waiting:
+        line = self._rows if waiter.one_of_many else self._waiting
+        if waiter not in line:
             return False
-        del self._waiting[waiter]
+        del line[waiter]
         self._cells -= len(waiter.query.history)
         return True
 
@@ -102,10 +110,10 @@ class Backlog(Generic[T]):
         """Callers whose deadline has come since the last call; those who waited are taken out."""
         late = []
         if now >= self._earliest:
-            late = [waiter for waiter in self._waiting if waiter.deadline <= now]
+            late = [waiter for waiter in chain(self._waiting, self._rows) if waiter.deadline <= now]
             for waiter in late:
                 self.leave(waiter)
-            self._earliest = _earliest(waiter.deadline for waiter in self._waiting)
+            self._earliest = _earliest(waiter.deadline for waiter in chain(self._waiting, self._rows))
         for batch in self._running:
             if now >= batch.earliest:
                 late += [waiter for waiter in batch.waiters if batch.earliest <= waiter.deadline <= now]
@@ -114,9 +122,9 @@ class Backlog(Generic[T]):
 
     def next_batch(self, now: float) -> Batch[T] | None:
         """Begin the next batch; None if no slot is free or nobody waits. Call `expire` first."""
-        if not self._waiting or len(self._running) >= self.slots:
+        if not len(self) or len(self._running) >= self.slots:
             return None
-        batch = self._rules.next_batch(self._waiting, now)
+        batch = self._rules.next_batch(self._next(), now)
         self.begin(batch, now)
         return batch
 
@@ -125,19 +133,26 @@ class Backlog(Generic[T]):
 
         Its callers go on waiting. `begin` starts it, provided that none of them has left.
         """
-        if len(self._waiting) < self.max_batch_size:
+        if len(self) < self.max_batch_size:
             return None
-        return self._rules.full_batch(self._waiting, now)
+        return self._rules.full_batch(self._next(), now)
+
+    def overtakes(self, batch: Batch[T]) -> bool:
+        """Whether single callers are to go before a full batch of rows, which was formed before they came."""
+        return bool(self._waiting) and batch.waiters[0].one_of_many and isinstance(self._next(), list)
 
     def begin(self, batch: Batch[T], now: float) -> None:
         """Give a slot to a batch whose callers all wait."""
+        waiting, rows = self._waiting, self._rows
+        first = batch.waiters[0]
+        self._passed = bool(rows) and bool(waiting) and not first.one_of_many
         for waiter in batch.waiters:
-            del self._waiting[waiter]
+            del (rows if waiter.one_of_many else waiting)[waiter]
         if len(batch.queries) == len(batch.waiters):
             self._cells -= batch.cells - batch.padded
         else:
             self._cells -= sum(len(waiter.query.history) for waiter in batch.waiters)
-        if not self._waiting:
+        if not len(self):
             self._earliest = math.inf
         self._admission.started(batch)
         self._begun += 1
@@ -155,20 +170,35 @@ class Backlog(Generic[T]):
         """When a batch of those who wait must start to meet their earliest deadline; infinite if they have none."""
         if self._earliest == math.inf:
             return math.inf
-        rows = len(self._waiting)
+        rows = len(self)
         return self._earliest - self._estimator.seconds(rows, rows * self._admission.longest, now)
 
     def clear(self) -> list[Waiter[T]]:
         """Take out everyone who waits."""
-        everyone = list(self._waiting)
+        everyone = [*self._waiting, *self._rows]
         self._waiting.clear()
+        self._rows.clear()
         self._cells = 0
         self._earliest = math.inf
         return everyone
 
     def retry_after(self, now: float) -> float:
         """Seconds until those who wait now are expected to be answered."""
-        return self._admission.retry_after(len(self._waiting), self._cells, now)
+        return self._admission.retry_after(len(self), self._cells, now)
+
+    def _next(self) -> Iterable[Waiter[T]]:
+        """Those who wait, as the next batch takes them; a list if it is of single callers before rows that wait."""
+        waiting, rows = self._waiting, self._rows
+        if not rows:
+            return waiting
+        if not waiting:
+            return rows
+        if self._passed:
+            return chain(rows, waiting)
+        alone = list(islice(waiting, self.max_batch_size))
+        return (
+            alone if self._rules.worth_apart(alone, list(islice(rows, self.max_batch_size))) else chain(waiting, rows)
+        )
 
 
 def _earliest(deadlines: Iterable[float]) -> float:

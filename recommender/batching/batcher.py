@@ -12,6 +12,7 @@ import contextvars
 import math
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 
 from recommender.batching.backlog import Backlog
 from recommender.batching.batches import Waiter
@@ -84,7 +85,8 @@ class Batcher:
             clock=clock,
             context=self._context,
         )
-        self._door = Door(max_batch_size, clock, self._admit, self._admitted, self._leave, self._counts)
+        admit = partial(self._admit, one_of_many=True)
+        self._door = Door(max_batch_size, clock, admit, self._admitted, self._leave, self._counts)
         self._gathering = Gathering(max_wait, max_batch_size)
         self._tracer = tracer
         self._pumping = False
@@ -157,12 +159,14 @@ class Batcher:
         state = "broken" if self._broken.done() else "closed" if self._closed else "open"
         return f"<Batcher {state}, {seen.waiting} waiting, {seen.running} running, {seen.answered} answered>"
 
-    def _admit(self, query: Query, deadline: float, payload: Payload, now: float) -> Waiter[Payload]:
+    def _admit(
+        self, query: Query, deadline: float, payload: Payload, now: float, *, one_of_many: bool = False
+    ) -> Waiter[Payload]:
         """Admit a caller, or count and raise its refusal; `_admitted` must follow."""
         if self._closed is not None:
             self._outcomes[Outcome.UNAVAILABLE] += 1
             raise UnavailableError(str(self._closed))  # its own: an error raised twice keeps both tracebacks
-        return self._backlog.admit(query, deadline, payload, now)
+        return self._backlog.admit(query, deadline, payload, now, one_of_many=one_of_many)
 
     def _admitted(self, deadline: float, now: float) -> None:
         """Start or stage the batch of callers who were just admitted, and watch their deadline."""

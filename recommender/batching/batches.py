@@ -11,7 +11,7 @@ Plain code that knows no asyncio, threads or clocks. Times are seconds on the ca
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from itertools import islice, pairwise
@@ -22,6 +22,9 @@ from recommender.domain import Query
 
 _WORTH = 0.8
 """Two batches must cost less than this share of one: estimates are rough, and later callers may join the second."""
+
+_LITTLE = 1.25
+"""Single callers go ahead of the rows of large calls if both batches cost no more than so many times one."""
 
 T = TypeVar("T")
 
@@ -34,6 +37,8 @@ class Waiter(Generic[T]):
     deadline: float
     arrived: float
     payload: T
+    one_of_many: bool = False
+    """Whether it waits as a row of a call of many."""
     trace: object | None = None
     """The trace of a sampled caller."""
     passed: bool = False
@@ -99,6 +104,16 @@ class BatchRules:
         if len(waiters) < self.max_batch_size or self._apart(waiters) is not None:
             return None
         return _own_rows(waiters, now, CloseReason.FULL)
+
+    def worth_apart(self, first: Sequence[Waiter[T]], others: Sequence[Waiter[T]]) -> bool:
+        """Whether a batch for the first and one for the others cost little more than one for as many as it takes."""
+        lengths = [[len(waiter.query.history) for waiter in waiters] for waiters in (first, others)]
+        together = [*lengths[0], *lengths[1]][: self.max_batch_size]
+        apart = sum(self._seconds(each) for each in lengths)
+        return apart <= _LITTLE * self._seconds(together)
+
+    def _seconds(self, lengths: Sequence[int]) -> float:
+        return self.cost.seconds(len(lengths), len(lengths) * max(lengths))
 
     def _oldest(self, waiting: Iterable[Waiter[T]]) -> list[Waiter[T]]:
         return list(islice(waiting, self.max_batch_size))

@@ -12,6 +12,7 @@ At most one batch is staged, and only while every slot is taken. What is staged,
 | declined | a batch starts | undecided |
 | staged | a slot comes free: the batch starts | undecided |
 | staged | a caller leaves or is late, or a failed batch is tried again: unstaged | undecided |
+| staged | a single caller comes who goes before the rows of large calls in it: unstaged | undecided |
 
 A batch that is unstaged after the engine has begun it starts instead: a slot has come free that the event loop has
 not seen yet. Nothing is staged while a started batch is on its way to the engine, or a failed one is tried again: they
@@ -101,8 +102,10 @@ class Staging:
         self.look(self._clock())
 
     def look(self, now: float) -> None:
-        """Stage the next batch if it is full and every slot is taken."""
+        """Stage the next batch if it is full and every slot is taken; unstage one that others are to go before."""
         backlog = self._backlog
+        if isinstance(self._state, _Staged) and backlog.overtakes(self._state.batch):
+            self._unstage()
         if (
             self._state is not _UNDECIDED
             or self._ahead

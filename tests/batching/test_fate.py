@@ -7,12 +7,14 @@ import itertools
 import math
 from collections import Counter
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from recommender.batching.batches import CloseReason
+from recommender.batching.cost import Cost
 from recommender.batching.halving import PROBE
 from recommender.batching.statistics import BatchEnded
 from recommender.domain import Query, Ranking
@@ -538,6 +540,39 @@ async def test_a_large_call_never_holds_up_a_single_caller_by_more_than_a_batch(
     engine.waiting[0].release()
     assert await large == [answer(query(item)) for item in range(1000)]
     assert await single == answer(query(5000))
+
+
+async def runs_beside_large_calls(cost: Cost) -> list[list[int]]:
+    """The items of each run where callers 1000 and 1001 come while two calls have rows that wait."""
+    engine = FakeEngine(held=True)
+    batcher = make_batcher(engine, max_batch_size=8, max_backlog=100, cost=cost)
+    callers: list[asyncio.Task[Any]] = [
+        asyncio.create_task(batcher.submit_many([query(item) for item in items]))
+        for items in (range(24), range(100, 124))
+    ]
+    await turns()
+    for single in (1000, 1001):
+        callers += await start(batcher, single)
+        for _ in range(2):
+            engine.waiting[0].release()
+            await turns()
+    for caller in callers:
+        caller.cancel()
+    return [[each.history[0] for each in run.queries] for run in engine.runs]
+
+
+async def test_single_callers_go_before_rows_that_wait_and_rows_go_after_them() -> None:
+    runs = await runs_beside_large_calls(Cost(0.001, 0.010))
+
+    assert [len(run) for run in runs] == [8, 1, 8, 1, 8]
+    assert [run[0] for run in runs] == [0, 1000, 100, 1001, 8]
+
+
+async def test_single_callers_share_runs_with_rows_where_a_run_of_few_costs_as_much_as_one_of_many() -> None:
+    runs = await runs_beside_large_calls(Cost(0.010, 0.001))
+
+    assert [len(run) for run in runs] == [8] * 5
+    assert {1000, 1001} <= {item for run in runs for item in run}
 
 
 async def test_a_hundred_large_calls_hold_up_a_single_caller_by_their_number_and_no_more() -> None:
