@@ -44,9 +44,10 @@ def surely_keep_rules(features: Mapping[str, api.FeatureValue]) -> bool:
     """Whether features keep the rules of the proto; False if the validator has to look."""
     if len(features) > _FEW:
         return False
-    for name, value in features.items():
+    for name in features:
         if not 0 < len(name) <= _LONGEST_NAME:
             return False
+        value = features[name]  # takes half the time of `items()`
         match value.WhichOneof("value"):
             case "int64_value" | "bool_value":
                 sound = True
@@ -68,10 +69,10 @@ def surely_keep_rules(features: Mapping[str, api.FeatureValue]) -> bool:
 
 def untaken_features(version: Version, names: Iterable[str]) -> dict[str, str]:
     """Those of these features that a version does not take, as fields, each with what it takes instead."""
+    if version.feature_names.issuperset(names):
+        return {}
     taken = [feature.name for feature in version.model.features]
     untaken = [name for name in names if name not in taken]
-    if not untaken:
-        return {}
     takes = "no features" if not taken else f"no such feature, but {_some(taken)}"
     return {feature_field(name): takes for name in untaken}
 
@@ -124,7 +125,7 @@ def _read_plainly(feature: Feature, value: api.FeatureValue, version: Version) -
         return None
     one = getattr(value, field)
     if feature.kind == "string":
-        return version.tokens[feature.name].numbers((one,))[0]
+        return version.tokens[feature.name].number(one)
     within = feature.low is not None and feature.high is not None and feature.low <= one <= feature.high
     return one if within else None
 

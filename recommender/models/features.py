@@ -26,6 +26,11 @@ class Tokens:
     first: int
     unknown: int
 
+    def number(self, string: str) -> int:
+        """What the model reads for a string."""
+        place = self.vocabulary.id(string)
+        return self.unknown if place is None else self.first + place
+
     def numbers(self, strings: Iterable[str]) -> list[int]:
         """What the model reads for these strings."""
         return [self.unknown if place is None else self.first + place for place in self.vocabulary.ids(strings)]

@@ -48,7 +48,11 @@ class Version:
     """Whether a request may not leave out every feature."""
     tokens: Mapping[str, Tokens] = field(default_factory=dict)
     """The strings of features, by the names of these."""
+    feature_names: frozenset[str] = field(init=False)
     fallback: tuple[int, ...] = ()
     fallbacks: int = 0
     """How many requests were answered from the fallback list."""
     aliases: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        self.feature_names = frozenset(feature.name for feature in self.model.features)

@@ -89,6 +89,11 @@ class Vocabulary:
         places = [None if "\0" in key else get(key) for key in keys]
         return [None if place is None else item_of.item(place) for place in places]
 
+    def id(self, key: str) -> int | None:
+        """The item id of a key, None if it is no item's."""
+        place = None if "\0" in key else self._trie.get(key)
+        return None if place is None else self._item_of.item(place)
+
     def keys(self, ids: Iterable[int]) -> list[str]:
         """The key of each item id; IndexError if one is not in the catalogue."""
         places: list[int] = self._place_of[list(ids)].tolist()

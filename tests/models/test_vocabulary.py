@@ -34,6 +34,7 @@ def test_every_key_leads_to_its_item_and_back(tmp_path_factory: pytest.TempPathF
     assert vocabulary.keys(range(len(keys))) == keys
     strangers = ["x" * 99, "", "\0", *(f"{key}\0" for key in keys), *(f"{key}\0x" for key in keys)]
     assert vocabulary.ids(strangers) == [None] * len(strangers)
+    assert [vocabulary.id(key) for key in (*keys, *strangers)] == vocabulary.ids([*keys, *strangers])
 
 
 @pytest.mark.parametrize(
