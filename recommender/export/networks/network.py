@@ -21,7 +21,8 @@ class Network(Protocol):
     it reads. `forward` may have an argument `user` int64 [batch] beside the others; then `known_users: int` says how
     many there are, or `user_embeddings() -> Tensor` float32 [users + 1, d], and `history_length` may be 0. It may
     have `history_types` int64 [batch, history], of which `known_types: int` says how many there are, and
-    `history_times` int64 [batch, history] in Unix milliseconds.
+    `history_times` int64 [batch, history] in Unix milliseconds. Any other argument is a feature, which `feature_inputs`
+    declares by its name.
     """
 
     def forward(self, user_history: Tensor, history_length: Tensor) -> Tensor:
