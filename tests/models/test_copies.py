@@ -45,17 +45,27 @@ def is_in(artifact: Artifact, cache: Cache) -> bool:
 
 
 @pytest.mark.parametrize(
-    "kind", ["vocabulary", "user vocabulary", "type vocabulary", "external weights", "no card", "another name"]
+    "kind",
+    [
+        "vocabulary",
+        "user vocabulary",
+        "type vocabulary",
+        "feature vocabulary",
+        "external weights",
+        "no card",
+        "another name",
+    ],
 )
 def test_what_is_mapped_is_opened_from_one_copy(tmp_path: Path, cache: Cache, kind: str) -> None:
     if kind == "no card":
         model = models.batched(tmp_path / "5_model.onnx", models.table(2000), external=True)
     else:
-        keys = 0 if kind in ("external weights", "user vocabulary", "type vocabulary") else 2000
+        keys = 2000 if kind in ("vocabulary", "another name") else 0
         names, rows = ["anna", "bert", "cleo"], np.ones((4, 8), np.float32)
         others: dict[str, dict[str, Any]] = {
             "user vocabulary": {"users": rows, "user_keys": names},
             "type vocabulary": {"types": rows, "type_keys": names},
+            "feature vocabulary": {"users": rows, "featured": True},
         }
         more = others.get(kind, {"external": keys == 0})
         model = write_version(tmp_path / "1", 1, items=2000, keys=keys, **more) / MODEL_NAME

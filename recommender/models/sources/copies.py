@@ -16,7 +16,7 @@ from recommender.models.artifact import Artifact, Release, open_artifact, open_v
 from recommender.models.card import CARD_NAME, Card, card_path, file_sha256
 from recommender.models.sources.cache import Cache
 
-_MAPPED = frozenset({"vocabulary", "user_vocabulary", "type_vocabulary", "external_data"})
+_MAPPED = frozenset({"vocabulary", "user_vocabulary", "type_vocabulary", "feature_vocabulary", "external_data"})
 _PIECE = 1 << 24
 
 
