@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import TypeAlias
 
+import h2.errors
 import h2.events
 import h2.exceptions
 import h2.settings
@@ -144,6 +145,30 @@ async def rapid_resets(target: Target) -> str:
     return f"{count} sent"
 
 
+async def abandoned_calls(target: Target) -> str:
+    """Calls that are abandoned in the same write that opens them, and one of each hundred that waits for its answer."""
+    told = Counter[str]()
+    body = b"\0\0\0\0\0"
+    async with raw(target.port) as connection:
+        for _ in range(target.times(100)):
+            for _ in range(100):
+                stream = connection.http2.get_next_available_stream_id()
+                connection.http2.send_headers(stream, HEADERS)
+                connection.http2.send_data(stream, body, end_stream=True)
+                connection.http2.reset_stream(stream, h2.errors.ErrorCodes.CANCEL)
+            told[await _answer(connection, await connection.call(CHECK, b""))] += 1
+    return _told(told)
+
+
+async def unknown_methods(target: Target) -> str:
+    """Calls of methods that are not there, each under a name of its own."""
+    told = Counter[str]()
+    async with raw(target.port) as connection:
+        for number in range(target.times(2_000)):
+            told[await _answer(connection, await connection.call(f"/no.Service/Method{number}", b""))] += 1
+    return _told(told)
+
+
 async def endless_headers(target: Target) -> str:
     """Headers that go on in frame after frame and never end."""
     told = Counter[str]()
@@ -258,7 +283,8 @@ ATTACKS: Mapping[str, Attack] = MappingProxyType(
         attack.__name__.replace("_", " "): attack
         for attack in (
             silence, unread_watches, many_watches, unfinished_uploads, unread_replies, huge_calls, huge_names,
-            rapid_resets, endless_headers, packed_headers, floods, nonsense, guesses, slow_scrapes,
+            rapid_resets, abandoned_calls, unknown_methods, endless_headers, packed_headers, floods, nonsense, guesses,
+            slow_scrapes,
         )
     }
 )  # fmt: skip
