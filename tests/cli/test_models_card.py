@@ -154,3 +154,5 @@ def test_a_file_that_takes_features_gets_them_into_its_card(tmp_path: Path) -> N
     assert artifact.feature_vocabulary("shop.city.tokens") == tmp_path / "shop.city.tokens"
     assert [each.features for each in artifact.card.parity] == [{"city": 3, "level": 2, "tastes": (1.0, 3.0)}]
     assert {tuple(golden.features) for golden in artifact.card.golden} == {tuple(declared)}
+    verified = CliRunner().invoke(app, ["verify", str(file)], env={"COLUMNS": "200"}).output
+    assert "age, city (3 tokens), level (needed), premium, tastes" in verified

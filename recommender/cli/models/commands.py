@@ -15,6 +15,7 @@ from rich.table import Table
 
 from recommender.cli.lazy import fail, new_typer
 from recommender.cli.running import logged, run
+from recommender.domain import Feature
 from recommender.errors import StartError
 from recommender.models.artifact import Artifact
 from recommender.models.card import Card
@@ -131,6 +132,8 @@ def verify(
     if served.model.history_types is not None:
         keys = f", {len(served.type_vocabulary):,} keys" if served.type_vocabulary else ", no keys"
         table.add_row("types of events", f"{served.model.history_types.count:,}{keys}")
+    if served.model.features:
+        table.add_row("features", ", ".join(_described(feature, served) for feature in served.model.features))
     table.add_row("fallback list", f"{len(served.fallback):,} items" if served.fallback else "none")
     for seen in served.measured:
         table.add_row(f"{seen.rows} rows × {seen.cells // seen.rows} items", f"{seen.seconds * 1e3:.2f} ms")
@@ -219,6 +222,14 @@ def rollback(
         _print({"name": name, "alias": alias, "before": before, "version": version})
     else:
         _say_promoted(name, alias, before, version)
+
+
+def _described(feature: Feature, version: Version) -> str:
+    """A feature with how many strings it tells apart, and whether requests must name it."""
+    tokens = version.tokens.get(feature.name)
+    told = [] if tokens is None else [f"{len(tokens.vocabulary):,} tokens"]
+    told += ["needed"] if feature.default is None else []
+    return f"{feature.name} ({', '.join(told)})" if told else feature.name
 
 
 def _try(settings: Settings, artifact: Artifact) -> tuple[Version, Proof]:
