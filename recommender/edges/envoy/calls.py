@@ -21,7 +21,8 @@ class OpenCalls:
     def __init__(self, max_message_bytes: int) -> None:
         self.uploads: Uploads[HttpCall] = Uploads(max_message_bytes, self._sweep_soon, lambda call: call.client)
         self._open: set[HttpCall] = set()
-        self._young: list[HttpCall] = []
+        self._young: set[HttpCall] = set()
+        """Those that no sweep has seen; most end before one does."""
         self._looks: list[tuple[float, int, HttpCall]] = []
         self._turn = itertools.count()
         self._timer: asyncio.TimerHandle | None = None
@@ -34,12 +35,14 @@ class OpenCalls:
     def begin(self, call: HttpCall) -> None:
         """Take up a call."""
         self._open.add(call)
-        self._young.append(call)
-        self._sweep_soon()
+        self._young.add(call)
+        if not self._soon:
+            self._sweep_in(SWEEP_SECONDS)
 
     def end(self, call: HttpCall) -> None:
         """Forget a call that has ended."""
         self._open.discard(call)
+        self._young.discard(call)
         self.uploads.end(call)
 
     def _sweep_soon(self) -> None:

@@ -16,7 +16,7 @@ from google.rpc import code_pb2
 
 from recommender.edges.calls import ProtocolError
 from recommender.edges.grpc_aio.spans import Context
-from recommender.edges.held import LARGE_BYTES, Held
+from recommender.edges.held import Held
 from recommender.edges.sockets import cut, peer_of_uri, send_no_more
 from recommender.edges.uploads import Uploads
 from recommender.errors import UnavailableError
@@ -82,17 +82,17 @@ class OpenCalls:
         raise ProtocolError(code_pb2.INVALID_ARGUMENT, "the request ends before its message does")
 
     def hold(self, context: Context, size: int) -> None:
-        """Count the bytes of a reply as held until the call has ended. Raises QuotaError if too many are."""
-        if size > LARGE_BYTES:
-            connection = context.peer()
-            self.held.hold(connection, size)
-            self._replies[context] = connection, size
+        """Count the bytes of a large reply as held until the call has ended. Raises QuotaError if too many are."""
+        connection = context.peer()
+        self.held.hold(connection, size)
+        self._replies[context] = connection, size
 
     def leave(self, context: Context, deadline: float) -> None:
         """Expect the caller to read the rest by this deadline, or soon if it is past or infinite; else `cut` it off."""
         soon = time.monotonic() + _LAST_SECONDS
-        self._unread[context] = max(soon, deadline) if deadline < math.inf else soon
-        self._sweep_later()
+        self._unread[context] = deadline if soon < deadline < math.inf else soon
+        if not self._sweeping:
+            self._sweep_later()
 
     def cut(self, *contexts: Context) -> None:
         """Close the connections of these calls."""
@@ -118,9 +118,10 @@ class OpenCalls:
     def _end(self, context: Context, _: asyncio.Task[object]) -> None:
         self._tasks.pop(context, None)
         self._unread.pop(context, None)
-        if reply := self._replies.pop(context, None):
+        if self._replies and (reply := self._replies.pop(context, None)):
             self.held.release(*reply)
-        self._ended.set()
+        if self._stopping:
+            self._ended.set()
 
     def _sweep_later(self) -> None:
         if not self._sweeping:

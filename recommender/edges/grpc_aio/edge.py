@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable
-from typing import Any, TypeAlias
+from typing import Any, NoReturn, TypeAlias, TypeVar
 
 import grpc
 from google.protobuf.message import Message
@@ -18,12 +18,14 @@ from google.rpc import code_pb2
 from recommender.api.metadata import REQUEST_ID_KEY
 from recommender.api.status import FailedCall
 from recommender.edges.grpc_aio.calls import OpenCalls
-from recommender.edges.grpc_aio.spans import Context, Serve, ServerSpans
+from recommender.edges.grpc_aio.spans import Context, ServerSpans
 from recommender.edges.held import LARGE_BYTES
 from recommender.edges.method import ANY_OTHER, Enter, Messages, Method, Streaming, Unary
 from recommender.security.access import authorization_of
 
 _GRPC_CODES = {code.value[0]: code for code in grpc.StatusCode}
+
+F = TypeVar("F")
 
 Respond: TypeAlias = Callable[[Context, float, str], Awaitable[Message | None]]
 """Takes a deadline and the request id; returns the reply, or None after those of a stream."""
@@ -93,45 +95,64 @@ def _handler(
     method: Method, respond: Respond, calls: OpenCalls, spans: ServerSpans | None
 ) -> Callable[[AsyncIterator[bytes], Context], Coroutine[Any, Any, bytes | None]]:
     """Wrap a method into what every call has: its id, its token, its span, its status."""
-    begin, timeout = method.begin, method.timeout
     if method.enter is not None:
         respond = _guarded(method.enter, respond)
+    if spans is None:
+        return _serving(method, respond, calls, _abort)
+    traced = spans.around(method.path[1:], _serving(method, respond, calls, _kept))
 
-    async def serve(_: AsyncIterator[bytes], context: Context) -> bytes | FailedCall | None:
+    async def handle(messages: AsyncIterator[bytes], context: Context) -> bytes | None:
+        outcome = await traced(messages, context)
+        return await _abort(context, outcome) if isinstance(outcome, FailedCall) else outcome
+
+    return handle
+
+
+def _serving(
+    method: Method, respond: Respond, calls: OpenCalls, fail: Callable[[Context, FailedCall], Awaitable[F]]
+) -> Callable[[AsyncIterator[bytes], Context], Coroutine[Any, Any, bytes | F | None]]:
+    """Serve a method in one coroutine, as each costs all that is resumed through it; `fail` ends calls that failed."""
+    begin, timeout = method.begin, method.timeout
+
+    async def serve(_: AsyncIterator[bytes], context: Context) -> bytes | F | None:
         call = begin(context.invocation_metadata() or ())
         context.set_trailing_metadata(((REQUEST_ID_KEY, call.request_id),))
         # The stubs of grpc say `float`; without a deadline it is None.
         remaining: float | None = context.time_remaining()
         deadline = time.monotonic() + (timeout if remaining is None else remaining)
+        failed: FailedCall | None = None
+        sent: bytes | None = None
         try:
             calls.begin(context)
             reply = await respond(context, deadline, call.request_id)
-            sent = None if reply is None else reply.SerializeToString()
-            calls.hold(context, 0 if sent is None else len(sent))
+            if reply is not None:
+                sent = reply.SerializeToString()
+                if len(sent) > LARGE_BYTES:
+                    calls.hold(context, len(sent))
         except grpc.aio.InternalError as error:  # a reply could not be sent: the caller has left
             call.end(_cancelled(context))
             raise asyncio.CancelledError from error
         except Exception as error:  # noqa: BLE001 (whatever went wrong, the caller gets a status)
-            calls.leave(context, deadline)
-            return call.fail(error)
+            failed = call.fail(error)
         except asyncio.CancelledError:
             call.end(_cancelled(context))
             raise
         calls.leave(context, deadline)
-        call.end(code_pb2.OK)
-        return sent
+        if failed is None:
+            call.end(code_pb2.OK)
+            return sent
+        return await fail(context, failed)
 
-    answer: Serve[AsyncIterator[bytes], bytes | FailedCall | None] = serve
-    if spans is not None:
-        answer = spans.around(method.path[1:], serve)
+    return serve
 
-    async def handle(messages: AsyncIterator[bytes], context: Context) -> bytes | None:
-        outcome = await answer(messages, context)
-        if isinstance(outcome, FailedCall):
-            await context.abort(_GRPC_CODES[outcome.code], outcome.message, outcome.metadata)
-        return outcome
 
-    return handle
+async def _abort(context: Context, failed: FailedCall) -> NoReturn:
+    await context.abort(_GRPC_CODES[failed.code], failed.message, failed.metadata)
+
+
+async def _kept(_: Context, failed: FailedCall) -> FailedCall:
+    """Leave the end to who looks at the outcome: an interceptor would note an abort as an exception."""
+    return failed
 
 
 def _guarded(enter: Enter, respond: Respond) -> Respond:
