@@ -27,8 +27,8 @@ _POLL_SECONDS = 0.01
 _KEYS_IN_USE = 2
 """Private keys that are kept in memory: Envoy may still read the former one."""
 _LISTEN_SECONDS = 30.0
-_FLUSH_SECONDS = 0.5
-"""How much of the grace is left for Envoy to flush what it was given."""
+_FLUSH_SECONDS = 1.0
+"""How long Envoy may take at the end of the grace to flush what it was given."""
 
 
 class EnvoyListener:
@@ -86,7 +86,7 @@ class EnvoyListener:
             await self._admin.turn_away()
             await self._admin.close_listeners()
             await _until(self._answered, end - _FLUSH_SECONDS)
-            await _until(self._sent, end)
+            await _until(self._sent, min(end, time.monotonic() + _FLUSH_SECONDS))
 
     async def _answered(self) -> bool:
         return self._edge.calls == 0
