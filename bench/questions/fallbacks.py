@@ -1,17 +1,20 @@
-"""Counts how often 8-bit scores fail to prove a ranking, on tables of several kinds.
+"""Counts how often 8-bit scores fail to prove a ranking, and rankings that differ from float32's, on several tables.
 
 A row that fails is ranked in float32: the answer stays right, its batch takes longer. Tables: uniform, normal, normal
 with norms that follow popularity, clustered, and trained: sessions that stay with one of 2,000 topics, popular items
 first, teach the table which item comes next. Users: the mean of eight items, as the reference network makes them, drawn
-evenly, and for the trained table eight of a session. Run:
+evenly, and for the trained table eight of a session. Each batch is ranked from 8 bits and in float32; where items
+differ whose scores differ by more than rounding, the exit code is 1. Run:
 `uv run --group dev --group model python -m bench.questions.fallbacks`.
 """
 
 from __future__ import annotations
 
 import argparse
+import sys
 import tempfile
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
 
@@ -22,6 +25,7 @@ from rich.console import Console
 from rich.table import Table
 
 from bench.questions.topk import session
+from recommender.engine.coarse import COARSE_ROWS, EVERY_BATCH, NO_BATCH
 from recommender.export.artifact import write_model
 from recommender.export.graph import build_graph
 from recommender.export.head.codes import CODES, Codes
@@ -36,7 +40,7 @@ HISTORY = 8
 TOPICS, AT_HOME = 2_000, 0.9
 STEPS, SESSIONS, TEMPERATURE, RATE = 3_000, 1_024, 0.2, 0.01
 ROWS = 512
-BATCH = 8  # Coarse scores serve batches below 16 rows only: from 16 on this would count nothing.
+BATCH = 64
 
 
 def mean(g: Nodes) -> str:
@@ -79,51 +83,94 @@ def trained(items: int, dim: int) -> Embeddings:
     return table.weight.detach().numpy()
 
 
-def tables(items: int, dim: int) -> dict[str, Embeddings]:
-    random = np.random.default_rng(0)
-    normal = random.standard_normal((items, dim), dtype=np.float32)
-    popularity = (1 + random.pareto(2.0, (items, 1))).astype(np.float32)
+def normal(items: int, dim: int) -> Embeddings:
+    return np.random.default_rng(0).standard_normal((items, dim), dtype=np.float32)
+
+
+def uniform(items: int, dim: int) -> Embeddings:
+    return np.random.default_rng(0).random((items, dim), dtype=np.float32)
+
+
+def popular(items: int, dim: int) -> Embeddings:
+    norms = 1 + np.random.default_rng(3).pareto(2.0, (items, 1))
+    return (normal(items, dim) * np.minimum(norms, 10)).astype(np.float32)
+
+
+def clustered(items: int, dim: int) -> Embeddings:
+    random = np.random.default_rng(4)
     centres = random.standard_normal((200, dim), dtype=np.float32)
-    clustered = centres[random.integers(0, 200, items)] + 0.3 * normal
-    return {
-        "uniform": random.random((items, dim), dtype=np.float32),
-        "normal": normal,
-        "popular": normal * np.minimum(popularity, 10),
-        "clustered": clustered.astype(np.float32),
-        "trained": trained(items, dim),
-    }
+    return (centres[random.integers(0, 200, items)] + np.float32(0.3) * normal(items, dim)).astype(np.float32)
+
+
+TABLES = {"uniform": uniform, "normal": normal, "popular": popular, "clustered": clustered, "trained": trained}
+
+
+@dataclass(slots=True)
+class Counts:
+    """What was seen of rows on one table."""
+
+    rows: int = 0
+    failed: int = 0
+    swapped: int = 0  # items of equal scores, but for rounding, change places
+    wrong: int = 0
+
+
+def count(embeddings: Embeddings, draw: Draw, k: int, rows: int, batch: int) -> Counts:
+    """Rank for so many rows in both ways."""
+    table = pack(embeddings, None, layout := Layout(*embeddings.shape))
+    codes = Codes.of(table, layout)
+    model = build_graph(mean, layout, largest=float(np.abs(table).max()), codes=codes)
+    with tempfile.TemporaryDirectory() as folder:
+        write_model(model, table, Path(folder, "m.onnx"), 1 << 30, {CODES: codes.codes})
+        head = session(Path(folder, "m.onnx"), spinning=False, prepack=True)
+    random, counts = np.random.default_rng(1), Counts()
+    largest = float(np.linalg.norm(embeddings, axis=1).max())
+    while counts.rows < rows:
+        size = min(batch, rows - counts.rows)
+        histories = draw(random, size)
+        feeds = {
+            "user_history": histories,
+            "history_length": np.full(size, HISTORY),
+            "k": np.array([k]),
+            "excluded": np.zeros((0, 2), np.int64),
+            "candidates": np.zeros((size, 0), np.int64),
+            "candidates_length": np.zeros(size, np.int64),
+        }
+        wanted = ["recommendations", "scores", "fallbacks"]
+        (ids, scores, failed), (right_ids, right, _) = (
+            head.run(wanted, feeds | {COARSE_ROWS: span}) for span in (EVERY_BATCH, NO_BATCH)
+        )
+        norms = np.linalg.norm(embeddings[histories].mean(axis=1), axis=1, keepdims=True)
+        # What float32 may differ by, whatever way it sums.
+        apart = np.abs(scores - right) > np.finfo(np.float32).eps * embeddings.shape[1] * norms * largest
+        counts.rows += size
+        counts.failed += int(failed.sum())
+        counts.wrong += int(apart.any(axis=1).sum())
+        counts.swapped += int((ids != right_ids).any(axis=1).sum())
+    return counts
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--size", default="1000000x64")
+    parser.add_argument("--rows", type=int, default=ROWS, help="for each table and k")
+    parser.add_argument("--batch", type=int, default=BATCH)
+    parser.add_argument("--k", default="1,10,100")
+    parser.add_argument("--tables", default="uniform,normal,popular,clustered,trained")
     options = parser.parse_args()
     items, dim = map(int, options.size.split("x"))
-    layout = Layout(items, dim)
-    result = Table("table", "k", "rows", "failed", title=f"rows whose coarse scores prove nothing, {options.size}")
-    for name, embeddings in tables(items, dim).items():
-        table = pack(embeddings, None, layout)
-        codes = Codes.of(table, layout)
-        model = build_graph(mean, layout, largest=float(np.abs(table).max()), codes=codes)
-        with tempfile.TemporaryDirectory() as folder:
-            write_model(model, table, Path(folder, "m.onnx"), 1 << 30, {CODES: codes.codes})
-            head = session(Path(folder, "m.onnx"), spinning=False, prepack=True)
+    columns = ("table", "k", "rows", "ranked in float32", "equal scores in another order", "wrong")
+    result, wrong = Table(*columns, title=f"rankings from 8 bits, {options.size}"), 0
+    for name in options.tables.split(","):
+        embeddings = TABLES[name](items, dim)
         draw = sessions(items, HISTORY) if name == "trained" else evenly(items)
-        random = np.random.default_rng(1)
-        for k in (1, 10, 100):
-            failed = 0
-            for _ in range(ROWS // BATCH):
-                feeds = {
-                    "user_history": draw(random, BATCH),
-                    "history_length": np.full(BATCH, HISTORY),
-                    "k": np.array([k]),
-                    "excluded": np.zeros((0, 2), np.int64),
-                    "candidates": np.zeros((BATCH, 0), np.int64),
-                    "candidates_length": np.zeros(BATCH, np.int64),
-                }
-                failed += int(head.run(["fallbacks"], feeds)[0].sum())
-            result.add_row(name, str(k), str(ROWS), f"{failed} ({failed / ROWS:.1%})")
-    Console(width=100).print(result)
+        for k in map(int, options.k.split(",")):
+            seen = count(embeddings, draw, k, options.rows, options.batch)
+            wrong += seen.wrong
+            share = f"{seen.failed} ({seen.failed / seen.rows:.1%})"
+            result.add_row(name, str(k), str(seen.rows), share, str(seen.swapped), str(seen.wrong))
+    Console(width=120).print(result)
+    sys.exit(wrong > 0)
 
 
 if __name__ == "__main__":
