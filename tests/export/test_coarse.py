@@ -25,22 +25,26 @@ Table = npt.NDArray[np.float32]
 
 def table(kind: str) -> Table:
     random = np.random.default_rng(0)
-    normal = random.standard_normal((ITEMS, SIZE), dtype=np.float32)
+    made = random.standard_normal((ITEMS, SIZE), dtype=np.float32)
     match kind:
         case "uniform":
-            return random.random((ITEMS, SIZE), dtype=np.float32)
+            made = random.random((ITEMS, SIZE), dtype=np.float32)
+        case "popular":
+            made *= np.minimum(1 + random.pareto(2.0, (ITEMS, 1)), 10).astype(np.float32)
+        case "clustered":
+            centres = random.standard_normal((50, SIZE), dtype=np.float32)
+            made = centres[random.integers(0, 50, ITEMS)] + np.float32(0.3) * made
         case "uneven columns":
-            return normal * np.logspace(-6, 3, SIZE, dtype=np.float32)
+            made *= np.logspace(-6, 3, SIZE, dtype=np.float32)
         case "constant column":
-            normal[:, 3] = 0.7
-            return normal
+            made[:, 3] = 0.7
         case "one giant":
-            normal[77] *= 1_000
-            return normal
+            made[77] *= 1_000
         case "nearly equal":
-            return np.ones_like(normal) + 1e-6 * normal
-        case _:
-            return normal
+            made = np.ones_like(made) + np.float32(1e-6) * made
+        case "zeros":
+            made[:] = 0
+    return made
 
 
 def model(embeddings: Table, folder: Path, bias: Table | None = None, *, size: float = 1.0) -> Path:
@@ -60,7 +64,18 @@ def model(embeddings: Table, folder: Path, bias: Table | None = None, *, size: f
 
 
 @pytest.mark.parametrize(
-    "kind", ["uniform", "normal", "uneven columns", "constant column", "one giant", "nearly equal"]
+    "kind",
+    [
+        "uniform",
+        "normal",
+        "popular",
+        "clustered",
+        "uneven columns",
+        "constant column",
+        "one giant",
+        "nearly equal",
+        "zeros",
+    ],
 )
 def test_the_ranking_is_the_exact_one_on_every_kind_of_table(kind: str, tmp_path: Path) -> None:
     embeddings = table(kind)
