@@ -98,7 +98,7 @@ def _read(kind: str, paths: list[str], filesystem: Any, blocks: int) -> ray.data
     return readers[kind](
         paths,
         filesystem=filesystem,
-        ray_remote_args={"num_cpus": _READ_CPUS},
+        num_cpus=_READ_CPUS,
         override_num_blocks=blocks,
         **more,
     )
