@@ -64,7 +64,10 @@ def import_(
     version: Annotated[str, typer.Option(help="The model's version.")] = "1",
     timeout: Annotated[float, typer.Option(help="Seconds that the library may take.")] = 3600.0,
 ) -> None:
-    """Write a model that a library trained as a model file that ranks like it, and nothing if it does not."""
+    """Import a model that another library trained.
+
+    The model file ranks as the library does, or it is not written.
+    """
     if library not in (*LIBRARIES, "vectors"):
         fail(f"{library} is no library that is known; give {', '.join(LIBRARIES)} or vectors", 2)
     if script:

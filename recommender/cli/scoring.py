@@ -72,7 +72,9 @@ def score(
     device: Annotated[str | None, typer.Option(help="auto, cpu, cuda or coreml.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")] = False,
 ) -> None:
-    """Score files of histories with a model: the same answers as online, in Parquet, with an error column.
+    """Score files of histories without a server.
+
+    The output is Parquet with the same answers as online and an error column.
 
     Stopped or killed, the same command goes on where it was. Exit code 0: done; 1: done, with more bad rows than
     --max-errors; 2: it cannot start or go on; 3: stopped by a signal.
