@@ -43,7 +43,8 @@ def import_model(
         work = Path(name)
         progress("reading the model", 0.0)
         told, network = _trained(options, interactions, work)
-        popular = _popular(told, interactions)
+        told = told.model_copy(update={"popular": tuple(_popular(told, interactions))})
+        told = _without(told, options.never_recommend)
         compared = [each for each in told.rankings if each.items]
         if len(compared) < LEAST_HISTORIES:
             raise ExportError(
@@ -56,7 +57,7 @@ def import_model(
             max_k=options.max_k,
             output=options.output,
             vocabulary=_lines(work / "items.txt", told.item_keys),
-            fallback=_lines(work / "fallback.txt", [_name(told, item) for item in popular]),
+            fallback=_lines(work / "fallback.txt", [_name(told, item) for item in told.popular]),
             never_recommend=options.never_recommend,
             parity=_parity(work / "parity.jsonl", told),
             user_vocabulary=_lines(work / "users.txt", _user_keys(told)),
@@ -102,6 +103,22 @@ def _trained(options: ImportOptions, interactions: Interactions | None, work: Pa
     if told.library != options.library:
         raise ExportError(f"{folder} was written by {told.library}; import it as {told.library}.")
     return told, network_of(told, arrays)
+
+
+def _without(told: Handover, never_recommend: Path | None) -> Handover:
+    """The same without the items of the never-recommend list in rankings and popular items."""
+    if never_recommend is None:
+        return told
+    try:
+        barred = set(never_recommend.read_text(encoding="utf-8-sig").splitlines())
+    except (OSError, UnicodeDecodeError) as error:
+        raise ExportError(f"{never_recommend} cannot be read: {error}; give a text file.") from error
+
+    def kept(items: Sequence[int]) -> tuple[int, ...]:
+        return tuple(item for item in items if _name(told, item) not in barred)
+
+    rankings = tuple(each.model_copy(update={"items": kept(each.items)}) for each in told.rankings)
+    return told.model_copy(update={"rankings": rankings, "popular": kept(told.popular)})
 
 
 def _popular(told: Handover, interactions: Interactions | None) -> Sequence[int]:

@@ -96,7 +96,11 @@ def handover(folder: Path, change: Callable[[dict[str, object]], object] = lambd
 
 def test_a_hand_over_keeps_users_by_the_librarys_numbers(tmp_path: Path) -> None:
     model = tmp_path / "model.onnx"
-    code, told = run("implicit", handover(tmp_path / "handover"), "--output", model, "--name", "bpr")
+    never = tmp_path / "never.txt"
+    never.write_text("sku-5\n", encoding="utf-8")
+    code, told = run(
+        "implicit", handover(tmp_path / "handover"), "--never-recommend", never, "--output", model, "--name", "bpr"
+    )  # fmt: skip
 
     assert code == 0, told
     assert "Ranking: that of implicit 0.7.3 for 200 histories, the best 10 of each." in told
@@ -109,7 +113,8 @@ def test_a_hand_over_keeps_users_by_the_librarys_numbers(tmp_path: Path) -> None
     assert artifact.user_vocabulary is not None
     assert Vocabulary.open(artifact.user_vocabulary, USERS, "user").ids(["0", str(USERS - 1)]) == [0, USERS - 1]
     assert artifact.fallback is not None
-    assert list(read_fallback(artifact.fallback, ITEMS)) == [5, 6]
+    assert artifact.card.never_recommended == (5,)
+    assert list(read_fallback(artifact.fallback, ITEMS)) == [6]
 
 
 def other_ranking(told: dict[str, object]) -> None:
