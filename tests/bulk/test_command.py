@@ -82,6 +82,7 @@ def content(output: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in output.iterdir() if path.name != ".lock"}
 
 
+@pytest.mark.long
 def test_a_killed_job_goes_on_and_says_what_it_came_to(tmp_path: Path, folder: Path) -> None:
     assert killed(folder, tmp_path / "parted", 2) == -signal.SIGKILL
     before = committed(tmp_path / "parted")

@@ -186,7 +186,10 @@ def test_a_seed_makes_the_same_network_and_leaves_torch_as_it_was(tmp_path: Path
 @pytest.mark.parametrize(
     ("network", "sentence"),
     [
-        ("sasrek", r"network is 'sasrek'; give 'reference', 'sasrec', 'gru4rec', 'tisasrec', or 'module:factory'"),
+        (
+            "sasrek",
+            r"network is 'sasrek'; give 'reference', 'sasrec', 'gru4rec', 'tisasrec', 'two-tower', or 'module:factory'",
+        ),
         ("no_such_module:make", "module 'no_such_module' cannot be imported"),
         ("own_networks:absent", "has no callable 'absent'"),
         ("own_networks:fails", "own_networks:fails failed: RuntimeError: no data"),
