@@ -18,7 +18,7 @@ from tests.support.versions import K, write_version
 MakeJob: TypeAlias = Callable[..., Job]
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Iterator[BulkModel]:
     """A model of 50 items with keys and a fallback list; batches have 16 rows."""
     folder = write_version(tmp_path_factory.mktemp("bulk") / "shop" / "1", 1, keys=50, fallback=(7, 3, 11))

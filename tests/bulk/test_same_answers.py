@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,12 @@ ITEMS = 10_000
 USERS = np.random.default_rng(3).normal(0, 2, (7, 8)).astype(np.float32)
 USER_KEYS = [f"user/{number}-ä" for number in range(1, 7)]
 FALLBACK = (7, 3, 11, 39, 0)
+
+
+def score(model: str, rows: pa.Table, **options: Any) -> pa.Table:
+    """Score rows by a model that is closed afterwards."""
+    with closing(Scorer(model, **options)) as scorer:
+        return scorer(rows)
 
 
 @pytest.fixture(scope="module")
@@ -76,7 +83,7 @@ def test_rows_of_every_kind_get_the_service_s_answers(
     with served(model, 10, "grpc") as port:
         answers = online(port, rows, exclude_history=exclude_history)
 
-    scored = Scorer(str(model), exclude_history=exclude_history)(table_of(rows))
+    scored = score(str(model), table_of(rows), exclude_history=exclude_history)
 
     assert_same(scored, answers, tolerance_of(model))
 
@@ -108,10 +115,9 @@ def test_users_and_keys_get_the_service_s_answers(tmp_path: Path, unknown: Any) 
     with served(folder / "model.onnx", K, "grpc") as port:
         answers = [online(port, rows) for rows in (by_id, by_key)]
 
-    scorer = Scorer(str(folder), settings={"num_recommendations": K})
     # The server serves the file by the name in its card, the scorer the folder of a version.
     for rows, expected in zip((by_id, by_key), answers, strict=True):
-        scored = scorer(table_of(rows))
+        scored = score(str(folder), table_of(rows), settings={"num_recommendations": K})
         label = pa.array([expected[0].response.model_version or "test@1"] * len(rows))
         place = scored.column_names.index("model_version")
         assert_same(scored.set_column(place, "model_version", label), expected, 1e-4)
@@ -135,7 +141,7 @@ def test_types_and_times_get_the_service_s_answers(tmp_path: Path, defaults: dic
     with served(Path(reference), K, "grpc") as port:
         answers = online(port, rows)
 
-    assert_same(Scorer(reference, settings={"num_recommendations": K})(table_of(rows)), answers, 1e-4)
+    assert_same(score(reference, table_of(rows), settings={"num_recommendations": K}), answers, 1e-4)
 
 
 def test_columns_called_as_features_get_the_service_s_answers(tmp_path: Path) -> None:
@@ -156,7 +162,7 @@ def test_columns_called_as_features_get_the_service_s_answers(tmp_path: Path) ->
     with served(Path(reference), K, "grpc") as port:
         answers = online(port, rows)
 
-    scored = Scorer(reference, settings={"num_recommendations": K})(table_of(rows))
+    scored = score(reference, table_of(rows), settings={"num_recommendations": K})
 
     assert_same(scored, answers, 1e-4)
     assert 0 < scored.column("error").null_count < 100
@@ -168,16 +174,16 @@ def test_a_row_that_the_engine_fails_on_fails_alone(tmp_path: Path) -> None:
         rows = [{"item_ids": [1, 2]} for _ in range(100)]
         rows[57]["item_ids"] = [3, UNTRIED]
 
-        scored = Scorer(str(folder), settings={"num_recommendations": K})(table_of(rows)).to_pylist()
+        scored = score(str(folder), table_of(rows), settings={"num_recommendations": K}).to_pylist()
 
         assert [place for place, row in enumerate(scored) if row["error"] is not None] == [57]
         assert all(row["item_ids"] == scored[0]["item_ids"] for place, row in enumerate(scored) if place != 57)
 
 
 def test_an_older_model_without_a_batch_axis_is_scored_row_by_row(tmp_path: Path) -> None:
-    scored = Scorer(str(write_older_model(tmp_path / "5_model.onnx", table(), 5)), settings={"num_recommendations": 5})(
-        table_of([{"item_ids": [1, 2, 3]}, {"item_ids": [4]}])
-    ).to_pylist()
+    older = str(write_older_model(tmp_path / "5_model.onnx", table(), 5))
+    rows = table_of([{"item_ids": [1, 2, 3]}, {"item_ids": [4]}])
+    scored = score(older, rows, settings={"num_recommendations": 5}).to_pylist()
 
     assert [len(row["item_ids"]) for row in scored] == [5, 5]
     assert scored[0]["scores"] == []

@@ -248,18 +248,12 @@ async def test_a_staged_run_begins_when_the_one_under_way_has_ended_unless_it_wa
     assert kept.began is not None
 
 
-def _engine_threads(others: set[threading.Thread]) -> list[threading.Thread]:
-    """Threads of engines, without those that tests before left."""
-    return [thread for thread in threading.enumerate() if thread.name.startswith("engine-") and thread not in others]
-
-
 async def test_a_closed_engine_has_no_threads_left(load: Load, model: Path) -> None:
-    others = set(threading.enumerate())
     engine = load(model, slots=3)
     await engine.run([Query((1,), 1)])
-    assert len(_engine_threads(others)) >= 3
+    assert sum(thread.name.startswith("engine-") for thread in threading.enumerate()) >= 3
     assert engine.close()
-    assert not _engine_threads(others)
+    assert not any(thread.name.startswith("engine-") for thread in threading.enumerate())
 
 
 async def test_an_engine_may_be_closed_twice(load: Load, model: Path) -> None:
@@ -284,11 +278,10 @@ async def test_a_model_that_is_quick_on_one_cpu_takes_no_more(load: Load, tmp_pa
 
 @pytest.mark.skipif(not hasattr(time, "pthread_getcpuclockid"), reason="this system has no CPU clock of a thread")
 async def test_a_large_run_begins_although_the_loop_has_work_of_its_own(load: Load, tmp_path: Path) -> None:
-    others = set(threading.enumerate())
     engine = load(models.batched(tmp_path / "1_model.onnx", models.table(100_000, 64)), plan=SessionPlan(1))
     queries = [Query((item,), 1) for item in range(64)]
     await engine.run(queries)
-    (thread,) = _engine_threads(others)
+    (thread,) = (thread for thread in threading.enumerate() if thread.name == "engine-0")
     assert thread.ident is not None
     clock = time.pthread_getcpuclockid(thread.ident)
 
