@@ -58,6 +58,10 @@ class UnauthenticatedError(RecommenderError):
     """The caller brought no token that is good; the message never says which it lacks."""
 
 
+class PermissionDeniedError(RecommenderError):
+    """The caller's token is good, and not for this call."""
+
+
 class UnknownModelError(RecommenderError):
     """The request names a model that is not served."""
 

@@ -7,16 +7,17 @@ import os
 import re
 import tempfile
 import tomllib
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, get_args
 
 import typer
 from filelock import FileLock
 
 from recommender.cli.lazy import fail
 from recommender.errors import StartError
-from recommender.security.access import digest_of, new_token, read_grants
+from recommender.security.access import Scope, digest_of, new_token, read_grants
 
 _MODE = 0o600
 _LOCK_SECONDS = 10.0
@@ -30,6 +31,10 @@ def token(
     tokens_file: Annotated[
         Path | None, typer.Option(help="Put its digest into this file, which RECOMMENDER_TOKENS_FILE names.")
     ] = None,
+    scope: Annotated[
+        list[str] | None,
+        typer.Option(help=f"What it is good for, {' or '.join(get_args(Scope))}; several times for more. [recommend]"),
+    ] = None,
 ) -> None:
     """Make a bearer token.
 
@@ -39,12 +44,16 @@ def token(
     made = new_token()
     digest = digest_of(made).hex()
     expires = None if days is None else f"{datetime.now(UTC) + timedelta(days=days):%Y-%m-%dT%H:%M:%SZ}"
+    scopes = tuple(dict.fromkeys(scope or ()))
+    if unknown := [each for each in scopes if each not in get_args(Scope)]:
+        fail(f"{unknown[0]!r} is no scope: {' or '.join(get_args(Scope))}", 2)
     try:
         json.dumps(name).encode()
+        table = _table(name, digest, expires, scopes)
         if tokens_file is None:
-            typer.echo(f"# For RECOMMENDER_TOKENS_FILE:\n{_table(name, digest, expires)}", err=True, nl=False)
+            typer.echo(f"# For RECOMMENDER_TOKENS_FILE:\n{table}", err=True, nl=False)
         else:
-            rotated = _keep(tokens_file, name, digest, expires)
+            rotated = _keep(tokens_file, name, digest, expires, scopes)
             kept = "; the last one stays good until the next is made" if rotated else ""
             typer.echo(f"{tokens_file} has a new token for {name}{kept}", err=True)
     except UnicodeError:
@@ -56,13 +65,18 @@ def token(
     typer.echo(made)
 
 
-def _table(name: str, digest: str, expires: str | None) -> str:
+def _table(name: str, digest: str, expires: str | None, scopes: Sequence[str]) -> str:
     lines = [f"[{json.dumps(name, ensure_ascii=False)}]", f'sha256 = ["{digest}"]']
-    return "\n".join([*lines, *([] if expires is None else [f"expires = {expires}"]), ""])
+    lines += [] if expires is None else [f"expires = {expires}"]
+    lines += [f"scopes = {json.dumps(scopes)}"] if scopes else []
+    return "\n".join([*lines, ""])
 
 
-def _keep(path: Path, name: str, digest: str, expires: str | None) -> bool:
-    """Put a digest under a name; True if the name was there. Raises StartError, and OSError; then nothing changed."""
+def _keep(path: Path, name: str, digest: str, expires: str | None, scopes: Sequence[str]) -> bool:
+    """Put a digest under a name; True if the name was there. Raises StartError, and OSError; then nothing changed.
+
+    A name that is there keeps its scopes, which must be these if any are given.
+    """
     path = path.resolve()  # to replace the file, not the link to it
     if not path.parent.is_dir():
         raise StartError(f"there is no folder {path.parent}")
@@ -71,10 +85,12 @@ def _keep(path: Path, name: str, digest: str, expires: str | None) -> bool:
         grants = read_grants([text.encode()])
         if name in grants:
             last = grants[name]
+            if scopes and set(scopes) != set(last.scopes):
+                raise StartError(f"{path} gives {name} the scopes {json.dumps(last.scopes)}: change them there")
             over = last.expires is not None and last.expires <= datetime.now(UTC)
             changed = _rotated(text, name, [digest, *(() if over else last.sha256[:1])], expires)
         else:
-            changed = text + ("" if not text or text.endswith("\n") else "\n") + _table(name, digest, expires)
+            changed = text + ("" if not text or text.endswith("\n") else "\n") + _table(name, digest, expires, scopes)
         found = read_grants([changed.encode()])
         others = {other: grant for other, grant in found.items() if other != name}
         if found[name].sha256[0] != digest or others != {key: grants[key] for key in grants if key != name}:

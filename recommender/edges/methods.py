@@ -24,7 +24,7 @@ from recommender.edges.reflection import Reflection
 from recommender.edges.streams import Stream
 from recommender.errors import QuotaError, UnavailableError
 from recommender.recommend_api.v1 import recommend_api_pb2 as api
-from recommender.security.access import Access
+from recommender.security.access import Access, Scope
 from recommender.settings.network import NetworkSettings
 
 _OTHER = "_OTHER"
@@ -39,7 +39,7 @@ class Methods:
     Calls of both services are noted in `calls`, and fail with UNAVAILABLE until `open`. A call or a stream's
     message without a deadline gets `default_timeout`, in seconds. A stream has at most `most_open` requests in
     flight; at most `most_streams` streams are open. With `access` every call needs a token, except health if
-    `open_health`.
+    `open_health`; its token may lack every scope for health and reflection only.
     """
 
     def __init__(
@@ -114,7 +114,7 @@ class Methods:
         return Unary(
             path=f"/{service}/{name}",
             begin=self._begin(f"{service}/{name}"),
-            enter=self._enter(requests),
+            enter=self._enter(requests, "recommend"),
             timeout=self._default_timeout,
             traced=True,
             answer=answer,
@@ -124,7 +124,7 @@ class Methods:
         return Streaming(
             path=f"/{service}/{name}",
             begin=self._begin(f"{service}/{name}"),
-            enter=self._enter(requests=0),
+            enter=self._enter(0, "recommend"),
             traced=True,
             serve=serve,
         )
@@ -132,9 +132,9 @@ class Methods:
     def _begin(self, method: str) -> Begin:
         return functools.partial(self._calls.begin, method)
 
-    def _enter(self, requests: int = 1) -> Enter | None:
+    def _enter(self, requests: int = 1, scope: Scope | None = None) -> Enter | None:
         access = self._access
-        return None if access is None else lambda caller: access.enter(caller.authorization, requests)
+        return None if access is None else lambda caller: access.enter(caller.authorization, requests, scope)
 
     def _recommend(self, message: bytes, deadline: float, request_id: str) -> Awaitable[api.RecommendResponse]:
         # The fast path: no coroutine of its own.

@@ -195,7 +195,8 @@ TOKEN_REQUESTS: Final = Instrument(
     "recommender.token.requests",
     "counter",
     "{request}",
-    "Requests by the name of their token: accepted, refused_rate, or refused_concurrency (of these, calls)",
+    "Requests by the name of their token: accepted, refused_rate, or refused_concurrency and "
+    "refused_scope (of these, calls)",
     (CALLER, OUTCOME),
 )
 TURNED_AWAY: Final = Instrument(

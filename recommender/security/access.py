@@ -21,12 +21,15 @@ from contextvars import ContextVar, Token
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from types import TracebackType
-from typing import Annotated, Self
+from typing import Annotated, Literal, Self, TypeAlias
 
 import structlog
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
 
-from recommender.errors import QuotaError, StartError, UnauthenticatedError
+from recommender.errors import PermissionDeniedError, QuotaError, StartError, UnauthenticatedError
+
+Scope: TypeAlias = Literal["recommend", "catalogue"]
+"""What a token may be good for: to ask for recommendations and models, or to change which items there are."""
 
 AUTHORIZATION_KEY = "authorization"
 _SCHEME = "bearer "
@@ -55,6 +58,7 @@ class Grant(BaseModel):
     requests_per_second: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
     burst: Annotated[float, Field(ge=1, allow_inf_nan=False)] | None = None
     concurrent_calls: Annotated[int, Field(ge=1)] | None = None
+    scopes: Annotated[tuple[Scope, ...], Field(min_length=1)] = ("recommend",)
 
 
 @dataclass(slots=True)
@@ -69,7 +73,7 @@ class Usage:
     calls: int = 0
     requests: int = 0
     refused: Counter[str] = field(default_factory=Counter)
-    """Calls and requests refused over a limit: `rate` or `concurrency`."""
+    """Calls and requests refused over a limit, `rate` or `concurrency`, and calls without their `scope`."""
 
 
 class Access:
@@ -93,14 +97,17 @@ class Access:
         )
         self.usage = {name: self.usage.get(name, Usage()) for name in grants}
 
-    def enter(self, authorization: str | None, requests: int = 1) -> Visit:
-        """Let a call in that brings this `authorization`, and charge it so many requests.
+    def enter(self, authorization: str | None, requests: int = 1, scope: Scope | None = None) -> Visit:
+        """Let a call in that brings this `authorization` and needs this `scope`, and charge it so many requests.
 
-        Raises UnauthenticatedError, in the same words whatever is wrong, or QuotaError.
+        Raises UnauthenticatedError, in the same words whatever is wrong, PermissionDeniedError or QuotaError.
         """
         name, grant = self._known(authorization)
         usage = self.usage[name]
         usage.calls += 1
+        if scope is not None and scope not in grant.scopes:
+            usage.refused["scope"] += 1
+            raise PermissionDeniedError(f"this token lacks the scope `{scope}`: use another, or have it added")
         most = grant.concurrent_calls
         if most is not None and usage.open >= most:
             usage.refused["concurrency"] += 1

@@ -33,6 +33,7 @@ TABLE = {
         "this token may send 7 requests a second; retry in 12 ms",
     ),
     "UnauthenticatedError": (grpc.StatusCode.UNAUTHENTICATED, "no token"),
+    "PermissionDeniedError": (grpc.StatusCode.PERMISSION_DENIED, "another scope"),
     "DeadlineError": (grpc.StatusCode.DEADLINE_EXCEEDED, "too late"),
     "UnavailableError": (grpc.StatusCode.UNAVAILABLE, "not now"),
     "EngineError": (grpc.StatusCode.INTERNAL, INTERNAL_MESSAGE),

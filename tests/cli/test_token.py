@@ -88,3 +88,19 @@ def test_a_folder_that_is_not_there_is_a_sentence(tmp_path: Path) -> None:
 
     assert (made.exit_code, made.stdout) == (2, "")
     assert made.stderr.startswith("recommender: ")
+
+
+def test_a_token_has_the_scopes_that_it_is_given(tmp_path: Path) -> None:
+    path = tmp_path / "tokens.toml"
+    file = ("--tokens-file", str(path))
+    token("web", *file)
+    token("shop", "--scope", "recommend", "--scope", "catalogue", *file)
+    token("shop", *file)
+    scopes = {name: grant.scopes for name, grant in read_grants([path.read_bytes()]).items()}
+    other, unknown = token("web", "--scope", "catalogue", *file), token("job", "--scope", "write", *file)
+
+    assert scopes == {"web": ("recommend",), "shop": ("recommend", "catalogue")}
+    assert (other.exit_code, unknown.exit_code) == (2, 2)
+    assert "change them there" in other.stderr
+    assert "'write' is no scope" in unknown.stderr
+    assert list(read_grants([path.read_bytes()])) == ["web", "shop"]

@@ -16,6 +16,7 @@ from typer.testing import CliRunner
 from recommender.api.metadata import PUSHBACK_KEY, SERVICE_NAME
 from recommender.cli.main import app
 from recommender.client import Client, Recommendations, Refusal, Request
+from recommender.edges.open_inference import SERVICE_NAME as INFERENCE_NAME
 from recommender.errors import QuotaError, StartError, UnauthenticatedError
 from recommender.recommend_api.v1 import recommend_api_pb2 as api
 from recommender.security.access import Access, Grant, digest_of, new_token, read_grants
@@ -29,7 +30,7 @@ from tests.support.statuses import status_of_call
 pytestmark = pytest.mark.both_edges
 
 TIMEOUT = 30.0
-TOKEN = new_token()
+TOKEN, KEEPER = new_token(), new_token()
 METHODS = ("Recommend", "BatchRecommend", "StreamRecommend", "GetModel", "ListModels")
 
 
@@ -51,9 +52,9 @@ async def guarded(
 
 @pytest.fixture(scope="module")
 def web(shared: Shared, tmp_path_factory: pytest.TempPathFactory) -> AnyServer:
-    """A server that lets the holder of TOKEN in."""
+    """A server that lets the holder of TOKEN in; that of KEEPER may see to its catalogue only."""
     path = tmp_path_factory.mktemp("tokens") / "tokens.toml"
-    path.write_text(table("web", TOKEN), encoding="utf-8")
+    path.write_text(table("web", TOKEN) + table("keeper", KEEPER, scopes='["catalogue"]'), encoding="utf-8")
     return shared(tokens_file=path, secrets_reload_ms=20)
 
 
@@ -93,6 +94,29 @@ async def test_no_method_is_open_to_who_brings_no_good_token(web: AnyServer, met
             assert refused.value.code() == grpc.StatusCode.UNAUTHENTICATED
             # The same words whatever is wrong: nothing is to be learned from them.
             assert refused.value.details() == "send a valid token in the metadata, as `authorization: Bearer …`"
+
+
+async def test_a_token_without_the_scope_of_a_call_is_denied_it_and_may_see_health(web: AnyServer) -> None:
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{web.port}") as channel:
+
+        async def ask(path: str) -> grpc.aio.AioRpcError | None:
+            method: grpc.aio.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary(path)
+            try:
+                await method(b"", metadata=(("authorization", f"Bearer {KEEPER}"),), timeout=TIMEOUT)
+            except grpc.aio.AioRpcError as error:
+                return error
+            return None
+
+        unary = [f"/{SERVICE_NAME}/{method}" for method in METHODS if method != "StreamRecommend"]
+        for path in (*unary, f"/{INFERENCE_NAME}/ModelInfer", f"/{INFERENCE_NAME}/ModelMetadata"):
+            refused = await ask(path)
+            assert refused is not None
+            assert refused.code() == grpc.StatusCode.PERMISSION_DENIED
+            assert refused.details() == "this token lacks the scope `recommend`: use another, or have it added"
+        assert await ask("/grpc.health.v1.Health/Check") is None
+    reflected = ("-plaintext", "-H", f"authorization: Bearer {KEEPER}", f"localhost:{web.port}", "list")
+    code, _, err = await run(program("grpcurl"), *reflected)
+    assert code == 0, err
 
 
 async def test_an_expired_and_a_revoked_token_are_refused_like_a_wrong_one(serve: Serve, tmp_path: Path) -> None:
