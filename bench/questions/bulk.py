@@ -28,7 +28,7 @@ from rich.table import Table
 from bench.facts import machine
 from bench.load.scenarios import model as exported
 from bench.questions import many
-from recommender.bulk.batches import PlainBatch, packed
+from recommender.bulk.batches import PlainBatch
 from recommender.bulk.columns import canonical, find_columns
 from recommender.bulk.files.inputs import find_inputs
 from recommender.bulk.files.output import open_folder
@@ -56,13 +56,13 @@ def input_of(path: Path, rows: int, items: int) -> pa.Table:
     return table
 
 
-def feeds_of(model: BulkModel, engine: OnnxEngine, table: pa.Table) -> list[Feed]:
+def feeds_of(model: BulkModel, table: pa.Table) -> list[Feed]:
     """The feeds that a job makes of a table."""
     columns = find_columns(table.column_names, {})
     task = Scoring(model, columns).read(canonical(table, columns))
     batches = [batch for batch in task.batches if isinstance(batch, PlainBatch)]
     assert len(batches) == len(task.batches)
-    return [packed(batch, engine.contract)[0] for batch in batches]
+    return [batch.feed for batch in batches]
 
 
 def alone(engine: OnnxEngine, feeds: Sequence[Feed], threads: int, seconds: float) -> float:
@@ -115,7 +115,7 @@ def main() -> None:
         each = open_model(EngineSettings(threads=1, engine_slots=cpus), open_artifact(onnx))
         stack.callback(one.close)
         stack.callback(each.close)
-        feeds = feeds_of(model, one, table.slice(0, 20_000))
+        feeds = feeds_of(model, table.slice(0, 20_000))
         ways: dict[str, Callable[[], float]] = {
             f"engine alone, 1 run on {cpus} CPUs": lambda: alone(one, feeds, 1, options.seconds),
             f"engine alone, {cpus} runs on 1 CPU": lambda: alone(each, feeds, cpus, options.seconds),

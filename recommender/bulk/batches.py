@@ -1,4 +1,7 @@
-"""Batches of a table's rows: sorted by length, so that little is padding, and the same whenever they are made."""
+"""Batches of a table's rows: sorted by length, so that little is padding, and the same whenever they are made.
+
+Plain rows are packed here, many batches at once: a ranking thread has nothing to do between two runs.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from recommender.bulk.lists import Ints, Lists
+from recommender.bulk.lists import Ints
 from recommender.bulk.rows import Plain, Rows
 from recommender.domain import Query
 from recommender.engine.contract import Contract, Feed
@@ -15,25 +18,42 @@ from recommender.engine.contract import Contract, Feed
 _PACKED = frozenset(
     {"user_history", "history_length", "k", "excluded", "candidates", "candidates_length", "user"}
 )  # fmt: skip
-"""The inputs that `packed` fills."""
+"""The inputs that plain rows are packed for."""
+_OF_QUERIES = frozenset({"excluded", "user"})
+"""The inputs that a query is made of, beside its history."""
+_BLOCK_ROWS = 8192
+_BLOCK_CELLS = 1 << 20
+"""Rows and ids that are packed at once, about: it bounds what packing takes beside the batches."""
 _NO_PAIRS = np.empty((0, 2), np.int64)
 
 
 @dataclass(frozen=True, slots=True)
 class PlainBatch:
-    """Plain rows of one run: a range of those in `plain`."""
+    """Plain rows of one run: their places in the table, how many each wants, and their feed.
 
-    plain: Plain
-    rows: slice
+    The feed is that of `Contract.pack` for `queries`.
+    """
 
-    @property
-    def places(self) -> Ints:
-        """Their places in the table."""
-        return self.plain.places[self.rows]
+    places: Ints
+    wanted: Ints
+    k: int
+    feed: Feed
 
     def queries(self) -> list[Query]:
         """The same as queries."""
-        return [self.plain.query(row) for row in range(self.rows.start, self.rows.stop)]
+        rows = len(self.places)
+        lengths, users = self.feed["history_length"].tolist(), self.feed.get("user", np.zeros(rows, np.int64)).tolist()
+        pairs = self.feed.get("excluded", _NO_PAIRS)
+        bounds = np.searchsorted(pairs[:, 0], np.arange(rows + 1)).tolist()
+        return [
+            Query(
+                tuple(self.feed["user_history"][row, : lengths[row]].tolist()),
+                k,
+                tuple(pairs[bounds[row] : bounds[row + 1], 1].tolist()),
+                user=users[row],
+            )
+            for row, k in enumerate(self.wanted.tolist())
+        ]
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,50 +64,63 @@ class QueryBatch:
     queries: list[Query]
 
 
-def can_pack(contract: Contract) -> bool:
-    """Whether `packed` gives a model all of its inputs; if not, its rows are packed as queries."""
-    return contract.batched and contract.inputs <= _PACKED
-
-
-def batches(rows: Rows, most: int, *, packs: bool) -> Iterator[PlainBatch | QueryBatch]:
-    """The batches of a table, of `most` rows at most; as queries unless the model `packs`."""
+def batches(rows: Rows, most: int, contract: Contract) -> Iterator[PlainBatch | QueryBatch]:
+    """The batches of a table, of `most` rows at most; all as queries if the model takes what is not packed here."""
+    packs = contract.batched and contract.inputs <= _PACKED
     plain = rows.plain
     restricted = (plain.excluded.lengths > 0) | (plain.seen.lengths > 0)
     plain = plain.take(np.lexsort((plain.histories.lengths, restricted)))
-    for start in range(0, len(plain.places), most):
-        batch = PlainBatch(plain, slice(start, min(start + most, len(plain.places))))
-        yield batch if packs else QueryBatch(batch.places.tolist(), batch.queries())
+    longest = int(plain.histories.lengths.max(initial=1))
+    step = max(min(_BLOCK_ROWS, _BLOCK_CELLS // max(longest, 1)) // most, 1) * most
+    for start in range(0, len(plain.places), step):
+        block = plain.take(slice(start, start + step))
+        for batch in _packed(block, most, contract.inputs if packs else _OF_QUERIES, contract.padding):
+            yield batch if packs else QueryBatch(batch.places.tolist(), batch.queries())
     asked = sorted(rows.queries.items(), key=lambda row: (bool(row[1].excluded), len(row[1].history)))
     for start in range(0, len(asked), most):
         some = asked[start : start + most]
         yield QueryBatch([place for place, _ in some], [query for _, query in some])
 
 
-def packed(batch: PlainBatch, contract: Contract) -> tuple[Feed, Ints]:
-    """The feed of a run, as `Contract.pack` makes it of the same queries, and how many each row wants."""
-    plain, rows = batch.plain, batch.rows
-    histories, ks = plain.histories.take(rows), plain.ks[rows]
-    feed: Feed = {"user_history": histories.padded(contract.padding), "history_length": histories.lengths}
-    if "k" in contract.inputs:
-        feed["k"] = np.array([ks.max()], np.int64)
-    if "excluded" in contract.inputs:
-        feed["excluded"] = _pairs(plain.excluded.take(rows), plain.seen.take(rows), plain.recommendable)
-    if "candidates" in contract.inputs:
-        feed["candidates"] = np.empty((len(ks), 0), np.int64)
-        feed["candidates_length"] = np.zeros(len(ks), np.int64)
-    if "user" in contract.inputs:
-        feed["user"] = plain.users[rows]
-    return feed, ks
+def _packed(plain: Plain, most: int, inputs: frozenset[str], padding: int) -> Iterator[PlainBatch]:
+    """The batches of a block of rows. Their arrays are slices of the block's."""
+    lengths = plain.histories.lengths
+    firsts = np.arange(0, len(lengths), most)
+    sizes = np.diff(firsts, append=len(lengths))
+    # No column at all would be a shape that no network was traced with.
+    widths = np.maximum(np.maximum.reduceat(lengths, firsts), 1)
+    cells = plain.histories.padded(np.repeat(widths, sizes), padding)
+    ks = np.maximum.reduceat(plain.ks, firsts).tolist()
+    pairs = _pairs(plain, np.repeat(firsts, sizes)) if "excluded" in inputs else [_NO_PAIRS] * len(firsts)
+    cell = 0
+    for place, (first, size, width) in enumerate(zip(firsts.tolist(), sizes.tolist(), widths.tolist(), strict=True)):
+        rows, after = slice(first, first + size), cell + size * width
+        feed: Feed = {"user_history": cells[cell:after].reshape(size, width), "history_length": lengths[rows]}
+        if "k" in inputs:
+            feed["k"] = np.array([ks[place]], np.int64)
+        if "excluded" in inputs:
+            feed["excluded"] = pairs[place]
+        if "candidates" in inputs:
+            feed["candidates"], feed["candidates_length"] = np.empty((size, 0), np.int64), np.zeros(size, np.int64)
+        if "user" in inputs:
+            feed["user"] = plain.users[rows]
+        yield PlainBatch(plain.places[rows], plain.ks[rows], ks[place], feed)
+        cell = after
 
 
-def _pairs(excluded: Lists, seen: Lists, recommendable: int) -> Ints:
-    """The (row, item) pairs of all exclusions, int64 [nnz, 2]: each once, ascending."""
-    total = int(excluded.lengths.sum() + seen.lengths.sum())
-    if not total:
-        return _NO_PAIRS
-    count = np.arange(len(excluded.lengths))
-    row = np.concatenate((np.repeat(count, excluded.lengths), np.repeat(count, seen.lengths)))
-    items = np.concatenate((excluded.flat(), seen.flat()))
-    kept = items < recommendable
+def _pairs(plain: Plain, heads: Ints) -> list[Ints]:
+    """The (row, item) pairs of each batch's exclusions, int64 [nnz, 2]: each once, ascending.
+
+    `heads` has for each row of the block the first of its batch.
+    """
+    firsts = np.unique(heads)
+    lists = [each for each in (plain.excluded, plain.seen) if each.lengths.any()]
+    if not lists:
+        return [_NO_PAIRS] * len(firsts)
+    row = np.concatenate([np.repeat(np.arange(len(heads)), each.lengths) for each in lists])
+    items = np.concatenate([each.flat() for each in lists])
+    kept = items < plain.recommendable
     each = np.unique(row[kept] << 32 | items[kept])
-    return np.stack((each >> 32, each & 0xFFFFFFFF), axis=1)
+    row = each >> 32
+    pairs = np.stack((row - heads[row], each & 0xFFFFFFFF), axis=1)
+    return np.split(pairs, np.searchsorted(row, firsts[1:]))

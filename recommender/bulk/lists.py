@@ -44,15 +44,16 @@ class Lists(NamedTuple):
         found: Ints = self.values[np.repeat(self.starts - ends + self.lengths, self.lengths) + np.arange(total)]
         return found
 
-    def padded(self, padding: int) -> Ints:
-        """A matrix with a list in each row, filled up on the right; one column at least."""
-        longest = max(int(self.lengths.max()), 1)
-        if int(self.lengths.min()) == longest:
-            whole: Ints = self.values[self.starts[:, None] + np.arange(longest)]
-            return whole
-        matrix = np.full((len(self.lengths), longest), padding, np.int64)
-        matrix[np.arange(longest) < self.lengths[:, None]] = self.flat()
-        return matrix
+    def padded(self, widths: Ints, padding: int) -> Ints:
+        """The values of all lists, one after the other, each list filled up to its width."""
+        if np.array_equal(self.lengths, widths):
+            return self.flat()
+        lengths = self.lengths
+        cells = np.full(int(widths.sum()), padding, np.int64)
+        # How far the padding before it moves a list to the right.
+        moved = np.cumsum(widths - lengths) - (widths - lengths)
+        cells[np.arange(int(lengths.sum())) + np.repeat(moved, lengths)] = self.flat()
+        return cells
 
     def outside(self, end: int) -> Flags:
         """Whether a row's list holds a value that is negative, `end` or more."""

@@ -8,9 +8,9 @@ from pathlib import Path
 import structlog
 
 from recommender.api.queries import Limits
-from recommender.bulk.batches import can_pack
 from recommender.bulk.errors import BulkError
 from recommender.bulk.ranker import Ranker
+from recommender.engine.contract import Contract
 from recommender.engine.engine import OnnxEngine
 from recommender.engine.machine import available_cpus
 from recommender.models.artifact import Artifact
@@ -42,8 +42,7 @@ class BulkModel:
     slots: int
     threads: int
     batch_rows: int
-    packs: bool
-    """Whether whole columns become its inputs; if not, its rows are packed one by one."""
+    contract: Contract
 
     @property
     def feature_names(self) -> list[str]:
@@ -81,7 +80,7 @@ async def open_bulk_model(
         slots,
         engine.threads,
         rows,
-        can_pack(engine.contract),
+        engine.contract,
     )
 
 

@@ -7,10 +7,9 @@ from collections.abc import Sequence
 from recommender.batching.faults import FaultyRowsError
 from recommender.batching.halving import PROBE
 from recommender.bulk.answers import Answers
-from recommender.bulk.batches import PlainBatch, QueryBatch, packed
+from recommender.bulk.batches import PlainBatch, QueryBatch
 from recommender.bulk.errors import BulkError
 from recommender.domain import Query, Ranking
-from recommender.engine.contract import Outputs
 from recommender.engine.engine import OnnxEngine
 from recommender.errors import EngineError, InvalidRequestError, RecommenderError
 
@@ -23,32 +22,21 @@ class Ranker:
 
     def __init__(self, engine: OnnxEngine) -> None:
         self._engine = engine
-        self._contract = engine.contract
 
     def rank(self, batch: PlainBatch | QueryBatch, answers: Answers) -> None:
         """Run a batch, and put what its rows got into `answers`."""
         if isinstance(batch, QueryBatch):
             answers.put(batch.places, self._outcomes(batch.queries))
             return
-        feed, wanted = packed(batch, self._contract)
         try:
-            ids, scores = self._engine.run_feed(feed, int(wanted.max()))
+            ids, scores = self._engine.run_feed(batch.feed, batch.k)
         except Exception:  # noqa: BLE001 (whatever failed, its rows are tried again apart)
             answers.put(batch.places.tolist(), self._outcomes(batch.queries()))
             return
-        if ids.shape == scores.shape and len(ids) == len(wanted) and self._contract.all_sound(ids, scores):
-            answers.put_arrays(batch.places, ids, scores, wanted)
+        if ids.shape == scores.shape and len(ids) == len(batch.places):
+            answers.put_outputs(batch, ids, scores)
         else:
-            answers.put(batch.places.tolist(), self._unpacked((ids, scores), batch.queries()))
-
-    def _unpacked(self, outputs: Outputs, queries: Sequence[Query]) -> Sequence[Ranking | RecommenderError]:
-        """What each query got by a run whose outputs are short in some rows, or no answer."""
-        try:
-            return self._contract.unpack(outputs, queries)
-        except FaultyRowsError as error:
-            return error.outcomes
-        except EngineError:
-            return self._outcomes(queries)
+            answers.put(batch.places.tolist(), self._outcomes(batch.queries()))
 
     def _outcomes(self, queries: Sequence[Query]) -> Sequence[Ranking | RecommenderError]:
         """What each query got. A batch that fails is halved until the guilty rows stand alone."""

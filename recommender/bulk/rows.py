@@ -51,7 +51,7 @@ class Plain:
     recommendable: int
     """Items that are not below it are in no answer, so they are not excluded."""
 
-    def take(self, rows: Ints) -> Plain:
+    def take(self, rows: Ints | slice) -> Plain:
         """Some rows, in this order."""
         return Plain(
             self.places[rows],
@@ -61,18 +61,6 @@ class Plain:
             self.seen.take(rows),
             self.users[rows],
             self.recommendable,
-        )
-
-    def query(self, row: int) -> Query:
-        """One row as a query."""
-        alone = slice(row, row + 1)
-        history = self.histories.take(alone).flat()
-        excluded = np.concatenate((self.excluded.take(alone).flat(), self.seen.take(alone).flat()))
-        return Query(
-            tuple(history.tolist()),
-            int(self.ks[row]),
-            tuple(np.unique(excluded[excluded < self.recommendable]).tolist()),
-            user=int(self.users[row]),
         )
 
 

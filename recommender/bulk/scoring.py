@@ -36,8 +36,8 @@ class Scoring:
     def read(self, table: pa.Table) -> Task:
         """Read the rows of a table in the form of `columns.canonical`."""
         rows = self._reader.read(table)
-        some = list(batches(rows, self._model.batch_rows, packs=self._model.packs))
-        return Task(some, Answers(rows, self._model.version))
+        some = list(batches(rows, self._model.batch_rows, self._model.contract))
+        return Task(some, Answers(rows, self._model.version, self._model.contract))
 
     def rank(self, batch: PlainBatch | QueryBatch, answers: Answers) -> None:
         """Run one batch of a task."""
