@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple, TypeAlias
 
+from recommender.masks import ItemMask
+
 UnknownUsers: TypeAlias = Literal["row", "history", "fallback"]
 """By what a model ranks for a user whom it does not know."""
 
@@ -26,6 +28,7 @@ class Query(NamedTuple):
     `history_types` and `history_times` (Unix milliseconds) have a number for each item of the history, or none at all:
     then the model reads its defaults.
     `features` are in the order of the model's; if there are none, each is its filler.
+    An answer holds only items that each of the `masks` allows: one mask may be every row's, another a row's own.
     """
 
     history: tuple[int, ...]
@@ -36,6 +39,7 @@ class Query(NamedTuple):
     history_types: tuple[int, ...] = ()
     history_times: tuple[int, ...] = ()
     features: tuple[FeatureValue, ...] = ()
+    masks: tuple[ItemMask, ...] = ()
 
     @property
     def told(self) -> str:

@@ -67,7 +67,7 @@ _RESTRICTING = ("excluded", "candidates")
 _TIME_TO_COME = 1 << 42
 """Unix milliseconds, in the year 2109."""
 _NOTHING_EXCLUDED = np.empty((0, 2), np.int64)
-_MOST_LOOKED_UP = 1 << 18
+MOST_LOOKED_UP = 1 << 18
 """Candidates that one run looks up at most, padding included: it bounds the memory that they take."""
 _LIGHT = 1 << 12
 """Numbers, of histories or of rankings, that are turned from or into Python's in some 0.1 ms."""
@@ -170,7 +170,7 @@ class Contract:
             shares.setdefault(size, []).append(place)
         runs = []
         for size, places in shares.items():
-            rows = len(places) if size < 0 else max(_MOST_LOOKED_UP >> size, 1)
+            rows = len(places) if size < 0 else max(MOST_LOOKED_UP >> size, 1)
             runs += [places[start : start + rows] for start in range(0, len(places), rows)]
         return runs
 
@@ -179,7 +179,7 @@ class Contract:
         rows = len(queries)
         longest = max([len(query.history) for query in queries])
         most = max([query.k for query in queries])
-        plain = all(not query.excluded and query.candidates is None for query in queries)
+        plain = all(not query.excluded and query.candidates is None and not query.masks for query in queries)
         arrays = 1 + len(PER_ITEM & self.inputs)
         return self.batched and plain and rows * max(longest * arrays, most, self.feature_cells) <= _LIGHT
 

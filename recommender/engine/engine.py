@@ -11,9 +11,10 @@ from typing import TypeAlias, TypeVar
 import onnxruntime
 from onnxruntime.capi import onnxruntime_pybind11_state as runtime_errors
 
-from recommender.batching.faults import FaultyRowsError, whole
+from recommender.batching.faults import whole
 from recommender.domain import Query, Ranking
 from recommender.engine.contract import Contract, Feed, Outputs
+from recommender.engine.masked import MaskedRanking, kept_alone, outcomes_of
 from recommender.engine.provider import CoreMLOptions, CudaOptions, SessionPlan
 from recommender.engine.sessions import Describe, Sessions, as_model_error, open_sessions, quiet_options
 from recommender.errors import EngineError, InvalidRequestError, Violation
@@ -71,6 +72,10 @@ class OnnxEngine:
         it off the quicker session for queries without exclusions and candidates. `padding` fills histories up in place
         of the model's own padding id. A cancelled call does not end the
         run; `terminate` does.
+
+        Of queries with `masks` exactly the allowed items are ranked, whatever their number; a model without the inputs
+        `k` and `candidates` fails a row if it gives too few that are allowed. Masks may be of another size than the
+        catalogue: items beyond them are not allowed. One mask object that many queries share costs no more than one.
 
         Raises InvalidRequestError if the only query holds an id that the model does not have, and FaultyRowsError if
         what the model gave for some rows is no answer. Raises what ONNX Runtime raises if the run failed.
@@ -178,14 +183,21 @@ class OnnxEngine:
         general: bool,
         padding: int | None,
     ) -> list[Ranking]:
+        if any(query.masks for query in queries):
+            rank = partial(self._rank_together, begun=begun, options=options, general=general, padding=padding)
+            run = partial(self._sessions.run, options=options, general=general)
+            masked = MaskedRanking(
+                self.contract, self.model, lambda unmasked: outcomes_of(partial(rank, unmasked)), run, padding
+            )
+            return whole(masked.outcomes(queries))
         runs = self.contract.runs(queries)
         if len(runs) == 1:
             return self._rank_in_one_run(queries, begun, options, general=general, padding=padding)
         outcomes: dict[int, Ranking | EngineError] = {}
         for places in runs:
             sharing = [queries[place] for place in places]
-            rank = partial(self._rank_in_one_run, sharing, begun, options, general=general, padding=padding)
-            outcomes.update(zip(places, _outcomes(rank), strict=True))
+            one_run = partial(self._rank_in_one_run, sharing, begun, options, general=general, padding=padding)
+            outcomes.update(zip(places, outcomes_of(one_run), strict=True))
         return whole([outcomes[place] for place in range(len(queries))])
 
     def _rank_in_one_run(
@@ -204,18 +216,15 @@ class OnnxEngine:
 
     def _rank_one_by_one(self, queries: Sequence[Query], options: onnxruntime.RunOptions) -> list[Ranking]:
         outcomes: list[Ranking | EngineError] = []
+        most = self.model.max_k
         for query in queries:
+            wanted = query._replace(k=most) if query.masks else query
             outputs = self._sessions.run(self.contract.pack_alone(query), query.k, options)
-            outcomes += _outcomes(partial(self.contract.unpack_alone, outputs, [query]))
+            (outcome,) = outcomes_of(partial(self.contract.unpack_alone, outputs, [wanted]))
+            outcomes.append(
+                kept_alone(outcome, query, most) if query.masks and isinstance(outcome, Ranking) else outcome
+            )
         return whole(outcomes)
-
-
-def _outcomes(rank: Callable[[], list[Ranking]]) -> Sequence[Ranking | EngineError]:
-    """What a run gave for each row, a faulty one included."""
-    try:
-        return rank()
-    except FaultyRowsError as error:
-        return error.outcomes
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,58 @@
+"""Masks: which items of a catalogue an answer may hold."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import numpy as np
+import numpy.typing as npt
+
+_LISTED = 32
+"""Masks that allow one item in so many, or fewer, keep a list of these beside their bits."""
+
+
+class ItemMask:
+    """The items that an answer may hold, of a catalogue of as many as the bool array `allowed` is long.
+
+    Immutable, and shared by reference: a mask equals itself only, so make one per filter and catalogue, not per
+    request. It takes a bit an item. `items` is the size of the catalogue, `count` how many are allowed. Items beyond
+    the catalogue are not.
+    """
+
+    __slots__ = ("_bits", "_ids", "count", "items")
+
+    def __init__(self, allowed: npt.NDArray[np.bool_]) -> None:
+        self.items = len(allowed)
+        self.count = int(np.count_nonzero(allowed))
+        self._bits = np.packbits(allowed, bitorder="little")
+        self._bits.flags.writeable = False
+        self._ids = np.flatnonzero(allowed).astype(np.int32) if self.count * _LISTED <= self.items else None
+
+    @classmethod
+    def without(cls, items: int, barred: Iterable[int]) -> ItemMask:
+        """All of so many items but these, of which those beyond the catalogue do not matter."""
+        allowed = np.ones(items, np.bool_)
+        ids = np.fromiter(barred, np.int64)
+        allowed[ids[(ids >= 0) & (ids < items)]] = False
+        return cls(allowed)
+
+    @property
+    def bits(self) -> npt.NDArray[np.uint8]:
+        """A bit an item, the lowest of each byte first; read-only."""
+        return self._bits
+
+    def ids(self) -> npt.NDArray[np.int64]:
+        """The allowed items, ascending."""
+        if self._ids is not None:
+            return self._ids.astype(np.int64)
+        return np.flatnonzero(np.unpackbits(self._bits, count=self.items, bitorder="little"))
+
+    def holds(self, ids: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
+        """Which of these items, none negative, are allowed."""
+        within = ids < self.items
+        known = ids if within.all() else np.where(within, ids, 0)
+        held = (self._bits[known >> 3] >> (known & 7).astype(np.uint8)) & 1 if self.items else np.zeros(len(ids))
+        return held.astype(np.bool_) & within
+
+    def __repr__(self) -> str:
+        return f"<ItemMask {self.count} of {self.items} items>"
