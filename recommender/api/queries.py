@@ -89,7 +89,8 @@ class Asked:
         other inputs.
         """
         if self.highest < version.plain_items:
-            return Query(self.history[-version.plain_history :], version.limit), NO_REMARKS
+            history = self.history[-version.plain_history :]
+            return Query(history, version.limit, (), None, 0, (), (), (), version.masks), NO_REMARKS
         options = self.options
         model = version.model
         k = options.limit or version.limit
@@ -108,7 +109,7 @@ class Asked:
             and not leniently
         ):
             types, times, _ = read_events(version, options, range(len(self.history)))
-            query = Query(self.history, version.limit, (), None, user.number, types, times, features)
+            query = Query(self.history, version.limit, (), None, user.number, types, times, features, version.masks)
             return query, NO_REMARKS if self.history else _USER_ALONE
         ignored += unread
         catalogue = Catalogue(version, reject_unknown=options.reject_unknown)
@@ -137,7 +138,8 @@ class Asked:
             return Ranking([], []), remarks
         _check_abilities(version, options, excluded, candidates)
         allowed = None if candidates is None else tuple(sorted(candidates))
-        query = Query(read, k, tuple(sorted(excluded)), allowed, user.number, events.types, events.times, features)
+        about = user.number, events.types, events.times, features
+        query = Query(read, k, tuple(sorted(excluded)), allowed, *about, version.masks)
         return query, remarks
 
     def _places(self, catalogue: Catalogue, kept: int) -> range | list[int]:
@@ -256,7 +258,7 @@ def _most_recent(history: tuple[int, ...], longest: int | None) -> tuple[int, ..
 
 def _fallback(version: Version, k: int, excluded: frozenset[int], candidates: frozenset[int] | None) -> Ranking:
     """The best of a version's fallback list."""
-    kept = (item for item in version.fallback if item not in excluded and (candidates is None or item in candidates))
+    kept = (item for item in version.offered if item not in excluded and (candidates is None or item in candidates))
     return Ranking(list(islice(kept, k)), [])
 
 

@@ -14,6 +14,7 @@ from recommender.bulk.lists import Ints
 from recommender.bulk.rows import Plain, Rows
 from recommender.domain import Query
 from recommender.engine.contract import Contract, Feed
+from recommender.masks import ItemMask
 
 _PACKED = frozenset(
     {"user_history", "history_length", "k", "excluded", "candidates", "candidates_length", "user"}
@@ -38,6 +39,8 @@ class PlainBatch:
     wanted: Ints
     k: int
     feed: Feed
+    masks: tuple[ItemMask, ...] = ()
+    """Those of the version; the feed knows none."""
 
     def queries(self) -> list[Query]:
         """The same as queries."""
@@ -51,6 +54,7 @@ class PlainBatch:
                 k,
                 tuple(pairs[bounds[row] : bounds[row + 1], 1].tolist()),
                 user=users[row],
+                masks=self.masks,
             )
             for row, k in enumerate(self.wanted.tolist())
         ]
@@ -65,8 +69,11 @@ class QueryBatch:
 
 
 def batches(rows: Rows, most: int, contract: Contract) -> Iterator[PlainBatch | QueryBatch]:
-    """The batches of a table, of `most` rows at most; all as queries if the model takes what is not packed here."""
-    packs = contract.batched and contract.inputs <= _PACKED
+    """The batches of a table, of `most` rows at most.
+
+    All are of queries if the model takes what is not packed here, or if items are hidden.
+    """
+    packs = contract.batched and contract.inputs <= _PACKED and not rows.plain.masks
     plain = rows.plain
     restricted = (plain.excluded.lengths > 0) | (plain.seen.lengths > 0)
     plain = plain.take(np.lexsort((plain.histories.lengths, restricted)))
@@ -104,7 +111,7 @@ def _packed(plain: Plain, most: int, inputs: frozenset[str], padding: int) -> It
             feed["candidates"], feed["candidates_length"] = np.empty((size, 0), np.int64), np.zeros(size, np.int64)
         if "user" in inputs:
             feed["user"] = plain.users[rows]
-        yield PlainBatch(plain.places[rows], plain.ks[rows], ks[place], feed)
+        yield PlainBatch(plain.places[rows], plain.ks[rows], ks[place], feed, plain.masks)
         cell = after
 
 

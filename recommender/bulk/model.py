@@ -10,10 +10,12 @@ import structlog
 from recommender.api.queries import Limits
 from recommender.bulk.errors import BulkError
 from recommender.bulk.ranker import Ranker
+from recommender.catalogue.availability.opening import open_list
 from recommender.engine.contract import Contract
 from recommender.engine.engine import OnnxEngine
 from recommender.engine.machine import available_cpus
 from recommender.models.artifact import Artifact
+from recommender.models.availability import Availability
 from recommender.models.card import CARD_NAME
 from recommender.models.loader import loader
 from recommender.models.sources.opening import fetch_model
@@ -59,7 +61,8 @@ async def open_bulk_model(
 ) -> BulkModel:
     """Open what a reference means now, with so many CPUs, by default all.
 
-    Every run has one CPU, and as many go at once as there are CPUs: no thread waits for another. Raises StartError.
+    Every run has one CPU, and as many go at once as there are CPUs: no thread waits for another. Items that are hidden
+    now stay so. Raises StartError.
     """
     cpus = threads or available_cpus()
     artifact = await in_background(fetch_model, settings.models, reference, _ignored)
@@ -69,7 +72,12 @@ async def open_bulk_model(
         raise BulkError(f"a batch has 1 to {LARGEST_BATCH} rows, and threads are 1 to {MOST_THREADS}")
     settings = settings.replace(engine_slots=slots, threads=max(cpus // slots, 1), max_batch_size=rows)
     engines: list[OnnxEngine] = []
-    version = await loader(settings, opened_engine=engines.append).load(artifact)
+    availability = Availability(open_list(settings.catalogue.hidden_items))
+    await availability.start()
+    try:
+        version = await loader(settings, opened_engine=engines.append, prepare=availability.attach).load(artifact)
+    finally:
+        await availability.close()
     await version.batcher.close()
     (engine,) = engines
     return BulkModel(

@@ -21,6 +21,7 @@ from recommender.bulk.lists import NOBODY, Flags, Ints, Lists, ids_of_keys, list
 from recommender.bulk.requests import request_of
 from recommender.domain import Query, Ranking
 from recommender.errors import RecommenderError
+from recommender.masks import ItemMask
 from recommender.models.version import Version
 from recommender.routing.answering import Remarks
 
@@ -50,6 +51,8 @@ class Plain:
     users: Ints
     recommendable: int
     """Items that are not below it are in no answer, so they are not excluded."""
+    masks: tuple[ItemMask, ...] = ()
+    """Those of the version."""
 
     def take(self, rows: Ints | slice) -> Plain:
         """Some rows, in this order."""
@@ -61,6 +64,7 @@ class Plain:
             self.seen.take(rows),
             self.users[rows],
             self.recommendable,
+            self.masks,
         )
 
 
@@ -128,6 +132,7 @@ class RowReader:
                 histories if self._exclude_history else no_lists(len(places)),
                 users[places],
                 self._version.model.items or _IDS_END,
+                self._version.masks,
             ),
         )
         rows.alone = places[named.lengths[places] == 0]

@@ -40,7 +40,7 @@ _DEVIATIONS = 3
 _AGAIN = 4
 """A row that has too few left asks for so many times as many."""
 _MOST_ASKED = 256
-"""Items that a row asks for at most, to drop some."""
+"""Items that a row asks for at most, to drop some, where it may rank exactly the allowed ones instead."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,7 +132,8 @@ class MaskedRanking:
         return self._names and (least.count <= few or self._first_number(query) > self._most(query))
 
     def _most(self, query: Query) -> int:
-        return max(min(self._model.max_k, _MOST_ASKED), query.k)
+        most = self._model.max_k
+        return max(min(most, _MOST_ASKED), query.k) if self._names else most
 
     def _first_number(self, query: Query) -> int:
         """How many items to ask for, so that k remain but for one row in some hundreds.

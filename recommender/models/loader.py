@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from datetime import UTC, datetime
 from functools import partial
 
@@ -40,6 +40,7 @@ class Loader:
     `open_engine` builds the engine and may block, `make_batcher` gives it a batcher for what its runs cost. `limit` is
     the number of recommendations for callers who set none, `max_history` the most items of a history,
     `max_batch_size` the rows of the largest batch, and `longest_run` the seconds that a batch may take in the checks.
+    `prepare` gets each version before it is handed out.
     """
 
     def __init__(
@@ -51,6 +52,7 @@ class Loader:
         max_history: int,
         max_batch_size: int,
         longest_run: float,
+        prepare: Callable[[Version], Awaitable[None]],
     ) -> None:
         self._open_engine = open_engine
         self._make_batcher = make_batcher
@@ -58,6 +60,7 @@ class Loader:
         self._max_history = max_history
         self._max_batch_size = max_batch_size
         self._longest_run = longest_run
+        self._prepare = prepare
 
     async def load(self, artifact: Artifact, proven: Sequence[Observation] = ()) -> Version:
         """Load, warm up and check a version.
@@ -91,6 +94,7 @@ class Loader:
             for vocabulary in (version.vocabulary, version.user_vocabulary, version.type_vocabulary, *tokens):
                 if vocabulary is not None and not proven:
                     await in_background(vocabulary.check)
+            await self._prepare(version)
         except BaseException:
             await in_background(engine.close)
             raise
@@ -201,10 +205,11 @@ def loader(
     settings: Settings,
     tracer: Callable[[Model], Tracer | None] = lambda _: None,
     opened_engine: Callable[[OnnxEngine], None] = lambda _: None,
+    prepare: Callable[[Version], Awaitable[None]] | None = None,
 ) -> Loader:
     """A loader of versions as the settings say; `tracer` gives the tracer of a model's calls, None for none.
 
-    `opened_engine` is told of each engine before it is warmed up.
+    `opened_engine` is told of each engine before it is warmed up, `prepare` gets each version before it is handed out.
     """
 
     def batcher(engine: OnnxEngine, cost: Cost) -> Batcher:
@@ -235,7 +240,12 @@ def loader(
         max_history=settings.requests.max_history,
         max_batch_size=settings.engine.max_batch_size,
         longest_run=min(settings.models.longest_run_ms or math.inf, settings.engine.engine_timeout_ms) / 1e3,
+        prepare=prepare or _as_it_is,
     )
+
+
+async def _as_it_is(_: Version) -> None:
+    """Prepare nothing."""
 
 
 def _log_batch(ended: BatchEnded) -> None:

@@ -5,10 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
+from itertools import compress
+
+import numpy as np
 
 from recommender.batching.batcher import Batcher
 from recommender.batching.cost import Observation
 from recommender.domain import Model
+from recommender.masks import ItemMask
 from recommender.models.features import Tokens
 from recommender.models.vocabulary import Vocabulary
 
@@ -53,6 +57,19 @@ class Version:
     fallbacks: int = 0
     """How many requests were answered from the fallback list."""
     aliases: tuple[str, ...] = ()
+    masks: tuple[ItemMask, ...] = ()
+    """Hold the items of every answer: those that are not hidden. Replaced, never changed."""
+    offered: tuple[int, ...] = field(init=False)
+    """The fallback list without hidden items."""
 
     def __post_init__(self) -> None:
+        self.offered = self.fallback
         self.feature_names = frozenset(feature.name for feature in self.model.features)
+
+    def hide(self, mask: ItemMask | None) -> None:
+        """Answer with the items of this mask only, from now on; with all if it is None."""
+        self.masks = () if mask is None else (mask,)
+        self.offered = self.fallback
+        if mask is not None and self.fallback:
+            kept = mask.holds(np.array(self.fallback, np.int64)).tolist()
+            self.offered = tuple(compress(self.fallback, kept))

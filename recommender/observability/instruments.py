@@ -206,6 +206,16 @@ TURNED_AWAY: Final = Instrument(
     "Calls without a token that is good: missing, unknown or expired",
     (REASON,),
 )
+HIDDEN_ITEMS: Final = Instrument(
+    "recommender.items.hidden", "gauge", "{item}", "Items of the version that nobody gets", (MODEL,)
+)
+UNKNOWN_HIDDEN: Final = Instrument(
+    "recommender.items.hidden.unknown",
+    "gauge",
+    "{key}",
+    "Keys that are to be hidden and that the version does not have",
+    (MODEL,),
+)
 CERTIFICATE_EXPIRY: Final = Instrument(
     "recommender.certificate.expiry",
     "gauge",
@@ -218,7 +228,8 @@ FILES_STALE: Final = Instrument(
     "recommender.files.stale",
     "gauge",
     "1",
-    "1 while certificates or tokens on disk cannot be taken up and the former ones stay in use, else 0",
+    "1 while certificates, tokens or the list of hidden items cannot be taken up and the former ones stay in use, "
+    "else 0",
     (FILE_KIND,),
 )
 CONNECTIONS: Final = Instrument(
@@ -281,6 +292,8 @@ INSTRUMENTS: Final = (
     SOURCE_FAILING,
     TOKEN_REQUESTS,
     TURNED_AWAY,
+    HIDDEN_ITEMS,
+    UNKNOWN_HIDDEN,
     CERTIFICATE_EXPIRY,
     FILES_STALE,
     *OF_ENVOY,

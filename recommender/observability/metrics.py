@@ -18,6 +18,7 @@ from google.rpc import code_pb2
 from recommender.edges.calls import Calls
 from recommender.edges.listener import Connections
 from recommender.histogram import CallExemplar, Durations, bucket
+from recommender.models.availability import Availability
 from recommender.models.follower import FollowerStatus
 from recommender.models.version import Version
 from recommender.observability import instruments
@@ -68,6 +69,7 @@ class Metrics:
         self._access: Access | None = None
         self._ask_edge: AskEdge | None = None
         self._files: Sequence[ReloadedFiles[Any]] = ()
+        self._availability: Availability | None = None
         self._versions: list[Version] = []
         self._lag = Durations()
         self._process = psutil.Process()
@@ -94,6 +96,10 @@ class Metrics:
         """Read the state of reloaded files too."""
         self._files = files
 
+    def add_availability(self, availability: Availability) -> None:
+        """Read how many items are hidden too."""
+        self._availability = availability
+
     def add_edge(self, ask: AskEdge) -> None:
         """Read the edge's connections too."""
         self._ask_edge = ask
@@ -119,7 +125,8 @@ class Metrics:
         callers = () if self._access is None else _caller_points(self._access)
         edge = () if connections is None else _connection_points(connections)
         files = [_file_points(each) for each in self._files]
-        told = (*models, callers, *files, edge, self._own_points())
+        shelves = () if self._availability is None else _shelf_points(self._availability)
+        told = (*models, callers, *files, shelves, edge, self._own_points())
         for instrument, point in (pair for each in told for pair in each):
             points[instrument].append(point)
         return list(points.items())
@@ -174,6 +181,14 @@ def _file_points(files: ReloadedFiles[Any]) -> Iterable[tuple[Instrument, DataPo
         for path, expires in zip(files.paths, files.used.expiries, strict=True):
             if expires is not None:
                 yield instruments.CERTIFICATE_EXPIRY, DataPoint((str(path),), expires.timestamp())
+
+
+def _shelf_points(availability: Availability) -> Iterable[tuple[Instrument, DataPoint]]:
+    if availability.list is not None:
+        yield instruments.FILES_STALE, DataPoint((availability.list.what,), int(availability.list.stale))
+    for label, shelf in availability.shelves().items():
+        yield instruments.HIDDEN_ITEMS, DataPoint((label,), shelf.hidden)
+        yield instruments.UNKNOWN_HIDDEN, DataPoint((label,), shelf.unknown)
 
 
 def _connection_points(connections: Connections) -> Iterable[tuple[Instrument, DataPoint]]:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 
 from recommender.batching.cost import Observation
 from recommender.models.artifact import Artifact
+from recommender.models.availability import Availability
 from recommender.models.follower import Follower, FollowerStatus
 from recommender.models.loader import Loader
 from recommender.models.proof import check_elsewhere
@@ -23,12 +24,16 @@ from recommender.threads import in_background
 
 
 class Followers:
-    """Loads the versions of one server with `loader`, brings them into `router` and follows their sources."""
+    """Loads the versions of one server with `loader`, brings them into `router` and follows their sources.
 
-    def __init__(self, settings: Settings, loader: Loader, router: Router) -> None:
+    Versions that never served are forgotten by `availability`.
+    """
+
+    def __init__(self, settings: Settings, loader: Loader, router: Router, availability: Availability) -> None:
         self._settings = settings
         self._loader = loader
         self._router = router
+        self._availability = availability
         self._sources: list[Source] = []
         self._followers: list[Follower] = []
         self._tasks: list[asyncio.Task[None]] = []
@@ -77,7 +82,7 @@ class Followers:
             prove=self._check,
             load=self._loader.load,
             adopt=adopt,
-            discard=self._router.discard,
+            discard=self._discard,
             interval=models.model_poll_ms / 1e3,
             patience=models.registry_timeout_ms / 1e3,
             timeout=models.reload_timeout_ms / 1e3,
@@ -104,6 +109,11 @@ class Followers:
 
         follower = self._follower(source, adopt)
         return follower
+
+    async def _discard(self, version: Version) -> None:
+        """End a version that never served."""
+        self._availability.forget(version)
+        await self._router.discard(version)
 
     async def _check(self, artifact: Artifact) -> Sequence[Observation]:
         """Check a version in another process with the same settings, which opens the files as this one would."""

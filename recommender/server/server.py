@@ -19,12 +19,14 @@ from recommender.api.queries import Limits
 from recommender.api.service import RecommenderService
 from recommender.batching.batcher import Batcher
 from recommender.batching.statistics import Statistics
+from recommender.catalogue.availability.opening import open_list
 from recommender.domain import Model
 from recommender.edges.address import address_of
 from recommender.edges.grpc_aio.listener import GrpcListener
 from recommender.edges.listener import Listener, MakeListener
 from recommender.edges.methods import methods_of
 from recommender.errors import EngineError
+from recommender.models.availability import Availability
 from recommender.models.follower import FollowerStatus
 from recommender.models.loader import loader
 from recommender.observability.monitoring import Monitoring
@@ -86,8 +88,16 @@ class Server:
         self._stop = asyncio.Event()
         self._started = self._closing = False
         self._router = Router(retire_grace=settings.engine.engine_timeout_ms / 1e3, observer=self._note)
-        loading = loader(settings, lambda model: self._monitoring.tracer(model.name, model.version))
-        self._followers = Followers(settings, loading, self._router)
+        self._availability = Availability(
+            open_list(settings.catalogue.hidden_items), every=settings.catalogue.hidden_items_poll_ms / 1e3
+        )
+        self._monitoring.watch_availability(self._availability)
+        loading = loader(
+            settings,
+            lambda model: self._monitoring.tracer(model.name, model.version),
+            prepare=self._availability.attach,
+        )
+        self._followers = Followers(settings, loading, self._router, self._availability)
         self._monitoring.watch_followers(self._followers.statistics)
         self.port = 0
         self.health_port = 0
@@ -173,6 +183,7 @@ class Server:
         """Stop everything but the sending of the log."""
         self._closing = True
         await self._followers.close()
+        await self._availability.close()
         ended = await self._router.close()
         self._methods.health.end_watches()
         await self._listener.stop(_LAST_ANSWERS_SECONDS)
@@ -211,6 +222,7 @@ class Server:
         await self._monitoring.start("127.0.0.1" if self._shared_port else network.host)
 
     async def _load(self) -> None:
+        await self._availability.start()
         await self._followers.load()
         self._methods.open(RecommenderService(self._router, limits=Limits.of(self._settings.requests)))
         models = [served.label for served in self._router.serving()]
@@ -223,7 +235,9 @@ class Server:
     def _note(self, change: VersionEvent) -> None:
         if change.kind == "serving":
             self._monitoring.watch(change.version)
-        elif not self._closing:  # a server that closes still sends what the version has done
+            return
+        self._availability.forget(change.version)
+        if not self._closing:  # a server that closes still sends what the version has done
             self._monitoring.forget(change.version)
 
     async def _drain(self) -> ExitCode:

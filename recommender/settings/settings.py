@@ -8,6 +8,7 @@ from typing import Self
 from pydantic import BaseModel, ConfigDict, model_validator
 
 from recommender.errors import SettingsError
+from recommender.settings.catalogue import CatalogueSettings
 from recommender.settings.engine import EngineSettings
 from recommender.settings.environment import key_of, text_of
 from recommender.settings.group import Group
@@ -23,6 +24,7 @@ GROUPS: Mapping[str, type[Group]] = {
     "models": ModelSettings,
     "engine": EngineSettings,
     "requests": RequestSettings,
+    "catalogue": CatalogueSettings,
     "operations": OperationSettings,
 }
 _GROUP_OF = {name: group for group, kind in GROUPS.items() for name in kind.model_fields}
@@ -43,6 +45,7 @@ class Settings(BaseModel):
     models: ModelSettings = ModelSettings()
     engine: EngineSettings = EngineSettings()
     requests: RequestSettings = RequestSettings()
+    catalogue: CatalogueSettings = CatalogueSettings()
     operations: OperationSettings = OperationSettings()
 
     def __init__(self, **values: object) -> None:

@@ -25,6 +25,7 @@ from pydantic_settings import (
 )
 
 from recommender.errors import SettingsError
+from recommender.settings.catalogue import CatalogueSettings
 from recommender.settings.engine import EngineSettings
 from recommender.settings.environment import PREFIX, key_of, text_of
 from recommender.settings.models import ModelSettings
@@ -46,7 +47,9 @@ _SERVICE_LINKS = (
 
 
 # Pydantic orders fields by the bases from the last to the first.
-class Flat(OperationSettings, RequestSettings, EngineSettings, ModelSettings, NetworkSettings, BaseSettings):
+class Flat(
+    OperationSettings, CatalogueSettings, RequestSettings, EngineSettings, ModelSettings, NetworkSettings, BaseSettings
+):
     """Every setting by its flat key, read from all sources."""
 
     model_config = SettingsConfigDict(env_prefix=PREFIX)

@@ -141,6 +141,14 @@ def test_a_model_that_ranks_no_candidates_answers_from_what_it_gives(load: Load,
         engine.rank([Query((3,), 5, masks=(ItemMask.without(200, right),))])
 
 
+def test_a_model_that_ranks_no_candidates_may_give_all_that_it_has(load: Load, tmp_path: Path) -> None:
+    table = models.table(500)
+    engine = load(models.write_model(tmp_path / "m.onnx", table))
+    right, _ = models.brute_force(table, [3], 500)
+    (ranking,) = engine.rank([Query((3,), 5, masks=(ItemMask.without(500, right[:490]),))])
+    assert ranking.item_ids == right[490:495]
+
+
 def test_a_model_of_the_older_form_answers_from_what_it_gives(load: Load, tmp_path: Path) -> None:
     table = models.table(200)
     engine = load(models.write_older_model(tmp_path / "20_model.onnx", table, 20))

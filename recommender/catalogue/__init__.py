@@ -1,0 +1,1 @@
+"""What is known of the items: which of them may be recommended."""
