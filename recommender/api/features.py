@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from typing import TypeAlias
 
-from recommender.domain import LARGEST_FLOAT, Feature, FeatureValue, Number
+from recommender.domain import Feature, FeatureValue, Number
 from recommender.errors import InputsError, Violation
+from recommender.models.features import bounds
 from recommender.models.version import Version
 from recommender.recommend_api.v1 import recommend_api_pb2 as api
 
@@ -17,22 +19,16 @@ _FEW = 32
 _LONGEST_NAME, _LONGEST_STRING, _LONGEST_LIST = 32, 256, 4096
 """Characters, and values of a list, that are within the proto's limits however they are encoded."""
 
-_TYPES = {
-    "int64_value": ("int64", False),
-    "double_value": ("double", False),
-    "string_value": ("string", False),
-    "bool_value": ("bool", False),
-    "int64_list": ("int64", True),
-    "double_list": ("double", True),
-    "string_list": ("string", True),
-    "bool_list": ("bool", True),
-}
-"""The type of a value by its field, and whether it is a list."""
+_ONE = {int: "int64", float: "double", str: "string", bool: "bool"}
+"""The type of one value."""
+_LISTS = {"int64_list": "int64", "double_list": "double", "string_list": "string", "bool_list": "bool"}
+"""The type of a list's values by its field."""
 _TAKEN = {"int64": ("int64",), "float": ("double", "int64"), "string": ("string",), "bool": ("bool",)}
 """The types of values that each kind of feature takes."""
-_PLAINLY = {"int64": "int64_value", "float": "double_value", "string": "string_value", "bool": "bool_value"}
-"""The field of one value of each kind that needs no conversion."""
 _CALLED = {"int64": "int64", "float": "float32", "string": "string", "bool": "bool"}
+
+Given: TypeAlias = Number | str | api.FeatureValue
+"""A feature as a request brings it: one value as it is, and a list in its message."""
 
 
 def feature_field(name: str) -> str:
@@ -40,21 +36,30 @@ def feature_field(name: str) -> str:
     return f"features[{name}]"
 
 
-def surely_keep_rules(features: Mapping[str, api.FeatureValue]) -> bool:
-    """Whether features keep the rules of the proto; False if the validator has to look."""
+def given_features(features: Mapping[str, api.FeatureValue]) -> dict[str, Given]:
+    """The features of a request that keeps the rules of the proto."""
+    return {name: _given(features[name]) for name in features}
+
+
+def plain_features(features: Mapping[str, api.FeatureValue]) -> dict[str, Given] | None:
+    """The features of a request; None if they may break a rule of the proto, so that the validator has to look."""
     if len(features) > _FEW:
-        return False
+        return None
+    given: dict[str, Given] = {}
     for name in features:
-        if not 0 < len(name) <= _LONGEST_NAME:
-            return False
         value = features[name]  # takes half the time of `items()`
+        one: Given = value
         match value.WhichOneof("value"):
-            case "int64_value" | "bool_value":
-                sound = True
             case "double_value":
-                sound = math.isfinite(value.double_value)
+                one = value.double_value
+                sound = math.isfinite(one)
             case "string_value":
-                sound = len(value.string_value) <= _LONGEST_STRING
+                one = value.string_value
+                sound = len(one) <= _LONGEST_STRING
+            case "int64_value":
+                one, sound = value.int64_value, True
+            case "bool_value":
+                one, sound = value.bool_value, True
             case "int64_list":
                 sound = len(value.int64_list.values) <= _LONGEST_LIST
             case "double_list":
@@ -62,12 +67,22 @@ def surely_keep_rules(features: Mapping[str, api.FeatureValue]) -> bool:
                 sound = len(numbers) <= _LONGEST_LIST and all(map(math.isfinite, numbers))
             case _:
                 sound = False
-        if not sound:
-            return False
-    return True
+        if not sound or not 0 < len(name) <= _LONGEST_NAME:
+            return None
+        given[name] = one
+    return given
 
 
-def untaken_features(version: Version, names: Iterable[str]) -> dict[str, str]:
+def _given(value: api.FeatureValue) -> Given:
+    """A value that is one of its own, else its message."""
+    field = value.WhichOneof("value")
+    if field is None or field in _LISTS:
+        return value
+    one: Number | str = getattr(value, field)
+    return one
+
+
+def untaken_features(version: Version, names: Collection[str]) -> dict[str, str]:
     """Those of these features that a version does not take, as fields, each with what it takes instead."""
     if version.feature_names.issuperset(names):
         return {}
@@ -78,7 +93,7 @@ def untaken_features(version: Version, names: Iterable[str]) -> dict[str, str]:
 
 
 def features_for(
-    version: Version, given: Mapping[str, api.FeatureValue] | None, *, leniently: bool = False
+    version: Version, given: Mapping[str, Given] | None, *, leniently: bool = False
 ) -> tuple[tuple[FeatureValue, ...], tuple[str, ...]]:
     """What a version's model reads for the features of a request, in the model's order, and the fields that it ignores.
 
@@ -86,19 +101,18 @@ def features_for(
     InputsError if one is missing and has no default, or has a value that it cannot have. Read `leniently`, the latter
     is ignored if there is a default.
     """
-    features = version.model.features
-    if not features or not (given or version.needs_features):
+    if not version.features or not (given or version.needs_features):
         return (), ()
+    if given is not None and (plain := _read_plainly(version, given)) is not None:
+        return plain, ()
     values: list[FeatureValue] = []
     wrong: list[Violation] = []
     untaken: list[str] = []
-    for feature in features:
+    for feature in version.model.features:
         value = given.get(feature.name) if given else None
         fault: str | None = None
         if value is not None:
-            read: FeatureValue | str | None = _read_plainly(feature, value, version)
-            if read is None:
-                read = _read(feature, value, version)
+            read = _read(feature, value, version)
             if not isinstance(read, str):
                 values.append(read)
                 continue
@@ -118,28 +132,41 @@ def features_for(
     return tuple(values), tuple(untaken)
 
 
-def _read_plainly(feature: Feature, value: api.FeatureValue, version: Version) -> FeatureValue | None:
-    """What the model reads for one value that needs no conversion; None for any other, or one that it cannot have."""
-    field = _PLAINLY[feature.kind]
-    if feature.width is not None or value.WhichOneof("value") != field:
-        return None
-    one = getattr(value, field)
-    if feature.kind == "string":
-        return version.tokens[feature.name].number(one)
-    within = feature.low is not None and feature.high is not None and feature.low <= one <= feature.high
-    return one if within else None
+def _read_plainly(version: Version, given: Mapping[str, Given]) -> tuple[FeatureValue, ...] | None:
+    """What the model reads for values that need no conversion, and its defaults; None if one is not so."""
+    values: list[FeatureValue] = []
+    for name, kind, low, high, tokens, default in version.features:
+        value = given.get(name)
+        if value is None:
+            if default is None:
+                return None
+            values.append(default)
+        elif type(value) is not kind:
+            return None
+        elif isinstance(value, str):
+            if tokens is None:
+                return None
+            values.append(tokens.number(value))
+        elif not isinstance(value, api.FeatureValue) and low <= value <= high:
+            values.append(value)
+        else:
+            return None
+    return tuple(values)
 
 
-def _read(feature: Feature, value: api.FeatureValue, version: Version) -> FeatureValue | str:
+def _read(feature: Feature, value: Given, version: Version) -> FeatureValue | str:
     """What the model reads for a value, or why it cannot have it."""
-    field = value.WhichOneof("value")
-    if field is None:
-        return f"takes {_described(feature)} here, not nothing"
-    kind, is_list = _TYPES[field]
-    content = getattr(value, field)
+    given: Sequence[Number | str]
+    is_list = isinstance(value, api.FeatureValue)
+    if isinstance(value, api.FeatureValue):
+        field = value.WhichOneof("value")
+        if field is None:
+            return f"takes {_described(feature)} here, not nothing"
+        kind, given = _LISTS[field], getattr(value, field).values
+    else:
+        kind, given = _ONE[type(value)], (value,)
     if kind not in _TAKEN[feature.kind] or is_list is (feature.width is None):
         return f"takes {_described(feature)} here, not {'a list of' if is_list else 'one'} {kind}"
-    given: Sequence[Number | str] = content.values if is_list else (content,)
     if is_list and len(given) != feature.width:
         return f"takes {_described(feature)} here, not {len(given)}"
     numbers: list[Number]
@@ -157,14 +184,11 @@ def _read(feature: Feature, value: api.FeatureValue, version: Version) -> Featur
 
 def _beyond(feature: Feature, numbers: Sequence[Number]) -> str | None:
     """Why these numbers are none that the feature may have; None if they are."""
-    low, high = feature.low, feature.high
-    if feature.kind == "float":
-        low = -LARGEST_FLOAT if low is None else low
-        high = LARGEST_FLOAT if high is None else high
+    low, high = bounds(feature)
     for number in numbers:
-        if low is not None and number < low:
+        if number < low:
             return f"takes no number below {low:g} here, and {number:g} is"
-        if high is not None and number > high:
+        if number > high:
             return f"takes no number above {high:g} here, and {number:g} is"
     return None
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import NamedTuple
 
-from recommender.api.features import untaken_features
+from recommender.api.features import Given, given_features, untaken_features
 from recommender.errors import InputsError, InvalidRequestError, Violation
 from recommender.models.version import Version
 from recommender.recommend_api.v1 import recommend_api_pb2 as api
@@ -38,7 +38,7 @@ class Options:
     routing_key: str = ""
     user: int | str | None = None
     """By id or by key."""
-    features: Mapping[str, api.FeatureValue] | None = None
+    features: Mapping[str, Given] | None = None
     history_type_keys: Sequence[str] = ()
     history_type_ids: Sequence[int] = ()
     history_times: Sequence[int] = ()
@@ -106,7 +106,7 @@ def read_options(request: api.RecommendRequest, *, reject_unknown: bool, reject_
         request.min_score if request.HasField("min_score") else None,
         request.routing_key,
         request.user_id if request.HasField("user_id") else request.user_key or None,
-        request.features or None,
+        given_features(request.features) if request.features else None,
         request.history_type_keys[:],
         request.history_type_ids[:],
         request.history_times[:],

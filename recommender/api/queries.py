@@ -7,19 +7,22 @@ another look at the message.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import islice
+from typing import Any
 
 import numpy as np
+from google.protobuf.descriptor import FieldDescriptor
 from protovalidate import Validator
 
 from recommender.api.batch_call import BatchCall, divided
 from recommender.api.catalogue import Catalogue, nothing_known
 from recommender.api.events import NO_EVENTS, SURELY_SHORT, plain_events, read_events
-from recommender.api.features import features_for, surely_keep_rules
+from recommender.api.features import Given, features_for, plain_features
 from recommender.api.messages import ceiling, validate
 from recommender.api.options import Options, read_options
-from recommender.api.users import User, find_user, nobody_known
+from recommender.api.users import User, find_user, known_user, nobody_known
 from recommender.domain import Query, Ranking
 from recommender.errors import InvalidRequestError, Violation
 from recommender.models.version import Version
@@ -27,9 +30,9 @@ from recommender.recommend_api.v1 import recommend_api_pb2 as api
 from recommender.routing.answering import NO_REMARKS, Remarks
 from recommender.settings.requests import RequestSettings
 
-_ITEM_IDS = api.RecommendRequest.DESCRIPTOR.fields_by_name["item_ids"]
-_PLAIN_FIELDS = 5
-"""A history, a user, features, types and times."""
+_FIELDS = api.RecommendRequest.DESCRIPTOR.fields_by_name
+_ITEM_IDS, _USER_KEY, _USER_ID, _FEATURES = (_FIELDS[name] for name in ("item_ids", "user_key", "user_id", "features"))
+_EVENTS = frozenset(_FIELDS[name] for name in ("history_type_keys", "history_type_ids", "history_times"))
 _USER_ALONE = Remarks(is_user_alone=True)
 _FEW = 100
 PART_ITEMS = 1 << 17
@@ -91,6 +94,12 @@ class Asked:
         if self.highest < version.plain_items:
             history = self.history[-version.plain_history :]
             return Query(history, version.limit, (), None, 0, (), (), (), version.masks), NO_REMARKS
+        if (
+            self.highest_beside < version.plain_beside
+            and not leniently
+            and (query := self._beside(version)) is not None
+        ):
+            return query, NO_REMARKS if self.history else _USER_ALONE
         options = self.options
         model = version.model
         k = options.limit or version.limit
@@ -101,16 +110,6 @@ class Asked:
         user = find_user(version, options.user)
         ignored = options.untaken(version, reject=options.reject_inputs and not leniently)
         features, unread = features_for(version, options.features, leniently=leniently)
-        if (
-            self.highest_beside < version.plain_beside
-            and len(self.history) <= version.plain_history
-            and (user.known or (options.user is None and user.ranked and (self.history or not model.reads_history)))
-            and not ignored
-            and not leniently
-        ):
-            types, times, _ = read_events(version, options, range(len(self.history)))
-            query = Query(self.history, version.limit, (), None, user.number, types, times, features, version.masks)
-            return query, NO_REMARKS if self.history else _USER_ALONE
         ignored += unread
         catalogue = Catalogue(version, reject_unknown=options.reject_unknown)
         named = catalogue.known("item", self.history, options.history_keys)
@@ -130,7 +129,7 @@ class Asked:
             return _fallback(version, k, excluded, candidates), catalogue.remarks(user, ignored, is_fallback=True)
         read = _most_recent(history, model.longest_history)
         events = NO_EVENTS
-        if model.history_types is not None or model.history_times is not None:
+        if version.reads_events:
             places = self._places(catalogue, len(history))[len(history) - len(read) :]
             events = read_events(version, options, places, leniently=leniently)
         remarks = catalogue.remarks(user, (*ignored, *events.ignored), is_user_alone=not history)
@@ -141,6 +140,34 @@ class Asked:
         about = user.number, events.types, events.times, features
         query = Query(read, k, tuple(sorted(excluded)), allowed, *about, version.masks)
         return query, remarks
+
+    def _beside(self, version: Version) -> Query | None:
+        """Read a history of known items and inputs beside it, if the version reads all that there is of them.
+
+        Raises InputsError if it cannot read one of them.
+        """
+        history, options, model = self.history, self.options, version.model
+        named, given = options.user, options.features
+        if len(history) > version.plain_history:
+            return None
+        if named is not None:
+            user = known_user(version, named)
+            if user is None:
+                return None
+        elif not (history or not model.reads_history) or (
+            model.users is not None and model.users.unknown == "fallback"
+        ):
+            return None
+        else:
+            user = 0
+        told = version.reads_events or options.history_type_ids or options.history_type_keys or options.history_times
+        if told and options.untaken(version, reject=options.reject_inputs):
+            return None
+        if given and not version.feature_names.issuperset(given):
+            return None
+        features, _ = features_for(version, given)
+        types, times, _ = read_events(version, options, range(len(history))) if told else NO_EVENTS
+        return Query(history, version.limit, (), None, user, types, times, features, version.masks)
 
     def _places(self, catalogue: Catalogue, kept: int) -> range | list[int]:
         """The places in the request's history of the items that were not left out, of which there are so many."""
@@ -194,7 +221,7 @@ class Reader:
             if ends[0] >= 0:
                 return Asked(history, ends[-1], request_id, "", self._no_options)
         in_time = frame is None or 0 <= frame.timeout_ms <= self._longest_timeout
-        if in_time and (asked := self._plain_beside(request, request_id, len(fields))) is not None:
+        if in_time and (asked := self._plain_beside(request, request_id, fields)) is not None:
             return asked
         if request.ByteSize() > self._certainly_fits:
             self._check_sizes(request)
@@ -202,24 +229,37 @@ class Reader:
         options = read_options(request, reject_unknown=limits.reject_unknown, reject_inputs=limits.reject_inputs)
         return Asked(tuple(request.item_ids[:]), math.inf, request_id, request.model, options)
 
-    def _plain_beside(self, request: api.RecommendRequest, request_id: str, fields: int) -> Asked | None:
+    def _plain_beside(
+        self, request: api.RecommendRequest, request_id: str, fields: Iterable[tuple[FieldDescriptor, Any]]
+    ) -> Asked | None:
         """Read a request of inputs and ids of a history, and nothing else; None if it may break a rule."""
-        if fields > _PLAIN_FIELDS:
-            return None
-        user = request.user_id if request.HasField("user_id") else request.user_key or None
-        history = tuple(request.item_ids[:])
-        features = request.features or None
-        told = bool(history) + (user is not None) + (features is not None)
-        if len(history) > self._limits.history or min(history, default=0) < 0:
-            return None
-        if user is not None and (len(user) > SURELY_SHORT if isinstance(user, str) else user < 0):
-            return None
-        if features is not None and not surely_keep_rules(features):
-            return None
+        history: tuple[int, ...] = ()
+        highest, events = -1, 0
+        user: int | str | None = None
+        features: dict[str, Given] | None = None
+        for field, value in fields:
+            if field is _ITEM_IDS:
+                if len(value) > self._limits.history:
+                    return None
+                history = tuple(value[:])
+                ends = sorted(history) if len(history) <= _FEW else (min(history), max(history))
+                sound, highest = ends[0] >= 0, ends[-1]
+            elif field is _FEATURES:
+                features = plain_features(value)
+                sound = features is not None
+            elif field is _USER_ID:
+                sound, user = user is None and value >= 0, value
+            elif field is _USER_KEY:
+                sound, user = user is None and len(value) <= SURELY_SHORT, value
+            else:
+                events += 1
+                sound = field in _EVENTS
+            if not sound:
+                return None
         options = Options(self._limits.reject_unknown, self._limits.reject_inputs, user=user, features=features)
-        if fields != told and fields != told + plain_events(request, options, len(history)):
+        if events and events != plain_events(request, options, len(history)):
             return None
-        return Asked(history, math.inf, request_id, "", options, max(history, default=-1))
+        return Asked(history, math.inf, request_id, "", options, highest)
 
     def divided(self, call: bytes) -> BatchCall:
         """Divide a batch call into its requests. Raises InvalidRequestError if it is malformed, or has too many."""

@@ -27,6 +27,17 @@ class User(NamedTuple):
 _UNREAD = User()
 
 
+def known_user(version: Version, named: int | str) -> int | None:
+    """The number of a user for the model's input `user`; None if the version does not know it."""
+    users = version.model.users
+    if users is None:
+        return None
+    if isinstance(named, int):
+        return named if users.first <= named <= users.last else None
+    place = None if version.user_vocabulary is None else version.user_vocabulary.id(named)
+    return None if place is None else users.first + place
+
+
 def find_user(version: Version, named: int | str | None) -> User:
     """Find a user by id or by key; None is nobody.
 
@@ -35,16 +46,11 @@ def find_user(version: Version, named: int | str | None) -> User:
     users = version.model.users
     if users is None:
         return _UNREAD
-    number: int | None = None
-    if isinstance(named, str):
-        if version.user_vocabulary is None:
-            raise InvalidRequestError(
-                Violation("user_key", f"model {version.model.label} has no keys for users: name the user by user_id")
-            )
-        (place,) = version.user_vocabulary.ids([named])
-        number = None if place is None else users.first + place
-    elif named is not None and users.first <= named <= users.last:
-        number = named
+    if isinstance(named, str) and version.user_vocabulary is None:
+        raise InvalidRequestError(
+            Violation("user_key", f"model {version.model.label} has no keys for users: name the user by user_id")
+        )
+    number = None if named is None else known_user(version, named)
     if number is not None:
         return User(number, enough=True, known=True)
     return User(0, users.unknown == "row", users.unknown != "fallback", named is not None)

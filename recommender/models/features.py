@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
-from recommender.domain import Feature, FeatureKind, FeatureValue, Number
+from recommender.domain import LARGEST_FLOAT, Feature, FeatureKind, FeatureValue, Number
 from recommender.errors import ModelError
 from recommender.models.artifact import Artifact
 from recommender.models.card import CardFeature, Default, Given, is_of
 from recommender.models.vocabulary import Vocabulary
 
 _KINDS: Mapping[str, FeatureKind] = {"int64": "int64", "float32": "float", "bool": "bool", "string": "string"}
+
+_PLAIN_TYPES: Mapping[FeatureKind, type[Number | str]] = {"int64": int, "float": float, "bool": bool, "string": str}
 
 Numbers: TypeAlias = Callable[[Iterable[str]], list[int]]
 """What a model reads for strings of a feature."""
@@ -34,6 +37,40 @@ class Tokens:
     def numbers(self, strings: Iterable[str]) -> list[int]:
         """What the model reads for these strings."""
         return [self.unknown if place is None else self.first + place for place in self.vocabulary.ids(strings)]
+
+
+class Taken(NamedTuple):
+    """A feature of a model, ready for the one value of a request that needs no conversion.
+
+    That is a value of exactly this `type`, from `low` to `high`, or a string of `tokens`. No value of a list is so.
+    """
+
+    name: str
+    type: object
+    low: float
+    high: float
+    tokens: Tokens | None
+    default: FeatureValue | None
+
+
+def taken(features: Iterable[Feature], tokens: Mapping[str, Tokens]) -> tuple[Taken, ...]:
+    """The features of a model, in its order, with the strings that they tell apart."""
+    return tuple(
+        Taken(
+            feature.name,
+            _PLAIN_TYPES[feature.kind] if feature.width is None else type(None),
+            *bounds(feature),
+            tokens.get(feature.name),
+            feature.default,
+        )
+        for feature in features
+    )
+
+
+def bounds(feature: Feature) -> tuple[float, float]:
+    """The least and the largest number that a request may hold for a feature."""
+    most = LARGEST_FLOAT if feature.kind == "float" else math.inf
+    return (-most if feature.low is None else feature.low, most if feature.high is None else feature.high)
 
 
 def open_tokens(artifact: Artifact) -> dict[str, Tokens]:

@@ -13,7 +13,7 @@ from recommender.batching.batcher import Batcher
 from recommender.batching.cost import Observation
 from recommender.domain import Model
 from recommender.masks import ItemMask
-from recommender.models.features import Tokens
+from recommender.models.features import Taken, Tokens, taken
 from recommender.models.vocabulary import Vocabulary
 
 
@@ -52,7 +52,11 @@ class Version:
     """Whether a request may not leave out every feature."""
     tokens: Mapping[str, Tokens] = field(default_factory=dict)
     """The strings of features, by the names of these."""
+    features: tuple[Taken, ...] = field(init=False)
+    """Those of the model, in its order."""
     feature_names: frozenset[str] = field(init=False)
+    reads_events: bool = field(init=False)
+    """Whether it reads types or times of a history's items."""
     fallback: tuple[int, ...] = ()
     fallbacks: int = 0
     """How many requests were answered from the fallback list."""
@@ -64,6 +68,8 @@ class Version:
 
     def __post_init__(self) -> None:
         self.offered = self.fallback
+        self.reads_events = self.model.history_types is not None or self.model.history_times is not None
+        self.features = taken(self.model.features, self.tokens)
         self.feature_names = frozenset(feature.name for feature in self.model.features)
 
     def hide(self, mask: ItemMask | None) -> None:

@@ -8,9 +8,10 @@ from typing import Any, Final
 
 import numpy as np
 
+from recommender.api.features import Given
 from recommender.api.open_inference.lists import wrong_shape
 from recommender.api.open_inference.tensors import Tensor, Texts, refused
-from recommender.domain import Feature
+from recommender.domain import Feature, Number
 from recommender.models.version import Version
 from recommender.recommend_api.v1 import recommend_api_pb2 as api
 
@@ -45,44 +46,34 @@ class FeatureTensors:
     def __bool__(self) -> bool:
         return bool(self._tensors)
 
-    def take(self, row: int) -> dict[str, api.FeatureValue]:
+    def take(self, row: int) -> dict[str, Given]:
         """Take the features of a row, by name; rows are taken once, in order. Raises InvalidRequestError."""
         return {tensor.name: self._value(tensor, row) for tensor in self._tensors}
 
-    def _value(self, tensor: Tensor, row: int) -> api.FeatureValue:
+    def _value(self, tensor: Tensor, row: int) -> Given:
         is_list = tensor.name in self._lists
         width = tensor.shape[1] if is_list else 1
         elements = tensor.elements
         if isinstance(elements, Texts):
-            return _strings(elements.take_strings(width), is_list)
-        return _NUMBERS[elements.dtype.kind](elements[row * width : (row + 1) * width].tolist(), is_list)
+            strings = elements.take_strings(width)
+            return api.FeatureValue(string_list=api.StringList(values=strings)) if is_list else strings[0]
+        numbers: list[Number] = elements[row * width : (row + 1) * width].tolist()
+        return _LISTS[elements.dtype.kind](numbers) if is_list else numbers[0]
 
 
-def _bools(values: list[bool], is_list: bool) -> api.FeatureValue:  # noqa: FBT001 (called by position only)
-    if is_list:
-        return api.FeatureValue(bool_list=api.BoolList(values=values))
-    return api.FeatureValue(bool_value=values[0])
+def _bools(values: list[bool]) -> api.FeatureValue:
+    return api.FeatureValue(bool_list=api.BoolList(values=values))
 
 
-def _integers(values: list[int], is_list: bool) -> api.FeatureValue:  # noqa: FBT001
-    if is_list:
-        return api.FeatureValue(int64_list=api.Int64List(values=values))
-    return api.FeatureValue(int64_value=values[0])
+def _integers(values: list[int]) -> api.FeatureValue:
+    return api.FeatureValue(int64_list=api.Int64List(values=values))
 
 
-def _doubles(values: list[float], is_list: bool) -> api.FeatureValue:  # noqa: FBT001
-    if is_list:
-        return api.FeatureValue(double_list=api.DoubleList(values=values))
-    return api.FeatureValue(double_value=values[0])
+def _doubles(values: list[float]) -> api.FeatureValue:
+    return api.FeatureValue(double_list=api.DoubleList(values=values))
 
 
-def _strings(values: list[str], is_list: bool) -> api.FeatureValue:  # noqa: FBT001
-    if is_list:
-        return api.FeatureValue(string_list=api.StringList(values=values))
-    return api.FeatureValue(string_value=values[0])
-
-
-_NUMBERS: Final[Mapping[str, Callable[[Any, bool], api.FeatureValue]]] = MappingProxyType(
+_LISTS: Final[Mapping[str, Callable[[Any], api.FeatureValue]]] = MappingProxyType(
     {"b": _bools, "i": _integers, "f": _doubles}
 )
 """By the kinds of numpy's types."""
