@@ -191,7 +191,12 @@ imports:
 # The tests: minutes, nothing but PyPI. Three at a time keep two cores busy while one waits for a server
 [group('test')]
 test *options:
-    {{ run }} pytest -m "not system and not long and not peers" --numprocesses 3 --dist worksteal --durations 30 "$@"
+    {{ run }} pytest -m "not system and not slow and not long and not peers" --numprocesses 3 --dist worksteal --durations 30 "$@"
+
+# The slowest tests that need nothing more: those that `just test` has no time for
+[group('test')]
+test-slow *options:
+    {{ run }} pytest -m "slow" --numprocesses 3 --dist worksteal --timeout 480 --durations 30 "$@"
 
 # The tests against real programs from Debian (apt-get install chromium faketime nghttp2-client prometheus)
 [group('test')]

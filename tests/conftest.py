@@ -23,7 +23,12 @@ from tests.support.paths import WEIGHTS
 from tests.support.remote import RemoteServer
 from tests.support.serving import AnyServer, Serve, Shared, in_a_thread, server_of
 
-_RECIPES = {"system": "just test-system", "long": "just test-long", "peers": "just test-peers"}
+_RECIPES = {
+    "system": "just test-system",
+    "slow": "just test-slow",
+    "long": "just test-long",
+    "peers": "just test-peers",
+}
 _NO_TESTS = ("fuzzing (`just fuzz`)", "soaking (`just soak`)", "other servers (`just bench-peers`)")
 # No test asserts wall time: a busy machine is no failure.
 hypothesis.settings.register_profile("suite", deadline=None)

@@ -62,7 +62,7 @@ def reported(request: api.RecommendRequest, items: int) -> list[int]:
     return list(dict.fromkeys(item for item in named if item >= items))
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_requests_of_every_kind_in_one_batch_get_what_brute_force_gives(
     catalogue: tuple[api_grpc.RecommenderServiceStub, npt.NDArray[np.float32], float, list[int]],
@@ -94,7 +94,7 @@ def test_requests_of_every_kind_in_one_batch_get_what_brute_force_gives(
         assert got.equals(Ranking(ranking.item_ids[cut], ranking.scores[cut]), tolerance)
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(item_ids=st.lists(st.one_of(st.integers(0, 2999), st.integers(-(2**31), 2**31 - 1)), max_size=8))
 def test_a_plain_request_and_one_that_goes_the_general_way_come_to_the_same(
     catalogue: tuple[api_grpc.RecommenderServiceStub, npt.NDArray[np.float32], float, list[int]],

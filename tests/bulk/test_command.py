@@ -82,7 +82,7 @@ def content(output: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in output.iterdir() if path.name != ".lock"}
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_a_killed_job_goes_on_and_says_what_it_came_to(tmp_path: Path, folder: Path) -> None:
     assert killed(folder, tmp_path / "parted", 2) == -signal.SIGKILL
     before = committed(tmp_path / "parted")
@@ -102,14 +102,14 @@ def test_a_killed_job_goes_on_and_says_what_it_came_to(tmp_path: Path, folder: P
     assert summary["batch_p99_ms"] >= summary["batch_p50_ms"] > 0
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_a_dry_run_scores_a_few_rows_and_writes_nothing(tmp_path: Path, folder: Path) -> None:
     code, summary, _ = score(folder, tmp_path / "out", "--dry-run")
 
     assert (code, summary["rows"], (tmp_path / "out").exists()) == (0, 1000, False)
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_what_cannot_start_says_why(tmp_path: Path, folder: Path) -> None:
     code, _, said = score(folder, tmp_path / "out", "--item-ids", "clicks")
 
@@ -132,7 +132,7 @@ def test_twenty_random_kills_leave_the_bytes_of_one_run(tmp_path: Path, folder: 
         assert content(output) == content(tmp_path / "whole"), moment
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_a_signal_to_stop_ends_the_job_in_order(tmp_path: Path, folder: Path) -> None:
     assert killed(folder, tmp_path / "out", 1, signal.SIGTERM) == 3
     assert score(folder, tmp_path / "out")[0] == 0

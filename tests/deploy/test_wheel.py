@@ -18,6 +18,8 @@ from tests.support.facts import FACTS
 from tests.support.paths import ROOT
 from tests.support.programs import program
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:

@@ -20,6 +20,11 @@ RUN = [
     for page in PAGES
     if any("run" in block.words for block in blocks(page)) and str(page.relative_to(ROOT)) not in ELSEWHERE
 ]
+README = ROOT / "README.md"
+
+
+def _path(page: Path) -> str:
+    return str(page.relative_to(ROOT))
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +46,9 @@ WITH_CERTIFICATES = ("docs/client.md", "docs/security.md")
 """Pages whose reader has certificates already."""
 
 
-@pytest.mark.parametrize("page", RUN, ids=lambda page: str(page.relative_to(ROOT)))
+@pytest.mark.parametrize(
+    "page", [page if page == README else pytest.param(page, marks=pytest.mark.slow) for page in RUN], ids=_path
+)
 @pytest.mark.timeout(480)
 def test_what_a_page_says_runs(page: Path, plain: Server, tmp_path: Path) -> None:
     checkout(tmp_path)

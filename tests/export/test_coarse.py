@@ -207,6 +207,7 @@ def test_ties_go_to_the_lower_id(items: int, *, bias: bool) -> None:
     check_ties(items, 8 + bias, 1_000, bias=bias, coarse=True)
 
 
+@pytest.mark.slow
 def test_an_export_with_coarse_scores_passes_its_own_check(tmp_path: Path) -> None:
     path = export_model(ExportOptions(items=30_000, coarse="int8", output=tmp_path / "10_model.onnx"))
     plain = export_model(ExportOptions(items=30_000, output=tmp_path / "plain" / "10_model.onnx"))

@@ -23,7 +23,7 @@ def test_the_contract_knows_what_a_coarse_model_tells_besides() -> None:
     assert Contract.of(inputs, outputs).batched
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_a_coarse_model_ranks_as_the_exact_one(tmp_path: Path) -> None:
     options = ExportOptions(items=300_000, dim=16, output=tmp_path / "exact.onnx")
     exact = ModelFile(export_model(options))

@@ -17,12 +17,12 @@ from tests.support.libraries import FOURTEEN, LONGEST
 HISTORIES = [[1, 2, 3], [7], [5, 5, 29, 3, 2, 8, 4], [9, 1], list(range(11, 20))]
 
 
-_ALWAYS = ("PmixerSasRec", "RecBoleSasRec", "GSasRec", "ease")
+_ALWAYS = ("PmixerSasRec", "ease")
 """One of each kind: padding on either side, a table of its own, scores. Torch takes seconds for each."""
 
 
 @pytest.mark.parametrize(
-    "name", [name if name in _ALWAYS else pytest.param(name, marks=pytest.mark.long) for name in FOURTEEN]
+    "name", [name if name in _ALWAYS else pytest.param(name, marks=pytest.mark.slow) for name in FOURTEEN]
 )
 def test_a_network_of_a_library_ranks_as_in_torch(name: str, tmp_path: Path) -> None:
     padding_id, side = FOURTEEN[name]

@@ -11,7 +11,7 @@ from tests.support.paths import ROOT
 from tests.support.reading import follow
 
 
-@pytest.mark.long
+@pytest.mark.slow
 @pytest.mark.timeout(480)
 def test_the_pages_example_is_exported_and_served_by_the_pages_commands(tmp_path: Path) -> None:
     follow(ROOT / "docs" / "models-export.md", tmp_path)

@@ -127,7 +127,15 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Export
     return export
 
 
-@pytest.mark.parametrize("network", ["sasrec", "gru4rec", "own_networks:WithBias", "own_networks:ScoresOnly"])
+@pytest.mark.parametrize(
+    "network",
+    [
+        "sasrec",
+        pytest.param("gru4rec", marks=pytest.mark.slow),
+        "own_networks:WithBias",
+        pytest.param("own_networks:ScoresOnly", marks=pytest.mark.slow),
+    ],
+)
 def test_a_network_answers_as_torch_does(network: str, exported: Callable[[str], ExportOptions]) -> None:
     wanted = exported(network)
     model = ModelFile(wanted.path)
@@ -149,7 +157,7 @@ def test_a_network_answers_as_torch_does(network: str, exported: Callable[[str],
         assert difference(got, masked(scores, excluded, few), 10, TOLERANCE) is None
 
 
-@pytest.mark.parametrize("network", ["sasrec", "gru4rec"])
+@pytest.mark.parametrize("network", ["sasrec", pytest.param("gru4rec", marks=pytest.mark.slow)])
 def test_batch_mates_and_their_padding_change_nothing_beyond_the_tolerance(
     network: str, exported: Callable[[str], ExportOptions]
 ) -> None:
@@ -161,7 +169,7 @@ def test_batch_mates_and_their_padding_change_nothing_beyond_the_tolerance(
     assert np.abs(alone.scores[0] - padded.scores[0]).max() <= tolerance
 
 
-@pytest.mark.parametrize("network", ["sasrec", "gru4rec"])
+@pytest.mark.parametrize("network", ["sasrec", pytest.param("gru4rec", marks=pytest.mark.slow)])
 def test_the_order_of_a_history_matters(network: str, exported: Callable[[str], ExportOptions]) -> None:
     model = ModelFile(exported(network).path)
     assert not np.allclose(model.rank([[1, 2, 3]], 10).scores, model.rank([[3, 2, 1]], 10).scores)

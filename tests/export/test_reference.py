@@ -131,7 +131,7 @@ def test_progress_names_its_stages_and_ends_at_one(tmp_path: Path) -> None:
     assert all(stage for stage, _ in told)
 
 
-@pytest.mark.parametrize("items", [1, 31, 32, 33, 1_000])
+@pytest.mark.parametrize("items", [1, *(pytest.param(items, marks=pytest.mark.slow) for items in (31, 32, 1_000)), 33])
 def test_small_catalogues_are_served_whole(tmp_path: Path, items: int) -> None:
     path = export_model(ExportOptions(items=items, dim=3, num_recommendations=1, output=tmp_path / "1_model.onnx"))
     assert sorted(ModelFile(path).rank([[0]], items).ids[0].tolist()) == list(range(items))

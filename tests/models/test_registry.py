@@ -27,7 +27,7 @@ TIMEOUT = 30.0
 _numbers = itertools.count()
 
 # MLflow takes long to start on a busy machine.
-pytestmark = pytest.mark.timeout(500)
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(500)]
 
 
 @pytest.fixture(scope="module")

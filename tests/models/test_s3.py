@@ -18,7 +18,7 @@ from tests.support.mlflow_server import promote, push, running_mlflow, running_s
 from tests.support.serving import ServeHere
 from tests.support.versions import answer_of
 
-pytestmark = pytest.mark.timeout(500)
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(500)]
 
 WAYS = {
     "handed on": ("--artifacts-destination", "s3://models/handed-on"),

@@ -126,6 +126,7 @@ async def test_a_shadow_is_compared_and_never_answers(models: Path, serve: Serve
         assert split.candidate_failed == 0
 
 
+@pytest.mark.slow
 async def test_copies_for_a_shadow_are_left_out_under_load(models: Path, serve: ServeHere) -> None:
     write_version(models / "2", 2, burn=20)
     shadowed = trial(
@@ -145,6 +146,7 @@ async def test_copies_for_a_shadow_are_left_out_under_load(models: Path, serve: 
         assert split.shed > 0
 
 
+@pytest.mark.slow
 async def test_a_slow_canary_is_rolled_back_and_the_next_version_is_tried(models: Path, serve: ServeHere) -> None:
     write_version(models / "2", 2, burn=40)
     live = write_version(models.parent / "live" / "shop" / "1", 1).parent

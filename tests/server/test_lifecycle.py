@@ -42,7 +42,7 @@ async def health(channel: grpc.aio.Channel, service: str) -> int:
 
 @pytest.mark.parametrize(
     ("number", "burst"),
-    [(signal.SIGHUP, 64), *((number, burst) for number in (signal.SIGTERM, signal.SIGINT) for burst in (64, 1000))],
+    [(signal.SIGHUP, 64), (signal.SIGINT, 64), (signal.SIGTERM, 1000)],
 )
 async def test_a_signal_lets_every_accepted_request_finish_and_exits_with_0(
     tmp_path: Path, number: signal.Signals, burst: int, edge: Edge
