@@ -7,6 +7,7 @@ part is ranked and not committed. Whatever ends one thread ends all.
 from __future__ import annotations
 
 import queue
+import sys
 import threading
 import time
 from array import array
@@ -21,6 +22,8 @@ from recommender.bulk.scoring import Task
 
 _POLL_SECONDS = 0.1
 _JOIN_SECONDS = 5.0
+_SWITCH_SECONDS = 0.0005
+"""A thread that comes back from a run waits this long for one that computes in Python."""
 
 
 class Unit(Protocol):
@@ -95,10 +98,11 @@ class Pipeline(Generic[U]):
 
         Raises what a thread raised, StoppedError after `stop`, BulkError if the engine hangs.
         """
-        for thread in self._threads:
-            thread.start()
-        patience = _JOIN_SECONDS
+        patience, usual = _JOIN_SECONDS, sys.getswitchinterval()
+        sys.setswitchinterval(_SWITCH_SECONDS)
         try:
+            for thread in self._threads:
+                thread.start()
             while not self._ended.wait(_POLL_SECONDS) and not self._stop.is_set():
                 tick()
                 if self._hangs():
@@ -109,6 +113,7 @@ class Pipeline(Generic[U]):
                     )
         finally:
             self._stop.set()
+            sys.setswitchinterval(usual)
             deadline = time.monotonic() + patience
             for thread in self._threads:
                 thread.join(max(deadline - time.monotonic(), 0.0))

@@ -29,8 +29,6 @@ if TYPE_CHECKING:
 
 _TOO_MANY_ERRORS, _NOT_DONE, _STOPPED = 1, 2, 3
 _LINE_SECONDS = 10.0
-_SWITCH_SECONDS = 0.0005
-"""A thread that comes back from a run waits this long for one that computes in Python."""
 
 Column = Annotated[str | None, typer.Option(help="Column, if it has another name.")]
 
@@ -154,7 +152,7 @@ async def _here(
         if output is None:
             return await in_background(job.try_out)
         folder = open_folder(output)
-        with _stopping(job.stop), _quick_switches(), _shown() as tick:
+        with _stopping(job.stop), _shown() as tick:
             return await in_background(job.run, folder, tick)
     except StoppedError as error:
         return error
@@ -196,17 +194,6 @@ def _stopping(stop: Callable[[], None]) -> Iterator[None]:
     finally:
         for number in numbers:
             loop.remove_signal_handler(number)
-
-
-@contextmanager
-def _quick_switches() -> Iterator[None]:
-    """Let threads take the GIL from each other sooner."""
-    usual = sys.getswitchinterval()
-    sys.setswitchinterval(_SWITCH_SECONDS)
-    try:
-        yield
-    finally:
-        sys.setswitchinterval(usual)
 
 
 @contextmanager
