@@ -9,7 +9,7 @@ compose := env("COMPOSE", engine + " compose")
 dev := compose + " --env-file .env.dev --file deploy/compose/dev.yaml"
 run := uv + " run --group dev --group model"
 proto_dir := "proto/recommend-module"
-proto_file := "recommend_api/v1/recommend_api.proto"
+proto_files := "recommend_api/v1/recommend_api.proto recommend_api/v1/catalogue_api.proto"
 inference_dir := "proto/open-inference-module"
 inference_file := "open_inference/open_inference.proto"
 licences_allowed := "Apache;BSD;MIT;ISC;PSF;Python Software Foundation;MPL;Zlib;0BSD"
@@ -344,8 +344,8 @@ proto-lint:
     work=$(mktemp -d)
     trap 'rm -rf "$work"' EXIT
     just _descriptors "$work"
-    {{ run }} buf lint "$work/recommend_api.binpb" --path {{ proto_file }}
-    {{ run }} buf breaking "$work/recommend_api.binpb" --against proto/released.binpb --path {{ proto_file }}
+    {{ run }} buf lint "$work/recommend_api.binpb" --path {{ replace(proto_files, " ", " --path ") }}
+    {{ run }} buf breaking "$work/recommend_api.binpb" --against proto/released.binpb --path {{ replace(proto_files, " ", " --path ") }}
 
 # Write the generated code from the proto
 [group('proto')]
@@ -365,7 +365,7 @@ proto-check:
 _descriptors out:
     {{ run }} python proto/dependencies.py > {{ out }}/dependencies.binpb
     {{ run }} python -m grpc_tools.protoc --proto_path={{ proto_dir }} --descriptor_set_in={{ out }}/dependencies.binpb \
-        --descriptor_set_out={{ out }}/recommend_api.binpb --include_imports --include_source_info {{ proto_file }}
+        --descriptor_set_out={{ out }}/recommend_api.binpb --include_imports --include_source_info {{ proto_files }}
     {{ run }} python -m grpc_tools.protoc --proto_path={{ inference_dir }} \
         --descriptor_set_out={{ out }}/open_inference.binpb --include_source_info {{ inference_file }}
 
@@ -376,7 +376,7 @@ _generate out:
     trap 'rm -rf "$work"' EXIT
     just _descriptors "$work"
     {{ run }} python -m grpc_tools.protoc --descriptor_set_in="$work/recommend_api.binpb" \
-        --python_out="$work" --pyi_out="$work" --grpc_python_out="$work" --mypy_grpc_out=quiet:"$work" {{ proto_file }}
+        --python_out="$work" --pyi_out="$work" --grpc_python_out="$work" --mypy_grpc_out=quiet:"$work" {{ proto_files }}
     {{ run }} python -m grpc_tools.protoc --descriptor_set_in="$work/recommend_api.binpb" \
         --python_out="$work" --pyi_out="$work" buf/validate/validate.proto
     {{ run }} python -m grpc_tools.protoc --proto_path={{ inference_dir }} \

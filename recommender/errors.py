@@ -62,6 +62,10 @@ class PermissionDeniedError(RecommenderError):
     """The caller's token is good, and not for this call."""
 
 
+class CatalogueFullError(RecommenderError):
+    """The change would put more into the catalogue than it may hold."""
+
+
 class UnknownModelError(RecommenderError):
     """The request names a model that is not served."""
 

@@ -84,10 +84,10 @@ class Job(Generic[R]):
 class Threads:
     """A few daemon threads that do jobs for an event loop: a stuck one keeps nobody from leaving."""
 
-    def __init__(self, count: int) -> None:
+    def __init__(self, count: int, name: str = "engine") -> None:
         self._jobs: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._threads = [
-            threading.Thread(target=self._work, name=f"engine-{number}", daemon=True) for number in range(count)
+            threading.Thread(target=self._work, name=f"{name}-{number}", daemon=True) for number in range(count)
         ]
         for thread in self._threads:
             thread.start()

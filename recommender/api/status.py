@@ -13,6 +13,7 @@ from recommender.api.metadata import DETAILS_KEY, PUSHBACK_KEY, REQUEST_ID_KEY
 from recommender.errors import (
     BacklogFullError,
     BusyError,
+    CatalogueFullError,
     DeadlineError,
     InputsError,
     InvalidRequestError,
@@ -35,6 +36,7 @@ CODES: dict[type[RecommenderError], int] = {
     UnknownModelError: code_pb2.NOT_FOUND,
     UnauthenticatedError: code_pb2.UNAUTHENTICATED,
     PermissionDeniedError: code_pb2.PERMISSION_DENIED,
+    CatalogueFullError: code_pb2.RESOURCE_EXHAUSTED,
     BacklogFullError: code_pb2.RESOURCE_EXHAUSTED,
     QuotaError: code_pb2.RESOURCE_EXHAUSTED,
     DeadlineError: code_pb2.DEADLINE_EXCEEDED,

@@ -72,9 +72,10 @@ async def open_bulk_model(
         raise BulkError(f"a batch has 1 to {LARGEST_BATCH} rows, and threads are 1 to {MOST_THREADS}")
     settings = settings.replace(engine_slots=slots, threads=max(cpus // slots, 1), max_batch_size=rows)
     engines: list[OnnxEngine] = []
-    availability = Availability(open_list(settings.catalogue.hidden_items))
-    await availability.start()
+    catalogue = settings.catalogue
+    availability = Availability(open_list(catalogue.hidden_items), journal=catalogue.catalogue_journal)
     try:
+        await availability.start()
         version = await loader(settings, opened_engine=engines.append, prepare=availability.attach).load(artifact)
     finally:
         await availability.close()

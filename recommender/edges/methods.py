@@ -10,10 +10,13 @@ from collections.abc import Awaitable, Iterator
 from google.protobuf.message import Message
 from google.rpc import code_pb2
 
+from recommender.api.availability import CatalogueService
 from recommender.api.messages import decoded
 from recommender.api.metadata import SERVICE_NAME
 from recommender.api.service import RecommenderService
 from recommender.edges.calls import Calls, ProtocolError
+from recommender.edges.catalogue import SERVICE_NAME as CATALOGUE_NAME
+from recommender.edges.catalogue import Catalogue
 from recommender.edges.health import MOST_BYTES as PROBE_BYTES
 from recommender.edges.health import SERVICE_NAME as HEALTH_NAME
 from recommender.edges.health import Health
@@ -29,17 +32,18 @@ from recommender.settings.network import NetworkSettings
 
 _OTHER = "_OTHER"
 """The method, as metrics name it, of calls whose path no method has: callers could name thousands."""
+_LOADING = "the model is being loaded; call another server or retry"
 _STREAM_RETRY_SECONDS = 1.0
 """When to retry a stream that was refused because too many are open."""
 
 
 class Methods:
-    """The RPCs of RecommenderService, health and reflection, and of `open_inference`; iterating gives each `Method`.
+    """The RPCs of RecommenderService, health and reflection, and of `open_inference` and `catalogue`.
 
-    Calls of both services are noted in `calls`, and fail with UNAVAILABLE until `open`. A call or a stream's
-    message without a deadline gets `default_timeout`, in seconds. A stream has at most `most_open` requests in
-    flight; at most `most_streams` streams are open. With `access` every call needs a token, except health if
-    `open_health`; its token may lack every scope for health and reflection only.
+    Iterating gives each `Method`. Calls of these three services are noted in `calls`, and fail with UNAVAILABLE until
+    `open`. A call or a stream's message without a deadline gets `default_timeout`, in seconds. A stream has at most
+    `most_open` requests in flight; at most `most_streams` streams are open. With `access` every call needs a token,
+    except health if `open_health`; its token may lack every scope for health and reflection only.
     """
 
     def __init__(
@@ -53,6 +57,7 @@ class Methods:
         open_health: bool = True,
         reflection: bool = True,
         open_inference: bool = True,
+        catalogue: bool = False,
     ) -> None:
         self._calls = calls
         self._default_timeout = default_timeout
@@ -60,6 +65,7 @@ class Methods:
         self._most_streams = most_streams
         self._access = access
         self._service: RecommenderService | None = None
+        self._catalogue: CatalogueService | None = None
         self._streams: set[Stream] = set()
         self._draining = False
         self.health = Health(("", SERVICE_NAME))
@@ -77,6 +83,12 @@ class Methods:
         if open_inference:
             names.append(INFERENCE_NAME)
             self._methods += self._open_inference(enter_health or self.health.guests.enter)
+        if catalogue:
+            names.append(CATALOGUE_NAME)
+            self._methods += [
+                self._unary(name, answer, service=CATALOGUE_NAME, scope="catalogue")
+                for name, answer in Catalogue(self._opened_catalogue).answers()
+            ]
         if reflection:
             self._methods += Reflection(tuple(names)).methods(self._enter())
         self._methods.append(Streaming(path=ANY_OTHER, begin=self._begin(_OTHER), serve=_unimplemented))
@@ -89,9 +101,9 @@ class Methods:
         """Metadata keys that `Method.begin` reads; an edge may leave out all others."""
         return self._calls.keys
 
-    def open(self, service: RecommenderService) -> None:
-        """Answer with this service from now on."""
-        self._service = service
+    def open(self, service: RecommenderService, catalogue: CatalogueService | None = None) -> None:
+        """Answer with these services from now on."""
+        self._service, self._catalogue = service, catalogue
 
     def drain(self) -> None:
         """Read no more from streams; each ends once everything read is answered."""
@@ -110,11 +122,13 @@ class Methods:
             yield self._unary(name, answer, requests=0 if name == "ModelInfer" else 1, service=INFERENCE_NAME)
         yield self._streaming("ModelStreamInfer", self._model_stream_infer, service=INFERENCE_NAME)
 
-    def _unary(self, name: str, answer: Answer, requests: int = 1, service: str = SERVICE_NAME) -> Method:
+    def _unary(
+        self, name: str, answer: Answer, requests: int = 1, service: str = SERVICE_NAME, scope: Scope = "recommend"
+    ) -> Method:
         return Unary(
             path=f"/{service}/{name}",
             begin=self._begin(f"{service}/{name}"),
-            enter=self._enter(requests, "recommend"),
+            enter=self._enter(requests, scope),
             timeout=self._default_timeout,
             traced=True,
             answer=answer,
@@ -183,16 +197,21 @@ class Methods:
 
     def _opened(self) -> RecommenderService:
         if self._service is None:
-            raise UnavailableError("the model is being loaded; call another server or retry")
+            raise UnavailableError(_LOADING)
         return self._service
+
+    def _opened_catalogue(self) -> CatalogueService:
+        if self._catalogue is None:
+            raise UnavailableError(_LOADING)
+        return self._catalogue
 
 
 async def _unimplemented(_: Messages, __: Send) -> None:
     raise ProtocolError(code_pb2.UNIMPLEMENTED, "there is no such method here; reflection tells which there are")
 
 
-def methods_of(settings: NetworkSettings, calls: Calls, access: Access | None) -> Methods:
-    """Build the RPCs that these settings describe."""
+def methods_of(settings: NetworkSettings, calls: Calls, access: Access | None, *, catalogue: bool = False) -> Methods:
+    """Build the RPCs that these settings describe, and those of the `catalogue` if calls may change it."""
     return Methods(
         calls,
         default_timeout=settings.default_timeout_ms / 1e3,
@@ -202,4 +221,5 @@ def methods_of(settings: NetworkSettings, calls: Calls, access: Access | None) -
         open_health=not settings.health_needs_token,
         reflection=settings.reflection,
         open_inference=settings.open_inference,
+        catalogue=catalogue,
     )

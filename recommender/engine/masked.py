@@ -110,7 +110,8 @@ class MaskedRanking:
                 if isinstance(outcome, EngineError) or not row.query.masks:
                     continue
                 kept = row.kept(outcome)
-                if len(kept.item_ids) == row.query.k or len(outcome.item_ids) < row.asked:
+                gave_all = len(outcome.item_ids) < row.asked or row.asked == self._model.items
+                if len(kept.item_ids) == row.query.k or gave_all:
                     found[row.place] = kept
                 elif row.asked < self._most(row.query):
                     again.append(_Masked(row.place, row.query, min(row.asked * _AGAIN, self._most(row.query))))

@@ -216,6 +216,15 @@ UNKNOWN_HIDDEN: Final = Instrument(
     "Keys that are to be hidden and that the version does not have",
     (MODEL,),
 )
+HIDDEN_BY_CALLS: Final = Instrument(
+    "recommender.catalogue.hidden",
+    "gauge",
+    "{item}",
+    "Items in the journal: those that calls have hidden, of all models",
+)
+MOST_HIDDEN: Final = Instrument(
+    "recommender.catalogue.hidden.limit", "gauge", "{item}", "Items that calls may hide; one more is refused"
+)
 CERTIFICATE_EXPIRY: Final = Instrument(
     "recommender.certificate.expiry",
     "gauge",
@@ -228,8 +237,8 @@ FILES_STALE: Final = Instrument(
     "recommender.files.stale",
     "gauge",
     "1",
-    "1 while certificates, tokens or the list of hidden items cannot be taken up and the former ones stay in use, "
-    "else 0",
+    "1 while certificates, tokens, the list of hidden items or the journal cannot be taken up and the former ones stay "
+    "in use, else 0",
     (FILE_KIND,),
 )
 CONNECTIONS: Final = Instrument(
@@ -294,6 +303,8 @@ INSTRUMENTS: Final = (
     TURNED_AWAY,
     HIDDEN_ITEMS,
     UNKNOWN_HIDDEN,
+    HIDDEN_BY_CALLS,
+    MOST_HIDDEN,
     CERTIFICATE_EXPIRY,
     FILES_STALE,
     *OF_ENVOY,

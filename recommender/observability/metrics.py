@@ -15,6 +15,7 @@ from typing import Any, NamedTuple, TypeAlias
 import psutil
 from google.rpc import code_pb2
 
+from recommender.catalogue.availability.journal import MOST_HIDDEN
 from recommender.edges.calls import Calls
 from recommender.edges.listener import Connections
 from recommender.histogram import CallExemplar, Durations, bucket
@@ -184,8 +185,12 @@ def _file_points(files: ReloadedFiles[Any]) -> Iterable[tuple[Instrument, DataPo
 
 
 def _shelf_points(availability: Availability) -> Iterable[tuple[Instrument, DataPoint]]:
-    if availability.list is not None:
-        yield instruments.FILES_STALE, DataPoint((availability.list.what,), int(availability.list.stale))
+    for followed in (availability.list, availability.kept):
+        if followed is not None:
+            yield instruments.FILES_STALE, DataPoint((followed.what,), int(followed.stale))
+    if availability.kept is not None:
+        yield instruments.HIDDEN_BY_CALLS, DataPoint((), availability.kept.hidden)
+        yield instruments.MOST_HIDDEN, DataPoint((), MOST_HIDDEN)
     for label, shelf in availability.shelves().items():
         yield instruments.HIDDEN_ITEMS, DataPoint((label,), shelf.hidden)
         yield instruments.UNKNOWN_HIDDEN, DataPoint((label,), shelf.unknown)

@@ -15,6 +15,7 @@ from typing import Any
 
 import structlog
 
+from recommender.api.availability import CatalogueService
 from recommender.api.queries import Limits
 from recommender.api.service import RecommenderService
 from recommender.batching.batcher import Batcher
@@ -73,7 +74,9 @@ class Server:
             settings.operations, settings.engine, otlp or Otlp(), intercepted=listener is None
         )
         access = Access() if settings.network.tokens_file is not None else None
-        self._methods = methods_of(settings.network, self._monitoring.rpcs, access)
+        self._methods = methods_of(
+            settings.network, self._monitoring.rpcs, access, catalogue=settings.catalogue.catalogue_writes
+        )
         self._listener: Listener = (
             GrpcListener(self._methods, settings.network, self._monitoring.sampler, shared_port=shared_port)
             if listener is None
@@ -89,7 +92,9 @@ class Server:
         self._started = self._closing = False
         self._router = Router(retire_grace=settings.engine.engine_timeout_ms / 1e3, observer=self._note)
         self._availability = Availability(
-            open_list(settings.catalogue.hidden_items), every=settings.catalogue.hidden_items_poll_ms / 1e3
+            open_list(settings.catalogue.hidden_items),
+            every=settings.catalogue.hidden_items_poll_ms / 1e3,
+            journal=settings.catalogue.catalogue_journal,
         )
         self._monitoring.watch_availability(self._availability)
         loading = loader(
@@ -224,7 +229,11 @@ class Server:
     async def _load(self) -> None:
         await self._availability.start()
         await self._followers.load()
-        self._methods.open(RecommenderService(self._router, limits=Limits.of(self._settings.requests)))
+        kept = self._availability.kept
+        self._methods.open(
+            RecommenderService(self._router, limits=Limits.of(self._settings.requests)),
+            None if kept is None else CatalogueService(self._availability, kept, self._router),
+        )
         models = [served.label for served in self._router.serving()]
         log.info(
             "ready",

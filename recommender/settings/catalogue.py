@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 from pydantic import Field
 
+from recommender.errors import SettingsError
 from recommender.settings.group import Group
+from recommender.settings.network import NetworkSettings
 
 
 class CatalogueSettings(Group):
@@ -18,3 +21,23 @@ class CatalogueSettings(Group):
     hidden_items_poll_ms: Annotated[int, Field(ge=10, le=3_600_000)] = 400
     """Milliseconds between two looks at RECOMMENDER_HIDDEN_ITEMS: a stat of the file, or a request with If-None-Match.
     A change is in force after so long and the milliseconds that its keys take."""
+    catalogue_journal: Path | None = None
+    """SQLite file of the items that calls hide, on a local disk; it is made where it is not there. Workers share it.
+    What it holds stays hidden without RECOMMENDER_CATALOGUE_WRITES too. Empty: none."""
+    catalogue_writes: bool = False
+    """Whether calls may hide and show items (CatalogueService, docs/catalogue.md). Needs
+    RECOMMENDER_CATALOGUE_JOURNAL, and RECOMMENDER_TOKENS_FILE where other machines reach the port."""
+
+    def check_beside(self, network: NetworkSettings) -> None:
+        """Hold these settings against each other and the port's. Raises SettingsError."""
+        if not self.catalogue_writes:
+            return
+        if self.catalogue_journal is None:
+            raise SettingsError(
+                "RECOMMENDER_CATALOGUE_WRITES=true needs RECOMMENDER_CATALOGUE_JOURNAL: the file that keeps the changes"
+            )
+        if network.tokens_file is None and network.beyond_this_machine:
+            raise SettingsError(
+                f"RECOMMENDER_CATALOGUE_WRITES=true at RECOMMENDER_HOST={network.host} would let anybody hide items: "
+                "set RECOMMENDER_TOKENS_FILE, with tokens of the scope `catalogue`, or RECOMMENDER_HOST=127.0.0.1"
+            )

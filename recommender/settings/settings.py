@@ -98,6 +98,7 @@ class Settings(BaseModel):
     def _agree(self) -> Self:
         """Hold settings against each other. Raises SettingsError, which pydantic lets through as it is."""
         self.network.check_combinations()
+        self.catalogue.check_beside(self.network)
         if self.network.edge == "envoy":
             values = self._flat()
             for name in _NOT_BEHIND_ENVOY:

@@ -34,6 +34,7 @@ TABLE = {
     ),
     "UnauthenticatedError": (grpc.StatusCode.UNAUTHENTICATED, "no token"),
     "PermissionDeniedError": (grpc.StatusCode.PERMISSION_DENIED, "another scope"),
+    "CatalogueFullError": (grpc.StatusCode.RESOURCE_EXHAUSTED, "no more fit"),
     "DeadlineError": (grpc.StatusCode.DEADLINE_EXCEEDED, "too late"),
     "UnavailableError": (grpc.StatusCode.UNAVAILABLE, "not now"),
     "EngineError": (grpc.StatusCode.INTERNAL, INTERNAL_MESSAGE),

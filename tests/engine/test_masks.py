@@ -147,6 +147,8 @@ def test_a_model_that_ranks_no_candidates_may_give_all_that_it_has(load: Load, t
     right, _ = models.brute_force(table, [3], 500)
     (ranking,) = engine.rank([Query((3,), 5, masks=(ItemMask.without(500, right[:490]),))])
     assert ranking.item_ids == right[490:495]
+    (short,) = engine.rank([Query((3,), 500, masks=(ItemMask.without(500, right[:490]),))])
+    assert short.item_ids == right[490:]
 
 
 def test_a_model_of_the_older_form_answers_from_what_it_gives(load: Load, tmp_path: Path) -> None:

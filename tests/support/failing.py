@@ -12,6 +12,7 @@ from recommender.edges.listener import Listener, MakeListener
 from recommender.edges.methods import Methods
 from recommender.errors import (
     BacklogFullError,
+    CatalogueFullError,
     DeadlineError,
     EngineError,
     EngineHungError,
@@ -35,6 +36,7 @@ ERRORS = (
     QuotaError("this token may send 7 requests a second", retry_after=0.0123),
     UnauthenticatedError("no token"),
     PermissionDeniedError("another scope"),
+    CatalogueFullError("no more fit"),
     DeadlineError("too late"),
     UnavailableError("not now"),
     EngineError("secret of the engine"),

@@ -140,7 +140,7 @@ def client(
             "candidate_item_ids": _ids(candidates or (), "--candidates"),
         }
     target = address_of(host, port)
-    credentials, token = _secrets(ca, certificate, key, token, token_file)
+    credentials, token = secrets_of(ca, certificate, key, token, token_file)
 
     async def ask() -> list[Recommendations]:
         async with Client(target, credentials=credentials, token=token) as connection:
@@ -219,7 +219,7 @@ def _details(answer: Recommendations) -> Iterator[str]:
     yield f"from {source}, request {answer.request_id}"
 
 
-def _secrets(
+def secrets_of(
     ca: Path | None, certificate: Path | None, key: Path | None, token: str | None, token_file: Path | None
 ) -> tuple[grpc.ChannelCredentials | None, str | None]:
     """Read the files that are named. A fault ends the process with a sentence."""

@@ -1,0 +1,124 @@
+"""CatalogueService as plain async functions: read a message, have the change kept, write the reply."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import TypeVar
+
+import structlog
+from protovalidate import Validator
+
+from recommender.api.messages import check_few_fields, decoded, validate
+from recommender.catalogue.availability.journal import Entry
+from recommender.catalogue.availability.kept import KeptChanges
+from recommender.errors import InvalidRequestError, UnknownModelError, Violation, quoted
+from recommender.models.availability import Availability
+from recommender.recommend_api.v1 import catalogue_api_pb2 as api
+from recommender.routing.router import Router
+
+_MOST_FIELDS = 3_000
+"""Lists of 1,000 items and the fields beside them; ids that are not packed are a field each."""
+_PAGE = 1_000
+_TOLD = 100
+
+log = structlog.get_logger(__name__)
+
+M = TypeVar("M", api.HideItemsRequest, api.ShowItemsRequest, api.ListHiddenItemsRequest)
+
+
+class CatalogueService:
+    """Answers the messages of every RPC with the journal of `availability`, which must have one.
+
+    Each raises InvalidRequestError if the request is at fault, and what `KeptChanges.write` raises. `deadline` is on
+    the monotonic clock.
+    """
+
+    def __init__(self, availability: Availability, kept: KeptChanges, router: Router) -> None:
+        self._availability = availability
+        self._kept = kept
+        self._router = router
+        self._validator = Validator()
+
+    async def hide(self, message: bytes, deadline: float) -> api.HideItemsResponse:
+        """Hide items. Raises UnknownModelError if the version that it names is not served."""
+        request = self._read(api.HideItemsRequest, message)
+        model = self._version_of(request.model, request.item_ids) if request.model else ""
+        items = list(request.item_keys) or [str(item) for item in request.item_ids]
+        written = await self._kept.write(model, items, hidden=True, deadline=deadline)
+        unknown = await self._availability.unknown(request.item_keys)
+        log.info(
+            "items hidden by a call", model=model, items=len(items), changed=written.changed, hidden=written.hidden
+        )
+        return api.HideItemsResponse(changed=written.changed, hidden=written.hidden, unknown_item_keys=unknown[:_TOLD])
+
+    async def show(self, message: bytes, deadline: float) -> api.ShowItemsResponse:
+        """Show items."""
+        request = self._read(api.ShowItemsRequest, message)
+        model = request.model
+        if model:
+            _check_label(model)
+            with suppress(UnknownModelError):  # what was hidden of a version that is gone may be shown
+                model = self._router.route(model).label
+        items = list(request.item_keys) or [str(item) for item in request.item_ids]
+        written = await self._kept.write(model, items, hidden=False, deadline=deadline)
+        log.info("items shown by a call", model=model, items=len(items), **written._asdict())
+        return api.ShowItemsResponse(changed=written.changed, hidden=written.hidden)
+
+    async def list_hidden(self, message: bytes, deadline: float) -> api.ListHiddenItemsResponse:
+        """List a page of hidden items."""
+        request = self._read(api.ListHiddenItemsRequest, message)
+        size = request.page_size or _PAGE
+        entries = await self._kept.page(_entry_of(request.page_token), size, deadline)
+        return api.ListHiddenItemsResponse(
+            items=[
+                api.HiddenItem(item_id=int(entry.item), model=entry.model)
+                if entry.model
+                else api.HiddenItem(item_key=entry.item)
+                for entry in entries
+            ],
+            next_page_token=_token_of(entries[-1]) if len(entries) == size else "",
+        )
+
+    def _read(self, kind: type[M], message: bytes) -> M:
+        check_few_fields(kind, message, _MOST_FIELDS)
+        request = decoded(kind, message)
+        validate(self._validator, request)
+        return request
+
+    def _version_of(self, model: str, ids: Sequence[int]) -> str:
+        """The label of the version that a request names, which must have items of these ids."""
+        _check_label(model)
+        version = self._router.route(model)
+        items = version.model.items or 0
+        for place, item in enumerate(ids):
+            if item >= items:
+                raise InvalidRequestError(
+                    Violation(f"item_ids[{place}]", f"{item} is no item of {version.label}, which has {items}")
+                )
+        return version.label
+
+
+def _check_label(model: str) -> None:
+    if "@" not in model:
+        raise InvalidRequestError(
+            Violation("model", f"{quoted(model)} names no version, and ids are those of one: name@version")
+        )
+
+
+def _token_of(entry: Entry) -> str:
+    return json.dumps([entry.model, entry.item], ensure_ascii=False)
+
+
+def _entry_of(token: str) -> Entry | None:
+    """The entry that a page token stands for. Raises InvalidRequestError if it is none of ours."""
+    if not token:
+        return None
+    try:
+        model, item = json.loads(token)
+    except ValueError:
+        model = item = None
+    if not isinstance(model, str) or not isinstance(item, str):
+        raise InvalidRequestError(Violation("page_token", f"{quoted(token)} is not from `next_page_token`"))
+    return Entry(model, item, hidden=True)
