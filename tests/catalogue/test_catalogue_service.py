@@ -239,7 +239,6 @@ async def test_other_workers_follow_the_journal_and_lists_hold_beside_it(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("edge", ["grpc"])  # the journal is the same
 async def test_what_was_acknowledged_outlives_a_kill(model: Path, tmp_path: Path) -> None:
     server = {
         "RECOMMENDER_MODEL": str(model),
