@@ -68,24 +68,28 @@ class KeptChanges:
         Raises CatalogueFullError as `Journal.write` does, QuotaError if too many changes wait, DeadlineError if the
         deadline passes meanwhile, UnavailableError if the journal fails.
         """
+        self._admit()
         written = await self._do(lambda journal: journal.write(model, items, hidden=hidden), deadline)
         self._written.set()
         return written
 
     async def page(self, after: Entry | None, size: int, deadline: float = math.inf) -> list[Entry]:
         """The next hidden items after this one. Raises as `write` does."""
+        self._admit()
         return await self._do(lambda journal: journal.page(after, size), deadline)
 
     async def everything(self) -> Changes:
-        """All that is hidden. Raises as `write` does."""
+        """All that is hidden, however many calls wait. Raises UnavailableError if the journal fails."""
         changes = await self._do(lambda journal: journal.changes(), math.inf)
         if changes is None:
             raise AssertionError("nobody has seen everything")
         return changes
 
-    async def _do(self, work: Callable[[Journal], R], deadline: float) -> R:
+    def _admit(self) -> None:
         if self._waiting >= _MOST_WAITING:
-            raise QuotaError(f"{_MOST_WAITING} changes of the catalogue wait, as many as may", _RETRY_SECONDS)
+            raise QuotaError(f"{_MOST_WAITING} calls wait for the catalogue's journal, as many as may", _RETRY_SECONDS)
+
+    async def _do(self, work: Callable[[Journal], R], deadline: float) -> R:
         self._waiting += 1
         try:
             async with asyncio.timeout(None if deadline == math.inf else deadline - time.monotonic()):
