@@ -14,9 +14,10 @@ items of a large catalogue are allowed.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import islice
 from typing import TypeAlias
 
 import numpy as np
@@ -31,10 +32,8 @@ from recommender.masks import ItemMask
 Outcome: TypeAlias = Ranking | EngineError
 Ids: TypeAlias = npt.NDArray[np.int64]
 
-_FEW = 4096
-"""Items that are ranked as candidates at once, whatever the size of the catalogue."""
-_FEW_OF = 64
-"""One item in so many of a catalogue is few, too."""
+_FEW = 512
+"""Allowed items that are ranked as candidates at once: to ask for more and drop some takes longer."""
 _DEVIATIONS = 3
 """By how many standard deviations a row asks for more than it expects to need."""
 _AGAIN = 4
@@ -53,9 +52,12 @@ class _Masked:
 
     def kept(self, ranking: Ranking) -> Ranking:
         """The k best of the answer that the masks allow."""
-        allowed = _allowed(np.array(ranking.item_ids, np.int64), self.query.masks)
-        places = np.flatnonzero(allowed)[: self.query.k].tolist()
-        return Ranking([ranking.item_ids[at] for at in places], [ranking.scores[at] for at in places])
+        ids, scores = ranking
+        places: Iterable[int] = range(len(ids))
+        for mask in self.query.masks:
+            places = _held(places, ids, mask)
+        kept = list(islice(places, self.query.k))
+        return Ranking([ids[at] for at in kept], [scores[at] for at in kept])
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,9 +130,8 @@ class MaskedRanking:
 
     def _few(self, query: Query) -> bool:
         """Whether to rank exactly the allowed items."""
-        least = min(query.masks, key=lambda mask: mask.count)
-        few = max(_FEW, least.items // _FEW_OF)
-        return self._names and (least.count <= few or self._first_number(query) > self._most(query))
+        least = min(mask.count for mask in query.masks)
+        return self._names and (least <= _FEW or self._first_number(query) > self._most(query))
 
     def _most(self, query: Query) -> int:
         most = self._model.max_k
@@ -202,6 +203,15 @@ def outcomes_of(rank: Callable[[], Sequence[Ranking]]) -> Sequence[Outcome]:
         return rank()
     except FaultyRowsError as error:
         return error.outcomes
+
+
+def _held(places: Iterable[int], ids: Sequence[int], mask: ItemMask) -> Iterator[int]:
+    """Those of the places whose items the mask allows. For the few that a row asks for numpy would take longer."""
+    bits, items = mask.bits.data, mask.items
+    for at in places:
+        item = ids[at]
+        if item < items and bits[item >> 3] >> (item & 7) & 1:
+            yield at
 
 
 def _allowed(ids: Ids, masks: Sequence[ItemMask]) -> npt.NDArray[np.bool_]:
