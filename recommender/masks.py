@@ -41,6 +41,11 @@ class ItemMask:
         """A bit an item, the lowest of each byte first; read-only."""
         return self._bits
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes that it takes."""
+        return self._bits.nbytes + (0 if self._ids is None else self._ids.nbytes)
+
     def ids(self) -> npt.NDArray[np.int64]:
         """The allowed items, ascending."""
         if self._ids is not None:

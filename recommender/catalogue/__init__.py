@@ -1,1 +1,1 @@
-"""What is known of the items: which of them may be recommended."""
+"""What is known of the items: their attributes, filters over these, and which of them may be recommended."""

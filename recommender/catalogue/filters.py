@@ -1,0 +1,86 @@
+"""Filters as requests bring them, and what the rest of the server needs of the table that they are evaluated over.
+
+Nothing here needs the libraries of `recommender[catalogue]`: a server without a table runs without them.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol, TypeAlias
+
+from recommender.masks import ItemMask
+
+Scalar: TypeAlias = bool | int | float | str
+ParameterValue: TypeAlias = Scalar | tuple[Scalar, ...]
+Parameters: TypeAlias = Mapping[str, ParameterValue]
+
+
+class Filter(NamedTuple):
+    """A filter with its parameters: each a name, a type and a value, in the order of their names.
+
+    The types tell filters apart whose parameters Python takes for equal, such as 1 and true.
+    """
+
+    text: str
+    parameters: tuple[tuple[str, str, ParameterValue], ...] = ()
+
+    @property
+    def values(self) -> dict[str, ParameterValue]:
+        """The parameters by their names."""
+        return {name: value for name, _, value in self.parameters}
+
+
+class Attributes(Protocol):
+    """What is known of one version's items."""
+
+    async def prepare(self, wanted: Filter, deadline: float = math.inf) -> None:
+        """See to it that `mask` has the answer ready; `deadline` is a time of `time.monotonic`.
+
+        Raises InvalidRequestError if the filter cannot be evaluated, DeadlineError if that is not done in time,
+        BacklogFullError if too many filters wait for their turn.
+        """
+
+    def mask(self, wanted: Filter) -> ItemMask:
+        """The items that a filter selects and that the version may recommend.
+
+        Takes milliseconds unless it was prepared. Raises InvalidRequestError if the filter cannot be evaluated.
+        """
+
+
+@dataclass(frozen=True, slots=True)
+class TableStatistics:
+    """The table in use: `rows` and `bytes` of it, how often it was `replaced`, and whether a newer file was refused.
+
+    `ready` and `evaluated` count the filters that were in the cache and those that were not.
+    """
+
+    rows: int
+    bytes: int
+    replaced: int
+    stale: bool
+    ready: int
+    evaluated: int
+
+
+class Tables(Protocol):
+    """The table of items of one server, followed on disk."""
+
+    async def start(self) -> None:
+        """Read the table, and follow its file until `close`. Raises TableError."""
+
+    async def close(self) -> None:
+        """Follow it no longer; also where nothing was started."""
+
+    def attributes(
+        self, ids: Callable[[Sequence[str]], Sequence[int | None]], items: int, never: frozenset[int]
+    ) -> Attributes:
+        """What is known of a version's items, from now on by each table that is taken up; blocks for some seconds.
+
+        `ids` gives the item of each key, None for none; `items` is the size of the catalogue. Those in `never` are in
+        no mask.
+        """
+
+    def statistics(self) -> TableStatistics:
+        """The table in use, and the filters up to now."""

@@ -1,0 +1,136 @@
+"""A version's items joined with the rows of the table, and the masks that filters make of them."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+
+import numpy as np
+import numpy.typing as npt
+
+from recommender.catalogue.cache import Key, MaskCache
+from recommender.catalogue.evaluating import evaluate
+from recommender.catalogue.filters import Filter
+from recommender.catalogue.syntax import parse
+from recommender.catalogue.table import ItemTable
+from recommender.errors import BacklogFullError, DeadlineError
+from recommender.masks import ItemMask
+from recommender.threads import in_background
+
+_AT_ONCE = 2
+_MOST_WAITING = 1024
+_RETRY_SECONDS = 1.0
+_KEYS_AT_ONCE = 10_000
+
+_parsed = lru_cache(maxsize=256)(parse)
+
+
+@dataclass(frozen=True, slots=True)
+class Current:
+    """A table that is in use, and how many were before it."""
+
+    table: ItemTable
+    number: int
+
+
+@dataclass(slots=True)
+class Workshop:
+    """What the attributes of all versions share: the `cache`, and the turns in which filters are evaluated.
+
+    `ready` and `evaluated` count filters that were in the cache and those that were not.
+    """
+
+    cache: MaskCache
+    turns: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(_AT_ONCE))
+    pending: dict[Key, asyncio.Task[ItemMask]] = field(default_factory=dict)
+    ready: int = 0
+    evaluated: int = 0
+
+
+class JoinedAttributes:
+    """The `Attributes` of one version, numbered by `number`; the other arguments are those of `Tables.attributes`."""
+
+    def __init__(
+        self,
+        workshop: Workshop,
+        number: int,
+        ids: Callable[[Sequence[str]], Sequence[int | None]],
+        items: int,
+        never: frozenset[int],
+    ) -> None:
+        self._workshop = workshop
+        self._number = number
+        self._ids = ids
+        self._items = items
+        self._never = np.array(sorted(item for item in never if item < items), np.int64)
+        self._joined: tuple[Current, npt.NDArray[np.int32]] | None = None
+
+    def uses(self, current: Current) -> bool:
+        """Whether it is joined with this table."""
+        return self._joined is not None and self._joined[0] is current
+
+    def join(self, current: Current) -> None:
+        """Find the row of each item, and use this table from now on; blocks for seconds if it is large."""
+        table = current.table
+        rows = np.full(self._items, len(table), np.int32)  # the row of which nothing is known
+        for start in range(0, len(table), _KEYS_AT_ONCE):
+            found = self._ids(table.keys.slice(start, _KEYS_AT_ONCE).to_pylist())
+            ids = np.array([-1 if item is None else item for item in found], np.int64)
+            known = np.flatnonzero((ids >= 0) & (ids < self._items))
+            rows[ids[known]] = start + known
+        self._joined = (current, rows)
+
+    def mask(self, wanted: Filter) -> ItemMask:
+        """The items that a filter selects and that the version may recommend; see `Attributes`."""
+        key, joined = self._key(wanted)
+        mask = self._workshop.cache.get(key)
+        return self._evaluated(key, joined) if mask is None else mask
+
+    async def prepare(self, wanted: Filter, deadline: float = math.inf) -> None:
+        """See to it that `mask` has the answer ready; see `Attributes`."""
+        workshop = self._workshop
+        key, joined = self._key(wanted)
+        if key in workshop.cache:
+            workshop.ready += 1
+            return
+        task = workshop.pending.get(key)
+        if task is None:
+            if len(workshop.pending) >= _MOST_WAITING:
+                raise BacklogFullError(_MOST_WAITING, _RETRY_SECONDS)
+            task = workshop.pending[key] = asyncio.create_task(self._evaluate(key, joined))
+            task.add_done_callback(lambda done: self._settle(key, done))
+        try:
+            async with asyncio.timeout(None if deadline == math.inf else deadline - time.monotonic()):
+                await asyncio.shield(task)
+        except TimeoutError as error:
+            raise DeadlineError("the deadline passed while the filter was evaluated") from error
+
+    def _key(self, wanted: Filter) -> tuple[Key, tuple[Current, npt.NDArray[np.int32]]]:
+        joined = self._joined
+        if joined is None:
+            raise RuntimeError("a version is joined with a table before it serves")
+        return (self._number, joined[0].number, wanted), joined
+
+    async def _evaluate(self, key: Key, joined: tuple[Current, npt.NDArray[np.int32]]) -> ItemMask:
+        async with self._workshop.turns:
+            self._workshop.evaluated += 1
+            return await in_background(self._evaluated, key, joined)
+
+    def _evaluated(self, key: Key, joined: tuple[Current, npt.NDArray[np.int32]]) -> ItemMask:
+        """The mask of a filter, evaluated and put into the cache; blocks."""
+        current, rows = joined
+        wanted = key[2]
+        selected = evaluate(_parsed(wanted.text), current.table, wanted.values)[rows]
+        selected[self._never] = False
+        mask = ItemMask(selected)
+        self._workshop.cache.put(key, mask)
+        return mask
+
+    def _settle(self, key: Key, done: asyncio.Task[ItemMask]) -> None:
+        del self._workshop.pending[key]
+        if not done.cancelled():
+            done.exception()  # read, so that nobody complains where every caller has left
