@@ -59,5 +59,12 @@ class ItemMask:
         held = (self._bits[known >> 3] >> (known & 7).astype(np.uint8)) & 1 if self.items else np.zeros(len(ids))
         return held.astype(np.bool_) & within
 
+    def count_with(self, others: Iterable[ItemMask]) -> int:
+        """How many items this mask and all others, which are of its size, allow."""
+        bits = self._bits
+        for other in others:
+            bits = bits & other.bits
+        return self.count if bits is self._bits else int(np.bitwise_count(bits).sum())
+
     def __repr__(self) -> str:
         return f"<ItemMask {self.count} of {self.items} items>"

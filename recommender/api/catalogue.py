@@ -15,10 +15,14 @@ _NAMED_VIOLATIONS = 10
 
 
 class Catalogue:
-    """Finds the items that one request names among a version's, and keeps account of those that it lacks."""
+    """Finds the items that one request names among a version's, and keeps account of those that it lacks.
 
-    def __init__(self, version: Version, *, reject_unknown: bool) -> None:
+    `matching` items are what its filter selects; None without a filter.
+    """
+
+    def __init__(self, version: Version, *, reject_unknown: bool, matching: int | None = None) -> None:
         self._version = version
+        self._matching = matching
         self._reject_unknown = reject_unknown
         self._unknown_ids: dict[int, None] = {}
         self._unknown_keys: dict[str, None] = {}
@@ -74,10 +78,10 @@ class Catalogue:
     ) -> Remarks:
         """Return what is to be told of the request beside its ranking; `ignored` are fields without an input."""
         told = self._unknown_ids or self._unknown_keys or user.unknown or ignored
-        if not (told or is_fallback or is_user_alone):
+        if not (told or is_fallback or is_user_alone or self._matching is not None):
             return NO_REMARKS
         unknown = tuple(self._unknown_ids), tuple(self._unknown_keys)
-        return Remarks(*unknown, is_fallback, is_user_alone, user.unknown, ignored)
+        return Remarks(*unknown, is_fallback, is_user_alone, user.unknown, ignored, self._matching)
 
     def _known_keys(self, field: str, keys: Sequence[str]) -> tuple[int, ...]:
         vocabulary = self._version.vocabulary

@@ -8,6 +8,8 @@ from itertools import islice
 from typing import NamedTuple
 
 from recommender.api.features import Given, given_features, untaken_features
+from recommender.api.filters import read_filter
+from recommender.catalogue.attributes.filters import Filter
 from recommender.errors import InputsError, InvalidRequestError, Violation
 from recommender.models.version import Version
 from recommender.recommend_api.v1 import recommend_api_pb2 as api
@@ -42,6 +44,7 @@ class Options:
     history_type_keys: Sequence[str] = ()
     history_type_ids: Sequence[int] = ()
     history_times: Sequence[int] = ()
+    filter: Filter | None = None
 
     def untaken(self, version: Version, *, reject: bool) -> tuple[str, ...]:
         """The fields with inputs that a version does not take.
@@ -110,6 +113,7 @@ def read_options(request: api.RecommendRequest, *, reject_unknown: bool, reject_
         request.history_type_keys[:],
         request.history_type_ids[:],
         request.history_times[:],
+        read_filter(request),
     )
 
 

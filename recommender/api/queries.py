@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
-from itertools import islice
+from itertools import compress, islice
 from typing import Any
 
 import numpy as np
@@ -20,11 +20,14 @@ from recommender.api.batch_call import BatchCall, divided
 from recommender.api.catalogue import Catalogue, nothing_known
 from recommender.api.events import NO_EVENTS, SURELY_SHORT, plain_events, read_events
 from recommender.api.features import Given, features_for, plain_features
+from recommender.api.filters import attributes_of, selected
 from recommender.api.messages import ceiling, validate
 from recommender.api.options import Options, read_options
 from recommender.api.users import User, find_user, known_user, nobody_known
+from recommender.catalogue.attributes.filters import Filter
 from recommender.domain import Query, Ranking
 from recommender.errors import InvalidRequestError, Violation
+from recommender.masks import ItemMask
 from recommender.models.version import Version
 from recommender.recommend_api.v1 import recommend_api_pb2 as api
 from recommender.routing.answering import NO_REMARKS, Remarks
@@ -84,6 +87,20 @@ class Asked:
         """Puts a user on one side of a split: the routing key, else the id of the call, else chance."""
         return self.options.routing_key or self.request_id
 
+    @property
+    def filter(self) -> Filter | None:
+        """Selects the items that may be recommended; None for all."""
+        return self.options.filter
+
+    async def prepare(self, version: Version, deadline: float) -> None:
+        """See to it that `for_version` finds what the filter selects; `deadline` is on the batcher's clock.
+
+        Raises InvalidRequestError if the version cannot evaluate it, DeadlineError and BacklogFullError if that cannot
+        be in time.
+        """
+        if self.options.filter is not None:
+            await attributes_of(version).prepare(self.options.filter, deadline)
+
     def for_version(self, version: Version, *, leniently: bool = False) -> tuple[Query | Ranking, Remarks]:
         """Read the request for a version, without side effects: a query, or the ranking if nothing is left to rank.
 
@@ -111,7 +128,10 @@ class Asked:
         ignored = options.untaken(version, reject=options.reject_inputs and not leniently)
         features, unread = features_for(version, options.features, leniently=leniently)
         ignored += unread
-        catalogue = Catalogue(version, reject_unknown=options.reject_unknown)
+        chosen = selected(version, options.filter)
+        masks = version.masks if chosen is None else (*version.masks, chosen)
+        matching = None if chosen is None else chosen.count_with(version.masks)
+        catalogue = Catalogue(version, reject_unknown=options.reject_unknown, matching=matching)
         named = catalogue.known("item", self.history, options.history_keys)
         history = catalogue.readable(named, by_keys=bool(options.history_keys))
         excluded: frozenset[int] = frozenset()
@@ -126,19 +146,20 @@ class Asked:
         excluded = catalogue.recommendable(excluded)
         if not user.ranked or not (history or user.enough or not model.reads_history):
             self._check_fallback(version, user)
-            return _fallback(version, k, excluded, candidates), catalogue.remarks(user, ignored, is_fallback=True)
+            ranking = _fallback(version, k, excluded, candidates, chosen)
+            return ranking, catalogue.remarks(user, ignored, is_fallback=True)
         read = _most_recent(history, model.longest_history)
         events = NO_EVENTS
         if version.reads_events:
             places = self._places(catalogue, len(history))[len(history) - len(read) :]
             events = read_events(version, options, places, leniently=leniently)
         remarks = catalogue.remarks(user, (*ignored, *events.ignored), is_user_alone=not history)
-        if candidates is not None and not candidates:
+        if matching == 0 or (candidates is not None and not candidates):
             return Ranking([], []), remarks
         _check_abilities(version, options, excluded, candidates)
         allowed = None if candidates is None else tuple(sorted(candidates))
         about = user.number, events.types, events.times, features
-        query = Query(read, k, tuple(sorted(excluded)), allowed, *about, version.masks)
+        query = Query(read, k, tuple(sorted(excluded)), allowed, *about, masks)
         return query, remarks
 
     def _beside(self, version: Version) -> Query | None:
@@ -296,9 +317,14 @@ def _most_recent(history: tuple[int, ...], longest: int | None) -> tuple[int, ..
     return history if longest is None or len(history) <= longest else history[-longest:]
 
 
-def _fallback(version: Version, k: int, excluded: frozenset[int], candidates: frozenset[int] | None) -> Ranking:
-    """The best of a version's fallback list."""
-    kept = (item for item in version.offered if item not in excluded and (candidates is None or item in candidates))
+def _fallback(
+    version: Version, k: int, excluded: frozenset[int], candidates: frozenset[int] | None, chosen: ItemMask | None
+) -> Ranking:
+    """The best of a version's fallback list, of those that are `chosen`."""
+    offered: Iterable[int] = version.offered
+    if chosen is not None:
+        offered = compress(offered, chosen.holds(np.array(version.offered, np.int64)).tolist())
+    kept = (item for item in offered if item not in excluded and (candidates is None or item in candidates))
     return Ranking(list(islice(kept, k)), [])
 
 

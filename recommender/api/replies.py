@@ -60,6 +60,8 @@ def write(asked: Asked, answer: Answer, reply: api.RecommendResponse) -> None:
         reply.unknown_item_keys.extend(remarks.unknown_item_keys)
         reply.unknown_user = remarks.unknown_user
         reply.ignored_inputs.extend(remarks.ignored_inputs)
+        if remarks.matching_items is not None:
+            reply.matching_items = remarks.matching_items
         if remarks.is_fallback:
             reply.source = _FALLBACK
         elif remarks.is_user_alone:

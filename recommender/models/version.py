@@ -11,6 +11,7 @@ import numpy as np
 
 from recommender.batching.batcher import Batcher
 from recommender.batching.cost import Observation
+from recommender.catalogue.attributes.filters import Attributes
 from recommender.domain import Model
 from recommender.masks import ItemMask
 from recommender.models.features import Taken, Tokens, taken
@@ -63,6 +64,8 @@ class Version:
     aliases: tuple[str, ...] = ()
     masks: tuple[ItemMask, ...] = ()
     """Hold the items of every answer: those that are not hidden. Replaced, never changed."""
+    attributes: Attributes | None = None
+    """What is known of its items, for filters; None if that is nothing."""
     offered: tuple[int, ...] = field(init=False)
     """The fallback list without hidden items."""
 

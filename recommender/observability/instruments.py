@@ -237,9 +237,25 @@ FILES_STALE: Final = Instrument(
     "recommender.files.stale",
     "gauge",
     "1",
-    "1 while certificates, tokens, the list of hidden items or the journal cannot be taken up and the former ones stay "
-    "in use, else 0",
+    "1 while certificates, tokens, the list of hidden items, the table of items or the journal cannot be taken up and "
+    "the former ones stay in use, else 0",
     (FILE_KIND,),
+)
+ITEM_ROWS: Final = Instrument(
+    "recommender.items.table.rows", "gauge", "{item}", "Items of the table of attributes in use"
+)
+ITEM_BYTES: Final = Instrument(
+    "recommender.items.table.size", "gauge", "By", "Memory that the table of attributes in use takes"
+)
+ITEM_TABLES: Final = Instrument(
+    "recommender.items.table.replaced", "counter", "{table}", "Tables of attributes that took the place of another"
+)
+FILTERS: Final = Instrument(
+    "recommender.filters",
+    "counter",
+    "{filter}",
+    "Filters of requests: ready (found in the cache) or evaluated",
+    (OUTCOME,),
 )
 CONNECTIONS: Final = Instrument(
     "recommender.connections.open",
@@ -307,6 +323,10 @@ INSTRUMENTS: Final = (
     MOST_HIDDEN,
     CERTIFICATE_EXPIRY,
     FILES_STALE,
+    ITEM_ROWS,
+    ITEM_BYTES,
+    ITEM_TABLES,
+    FILTERS,
     *OF_ENVOY,
     LOOP_LAG,
     CPU_TIME,

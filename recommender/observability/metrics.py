@@ -19,6 +19,7 @@ from recommender.catalogue.availability.journal import MOST_HIDDEN
 from recommender.edges.calls import Calls
 from recommender.edges.listener import Connections
 from recommender.histogram import CallExemplar, Durations, bucket
+from recommender.models.attributes import ItemAttributes
 from recommender.models.availability import Availability
 from recommender.models.follower import FollowerStatus
 from recommender.models.version import Version
@@ -71,6 +72,7 @@ class Metrics:
         self._ask_edge: AskEdge | None = None
         self._files: Sequence[ReloadedFiles[Any]] = ()
         self._availability: Availability | None = None
+        self._attributes: ItemAttributes | None = None
         self._versions: list[Version] = []
         self._lag = Durations()
         self._process = psutil.Process()
@@ -101,6 +103,10 @@ class Metrics:
         """Read how many items are hidden too."""
         self._availability = availability
 
+    def add_attributes(self, attributes: ItemAttributes) -> None:
+        """Read the table of items too."""
+        self._attributes = attributes
+
     def add_edge(self, ask: AskEdge) -> None:
         """Read the edge's connections too."""
         self._ask_edge = ask
@@ -127,7 +133,8 @@ class Metrics:
         edge = () if connections is None else _connection_points(connections)
         files = [_file_points(each) for each in self._files]
         shelves = () if self._availability is None else _shelf_points(self._availability)
-        told = (*models, callers, *files, shelves, edge, self._own_points())
+        table = () if self._attributes is None else _table_points(self._attributes)
+        told = (*models, callers, *files, shelves, table, edge, self._own_points())
         for instrument, point in (pair for each in told for pair in each):
             points[instrument].append(point)
         return list(points.items())
@@ -194,6 +201,17 @@ def _shelf_points(availability: Availability) -> Iterable[tuple[Instrument, Data
     for label, shelf in availability.shelves().items():
         yield instruments.HIDDEN_ITEMS, DataPoint((label,), shelf.hidden)
         yield instruments.UNKNOWN_HIDDEN, DataPoint((label,), shelf.unknown)
+
+
+def _table_points(attributes: ItemAttributes) -> Iterable[tuple[Instrument, DataPoint]]:
+    if (table := attributes.statistics()) is None:
+        return
+    yield instruments.FILES_STALE, DataPoint((attributes.what,), int(table.stale))
+    yield instruments.ITEM_ROWS, DataPoint((), table.rows)
+    yield instruments.ITEM_BYTES, DataPoint((), table.bytes)
+    yield instruments.ITEM_TABLES, DataPoint((), table.replaced)
+    yield instruments.FILTERS, DataPoint(("ready",), table.ready)
+    yield instruments.FILTERS, DataPoint(("evaluated",), table.evaluated)
 
 
 def _connection_points(connections: Connections) -> Iterable[tuple[Instrument, DataPoint]]:

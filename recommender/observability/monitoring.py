@@ -15,6 +15,7 @@ import structlog
 from recommender.edges.address import url_of
 from recommender.edges.calls import Calls, CallSampler
 from recommender.errors import SettingsError
+from recommender.models.attributes import ItemAttributes
 from recommender.models.availability import Availability
 from recommender.models.follower import FollowerStatus
 from recommender.models.version import Version
@@ -162,6 +163,10 @@ class Monitoring:
     def watch_files(self, files: Sequence[ReloadedFiles[Any]]) -> None:
         """Report the state of reloaded files too."""
         self._metrics.add_files(files)
+
+    def watch_attributes(self, attributes: ItemAttributes) -> None:
+        """Report the table of items too."""
+        self._metrics.add_attributes(attributes)
 
     def watch_availability(self, availability: Availability) -> None:
         """Report how many items are hidden too."""

@@ -24,6 +24,7 @@ from recommender.errors import (
 )
 from recommender.models.version import Version
 from recommender.routing.candidate import Candidate
+from recommender.routing.preparing import Filtered, prepare, prepare_many
 from recommender.routing.router import Router
 from recommender.threads import Turns
 
@@ -48,6 +49,8 @@ class Remarks(NamedTuple):
     """Whether the request names a user whom the version does not know."""
     ignored_inputs: Sequence[str] = ()
     """Fields of the request that the version has no input for."""
+    matching_items: int | None = None
+    """Items that the request's filter selects; None without a filter."""
 
 
 NO_REMARKS = Remarks()
@@ -62,16 +65,12 @@ class Answer:
     remarks: Remarks
 
 
-class Asked(Protocol):
+class Asked(Filtered, Protocol):
     """A request that was read and keeps every rule that depends on no version."""
 
     @property
     def key(self) -> str:
         """Puts the request on one side of a split, always the same; empty leaves it to chance."""
-
-    @property
-    def model(self) -> str:
-        """The model that the request names, as `Router.route` takes it; empty if it names none."""
 
     def for_version(self, version: Version, *, leniently: bool = False) -> tuple[Query | Ranking, Remarks]:
         """Read the request for a version, without side effects: a query, or the ranking if nothing is left to rank.
@@ -104,6 +103,8 @@ class Answering:
         Raises what `Router.route`, `Asked.for_version` and `Batcher.submit` raise.
         """
         router = self._router
+        if asked.filter is not None:
+            await prepare(asked, router, deadline)
         if router.candidate is not None:
             return await self._answer_beside(router.candidate, asked, deadline)
         version = router.route(asked.model) if asked.model else router.live
@@ -115,10 +116,14 @@ class Answering:
     async def answer_many(self, requests: Sequence[Asked], deadline: float = math.inf) -> list[Outcome]:
         """Return the outcome of each request of a call, in order: its answer, or the error that `answer` raises."""
         router, call = self._router, _Call()
+        if any(asked.filter is not None for asked in requests):
+            call.outcomes |= await prepare_many(requests, router, deadline)
         candidate, live = router.candidate, router.live
 
         def read(row: tuple[int, Asked]) -> None:
             place, asked = row
+            if place in call.outcomes:
+                return
             try:
                 if candidate is None:
                     version = router.route(asked.model)

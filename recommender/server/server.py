@@ -20,6 +20,7 @@ from recommender.api.queries import Limits
 from recommender.api.service import RecommenderService
 from recommender.batching.batcher import Batcher
 from recommender.batching.statistics import Statistics
+from recommender.catalogue.attributes.opening import open_tables
 from recommender.catalogue.availability.opening import open_list
 from recommender.domain import Model
 from recommender.edges.address import address_of
@@ -27,9 +28,11 @@ from recommender.edges.grpc_aio.listener import GrpcListener
 from recommender.edges.listener import Listener, MakeListener
 from recommender.edges.methods import methods_of
 from recommender.errors import EngineError
+from recommender.models.attributes import ItemAttributes
 from recommender.models.availability import Availability
 from recommender.models.follower import FollowerStatus
 from recommender.models.loader import loader
+from recommender.models.version import Version
 from recommender.observability.monitoring import Monitoring
 from recommender.routing.candidate import CandidateReport
 from recommender.routing.router import Router, VersionEvent
@@ -97,10 +100,12 @@ class Server:
             journal=settings.catalogue.catalogue_journal,
         )
         self._monitoring.watch_availability(self._availability)
+        self._attributes = ItemAttributes(open_tables(settings.catalogue))
+        self._monitoring.watch_attributes(self._attributes)
         loading = loader(
             settings,
             lambda model: self._monitoring.tracer(model.name, model.version),
-            prepare=self._availability.attach,
+            prepare=self._prepare,
         )
         self._followers = Followers(settings, loading, self._router, self._availability)
         self._monitoring.watch_followers(self._followers.statistics)
@@ -189,6 +194,7 @@ class Server:
         self._closing = True
         await self._followers.close()
         await self._availability.close()
+        await self._attributes.close()
         ended = await self._router.close()
         self._methods.health.end_watches()
         await self._listener.stop(_LAST_ANSWERS_SECONDS)
@@ -228,6 +234,7 @@ class Server:
 
     async def _load(self) -> None:
         await self._availability.start()
+        await self._attributes.start()
         await self._followers.load()
         kept = self._availability.kept
         self._methods.open(
@@ -240,6 +247,10 @@ class Server:
             models=models,
             ask=_client_command(self._settings.network, self.port),
         )
+
+    async def _prepare(self, version: Version) -> None:
+        await self._availability.attach(version)
+        await self._attributes.attach(version)
 
     def _note(self, change: VersionEvent) -> None:
         if change.kind == "serving":

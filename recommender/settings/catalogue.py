@@ -1,4 +1,4 @@
-"""Settings of the catalogue: which items nobody gets."""
+"""Settings of the catalogue: what is known of the items, and which of them nobody gets."""
 
 from __future__ import annotations
 
@@ -13,7 +13,18 @@ from recommender.settings.network import NetworkSettings
 
 
 class CatalogueSettings(Group):
-    """What availability reads."""
+    """What filters and availability read."""
+
+    items: Path | None = None
+    """Table of the items' attributes, for filters in requests: a .parquet, .csv or .jsonl file whose first column is
+    `key`. It is followed: docs/catalogue.md. Needs the extra recommender[catalogue]; a server does not start without
+    the file, and keeps the last table while a newer one cannot be read. Empty: none."""
+    items_poll_ms: Annotated[int, Field(ge=10, le=3_600_000)] = 1_000
+    """Milliseconds between two looks at RECOMMENDER_ITEMS: a stat of the file. It is read, and joined with each model's
+    keys, when that has changed; this takes some seconds for a million items."""
+    filter_cache_mb: Annotated[int, Field(ge=1, le=100_000)] = 64
+    """Megabytes that the results of filters may take; those not asked for the longest go first. One takes a bit an
+    item: 125 kB for a million."""
 
     hidden_items: str = ""
     """File, or http(s) URL, of items that nobody gets: text, a key a line. It is followed: docs/catalogue.md. A server

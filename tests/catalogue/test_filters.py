@@ -15,11 +15,11 @@ from google.protobuf import timestamp_pb2
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from recommender.catalogue.errors import FilterError
-from recommender.catalogue.evaluating import compare, evaluate
-from recommender.catalogue.reading import read_table
-from recommender.catalogue.syntax import parse
-from recommender.catalogue.table import ItemTable
+from recommender.catalogue.attributes.evaluating import compare, evaluate
+from recommender.catalogue.attributes.reading import read_table
+from recommender.catalogue.attributes.syntax import parse
+from recommender.catalogue.attributes.table import ItemTable
+from recommender.errors import InvalidRequestError
 
 WORDS = ("a", "b", "é", "aa", "")
 MOMENTS = tuple(datetime(year, 5, 1, 12, tzinfo=UTC) for year in (1969, 2024, 2026))
@@ -163,7 +163,7 @@ def table(tmp_path_factory: pytest.TempPathFactory) -> ItemTable:
     ],
 )
 def test_what_is_wrong_with_a_filter_is_told_with_its_place(table: ItemTable, text: str, at: int, why: str) -> None:
-    with pytest.raises(FilterError) as refused:
+    with pytest.raises(InvalidRequestError) as refused:
         evaluate(parse(text), table, PARAMETERS)
     (violation,) = refused.value.violations
     assert violation.field == "filter"

@@ -12,13 +12,13 @@ import pyarrow as pa
 import pyarrow.parquet
 import pytest
 
-from recommender.catalogue.errors import FilterError, TableError
-from recommender.catalogue.evaluating import evaluate
-from recommender.catalogue.filters import Filter
-from recommender.catalogue.opening import open_tables
-from recommender.catalogue.reading import read_table
-from recommender.catalogue.syntax import parse
-from recommender.errors import DeadlineError
+from recommender.catalogue.attributes.errors import TableError
+from recommender.catalogue.attributes.evaluating import evaluate
+from recommender.catalogue.attributes.filters import Filter
+from recommender.catalogue.attributes.reading import read_table
+from recommender.catalogue.attributes.syntax import parse
+from recommender.catalogue.attributes.tables import FollowedTables
+from recommender.errors import DeadlineError, InvalidRequestError
 
 CSV = (
     "key,price,stock,new,since,brand\na,1.5,2,true,2026-01-31T00:00:00Z,x\nb,,,,,\nc,2,0,false,2025-01-31T00:00:00Z,y\n"
@@ -127,13 +127,13 @@ def ids_of(*keys: str) -> Callable[[Any], list[int | None]]:
 
 async def until(condition: Callable[[], bool]) -> None:
     async with asyncio.timeout(30):
-        while not condition():
+        while not condition():  # noqa: ASYNC110 (a file is followed by looking at it)
             await asyncio.sleep(0.01)
 
 
 async def test_a_table_is_replaced_while_it_serves_and_a_bad_one_is_not(tmp_path: Path) -> None:
     path = parquet(tmp_path / "items.parquet", key=["a", "b", "gone"], price=[1.0, 2.0, 3.0])
-    tables = open_tables(path, interval=0.01, cache_bytes=1 << 20)
+    tables = FollowedTables(path, interval=0.01, cache_bytes=1 << 20)
     await tables.start()
     version = tables.attributes(ids_of("a", "never", "b", "unknown"), 4, frozenset({1}))
     cheap, unpriced = Filter("item.price < 2.5"), Filter("!has(item.price)")
@@ -158,14 +158,14 @@ async def test_a_table_is_replaced_while_it_serves_and_a_bad_one_is_not(tmp_path
 
 
 async def test_parameters_that_python_takes_for_equal_are_different_filters(tmp_path: Path) -> None:
-    tables = open_tables(
+    tables = FollowedTables(
         parquet(tmp_path / "items.parquet", key=["a", "b"], new=[True, False]), interval=60, cache_bytes=1 << 20
     )
     await tables.start()
     version = tables.attributes(ids_of("a", "b"), 2, frozenset())
     text = "item.new == params.new"
     await version.prepare(Filter(text, (("new", "bool", True),)))
-    with pytest.raises(FilterError, match="a bool is compared with an int"):
+    with pytest.raises(InvalidRequestError, match="a bool is compared with an int"):
         await version.prepare(Filter(text, (("new", "int64", 1),)))
     assert version.mask(Filter(text, (("new", "bool", True),))).ids().tolist() == [0]
     await tables.close()
@@ -173,7 +173,7 @@ async def test_parameters_that_python_takes_for_equal_are_different_filters(tmp_
 
 async def test_filters_beyond_the_cache_are_evaluated_again_and_late_ones_told(tmp_path: Path) -> None:
     path = parquet(tmp_path / "items.parquet", key=["a", "b", "c"], price=[0, 1, 2])
-    tables = open_tables(path, interval=60, cache_bytes=2_000)
+    tables = FollowedTables(path, interval=60, cache_bytes=2_000)
     await tables.start()
     version = tables.attributes(ids_of("a", "b", "c"), 3, frozenset())
     filters = [Filter(f"item.price > {least}") for least in range(8)]

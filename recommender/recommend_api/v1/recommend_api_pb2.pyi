@@ -48,8 +48,15 @@ MODEL_ROLE_CANARY: ModelRole
 MODEL_ROLE_SHADOW: ModelRole
 
 class RecommendRequest(_message.Message):
-    __slots__ = ("item_ids", "limit", "excluded_item_ids", "exclude_history", "candidate_item_ids", "min_score", "item_keys", "excluded_item_keys", "candidate_item_keys", "model", "routing_key", "user_key", "user_id", "features", "history_type_keys", "history_type_ids", "history_times")
+    __slots__ = ("item_ids", "limit", "excluded_item_ids", "exclude_history", "candidate_item_ids", "min_score", "item_keys", "excluded_item_keys", "candidate_item_keys", "model", "routing_key", "user_key", "user_id", "features", "history_type_keys", "history_type_ids", "history_times", "filter", "filter_parameters")
     class FeaturesEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: FeatureValue
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[_Union[FeatureValue, _Mapping]] = ...) -> None: ...
+    class FilterParametersEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
         VALUE_FIELD_NUMBER: _ClassVar[int]
@@ -73,6 +80,8 @@ class RecommendRequest(_message.Message):
     HISTORY_TYPE_KEYS_FIELD_NUMBER: _ClassVar[int]
     HISTORY_TYPE_IDS_FIELD_NUMBER: _ClassVar[int]
     HISTORY_TIMES_FIELD_NUMBER: _ClassVar[int]
+    FILTER_FIELD_NUMBER: _ClassVar[int]
+    FILTER_PARAMETERS_FIELD_NUMBER: _ClassVar[int]
     item_ids: _containers.RepeatedScalarFieldContainer[int]
     limit: int
     excluded_item_ids: _containers.RepeatedScalarFieldContainer[int]
@@ -90,7 +99,9 @@ class RecommendRequest(_message.Message):
     history_type_keys: _containers.RepeatedScalarFieldContainer[str]
     history_type_ids: _containers.RepeatedScalarFieldContainer[int]
     history_times: _containers.RepeatedScalarFieldContainer[int]
-    def __init__(self, item_ids: _Optional[_Iterable[int]] = ..., limit: _Optional[int] = ..., excluded_item_ids: _Optional[_Iterable[int]] = ..., exclude_history: _Optional[bool] = ..., candidate_item_ids: _Optional[_Iterable[int]] = ..., min_score: _Optional[float] = ..., item_keys: _Optional[_Iterable[str]] = ..., excluded_item_keys: _Optional[_Iterable[str]] = ..., candidate_item_keys: _Optional[_Iterable[str]] = ..., model: _Optional[str] = ..., routing_key: _Optional[str] = ..., user_key: _Optional[str] = ..., user_id: _Optional[int] = ..., features: _Optional[_Mapping[str, FeatureValue]] = ..., history_type_keys: _Optional[_Iterable[str]] = ..., history_type_ids: _Optional[_Iterable[int]] = ..., history_times: _Optional[_Iterable[int]] = ...) -> None: ...
+    filter: str
+    filter_parameters: _containers.MessageMap[str, FeatureValue]
+    def __init__(self, item_ids: _Optional[_Iterable[int]] = ..., limit: _Optional[int] = ..., excluded_item_ids: _Optional[_Iterable[int]] = ..., exclude_history: _Optional[bool] = ..., candidate_item_ids: _Optional[_Iterable[int]] = ..., min_score: _Optional[float] = ..., item_keys: _Optional[_Iterable[str]] = ..., excluded_item_keys: _Optional[_Iterable[str]] = ..., candidate_item_keys: _Optional[_Iterable[str]] = ..., model: _Optional[str] = ..., routing_key: _Optional[str] = ..., user_key: _Optional[str] = ..., user_id: _Optional[int] = ..., features: _Optional[_Mapping[str, FeatureValue]] = ..., history_type_keys: _Optional[_Iterable[str]] = ..., history_type_ids: _Optional[_Iterable[int]] = ..., history_times: _Optional[_Iterable[int]] = ..., filter: _Optional[str] = ..., filter_parameters: _Optional[_Mapping[str, FeatureValue]] = ...) -> None: ...
 
 class FeatureValue(_message.Message):
     __slots__ = ("int64_value", "double_value", "string_value", "bool_value", "int64_list", "double_list", "string_list", "bool_list")
@@ -137,7 +148,7 @@ class BoolList(_message.Message):
     def __init__(self, values: _Optional[_Iterable[bool]] = ...) -> None: ...
 
 class RecommendResponse(_message.Message):
-    __slots__ = ("item_ids", "scores", "model_version", "item_keys", "unknown_item_ids", "unknown_item_keys", "source", "request_id", "unknown_user", "ignored_inputs")
+    __slots__ = ("item_ids", "scores", "model_version", "item_keys", "unknown_item_ids", "unknown_item_keys", "source", "request_id", "unknown_user", "ignored_inputs", "matching_items")
     ITEM_IDS_FIELD_NUMBER: _ClassVar[int]
     SCORES_FIELD_NUMBER: _ClassVar[int]
     MODEL_VERSION_FIELD_NUMBER: _ClassVar[int]
@@ -148,6 +159,7 @@ class RecommendResponse(_message.Message):
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     UNKNOWN_USER_FIELD_NUMBER: _ClassVar[int]
     IGNORED_INPUTS_FIELD_NUMBER: _ClassVar[int]
+    MATCHING_ITEMS_FIELD_NUMBER: _ClassVar[int]
     item_ids: _containers.RepeatedScalarFieldContainer[int]
     scores: _containers.RepeatedScalarFieldContainer[float]
     model_version: str
@@ -158,7 +170,8 @@ class RecommendResponse(_message.Message):
     request_id: str
     unknown_user: bool
     ignored_inputs: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, item_ids: _Optional[_Iterable[int]] = ..., scores: _Optional[_Iterable[float]] = ..., model_version: _Optional[str] = ..., item_keys: _Optional[_Iterable[str]] = ..., unknown_item_ids: _Optional[_Iterable[int]] = ..., unknown_item_keys: _Optional[_Iterable[str]] = ..., source: _Optional[_Union[Source, str]] = ..., request_id: _Optional[str] = ..., unknown_user: _Optional[bool] = ..., ignored_inputs: _Optional[_Iterable[str]] = ...) -> None: ...
+    matching_items: int
+    def __init__(self, item_ids: _Optional[_Iterable[int]] = ..., scores: _Optional[_Iterable[float]] = ..., model_version: _Optional[str] = ..., item_keys: _Optional[_Iterable[str]] = ..., unknown_item_ids: _Optional[_Iterable[int]] = ..., unknown_item_keys: _Optional[_Iterable[str]] = ..., source: _Optional[_Union[Source, str]] = ..., request_id: _Optional[str] = ..., unknown_user: _Optional[bool] = ..., ignored_inputs: _Optional[_Iterable[str]] = ..., matching_items: _Optional[int] = ...) -> None: ...
 
 class BatchRecommendRequest(_message.Message):
     __slots__ = ("requests",)

@@ -11,8 +11,8 @@ from typing import Any, Final, TypeAlias
 from cel_expr_python import cel
 from google.protobuf import any_pb2
 
-from recommender.catalogue.errors import FilterError
-from recommender.catalogue.parsed_expr import parsed_expr
+from recommender.catalogue.attributes.errors import filter_fault
+from recommender.catalogue.attributes.parsed_expr import parsed_expr
 
 ITEM, PARAMETERS = "item", "params"
 """What a filter calls the item's attributes, and its own parameters."""
@@ -92,18 +92,18 @@ _NOT_IN_FILTERS = "a filter has comparisons, in, &&, ||, !, has() and timestamp(
 
 
 def parse(text: str) -> Node:
-    """Parse a filter. Raises FilterError if it is none, with the place of what is wrong."""
+    """Parse a filter. Raises InvalidRequestError if it is none, with the place of what is wrong."""
     try:
         expression = _environment().compile(text, disable_check=True)
     except (RuntimeError, ValueError, UnicodeError) as error:
         found = _WHERE.search(str(error))
         if found is None and "recursion limit" in str(error):
-            raise FilterError("it is too complex: brackets and operators are nested too deep", 1) from error
+            raise filter_fault("it is too complex: brackets and operators are nested too deep", 1) from error
         if found is None:
-            raise FilterError(str(error).splitlines()[0][:_SHOWN], 1) from error
+            raise filter_fault(str(error).splitlines()[0][:_SHOWN], 1) from error
         before = text.split("\n")[: int(found[1]) - 1]
         at = sum(len(line) + 1 for line in before) + int(found[2])
-        raise FilterError(found[3].removesuffix(" [INVALID_ARGUMENT]")[:_SHOWN], at) from error
+        raise filter_fault(found[3].removesuffix(" [INVALID_ARGUMENT]")[:_SHOWN], at) from error
     packed = any_pb2.Any.FromString(expression.serialize())
     parsed = parsed_expr().FromString(packed.value)
     return _Reader(dict(parsed.source_info.positions)).node(parsed.expr)
@@ -120,7 +120,7 @@ class _Reader:
         at = self._positions.get(expr.id, 0) + 1
         self._nodes += 1
         if self._nodes > _MOST_NODES:
-            raise FilterError(f"it is too complex: more than {_MOST_NODES} names, values and operators", at)
+            raise filter_fault(f"it is too complex: more than {_MOST_NODES} names, values and operators", at)
         kind = expr.WhichOneof("kind")
         read: Callable[[Any, int], Node] | None = {
             "const_expr": self._literal,
@@ -133,25 +133,25 @@ class _Reader:
             return Listed(tuple(self.node(element) for element in expr.list_expr.elements), at)
         if kind == "ident_expr":
             name = expr.ident_expr.name
-            raise FilterError(
+            raise filter_fault(
                 f"{name!r} is unknown: write an attribute as {ITEM}.NAME and a parameter as {PARAMETERS}.NAME", at
             )
-        raise FilterError(_NOT_IN_FILTERS, at)
+        raise filter_fault(_NOT_IN_FILTERS, at)
 
     def _literal(self, constant: Any, at: int) -> Literal:  # noqa: ANN401
         kind = constant.WhichOneof("kind")
         if kind not in {"bool_value", "int64_value", "double_value", "string_value"}:
-            raise FilterError("a value is a bool, an int, a double or a string", at)
+            raise filter_fault("a value is a bool, an int, a double or a string", at)
         return Literal(getattr(constant, kind), at)
 
     def _selected(self, select: Any, at: int) -> Attribute | Parameter | Has:  # noqa: ANN401
         of = select.operand.ident_expr.name
         if of not in (ITEM, PARAMETERS):
-            raise FilterError(f"only {ITEM} and {PARAMETERS} have fields: write {ITEM}.NAME or {PARAMETERS}.NAME", at)
+            raise filter_fault(f"only {ITEM} and {PARAMETERS} have fields: write {ITEM}.NAME or {PARAMETERS}.NAME", at)
         # The library counts the place of the dot, or that of `has`.
         if select.test_only:
             if of != ITEM:
-                raise FilterError(f"has() takes an attribute, such as {ITEM}.{select.field}", at)
+                raise filter_fault(f"has() takes an attribute, such as {ITEM}.{select.field}", at)
             return Has(select.field, at)
         start = max(self._positions.get(select.operand.id, 0) + 1, 1)
         return Attribute(select.field, start) if of == ITEM else Parameter(select.field, start)
@@ -159,7 +159,7 @@ class _Reader:
     def _call(self, call: Any, at: int) -> Node:  # noqa: ANN401
         function = call.function
         if call.HasField("target") or _ARGUMENTS.get(function) != len(call.args):
-            raise FilterError(f"{_told(function)} is not for filters: {_NOT_IN_FILTERS}", at)
+            raise filter_fault(f"{_told(function)} is not for filters: {_NOT_IN_FILTERS}", at)
         return Call(function, tuple(self.node(argument) for argument in call.args), at)
 
 

@@ -19,10 +19,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from recommender.catalogue.errors import FilterError
-from recommender.catalogue.filters import Parameters, Scalar
-from recommender.catalogue.syntax import Attribute, Call, Has, Listed, Literal, Node, Parameter
-from recommender.catalogue.table import Column, ItemTable, Lists, Numbers, Strings, Truths
+from recommender.catalogue.attributes.errors import filter_fault
+from recommender.catalogue.attributes.filters import Parameters, Scalar
+from recommender.catalogue.attributes.syntax import Attribute, Call, Has, Listed, Literal, Node, Parameter
+from recommender.catalogue.attributes.table import Column, ItemTable, Lists, Numbers, Strings, Truths
 
 _OPERATORS: Final[Mapping[str, Callable[[Any, Any], Any]]] = {
     "_==_": operator.eq,
@@ -75,7 +75,7 @@ _Operand: TypeAlias = Column | _Value | _Values
 def evaluate(node: Node, table: ItemTable, parameters: Parameters) -> Truths:
     """Which rows a filter selects, the last one, of which nothing is known, included.
 
-    Raises FilterError if it names what there is not, or compares what cannot be compared.
+    Raises InvalidRequestError if it names what there is not, or compares what cannot be compared.
     """
     return _Evaluation(table, parameters).truth(node).true
 
@@ -113,7 +113,7 @@ class _Evaluation:
             return _Truth(operand.present & operand.values, operand.present & ~operand.values)
         if isinstance(operand, _Value) and operand.kind == "bool":
             return self._everywhere(bool(operand.value))
-        raise FilterError(f"a filter is true or false, and this is {_told(operand)}", node.at)
+        raise filter_fault(f"a filter is true or false, and this is {_told(operand)}", node.at)
 
     def _everywhere(self, value: bool) -> _Truth:  # noqa: FBT001 (the value)
         true = np.full(self._rows, value)
@@ -121,7 +121,7 @@ class _Evaluation:
 
     def _column(self, name: str, at: int) -> Column:
         if (column := self._columns.get(name)) is None:
-            raise FilterError(f"the table of items has no attribute {name!r}{_nearest(name, self._columns)}", at)
+            raise filter_fault(f"the table of items has no attribute {name!r}{_nearest(name, self._columns)}", at)
         return column
 
     def _operand(self, node: Node) -> _Operand:
@@ -133,17 +133,17 @@ class _Evaluation:
                 return _valued(value)
             case Parameter(name, at):
                 if (given := self._parameters.get(name)) is None:
-                    raise FilterError(f"there is no parameter {name!r}{_nearest(name, self._parameters)}", at)
+                    raise filter_fault(f"there is no parameter {name!r}{_nearest(name, self._parameters)}", at)
                 return _Values(tuple(map(_valued, given))) if isinstance(given, tuple) else _valued(given)
             case Listed(elements, at):
                 values = [self._operand(element) for element in elements]
                 if not all(isinstance(value, _Value) for value in values):
-                    raise FilterError("a list has single values and parameters only", at)
+                    raise filter_fault("a list has single values and parameters only", at)
                 return _Values(tuple(value for value in values if isinstance(value, _Value)))
             case Call("timestamp", (argument,), at):
                 return _timestamp(self._operand(argument), at)
             case _:
-                raise FilterError("a predicate cannot be compared: join predicates by &&, || and !", node.at)
+                raise filter_fault("a predicate cannot be compared: join predicates by &&, || and !", node.at)
 
     def _compared(self, node: Call, left: _Operand, right: _Operand) -> _Truth:
         function = node.function
@@ -151,13 +151,13 @@ class _Evaluation:
             left, right, function = right, left, _MIRRORED.get(function, function)
         for side in (left, right):
             if isinstance(side, _Values | Lists):
-                raise FilterError(f"{_told(side)} is not compared: use `in`", node.at)
+                raise filter_fault(f"{_told(side)} is not compared: use `in`", node.at)
         assert not isinstance(left, _Values | Lists)  # noqa: S101 (refused above; so mypy sees it)
         assert not isinstance(right, _Values | Lists)  # noqa: S101
         if left.kind != right.kind and not {left.kind, right.kind} <= _NUMBERS:
-            raise FilterError(f"{_told(left)} is compared with {_told(right)}", node.at)
+            raise filter_fault(f"{_told(left)} is compared with {_told(right)}", node.at)
         if left.kind == "bool" and function in _ORDERS:
-            raise FilterError("bools have no order: compare them by == and !=", node.at)
+            raise filter_fault("bools have no order: compare them by == and !=", node.at)
         if isinstance(left, _Value) and isinstance(right, _Value):
             return self._everywhere(bool(_OPERATORS[function](left.value, right.value)))
         if isinstance(left, Strings):
@@ -172,15 +172,15 @@ class _Evaluation:
         left, right = (self._operand(argument) for argument in node.arguments)
         if isinstance(right, Lists):
             if not (isinstance(left, _Value) and left.kind == "string"):
-                raise FilterError(f"{_told(left)} is sought in {_told(right)}: name one string", node.at)
+                raise filter_fault(f"{_told(left)} is sought in {_told(right)}: name one string", node.at)
             return _known(_having(right, str(left.value)), right.present)
         if not isinstance(right, _Values):
-            raise FilterError(f"`in` takes a list, and this is {_told(right)}", node.arguments[1].at)
+            raise filter_fault(f"`in` takes a list, and this is {_told(right)}", node.arguments[1].at)
         if isinstance(left, _Values | Lists):
-            raise FilterError(f"{_told(left)} is in no list: seek one value", node.at)
+            raise filter_fault(f"{_told(left)} is in no list: seek one value", node.at)
         for value in right.values:
             if value.kind != left.kind and not {left.kind, value.kind} <= _NUMBERS:
-                raise FilterError(f"{_told(left)} is sought in a list that has {_told(value)}", node.at)
+                raise filter_fault(f"{_told(left)} is sought in a list that has {_told(value)}", node.at)
         values = [value.value for value in right.values]
         if isinstance(left, _Value):
             return self._everywhere(left.value in values)
@@ -272,7 +272,7 @@ def _valued(value: Scalar) -> _Value:
 def _timestamp(operand: _Operand, at: int) -> _Value:
     """A moment, from RFC 3339 text or from seconds since 1970."""
     if not isinstance(operand, _Value) or operand.kind not in ("string", "int"):
-        raise FilterError(
+        raise filter_fault(
             f"timestamp() takes a string such as '2026-01-31T00:00:00Z', and this is {_told(operand)}", at
         )
     try:
@@ -283,7 +283,7 @@ def _timestamp(operand: _Operand, at: int) -> _Value:
         else:
             moment = datetime.fromtimestamp(operand.value, UTC)
     except (ValueError, OverflowError, OSError) as error:
-        raise FilterError(
+        raise filter_fault(
             f"{operand.value!r} is no time from year 1 to 9999 with its offset, such as '2026-01-31T00:00:00Z'", at
         ) from error
     since = moment - datetime.fromtimestamp(0, UTC)

@@ -6,7 +6,7 @@ import threading
 from collections import OrderedDict
 from typing import TypeAlias
 
-from recommender.catalogue.filters import Filter
+from recommender.catalogue.attributes.filters import Filter
 from recommender.masks import ItemMask
 
 Key: TypeAlias = tuple[int, int, Filter]

@@ -11,11 +11,11 @@ from pathlib import Path
 
 import structlog
 
-from recommender.catalogue.cache import MaskCache
-from recommender.catalogue.filters import TableStatistics
-from recommender.catalogue.joined import Current, JoinedAttributes, Workshop
-from recommender.catalogue.reading import read_table, signature
-from recommender.catalogue.table import ItemTable
+from recommender.catalogue.attributes.cache import MaskCache
+from recommender.catalogue.attributes.filters import TableStatistics
+from recommender.catalogue.attributes.joined import Current, JoinedAttributes, Workshop
+from recommender.catalogue.attributes.reading import read_table, signature
+from recommender.catalogue.attributes.table import ItemTable
 from recommender.errors import StartError
 from recommender.threads import in_background
 

@@ -12,11 +12,11 @@ from functools import lru_cache
 import numpy as np
 import numpy.typing as npt
 
-from recommender.catalogue.cache import Key, MaskCache
-from recommender.catalogue.evaluating import evaluate
-from recommender.catalogue.filters import Filter
-from recommender.catalogue.syntax import parse
-from recommender.catalogue.table import ItemTable
+from recommender.catalogue.attributes.cache import Key, MaskCache
+from recommender.catalogue.attributes.evaluating import evaluate
+from recommender.catalogue.attributes.filters import Filter
+from recommender.catalogue.attributes.syntax import parse
+from recommender.catalogue.attributes.table import ItemTable
 from recommender.errors import BacklogFullError, DeadlineError
 from recommender.masks import ItemMask
 from recommender.threads import in_background

@@ -20,8 +20,8 @@ import pyarrow.csv
 import pyarrow.json
 import pyarrow.parquet
 
-from recommender.catalogue.errors import TableError
-from recommender.catalogue.table import Column, ItemTable, Lists, NumberKind, Numbers, Strings, Truths
+from recommender.catalogue.attributes.errors import TableError
+from recommender.catalogue.attributes.table import Column, ItemTable, Lists, NumberKind, Numbers, Strings, Truths
 
 KEY = "key"
 MOST_COLUMNS = 100

@@ -1,0 +1,58 @@
+"""Filters of requests: evaluated for the versions that may answer, before these read the requests."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Sequence
+from typing import Protocol
+
+from recommender.errors import RecommenderError
+from recommender.models.version import Version
+from recommender.routing.router import Router
+
+
+class Filtered(Protocol):
+    """A request that may have a filter."""
+
+    @property
+    def model(self) -> str:
+        """The model that the request names, as `Router.route` takes it; empty if it names none."""
+
+    @property
+    def filter(self) -> object | None:
+        """Selects the items that may be recommended; None for all."""
+
+    async def prepare(self, version: Version, deadline: float) -> None:
+        """Do what takes long before a version reads the request; `deadline` is on the batcher's clock.
+
+        Raises InvalidRequestError if the version cannot evaluate the filter, DeadlineError and BacklogFullError if that
+        cannot be in time.
+        """
+
+
+async def prepare(asked: Filtered, router: Router, deadline: float) -> None:
+    """Have the versions that may answer a request evaluate its filter.
+
+    Raises what `Router.route` and `Filtered.prepare` raise.
+    """
+    version, candidate = router.route(asked.model), router.candidate
+    await asked.prepare(version, deadline)
+    if candidate is not None and candidate.version is not version:
+        with contextlib.suppress(RecommenderError):  # if the candidate reads it, it fails with the same
+            await asked.prepare(candidate.version, deadline)
+
+
+async def prepare_many(requests: Sequence[Filtered], router: Router, deadline: float) -> dict[int, RecommenderError]:
+    """Do so for each request of a call that has a filter; returns the errors, by the places of the requests."""
+    filtered = [place for place, asked in enumerate(requests) if asked.filter is not None]
+    ended = await asyncio.gather(
+        *(prepare(requests[place], router, deadline) for place in filtered), return_exceptions=True
+    )
+    errors: dict[int, RecommenderError] = {}
+    for place, error in zip(filtered, ended, strict=True):
+        if isinstance(error, RecommenderError):
+            errors[place] = error
+        elif error is not None:
+            raise error
+    return errors
