@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import re
+import sys
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -11,14 +13,18 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet
 import pytest
+import typer
 
 from recommender.catalogue.attributes.errors import TableError
 from recommender.catalogue.attributes.evaluating import evaluate
 from recommender.catalogue.attributes.filters import Filter
+from recommender.catalogue.attributes.opening import open_tables, reader
 from recommender.catalogue.attributes.reading import read_table
 from recommender.catalogue.attributes.syntax import parse
 from recommender.catalogue.attributes.tables import FollowedTables
-from recommender.errors import DeadlineError, InvalidRequestError
+from recommender.cli.clients.tables import check
+from recommender.errors import DeadlineError, InvalidRequestError, StartError
+from recommender.settings.catalogue import CatalogueSettings
 
 CSV = (
     "key,price,stock,new,since,brand\na,1.5,2,true,2026-01-31T00:00:00Z,x\nb,,,,,\nc,2,0,false,2025-01-31T00:00:00Z,y\n"
@@ -185,3 +191,26 @@ async def test_filters_beyond_the_cache_are_evaluated_again_and_late_ones_told(t
     with pytest.raises(DeadlineError):
         await version.prepare(Filter("item.price > 100"), deadline=0.0)
     await tables.close()
+
+
+def test_a_table_is_checked_by_a_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "items.csv"
+    path.write_text(CSV, encoding="utf-8")
+    check(path)
+    told = capsys.readouterr().out
+    assert f"{path}: 3 items" in told
+    assert "  price: double, missing for 1" in told
+    path.write_text("id\n1\n", encoding="utf-8")
+    with pytest.raises(typer.Exit) as refused:
+        check(path)
+    assert refused.value.exit_code == 2
+    assert "its first column is 'id'" in capsys.readouterr().err
+
+
+def test_without_the_libraries_the_extra_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("recommender.catalogue.attributes.tables", "recommender.catalogue.attributes.reading"):
+        monkeypatch.setitem(sys.modules, name, None)
+    for needs in (lambda: open_tables(CatalogueSettings(items=tmp_path / "items.csv")), reader):
+        with pytest.raises(StartError, match=re.escape("install the extra recommender[catalogue]")):
+            needs()
+    assert open_tables(CatalogueSettings()) is None

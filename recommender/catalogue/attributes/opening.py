@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
 from recommender.catalogue.attributes.filters import Tables
 from recommender.errors import StartError
 from recommender.settings.catalogue import CatalogueSettings
+
+if TYPE_CHECKING:
+    from recommender.catalogue.attributes.table import ItemTable
 
 EXTRA = "recommender[catalogue]"
 """The extra whose libraries tables and filters need."""
@@ -17,12 +25,26 @@ def open_tables(settings: CatalogueSettings) -> Tables | None:
     """
     if settings.items is None:
         return None
-    try:
+    with _installed():
         from recommender.catalogue.attributes.tables import FollowedTables  # noqa: PLC0415 (its libraries are an extra)
-    except ImportError as error:
-        raise StartError(
-            f"RECOMMENDER_ITEMS needs {error.name}, which is not installed: install the extra {EXTRA}, or unset it"
-        ) from error
     return FollowedTables(
         settings.items, interval=settings.items_poll_ms / 1e3, cache_bytes=settings.filter_cache_mb * 1_000_000
     )
+
+
+def reader() -> Callable[[Path], ItemTable]:
+    """Read a table of items; blocks. Raises StartError if the libraries are not installed."""
+    with _installed():
+        from recommender.catalogue.attributes.reading import read_table  # noqa: PLC0415 (its libraries are an extra)
+    return read_table
+
+
+@contextmanager
+def _installed() -> Iterator[None]:
+    """Raise StartError if a library cannot be imported."""
+    try:
+        yield
+    except ImportError as error:
+        raise StartError(
+            f"a table of items (RECOMMENDER_ITEMS) needs {error.name}, which is missing: install the extra {EXTRA}"
+        ) from error

@@ -12,13 +12,15 @@ import typer
 
 from recommender.cli.clients.ask import CALL_TIMEOUT, secrets_of
 from recommender.cli.clients.connecting import meaning
+from recommender.cli.clients.tables import check
 from recommender.cli.lazy import fail, new_typer
 from recommender.client.connection import authorization, options_for
 from recommender.edges.address import address_of
 from recommender.recommend_api.v1 import catalogue_api_pb2 as api
 from recommender.recommend_api.v1 import catalogue_api_pb2_grpc as api_grpc
 
-app = new_typer("Hide items of a running server, show them again, and list what is hidden.")
+app = new_typer("Hide items of a running server, show them again, and list what is hidden; check a table of items.")
+app.command()(check)
 
 _AT_ONCE = 1_000
 _SHOWN = 10
