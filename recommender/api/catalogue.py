@@ -6,7 +6,10 @@ import math
 from collections.abc import Collection, Container, Sequence
 
 from recommender.api.users import User
+from recommender.catalogue.attributes.filters import Attributes, Filter
+from recommender.catalogue.attributes.opening import EXTRA
 from recommender.errors import InvalidRequestError, Violation, quoted
+from recommender.masks import ItemMask
 from recommender.models.version import Version
 from recommender.routing.answering import NO_REMARKS, Remarks
 
@@ -112,6 +115,32 @@ def nothing_known(version: Version, ids: Sequence[int], keys: Sequence[str]) -> 
         return InvalidRequestError(Violation("item_ids", f"the request names neither item_ids nor item_keys, {lacks}"))
     known = f": its ids are 0 to {model.readable - 1}" if model.readable is not None else ""
     return InvalidRequestError(Violation("item_ids", f"the history has no item of the catalogue{known}, {lacks}"))
+
+
+def attributes_of(version: Version) -> Attributes:
+    """What is known of a version's items. Raises InvalidRequestError if that is nothing."""
+    if version.attributes is None:
+        raise InvalidRequestError(
+            Violation(
+                "filter",
+                f"nothing is known of the items of model {version.model.label}: filters need a table of items "
+                f"(RECOMMENDER_ITEMS, and the extra {EXTRA}) and a model with keys",
+            )
+        )
+    return version.attributes
+
+
+def selected(version: Version, wanted: Filter | None) -> ItemMask | None:
+    """The items of a version that a filter selects; None without a filter.
+
+    Takes milliseconds unless it was prepared. Raises InvalidRequestError if the version cannot evaluate it.
+    """
+    if wanted is None:
+        return None
+    if "candidates" not in version.abilities:
+        label = version.model.label
+        raise InvalidRequestError(Violation("filter", f"model {label} was exported without the input `candidates`"))
+    return attributes_of(version).mask(wanted)
 
 
 def _unknown(field: str, named: Sequence[object], unknown: Container[object], why: str) -> InvalidRequestError:

@@ -8,8 +8,7 @@ from itertools import islice
 from typing import NamedTuple
 
 from recommender.api.features import Given, given_features, untaken_features
-from recommender.api.filters import read_filter
-from recommender.catalogue.attributes.filters import Filter
+from recommender.catalogue.attributes.filters import Filter, ParameterValue
 from recommender.errors import InputsError, InvalidRequestError, Violation
 from recommender.models.version import Version
 from recommender.recommend_api.v1 import recommend_api_pb2 as api
@@ -113,7 +112,7 @@ def read_options(request: api.RecommendRequest, *, reject_unknown: bool, reject_
         request.history_type_keys[:],
         request.history_type_ids[:],
         request.history_times[:],
-        read_filter(request),
+        _filter(request),
     )
 
 
@@ -138,3 +137,25 @@ def _check_lengths(request: api.RecommendRequest) -> None:
 def _items(ids: Sequence[int], keys: Sequence[str]) -> Items | None:
     """A list of a message as a value of its own; None if it names nothing."""
     return Items(ids[:], keys[:]) if ids or keys else None
+
+
+def _filter(request: api.RecommendRequest) -> Filter | None:
+    """The filter of a request that keeps the rules of the proto; None if it has none.
+
+    Raises InvalidRequestError if it has parameters and no filter.
+    """
+    if not request.filter:
+        if request.filter_parameters:
+            raise InvalidRequestError(Violation("filter_parameters", "they belong to a filter, and there is none"))
+        return None
+    if not request.filter_parameters:
+        return Filter(request.filter)
+    given = request.filter_parameters
+    return Filter(request.filter, tuple((name, *_parameter(given[name])) for name in sorted(given)))
+
+
+def _parameter(value: api.FeatureValue) -> tuple[str, ParameterValue]:
+    """The type of a parameter, and its value."""
+    field = value.WhichOneof("value") or ""
+    content = getattr(value, field)
+    return field, tuple(content.values) if field.endswith("_list") else content

@@ -17,10 +17,9 @@ from google.protobuf.descriptor import FieldDescriptor
 from protovalidate import Validator
 
 from recommender.api.batch_call import BatchCall, divided
-from recommender.api.catalogue import Catalogue, nothing_known
+from recommender.api.catalogue import Catalogue, attributes_of, nothing_known, selected
 from recommender.api.events import NO_EVENTS, SURELY_SHORT, plain_events, read_events
 from recommender.api.features import Given, features_for, plain_features
-from recommender.api.filters import attributes_of, selected
 from recommender.api.messages import ceiling, validate
 from recommender.api.options import Options, read_options
 from recommender.api.users import User, find_user, known_user, nobody_known

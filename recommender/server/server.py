@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import socket
 import time
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 import structlog
@@ -105,7 +105,7 @@ class Server:
         loading = loader(
             settings,
             lambda model: self._monitoring.tracer(model.name, model.version),
-            prepare=self._prepare,
+            prepare=_preparing(self._availability, self._attributes),
         )
         self._followers = Followers(settings, loading, self._router, self._availability)
         self._monitoring.watch_followers(self._followers.statistics)
@@ -248,10 +248,6 @@ class Server:
             ask=_client_command(self._settings.network, self.port),
         )
 
-    async def _prepare(self, version: Version) -> None:
-        await self._availability.attach(version)
-        await self._attributes.attach(version)
-
     def _note(self, change: VersionEvent) -> None:
         if change.kind == "serving":
             self._monitoring.watch(change.version)
@@ -319,6 +315,16 @@ def _secrets(network: NetworkSettings, listener: Listener, access: Access | None
             ReloadedFiles("tokens", [network.tokens_file], parse=read_grants, use=access.replace, every=every)
         )
     return watched
+
+
+def _preparing(availability: Availability, attributes: ItemAttributes) -> Callable[[Version], Awaitable[None]]:
+    """What is done with a version before it answers anybody."""
+
+    async def prepare(version: Version) -> None:
+        await availability.attach(version)
+        await attributes.attach(version)
+
+    return prepare
 
 
 def _client_command(network: NetworkSettings, port: int) -> str:

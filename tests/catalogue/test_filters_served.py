@@ -129,7 +129,7 @@ def test_answers_are_those_of_brute_force_among_the_items_that_match(shop: Shop)
     @settings(max_examples=10, deadline=None, suppress_health_check=list(HealthCheck))
     @given(
         asked=st.lists(
-            st.tuples(requests(shop.items), st.none() | st.integers(0, len(FILTERS) - 1)), min_size=1, max_size=10
+            st.tuples(requests(SIZES["plain"]), st.none() | st.integers(0, len(FILTERS) - 1)), min_size=1, max_size=10
         )
     )
     def check(asked: list[tuple[api.RecommendRequest, int | None]]) -> None:
