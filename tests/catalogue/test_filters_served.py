@@ -72,7 +72,7 @@ class Shop:
     tolerance: float
 
 
-@pytest.fixture(scope="module", params=SIZES)
+@pytest.fixture(scope="module", params=["plain", pytest.param("coarse", marks=pytest.mark.slow)])
 def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     items, folder = SIZES[request.param], tmp_path_factory.mktemp("catalogue")
     if request.param == "plain":
