@@ -58,7 +58,9 @@ class AsgiEdge:
         """How many calls are open."""
         return len(self._calls)
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def __call__(  # noqa: C901, PLR0912 (one coroutine: each costs all that is resumed through it)
+        self, scope: Scope, receive: Receive, send: Send
+    ) -> None:
         """Answer one HTTP request."""
         headers = dict(scope["headers"])
         if scope["method"] != "POST" or not _is_grpc(headers.get(b"content-type", b"")):
@@ -72,7 +74,26 @@ class AsgiEdge:
         call = HttpCall(headers, receive, send, noted, client, uploads=self._calls.uploads)
         self._calls.begin(call)
         try:
-            await self._answer(method, respond, call, scope)
+            try:
+                check_headers(scope["headers"], headers, self._max_metadata_bytes)
+                timeout = timeout_of(headers.get(b"grpc-timeout"))
+                call.deadline = call.started + (method.timeout if timeout is None else timeout)
+                reply = await respond(call)
+            except LeftError:
+                raise
+            except asyncio.CancelledError:
+                if not call.late:
+                    raise
+                await call.fail(call.reason)
+            except Exception as error:  # noqa: BLE001 (whatever went wrong, the caller gets a status)
+                await call.fail(error)
+            else:
+                if reply is None:
+                    await call.finish()
+                elif len(reply) <= LARGE_BYTES:
+                    await call.answer(reply)
+                else:
+                    await self._answer_large(call, reply, scope.get("server"))
         except (LeftError, OSError):  # ASGI servers raise OSError if the caller has left
             pass
         except asyncio.CancelledError:
@@ -81,28 +102,6 @@ class AsgiEdge:
         finally:
             call.call.end(code_pb2.CANCELLED)  # unless it has ended otherwise
             self._calls.end(call)
-
-    async def _answer(self, method: Method, respond: Respond, call: HttpCall, scope: Scope) -> None:
-        try:
-            check_headers(scope["headers"], call.headers, self._max_metadata_bytes)
-            timeout = timeout_of(call.headers.get(b"grpc-timeout"))
-            call.deadline = call.started + (method.timeout if timeout is None else timeout)
-            reply = await respond(call)
-        except LeftError:
-            raise
-        except asyncio.CancelledError:
-            if not call.late:
-                raise
-            await call.fail(call.reason)
-        except Exception as error:  # noqa: BLE001 (whatever went wrong, the caller gets a status)
-            await call.fail(error)
-        else:
-            if reply is None:
-                await call.finish()
-            elif len(reply) <= LARGE_BYTES:
-                await call.answer(reply)
-            else:
-                await self._answer_large(call, reply, scope.get("server"))
 
     async def _answer_large(self, call: HttpCall, reply: bytes, server: Client | None) -> None:
         """Send a reply within the bounds of what may be unread; a caller who does not read it is cut off."""

@@ -11,7 +11,6 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from collections.abc import Mapping
 
 from google.protobuf.message import Message
 from google.rpc import code_pb2
@@ -170,8 +169,9 @@ class HttpCall:
         send = self._send
         await send(_START)
         await send({"type": "http.response.body", "body": framed(reply), "more_body": False})
-        await send(_ok(self.call.request_id))
-        self.call.end(code_pb2.OK)
+        call = self.call
+        await send({"type": "http.response.trailers", "headers": [_OK, (_REQUEST_ID, call.request_id.encode())]})
+        call.end(code_pb2.OK)
 
     async def answer_large(self, reply: bytes) -> None:
         """Send the one reply and end the call once it is read. Raises OSError, or TimeoutError at its deadline."""
@@ -183,7 +183,8 @@ class HttpCall:
         async with asyncio.timeout(patience):
             await self._take(b"")
         await self._send(_BODY_END)
-        await self._send(_ok(self.call.request_id))
+        lines = [_OK, (_REQUEST_ID, self.call.request_id.encode())]
+        await self._send({"type": "http.response.trailers", "headers": lines})
         self.call.end(code_pb2.OK)
 
     async def finish(self) -> None:
@@ -298,10 +299,6 @@ class HttpCall:
 
 def _frames(headers: Headers, most: int) -> Frames:
     return Frames(most, encoding_of(headers.get(b"grpc-encoding", b"identity")))
-
-
-def _ok(request_id: str) -> Mapping[str, object]:
-    return {"type": "http.response.trailers", "headers": [_OK, (_REQUEST_ID, request_id.encode())]}
 
 
 def retrieve_error(done: asyncio.Future[None]) -> None:

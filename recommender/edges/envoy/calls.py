@@ -20,9 +20,10 @@ class OpenCalls:
 
     def __init__(self, max_message_bytes: int) -> None:
         self.uploads: Uploads[HttpCall] = Uploads(max_message_bytes, self._sweep_soon, lambda call: call.client)
-        self._open: set[HttpCall] = set()
         self._young: set[HttpCall] = set()
         """Those that no sweep has seen; most end before one does."""
+        self._seen: set[HttpCall] = set()
+        """All others."""
         self._looks: list[tuple[float, int, HttpCall]] = []
         self._turn = itertools.count()
         self._timer: asyncio.TimerHandle | None = None
@@ -30,19 +31,20 @@ class OpenCalls:
         self._failing: set[asyncio.Task[None]] = set()
 
     def __len__(self) -> int:
-        return len(self._open)
+        return len(self._young) + len(self._seen)
 
     def begin(self, call: HttpCall) -> None:
         """Take up a call."""
-        self._open.add(call)
         self._young.add(call)
         if not self._soon:
             self._sweep_in(SWEEP_SECONDS)
 
     def end(self, call: HttpCall) -> None:
         """Forget a call that has ended."""
-        self._open.discard(call)
-        self._young.discard(call)
+        if call in self._young:
+            self._young.remove(call)
+        else:
+            self._seen.discard(call)
         self.uploads.end(call)
 
     def _sweep_soon(self) -> None:
@@ -57,9 +59,10 @@ class OpenCalls:
 
     def _sweep(self) -> None:
         now = time.monotonic()
-        for call in self._young:
+        young, self._young = self._young, set()
+        self._seen |= young
+        for call in young:
             self._look_later(call)
-        self._young.clear()
         for call, reason in self.uploads.ended(now):
             self._expire(call, reason)
         looks = self._looks
@@ -77,7 +80,7 @@ class OpenCalls:
             self._sweep_in(max(wait, SWEEP_SECONDS))
 
     def _look_later(self, call: HttpCall) -> None:
-        if call in self._open:
+        if call in self._seen:
             heapq.heappush(self._looks, (min(call.look_at, call.deadline), next(self._turn), call))
 
     def _expire(self, call: HttpCall, reason: Exception | None = None) -> None:

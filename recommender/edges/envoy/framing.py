@@ -8,7 +8,6 @@ from __future__ import annotations
 import base64
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
-from itertools import chain
 from urllib.parse import quote
 
 from google.rpc import code_pb2
@@ -116,7 +115,7 @@ def check_headers(lines: Sequence[tuple[bytes, bytes]], headers: Mapping[bytes, 
     `lines` are all of them, `headers` the last of each name.
     """
     # As gRPC counts: 32 bytes for each entry.
-    size = sum(map(len, chain.from_iterable(lines))) + _ENTRY_BYTES * len(lines)
+    size = sum([len(name) + len(value) for name, value in lines]) + _ENTRY_BYTES * len(lines)
     if size > most:
         raise FrameError(
             code_pb2.RESOURCE_EXHAUSTED, f"the metadata of {size} bytes is larger than the {most} that are taken"
