@@ -38,6 +38,8 @@ _DEVIATIONS = 3
 """By how many standard deviations a row asks for more than it expects to need."""
 _AGAIN = 4
 """A row that has too few left asks for so many times as many."""
+_ALIKE = 4
+"""Rows that ask for more than so many times as many as others have a run of their own: a run gives each row as many."""
 _MOST_ASKED = 256
 """Items that a row asks for at most, to drop some, where it may rank exactly the allowed ones instead."""
 
@@ -105,9 +107,11 @@ class MaskedRanking:
             else:
                 shared.append(_Masked(place, query, min(self._first_number(query), self._most(query))))
         while shared:
-            asked = [row.query._replace(k=row.asked, masks=()) for row in shared]
-            again = []
-            for row, outcome in zip(shared, self._rank(asked), strict=True):
+            most = _ALIKE * min(row.asked for row in shared)
+            together = [row for row in shared if row.asked <= most]
+            again = [row for row in shared if row.asked > most]
+            asked = [row.query._replace(k=row.asked, masks=()) for row in together]
+            for row, outcome in zip(together, self._rank(asked), strict=True):
                 found[row.place] = outcome
                 if isinstance(outcome, EngineError) or not row.query.masks:
                     continue
