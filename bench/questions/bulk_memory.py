@@ -22,6 +22,7 @@ from bench.questions import many
 from bench.questions.bulk import input_of
 
 FILE_ROWS = 1_000_000
+LOOK_SECONDS = 0.5
 MODEL_BYTES = 400e6
 """What the process holds with the model loaded and nothing scored: imports, ONNX Runtime, two sessions."""
 
@@ -50,6 +51,9 @@ def main() -> None:
     print(
         f"resident: most {max(seen) / 1e6:,.0f} MB, at the begin {begin / 1e6:,.0f} MB, at the end {end / 1e6:,.0f} MB"
     )
+    tenths = [statistics.median(seen[start : start + tenth]) for start in range(0, tenth * 10, tenth)]
+    told = ", ".join(f"{each / 1e6:,.0f}" for each in tenths)
+    print(f"median of each tenth of {len(seen) * LOOK_SECONDS:,.0f} s, MB: {told}")
     assert max(seen) - MODEL_BYTES <= options.most_bytes
     assert end <= 1.2 * begin
 
@@ -59,7 +63,7 @@ def watched(process: psutil.Process) -> list[int]:
     seen: list[int] = []
     while process.is_running() and process.status() != psutil.STATUS_ZOMBIE:
         seen.append(process.memory_info().rss)
-        time.sleep(0.5)
+        time.sleep(LOOK_SECONDS)
     return seen
 
 
