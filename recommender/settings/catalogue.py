@@ -36,8 +36,8 @@ class CatalogueSettings(Group):
     """SQLite file of the items that calls hide, on a local disk; it is made where it is not there. Workers share it.
     What it holds stays hidden without RECOMMENDER_CATALOGUE_WRITES too. Empty: none."""
     catalogue_writes: bool = False
-    """Whether calls may hide and show items (CatalogueService, docs/catalogue.md). Needs
-    RECOMMENDER_CATALOGUE_JOURNAL, and RECOMMENDER_TOKENS_FILE where other machines reach the port."""
+    """Whether calls may hide and show items (CatalogueService, docs/catalogue.md). They need a
+    journal (RECOMMENDER_CATALOGUE_JOURNAL), and tokens where other machines reach the port."""
 
     def check_beside(self, network: NetworkSettings) -> None:
         """Hold these settings against each other and the port's. Raises SettingsError."""

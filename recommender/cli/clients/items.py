@@ -19,7 +19,7 @@ from recommender.edges.address import address_of
 from recommender.recommend_api.v1 import catalogue_api_pb2 as api
 from recommender.recommend_api.v1 import catalogue_api_pb2_grpc as api_grpc
 
-app = new_typer("Hide items of a running server, show them again, and list what is hidden; check a table of items.")
+app = new_typer("Hide items of a running server, and show them again. List what is hidden, and check a table of items.")
 app.command()(check)
 
 _AT_ONCE = 1_000
