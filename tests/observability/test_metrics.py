@@ -280,7 +280,10 @@ async def test_the_page_of_operations_lists_every_instrument_as_it_is_served(
     tokens.write_text(f'[web]\nsha256 = ["{digest_of(token).hex()}"]\n', encoding="utf-8")
     authority = Authority()
     credentials = grpc.ssl_channel_credentials(authority.pem)
-    async with serve(**authority.write_server(tmp_path), metrics_port=0, tokens_file=tokens) as server:
+    table = tmp_path / "items.csv"
+    table.write_text("key,price\nshoe,1.5\n", encoding="utf-8")
+    catalogue = {"items": table, "catalogue_journal": tmp_path / "journal.sqlite"}
+    async with serve(**authority.write_server(tmp_path), **catalogue, metrics_port=0, tokens_file=tokens) as server:
         async with Client(f"127.0.0.1:{server.port}", credentials=credentials, token=token) as client:
             await client.recommend([1], timeout=TIMEOUT)
         async with Client(f"127.0.0.1:{server.port}", credentials=credentials) as stranger:
