@@ -48,7 +48,8 @@ def import_(
     ] = None,
     bias: Annotated[Path | None, typer.Option(help="vectors: a number for each item, added to its score.")] = None,
     encoder: Annotated[
-        Path | None, typer.Option(help="vectors: a .pt2 that makes a user's vector of a history; else the mean does.")
+        Path | None,
+        typer.Option(help="vectors: a .pt2 or .onnx that makes a user's vector of a history, else the mean."),
     ] = None,
     similarity: Annotated[
         bool, typer.Option("--similarity", help="vectors: the file has the similarity of items, [items, items].")

@@ -66,8 +66,14 @@ def export_encoder(
 
     `name` is what messages call it. Inputs `user_history` int64 [batch, history], `history_length` int64 [batch] and
     those of `beside`, whose rows tell their types and shapes; one output, the user vectors or the scores. `embeddings`
-    float32 [items, d] are the item table, if there is one. ExportError where torch cannot export the module.
+    float32 [items, d] are the item table, if there is one. A network with `onnx_model()` has that graph already.
+    ExportError where torch cannot export the module.
     """
+    written = getattr(network, "onnx_model", None)
+    if written is not None:
+        taken = onnx_ir.from_proto(written())
+        apart = _set_apart(taken, {})
+        return Encoder(onnx_ir.to_proto(taken), {}, apart)
     width = _EXAMPLE_HISTORY if longest_history is None else min(_EXAMPLE_HISTORY, longest_history)
     history = torch.zeros((_EXAMPLE_BATCH, width), dtype=torch.int64)
     length = torch.full((_EXAMPLE_BATCH,), width, dtype=torch.int64)

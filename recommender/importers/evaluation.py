@@ -88,10 +88,10 @@ class Evaluation:
 
 
 async def evaluate(path: Path, data: Interactions, settings: Settings) -> Evaluation:
-    """Rank for each user by ONNX Runtime and through a server of these settings, on a free port.
+    """Rank for each user by ONNX Runtime and through a server on a free port of this machine.
 
-    Raises ExportError if nobody can be ranked for, or the two differ by more than 1e-6; StartError if the server
-    cannot start.
+    The server has the device and the threads of these settings, and no others. Raises ExportError if nobody can be
+    ranked for, or the two differ by more than 1e-6; StartError if the server cannot start.
     """
     artifact = open_artifact(path)
     if artifact.card is None:
@@ -102,7 +102,7 @@ async def evaluate(path: Path, data: Interactions, settings: Settings) -> Evalua
     kept = [row for row, tied in enumerate(ties) if not tied]
     if not kept:
         raise ExportError("No user of these interactions can be ranked for: none has a known item and no tie.")
-    wire = await _wire(artifact.path, names, held, settings)
+    wire = await _wire(names, held, _private(artifact.path, settings))
     wanted = [held[row].wanted for row in kept]
     told = Evaluation(
         offline=Metrics.of([offline[row] for row in kept], wanted, card.items),
@@ -172,8 +172,23 @@ def _offline(model: ModelFile, card: Card, names: _Names, held: Sequence[Held]) 
     return answers, ties
 
 
-async def _wire(path: Path, names: _Names, held: Sequence[Held], settings: Settings) -> list[list[str]]:
-    server = Server(settings.replace(model=str(path), port=0, host="127.0.0.1"))
+def _private(path: Path, settings: Settings) -> Settings:
+    """What a server of this file alone needs. Tokens, TLS, limits and candidates are of the server in production."""
+    engine = settings.engine
+    return Settings(
+        model=str(path),
+        port=0,
+        num_recommendations=settings.models.num_recommendations,
+        model_cache_dir=settings.models.model_cache_dir,
+        device=engine.device,
+        cuda_device_id=engine.cuda_device_id,
+        cuda_memory_limit_mb=engine.cuda_memory_limit_mb,
+        threads=engine.threads,
+    )
+
+
+async def _wire(names: _Names, held: Sequence[Held], settings: Settings) -> list[list[str]]:
+    server = Server(settings)
     await server.start()
     try:
         async with Client(f"127.0.0.1:{server.port}") as client:

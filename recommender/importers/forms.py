@@ -9,6 +9,7 @@ from torch import nn
 from recommender.export.errors import ExportError
 from recommender.importers.handover import Handover
 from recommender.importers.networks.factors import Als, Bpr
+from recommender.importers.networks.hstu import RecToolsHstu
 from recommender.importers.networks.numbers import Array, Numbers
 from recommender.importers.networks.recbole import RecBoleBert4Rec, RecBoleGru4Rec, RecBoleSasRec
 from recommender.importers.networks.rectools import RecToolsBert4Rec, RecToolsSasRec
@@ -18,6 +19,7 @@ from recommender.importers.networks.sizes import Sizes
 _TRANSFORMERS = {
     "rectools.sasrec": RecToolsSasRec,
     "rectools.bert4rec": RecToolsBert4Rec,
+    "rectools.hstu": RecToolsHstu,
     "recbole.sasrec": RecBoleSasRec,
     "recbole.bert4rec": RecBoleBert4Rec,
     "recbole.gru4rec": RecBoleGru4Rec,

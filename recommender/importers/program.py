@@ -21,7 +21,9 @@ _OBJECTS = ("custom_obj_", "opaque_obj_")
 def read_program(path: Path) -> nn.Module:
     """The module of a `.pt2`; raises ExportError if it is none, or holds Python objects."""
     if path.suffix != ".pt2":
-        raise ExportError(f"{path} is no .pt2: write the encoder by torch.export.save.")
+        raise ExportError(
+            f"{path} is neither .pt2 nor .onnx: write the encoder by torch.export.save or torch.onnx.export."
+        )
     try:
         held = _objects(path)
     except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:

@@ -10,7 +10,7 @@ from typing import TypeAlias
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from recommender.export.errors import ExportError
 from recommender.export.obstacles import obstacle
@@ -19,6 +19,7 @@ from recommender.importers.interactions import Interactions
 from recommender.importers.networks.mean import Encoded, Mean
 from recommender.importers.networks.numbers import Numbers
 from recommender.importers.networks.similarity import dense
+from recommender.importers.onnx_encoder import EncodedByOnnx, OnnxEncoder
 from recommender.importers.options import ImportOptions
 from recommender.importers.program import read_program
 
@@ -71,21 +72,21 @@ def _network(options: ImportOptions, numbers: Numbers) -> tuple[nn.Module, _Scor
     if options.similarity:
         if options.bias is not None or options.encoder is not None:
             raise ExportError("A similarity of items has neither a bias nor an encoder; leave them out.")
-        network = dense(numbers)
-        weights = network.weights.double().numpy()
-        return network, lambda history: weights[sorted(set(history))].sum(axis=0)
+        similar = dense(numbers)
+        weights = similar.weights.double().numpy()
+        return similar, lambda history: weights[sorted(set(history))].sum(axis=0)
     vectors = numbers.take("weights", None, None)
     bias = numbers.take("bias", len(vectors)) if options.bias is not None else None
     rows = vectors.double().numpy()
     added = 0.0 if bias is None else bias.double().numpy()
     if options.encoder is None:
         return Mean(vectors, bias), lambda history: rows @ rows[list(history)].mean(axis=0) + added
-    encoder = read_program(options.encoder)
+    network = _encoded(options.encoder, vectors, bias, options.longest_history)
 
     def scores(history: Sequence[int]) -> npt.NDArray[np.float64]:
         try:
             with torch.no_grad():
-                user = encoder(torch.tensor([history]), torch.tensor([len(history)]))
+                user = network(torch.tensor([history]), torch.tensor([len(history)]))
             found: npt.NDArray[np.float64] = rows @ user[0].double().numpy() + added
         except Exception as error:
             raise ExportError(
@@ -95,7 +96,13 @@ def _network(options: ImportOptions, numbers: Numbers) -> tuple[nn.Module, _Scor
             ) from error
         return found
 
-    return Encoded(encoder, vectors, bias, options.longest_history), scores
+    return network, scores
+
+
+def _encoded(path: Path, vectors: Tensor, bias: Tensor | None, longest: int | None) -> Encoded:
+    if path.suffix == ".onnx":
+        return EncodedByOnnx(OnnxEncoder(path), vectors, bias, longest)
+    return Encoded(read_program(path), vectors, bias, longest)
 
 
 def _table(path: Path) -> tuple[list[str] | None, Table]:

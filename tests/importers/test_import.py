@@ -202,7 +202,8 @@ def test_the_script_of_a_library_is_one_file_that_needs_nothing_of_ours(library:
         (lambda path: np.save(path, np.zeros(5)), (), "holds an array [5]; expected are vectors"),
         (lambda path: np.save(path, np.array([[{}]]), allow_pickle=True), (), "cannot be read as vectors"),
         (lambda path: np.save(path, np.zeros((5, 2))), ("--similarity",), "are [5, 2]; expected is one row"),
-        (lambda path: np.save(path, np.zeros((5, 2))), ("--encoder", "encoder.onnx"), "is no .pt2"),
+        (lambda path: np.save(path, np.zeros((5, 2))), ("--encoder", "encoder.bin"), "neither .pt2 nor .onnx"),
+        (lambda path: np.save(path, np.zeros((5, 2))), ("--encoder", "none.onnx"), "none.onnx cannot be read as ONNX"),
     ],
 )
 def test_vectors_that_are_none_are_a_sentence(
@@ -213,4 +214,37 @@ def test_vectors_that_are_none_are_a_sentence(
 
     assert code == 2
     assert sentence in told.replace("\n", " ")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("write", "sentence"),
+    [
+        (
+            lambda path: np.savez(path, ratings=np.zeros(3), users=np.zeros(3)),
+            "by model.save(): it has ratings, users.",
+        ),
+        (lambda path: np.savez(path, data=np.zeros(3), indptr=np.zeros(3)), "by model.save(): it has data, indptr."),
+        (
+            lambda path: np.savez(path, user_factors=np.zeros((2, 2)), item_factors=np.zeros((2, 2)), learning_rate=1),
+            "is no fitted ALS, BPR or item-to-item model of implicit",
+        ),
+        (lambda path: path.write_bytes(b"PK none"), "is no .npz that implicit's model.save() wrote"),
+        (
+            lambda path: (np.save(path.with_suffix(".npy"), np.zeros(3)), path.with_suffix(".npy").rename(path)),
+            "is no .npz that implicit's model.save() wrote",
+        ),
+    ],
+)
+def test_an_npz_that_implicit_did_not_write_is_a_sentence(
+    write: Callable[[Path], object], sentence: str, tmp_path: Path
+) -> None:
+    write(tmp_path / "model.npz")
+    code, told = run(
+        "implicit", tmp_path / "model.npz", "--python", sys.executable, "--output", tmp_path / "out" / "model.onnx"
+    )  # fmt: skip
+
+    assert code == 2
+    assert sentence in told.replace("\n", " ")
+    assert "KeyError" not in told
     assert not (tmp_path / "out").exists()

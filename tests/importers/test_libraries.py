@@ -22,8 +22,8 @@ PACKAGES = {
     "implicit": ("implicit==0.7.3", "pandas"),
 }
 MODELS = {
-    "rectools": ("sasrec.model", "sasrec.ckpt", "bert4rec.model"),
-    "recbole": ("sasrec.pth", "gru4rec.pth", "bert4rec.pth"),
+    "rectools": ("sasrec.model", "sasrec.ckpt", "bert4rec.model", "ligr.model", "hstu.model", "ease.model"),
+    "recbole": ("sasrec.pth", "gru4rec.pth", "bert4rec.pth", "ease.pth"),
     "implicit": ("als.npz", "bpr.npz", "bm25.npz"),
 }
 Trained = Callable[[str], tuple[Path, Path]]
@@ -64,7 +64,8 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
 @pytest.mark.parametrize(("library", "file"), [(library, file) for library in MODELS for file in MODELS[library]])
 def test_a_model_of_a_library_ranks_alike(library: str, file: str, trained: Trained, tmp_path: Path) -> None:
     folder, python = trained(library)
-    keys = ["--item-keys", folder / "items.txt"] if library == "implicit" else []
+    keyless = library == "implicit" or file == "ease.model"
+    keys = ["--item-keys", folder / "items.txt"] if keyless else []
     keys += ["--user-keys", folder / "users.txt"] if file in ("als.npz", "bpr.npz") else []
     code, told = run(
         library, folder / file, "--python", python, "--interactions", folder / "train.csv", *keys,

@@ -141,6 +141,9 @@ class RecTools(Theirs):
             "n_blocks": 2,
             "use_scale_factor": True,
             "distance": "dot",
+            "layers": "PreLNTransformerLayers",
+            "use_key_padding_mask": False,
+            "ff_activation": "gelu",
         }
         self.items = nn.Embedding(ITEMS + special, DIM)
         self.positions = nn.Embedding(LONGEST, DIM)
@@ -159,8 +162,7 @@ class RecTools(Theirs):
 
     def inputs(self, ids: Sequence[int]) -> tuple[Tensor, Tensor]:
         padded = torch.tensor([[0] * (LONGEST - len(ids)) + list(ids)])
-        rows = self.items.weight.clone()
-        rows[0] = 0
+        rows = self.items.weight
         places = torch.arange(LONGEST - 1, -1, -1)
         return padded, rows[padded] * math.sqrt(DIM) + self.positions(places)
 
@@ -176,6 +178,7 @@ class RecToolsSasRec(RecTools):
         for block in self.transformer_blocks:
             block.q_layer_norm, block.ff_layer_norm = nn.LayerNorm(DIM), nn.LayerNorm(DIM)
             block.feed_forward.ff_linear_1, block.feed_forward.ff_linear_2 = nn.Linear(DIM, DIM), nn.Linear(DIM, DIM)
+        self.sizes["layers"] = "SASRecTransformerLayers"
         self.last_layernorm = nn.LayerNorm(DIM, eps=1e-8)
         _shaken(self)
 
@@ -211,10 +214,88 @@ class RecToolsBert4Rec(RecTools):
         return self.ranked(states[0, -1])
 
 
+class RecToolsLigr(RecTools):
+    """SASRec with LiGR's layers, which look at the padding before the history, as SASRec does by default."""
+
+    form = "rectools.sasrec"
+    hides_padding = False
+
+    def __init__(self) -> None:
+        super().__init__(special=1)
+        self.sizes |= {
+            "layers": "LiGRLayers", "ff_activation": "swiglu", "use_key_padding_mask": self.hides_padding
+        }  # fmt: skip
+        for block in self.transformer_blocks:
+            block.layer_norm_1, block.layer_norm_2 = nn.LayerNorm(DIM), nn.LayerNorm(DIM)
+            block.gating_linear_1, block.gating_linear_2 = nn.Linear(DIM, DIM), nn.Linear(DIM, DIM)
+            block.feed_forward.ff_linear_1 = nn.Linear(DIM, 12, bias=False)
+            block.feed_forward.ff_linear_2 = nn.Linear(12, DIM, bias=False)
+            block.feed_forward.ff_linear_3 = nn.Linear(DIM, 12, bias=False)
+        _shaken(self)
+
+    def scores(self, history: Sequence[int]) -> Tensor:
+        padded, states = self.inputs([item + 1 for item in history])
+        hidden = torch.triu(torch.ones(LONGEST, LONGEST, dtype=torch.bool), diagonal=1)
+        if self.hides_padding:
+            hidden = (hidden | (padded == 0)) & ~torch.eye(LONGEST, dtype=torch.bool)
+        for block in self.transformer_blocks:
+            read = block.layer_norm_1(states)
+            seen = block.multi_head_attn(read, read, read, attn_mask=hidden)[0]
+            states = states + block.gating_linear_1(states).sigmoid() * seen
+            forward, read = block.feed_forward, block.layer_norm_2(states)
+            inner = functional.silu(forward.ff_linear_1(read)) * forward.ff_linear_3(read)
+            states = states + block.gating_linear_2(states).sigmoid() * forward.ff_linear_2(inner)
+        return self.ranked(states[0, -1])
+
+
+class RecToolsLigrWithoutPadding(RecToolsLigr):
+    hides_padding = True
+
+
+class RecToolsHstu(RecTools):
+    form = "rectools.hstu"
+
+    def __init__(self) -> None:
+        super().__init__(special=1)
+        self.sizes |= {"layers": "STULayers", "epsilon": 1e-6, "relative_pos_attention": True, "distance": "cosine"}
+        self.transformer_blocks = nn.ModuleList()
+        self.stu_blocks: Any = nn.ModuleList()
+        for _ in range(2):
+            block: Any = nn.Module()
+            block.rel_attn = nn.Module()
+            block.rel_attn.pos_weights = nn.Parameter(torch.zeros(2 * LONGEST - 1))
+            block.uvqk_proj = nn.Parameter(torch.zeros(DIM, 4 * DIM))
+            block.output_mlp = nn.Linear(DIM, DIM)
+            block.norm_input, block.norm_attn_output = nn.LayerNorm(DIM, eps=1e-6), nn.LayerNorm(DIM, eps=1e-6)
+            self.stu_blocks.append(block)
+        _shaken(self)
+
+    def scores(self, history: Sequence[int]) -> Tensor:
+        padded, states = self.inputs([item + 1 for item in history])
+        real = (padded != 0)[:, :, None]
+        visible = torch.tril(torch.ones(LONGEST, LONGEST)) * (padded != 0)
+        place = torch.arange(LONGEST)
+        distance = place[None, :] - place[:, None] + LONGEST - 1
+        for block in self.stu_blocks:
+            states = states * real
+            read = block.norm_input(states) * real
+            parts = functional.silu(read @ block.uvqk_proj).chunk(4, dim=-1)
+            gate, value, query, key = (part.view(LONGEST, HEADS, -1).transpose(0, 1) for part in parts)
+            weights = query @ key.transpose(1, 2) + block.rel_attn.pos_weights[distance]
+            seen = (functional.silu(weights) / LONGEST * visible) @ value
+            flat = block.norm_attn_output(seen.transpose(0, 1).reshape(1, LONGEST, DIM))
+            states = block.output_mlp(gate.transpose(0, 1).reshape(1, LONGEST, DIM) * flat * real) + states
+        rows = functional.normalize(self.items.weight[1:], dim=-1)
+        return rows @ functional.normalize(states[0, -1], dim=0)
+
+
 TRANSFORMERS: tuple[type[Theirs], ...] = (
     RecBoleSasRec,
     RecBoleBert4Rec,
     RecBoleGru4Rec,
     RecToolsSasRec,
     RecToolsBert4Rec,
+    RecToolsLigr,
+    RecToolsLigrWithoutPadding,
+    RecToolsHstu,
 )

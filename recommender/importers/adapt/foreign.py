@@ -18,8 +18,8 @@ from recommender.export.options import Side
 
 Scores = npt.NDArray[np.float32]
 
-_WHOLE = (TensorProto.INT64, TensorProto.INT32)
-_REAL = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE)
+WHOLE = (TensorProto.INT64, TensorProto.INT32)
+REAL = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE)
 _MASKS = ("attention_mask", "mask", "padding_mask")
 
 
@@ -125,18 +125,18 @@ class Foreign:
 
 def read_foreign(path: Path, declared: Declared) -> Foreign:
     """Tell which shape a file has; raises ExportError that names each part that fits none."""
-    model = _load(path)
+    model = load_model(path)
     given = {each.name for each in model.graph.initializer}
     inputs = [each for each in model.graph.input if each.name not in given]
     history, length, mask = _inputs(path, inputs)
     output = _output(path, list(model.graph.output))
     side = declared.padding_side or ("right" if length is not None else "left")
-    width = _fixed(history, 1) or declared.width
+    width = fixed_size(history, 1) or declared.width
     if width is None and side == "left":
         raise ExportError(f"{path} takes histories of any width, padded on the left; say the width by --width.")
     first = declared.first_item if declared.first_item is not None else int(declared.padding_id == 0)
     column = declared.first_column if declared.first_column is not None else first
-    columns = _fixed(output, -1)
+    columns = fixed_size(output, -1)
     if columns is None and declared.items is None:
         raise ExportError(
             f"{path} does not tell how many scores {output.name!r} has; say the number of items by --items."
@@ -155,8 +155,8 @@ def read_foreign(path: Path, declared: Declared) -> Foreign:
         mask=None if mask is None else mask.name,
         types={each.name: each.type.tensor_type.elem_type for each in (history, length, mask) if each is not None},
         output=output.name,
-        stepwise=_rank(output) == 3,  # noqa: PLR2004
-        single=_fixed(history, 0) == 1,
+        stepwise=rank_of(output) == 3,  # noqa: PLR2004
+        single=fixed_size(history, 0) == 1,
         width=width,
         side=side,
         padding_id=declared.padding_id,
@@ -167,7 +167,8 @@ def read_foreign(path: Path, declared: Declared) -> Foreign:
     )
 
 
-def _load(path: Path) -> onnx.ModelProto:
+def load_model(path: Path) -> onnx.ModelProto:
+    """Read a file of another exporter, its own functions inlined; raises ExportError if it is no ONNX."""
     try:
         model = onnx.load(path)
         onnx.checker.check_model(model)
@@ -180,12 +181,12 @@ def _inputs(
     path: Path, inputs: Sequence[ValueInfoProto]
 ) -> tuple[ValueInfoProto, ValueInfoProto | None, ValueInfoProto | None]:
     """The history, and its length and mask where there are such; every other input is named."""
-    whole = [each for each in inputs if each.type.tensor_type.elem_type in _WHOLE]
-    masks = [each for each in inputs if _rank(each) == 2 and each.name in _MASKS]  # noqa: PLR2004
-    histories = [each for each in whole if _rank(each) == 2 and each not in masks]  # noqa: PLR2004
-    lengths = [each for each in whole if _rank(each) == 1]
+    whole = [each for each in inputs if each.type.tensor_type.elem_type in WHOLE]
+    masks = [each for each in inputs if rank_of(each) == 2 and each.name in _MASKS]  # noqa: PLR2004
+    histories = [each for each in whole if rank_of(each) == 2 and each not in masks]  # noqa: PLR2004
+    lengths = [each for each in whole if rank_of(each) == 1]
     taken = [each.name for each in (*histories[:1], *lengths[:1], *masks[:1])]
-    others = [f"{each.name!r} {_shown(each)}" for each in inputs if each.name not in taken]
+    others = [f"{each.name!r} {shown(each)}" for each in inputs if each.name not in taken]
     if not histories or others:
         lacking = "no input of item ids, [batch, history] of int32 or int64" if not histories else ""
         extra = f"inputs that no request fills: {', '.join(others)}" if others else ""
@@ -195,27 +196,29 @@ def _inputs(
 
 def _output(path: Path, outputs: Sequence[ValueInfoProto]) -> ValueInfoProto:
     """The output of scores: the only one of floats [batch, items] or [batch, history, items]."""
-    scored = [each for each in outputs if each.type.tensor_type.elem_type in _REAL and _rank(each) in (2, 3)]
+    scored = [each for each in outputs if each.type.tensor_type.elem_type in REAL and rank_of(each) in (2, 3)]
     if len(scored) != 1:
-        shown = ", ".join(f"{each.name!r} {_shown(each)}" for each in outputs)
+        listed = ", ".join(f"{each.name!r} {shown(each)}" for each in outputs)
         raise ExportError(
-            f"{path} yields {shown}; expected is one output of scores, [batch, items] or [batch, history, items]. "
+            f"{path} yields {listed}; expected is one output of scores, [batch, items] or [batch, history, items]. "
             "It cannot be adapted."
         )
     return scored[0]
 
 
-def _rank(value: ValueInfoProto) -> int:
+def rank_of(value: ValueInfoProto) -> int:
+    """How many dimensions an input or output has."""
     return len(value.type.tensor_type.shape.dim)
 
 
-def _fixed(value: ValueInfoProto, place: int) -> int | None:
-    """The size of a dimension, None if it is free."""
+def fixed_size(value: ValueInfoProto, place: int) -> int | None:
+    """The size of a dimension; None if it is free."""
     dimension = value.type.tensor_type.shape.dim[place]
     return dimension.dim_value if dimension.HasField("dim_value") and dimension.dim_value > 0 else None
 
 
-def _shown(value: ValueInfoProto) -> str:
+def shown(value: ValueInfoProto) -> str:
+    """Type and sizes of an input or output, for a message."""
     kind = TensorProto.DataType.Name(value.type.tensor_type.elem_type).lower()
     sizes = ", ".join(each.dim_param or str(each.dim_value or "?") for each in value.type.tensor_type.shape.dim)
     return f"{kind} [{sizes}]"

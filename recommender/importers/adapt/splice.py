@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import onnx
 from onnx import TensorProto, helper, version_converter
@@ -17,7 +19,7 @@ _PREFIX = "theirs."
 
 def splice(g: Nodes, foreign: Foreign) -> str:
     """Add the foreign graph to `g`; returns the name of its scores, float32 [batch, items]."""
-    model = _of_our_opset(foreign)
+    model = of_our_opset(foreign.path, foreign.model)
     graph = onnx.compose.add_prefix(model, _PREFIX).graph
     g.initializers.extend(graph.initializer)
     ids, length, real = _filled(g, foreign)
@@ -39,22 +41,19 @@ def splice(g: Nodes, foreign: Foreign) -> str:
     return g.op("Cast", kept, to=TensorProto.FLOAT)
 
 
-def _of_our_opset(foreign: Foreign) -> onnx.ModelProto:
-    """The model with the operators' version that the head has."""
-    model = foreign.model
+def of_our_opset(path: Path, model: onnx.ModelProto) -> onnx.ModelProto:
+    """The model with the operators' version that the head has; raises ExportError if it has others than ONNX's own."""
     versions = {each.domain: each.version for each in model.opset_import}
     others = sorted(versions.keys() - {"", "ai.onnx"})
     if others:
-        raise ExportError(
-            f"{foreign.path} has operators of {', '.join(others)}; only those of ONNX itself are adapted."
-        )
+        raise ExportError(f"{path} has operators of {', '.join(others)}; only those of ONNX itself are adapted.")
     if versions.get("", versions.get("ai.onnx")) == OPSET:
         return model
     try:
         return version_converter.convert_version(model, OPSET)
     except Exception as error:  # the converter's errors have no base of their own
         raise ExportError(
-            f"{foreign.path} has operators of version {versions.get('')}, which cannot be turned to {OPSET}: "
+            f"{path} has operators of version {versions.get('')}, which cannot be turned to {OPSET}: "
             f"{sentence(error)}. Export it with opset {OPSET}."
         ) from error
 

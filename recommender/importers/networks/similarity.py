@@ -8,9 +8,7 @@ from torch import Tensor, nn
 from recommender.export.errors import ExportError
 from recommender.export.networks.network import real_items
 from recommender.importers.networks.numbers import Numbers
-
-MOST_ITEMS = 10_000
-"""Items of a similarity: the file holds every pair, 400 MB for so many."""
+from recommender.importers.there.common import MOST_SIMILAR
 
 
 class Similarity(nn.Module):
@@ -38,10 +36,10 @@ class Similarity(nn.Module):
 
 def refuse_large(items: int) -> None:
     """Raise ExportError if a similarity of so many items would not fit a file."""
-    if items > MOST_ITEMS:
+    if items > MOST_SIMILAR:
         raise ExportError(
             f"The model holds the similarity of {items:,} items with each other; the file would hold every pair. At "
-            f"most {MOST_ITEMS:,} items are taken. Train factors instead, or leave out items."
+            f"most {MOST_SIMILAR:,} items are taken. Train factors instead, or leave out items."
         )
 
 

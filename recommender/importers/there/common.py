@@ -16,6 +16,8 @@ FORMAT = 1
 HISTORIES = 256
 SHOWN = 20
 """Items that are ranked for each history: ten are looked at, the others tell ties."""
+MOST_SIMILAR = 10_000
+"""Items of a similarity of all with all: the file holds every pair, 400 MB for so many."""
 
 Rank = Callable[[Sequence[Sequence[int]], Sequence["int | None"]], Sequence[Sequence[int]]]
 """Histories, and the user beside each, to what the library recommends for them; all by number, from 0 on."""
@@ -78,6 +80,15 @@ class Trained:
 def refuse(sentence: str) -> NoReturn:
     """End with a sentence."""
     raise SystemExit(f"refused: {sentence}")
+
+
+def refuse_large(items: int) -> None:
+    """Refuse the similarity of too many items before it is copied."""
+    if items > MOST_SIMILAR:
+        refuse(
+            f"the model holds the similarity of {items:,} items with each other, and the file would hold every pair; "
+            f"at most {MOST_SIMILAR:,} items are taken. Train factors instead, or leave out items"
+        )
 
 
 def keys_of(external: Any) -> list[str]:

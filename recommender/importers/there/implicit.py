@@ -3,34 +3,39 @@
 from __future__ import annotations
 
 import argparse
+import zipfile
 from typing import Any, Sequence
 
 import numpy as np
 
 from recommender.importers.there.common import SHOWN, Trained, keys_of, lines_of, main, refuse
 
+SIMILARITY = {"K", "shape", "data", "indptr", "indices"}
+FACTORS = {
+    "AlternatingLeastSquares": {"user_factors", "item_factors", "alpha", "regularization", "use_cg"},
+    "BayesianPersonalizedRanking": {"user_factors", "item_factors", "learning_rate", "verify_negative_samples"},
+}
+"""Fields by which a file is known, which does not name its class."""
+
 
 def load(arguments: argparse.Namespace) -> Trained:
-    """The model in a `.npz`; its fields tell its class, which the file does not name."""
+    """The model in a `.npz`; its fields tell its class."""
+    fields = _fields(arguments.source)
+    name = next((name for name, needed in FACTORS.items() if needed <= fields.keys()), None)
+    if name is None and not fields.keys() >= SIMILARITY:
+        refuse(
+            f"{arguments.source} is no fitted ALS, BPR or item-to-item model of implicit, saved by model.save(): it "
+            f"has {', '.join(sorted(fields)[:10]) or 'nothing'}. Factors of others are imported by `vectors`"
+        )
     import implicit
+
+    if name is None:
+        return _similar(fields, arguments, implicit.__version__)
     from implicit.cpu.als import AlternatingLeastSquares
     from implicit.cpu.bpr import BayesianPersonalizedRanking
-    from implicit.nearest_neighbours import ItemItemRecommender
 
-    try:
-        with np.load(arguments.source, allow_pickle=False) as saved:
-            fields = {name: saved[name] for name in saved.files}
-    except (OSError, ValueError) as error:
-        refuse(f"{arguments.source} is no file that implicit's model.save() wrote: {error}")
-    if "indptr" in fields:
-        return _similar(ItemItemRecommender.load(arguments.source), fields, arguments, implicit.__version__)
-    for name in ("user_factors", "item_factors"):
-        if name not in fields:
-            refuse(f"{arguments.source} has no {name}: it is no fitted ALS, BPR or item-to-item model")
-    als = "alpha" in fields or "use_cg" in fields
+    als = name == "AlternatingLeastSquares"
     model = (AlternatingLeastSquares if als else BayesianPersonalizedRanking).load(arguments.source)
-    if not als and "learning_rate" not in fields:
-        refuse(f"{arguments.source} is neither ALS nor BPR; import its factors with `vectors`")
     scalars = {name: value.item() for name, value in fields.items() if not value.ndim}
     users, items = model.user_factors, model.item_factors
 
@@ -49,7 +54,7 @@ def load(arguments: argparse.Namespace) -> Trained:
     return Trained(
         library="implicit",
         version=implicit.__version__,
-        network=type(model).__name__,
+        network=name,
         form="implicit.als" if als else "implicit.bpr",
         arrays={"user_factors": users, "item_factors": items},
         sizes={name: float(scalars[name]) for name in ("alpha", "regularization") if name in scalars},
@@ -63,7 +68,19 @@ def load(arguments: argparse.Namespace) -> Trained:
     )
 
 
-def _similar(model: Any, fields: dict[str, Any], arguments: argparse.Namespace, version: str) -> Trained:
+def _fields(source: str) -> dict[str, Any]:
+    """The arrays of the file."""
+    try:
+        with np.load(source, allow_pickle=False) as saved:
+            return {name: saved[name] for name in saved.files}
+    except (OSError, ValueError, EOFError, TypeError, zipfile.BadZipFile) as error:
+        refuse(f"{source} is no .npz that implicit's model.save() wrote: {type(error).__name__}: {error}")
+
+
+def _similar(fields: dict[str, Any], arguments: argparse.Namespace, version: str) -> Trained:
+    from implicit.nearest_neighbours import ItemItemRecommender
+
+    model = ItemItemRecommender.load(arguments.source)
     items = int(fields["shape"][0])
 
     def rank(histories: Sequence[Sequence[int]], _: Sequence[int | None]) -> list[Any]:

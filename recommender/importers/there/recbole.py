@@ -7,9 +7,11 @@ import logging
 from pathlib import Path
 from typing import Any, Sequence
 
-from recommender.importers.there.common import HISTORIES, SHOWN, Trained, keys_of, main, refuse
+import numpy as np
 
-TAKEN = ("SASRec", "GRU4Rec", "BERT4Rec")
+from recommender.importers.there.common import HISTORIES, SHOWN, Trained, keys_of, main, refuse, refuse_large
+
+TAKEN = ("SASRec", "GRU4Rec", "BERT4Rec", "EASE")
 FACTS = ("n_layers", "n_heads", "num_layers", "hidden_size", "MAX_ITEM_LIST_LENGTH", "hidden_act", "layer_norm_eps")
 
 
@@ -32,38 +34,58 @@ def load(arguments: argparse.Namespace) -> Trained:
             f"the checkpoint's dataset is not at {config['data_path']}, and its maps are needed: put the data back, "
             "or run this script where the model was trained (--script)"
         )
+    other = checkpoint.get("other_parameter") or {}
+    if name == "EASE" and "item_similarity" not in other:
+        refuse(f"{arguments.source} has no item_similarity: EASE was saved before it was trained")
+    rows = len(other["item_similarity"]) if name == "EASE" else len(state["item_embedding.weight"])
+    if name == "EASE":
+        refuse_large(rows - 1)
     init_seed(config["seed"], config["reproducibility"])
     dataset = create_dataset(config)
     training, _, _ = data_preparation(config, dataset)
-    model = get_model(name)(config, training.dataset)
     field = config["ITEM_ID_FIELD"]
-    rows = state["item_embedding.weight"].shape[0] - (name == "BERT4Rec")
+    rows -= name == "BERT4Rec"
     if rows != dataset.num(field):
         refuse(
             f"the checkpoint has {rows - 1} items and the dataset {dataset.num(field) - 1}: it is not the data that "
             "the model was trained on, or it is filtered otherwise"
         )
+    model = get_model(name)(config, training.dataset)
     try:
         model.load_state_dict(state)
     except RuntimeError as error:
         refuse(f"the checkpoint does not fit RecBole's {name}: {str(error).splitlines()[-1].strip()}")
+    model.load_other_parameter(other)
     model.eval()
     keys = keys_of(dataset.field2id_token[field][1:])
     counts = dataset.item_counter
     popular = sorted((item for item in counts if item), key=lambda item: (-counts[item], item))
+    parameters = {key: value for key, value in config.final_config_dict.items() if key in _told(config)}
+    common: dict[str, Any] = {
+        "library": "recbole",
+        "version": recbole.__version__,
+        "network": name,
+        "parameters": parameters,
+        "items": len(keys),
+        "item_keys": keys,
+        "drawn": _histories(dataset, config),
+        "popular": [item - 1 for item in popular[:100]],
+    }
+    if name == "EASE":
+        weights = np.ascontiguousarray(np.asarray(model.item_similarity, np.float32)[1:, 1:])
+        return Trained(
+            **common,
+            form="similarity.dense",
+            arrays={"weights": weights},
+            sizes={},
+            rank=lambda histories, _: _ranked_by_ease(torch, config, model, histories),
+        )
     return Trained(
-        library="recbole",
-        version=recbole.__version__,
-        network=name,
+        **common,
         form=f"recbole.{name.lower()}",
         arrays={key: value.cpu().numpy() for key, value in state.items()},
         sizes={fact: config[fact] for fact in FACTS if fact in config},
-        parameters={key: value for key, value in config.final_config_dict.items() if key in _told(config)},
-        items=len(keys),
-        item_keys=keys,
         longest=int(config["MAX_ITEM_LIST_LENGTH"]),
-        drawn=_histories(dataset, config),
-        popular=[item - 1 for item in popular[:100]],
         rank=lambda histories, _: _ranked(torch, config, model, histories),
     )
 
@@ -80,7 +102,16 @@ def _checkpoint(torch: Any, source: str) -> Any:
 
 def _told(config: Any) -> set[str]:
     """The model's and the training's own parameters."""
-    return {*config.parameters["Training"], *FACTS, "model", "dataset", "loss_type", "embedding_size", "inner_size"}
+    return {
+        *config.parameters["Training"],
+        *FACTS,
+        "model",
+        "dataset",
+        "loss_type",
+        "embedding_size",
+        "inner_size",
+        "reg_weight",
+    }
 
 
 def _histories(dataset: Any, config: Any) -> list[list[int]]:
@@ -114,6 +145,21 @@ def _ranked(torch: Any, config: Any, model: Any, histories: Sequence[Sequence[in
         scores[0] = -torch.inf
         ranked.append((scores.topk(SHOWN).indices - 1).tolist())
     return ranked
+
+
+def _ranked_by_ease(torch: Any, config: Any, model: Any, histories: Sequence[Sequence[int]]) -> list[list[int]]:
+    """What `full_sort_predict` scores best for users who have taken each item of these histories once."""
+    from recbole.data.interaction import Interaction
+    from scipy.sparse import csr_matrix
+
+    cells = [(user, item + 1) for user, history in enumerate(histories) for item in sorted(set(history))]
+    users, items = zip(*cells)
+    shape = (len(histories), len(model.item_similarity))
+    model.interaction_matrix = csr_matrix((np.ones(len(cells), np.float32), (users, items)), shape=shape)
+    scores = model.full_sort_predict(Interaction({config["USER_ID_FIELD"]: torch.arange(len(histories))}))
+    scores = scores.view(len(histories), -1)[:, 1:]
+    found: list[list[int]] = scores.topk(SHOWN).indices.tolist()
+    return found
 
 
 if __name__ == "__main__":

@@ -1,4 +1,7 @@
-"""Train RecBole's SASRec, GRU4Rec and BERT4Rec for an epoch: recbole_models.py FOLDER; the data is its own."""
+"""Train RecBole's SASRec, GRU4Rec, BERT4Rec and EASE for an epoch: recbole_models.py FOLDER [MODEL …].
+
+The data is RecBole's own. One thread, since its tensors are small and more would wait for each other.
+"""
 
 from __future__ import annotations
 
@@ -6,17 +9,21 @@ import os
 import sys
 from pathlib import Path
 
+import torch
 from recbole.config import Config
 from recbole.data import create_dataset, data_preparation
 from recbole.utils import get_model, get_trainer, init_seed
 
+torch.set_num_threads(1)
 os.chdir(sys.argv[1])  # it writes logs where it is
+names = sys.argv[2:] or ["SASRec", "GRU4Rec", "BERT4Rec", "EASE"]
 sys.argv = sys.argv[:1]  # it reads options of its own
-for name in ("SASRec", "GRU4Rec", "BERT4Rec"):
+split = {"split": {"LS": "valid_and_test"}, "order": "TO", "mode": "full", "group_by": "user"}
+for name in names:
     sizes = {"hidden_size": 32, "embedding_size": 32, "inner_size": 64, "n_layers": 2, "n_heads": 2}
     training = {"epochs": 1, "train_neg_sample_args": None, "loss_type": "CE", "train_batch_size": 2048}
     shown = {"show_progress": False, "use_gpu": False, "checkpoint_dir": "saved", "MAX_ITEM_LIST_LENGTH": 20}
-    config = Config(model=name, dataset="ml-100k", config_dict={**sizes, **training, **shown})
+    config = Config(model=name, dataset="ml-100k", config_dict={**sizes, **training, **shown, "eval_args": split})
     init_seed(1, reproducibility=True)
     parts = data_preparation(config, create_dataset(config))
     model = get_model(name)(config, parts[0].dataset)
