@@ -217,6 +217,12 @@ def test_vectors_that_are_none_are_a_sentence(
     assert not (tmp_path / "out").exists()
 
 
+def write_one_array(path: Path) -> None:
+    """A .npy by the name of a .npz."""
+    np.save(path.with_suffix(".npy"), np.zeros(3))
+    path.with_suffix(".npy").rename(path)
+
+
 @pytest.mark.parametrize(
     ("write", "sentence"),
     [
@@ -230,10 +236,7 @@ def test_vectors_that_are_none_are_a_sentence(
             "is no fitted ALS, BPR or item-to-item model of implicit",
         ),
         (lambda path: path.write_bytes(b"PK none"), "is no .npz that implicit's model.save() wrote"),
-        (
-            lambda path: (np.save(path.with_suffix(".npy"), np.zeros(3)), path.with_suffix(".npy").rename(path)),
-            "is no .npz that implicit's model.save() wrote",
-        ),
+        (write_one_array, "is no .npz that implicit's model.save() wrote"),
     ],
 )
 def test_an_npz_that_implicit_did_not_write_is_a_sentence(
