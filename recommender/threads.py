@@ -18,6 +18,7 @@ _BACKGROUND = "background"
 """Name of the threads of `in_background`."""
 _TURN_SECONDS = 0.00025
 _MOST_ROUNDS = 20
+_PAUSE_SECONDS = 0.002
 _IDLE_ROUND_SECONDS = 0.0001
 """A round of the event loop that takes longer has had something to do."""
 
@@ -172,13 +173,26 @@ class Turns:
     """Shares the event loop with long computations: one of them computes at a time, for a quarter millisecond a turn.
 
     After a turn the loop goes round for everybody else until it has nothing to do: a short call takes some ten rounds,
-    and would wait for a turn in each. Each computation waits for its next turn behind those that came before. `clock`
-    gives the time in seconds.
+    and would wait for a turn in each. While short calls are open the next turn waits for their end, `_PAUSE_SECONDS` at
+    most: they have the loop, a CPU and the GIL to themselves. Each computation waits for its next turn behind those
+    that came before. `clock` gives the time in seconds.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._turn = asyncio.Lock()
+        self._open = 0
+        self._paused: asyncio.Future[None] | None = None
+
+    def begin_short(self) -> None:
+        """Note that a short call is open; `end_short` must follow."""
+        self._open += 1
+
+    def end_short(self) -> None:
+        """Note that a short call has ended."""
+        self._open -= 1
+        if self._paused is not None and not self._open:
+            self._go_on(self._paused)
 
     async def once(self, work: Callable[[], R]) -> R:
         """Do work that cannot be divided in a turn of its own; return or raise what it does."""
@@ -207,4 +221,22 @@ class Turns:
             began = self._clock()
             await asyncio.sleep(0)
             if self._clock() - began < _IDLE_ROUND_SECONDS:
-                return
+                break
+        if self._open:
+            await self._pause()
+
+    async def _pause(self) -> None:
+        """Wait until no short call is open, for `_PAUSE_SECONDS` at most."""
+        loop = asyncio.get_running_loop()
+        self._paused = loop.create_future()
+        timer = loop.call_later(_PAUSE_SECONDS, self._go_on, self._paused)
+        try:
+            await self._paused
+        finally:
+            timer.cancel()
+            self._paused = None
+
+    @staticmethod
+    def _go_on(paused: asyncio.Future[None]) -> None:
+        if not paused.done():
+            paused.set_result(None)

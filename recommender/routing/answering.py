@@ -105,13 +105,17 @@ class Answering:
         router = self._router
         if asked.filter is not None:
             await prepare(asked, router, deadline)
-        if router.candidate is not None:
-            return await self._answer_beside(router.candidate, asked, deadline)
-        version = router.route(asked.model) if asked.model else router.live
-        wanted, remarks = asked.for_version(version)
-        if isinstance(wanted, Query):
-            return Answer(version, await version.batcher.submit(wanted, deadline=deadline), remarks)
-        return _finished(version, wanted, remarks)
+        self._turns.begin_short()
+        try:
+            if router.candidate is not None:
+                return await self._answer_beside(router.candidate, asked, deadline)
+            version = router.route(asked.model) if asked.model else router.live
+            wanted, remarks = asked.for_version(version)
+            if isinstance(wanted, Query):
+                return Answer(version, await version.batcher.submit(wanted, deadline=deadline), remarks)
+            return _finished(version, wanted, remarks)
+        finally:
+            self._turns.end_short()
 
     async def answer_many(self, requests: Sequence[Asked], deadline: float = math.inf) -> list[Outcome]:
         """Return the outcome of each request of a call, in order: its answer, or the error that `answer` raises."""

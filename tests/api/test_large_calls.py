@@ -14,7 +14,7 @@ from recommender.api.service import RecommenderService
 from recommender.domain import Query, Ranking
 from recommender.recommend_api.v1 import recommend_api_pb2 as api
 from recommender.routing.router import Router
-from tests.support.fakes import answer, make_batcher
+from tests.support.fakes import answer, make_batcher, on_virtual_time
 from tests.support.versions import version_of
 
 ITEMS = 10_000
@@ -43,9 +43,18 @@ class ForgetfulEngine:
         pass
 
 
-def service() -> RecommenderService:
+class LongForOne(ForgetfulEngine):
+    """Takes a second for a batch of one."""
+
+    async def run(self, queries: Sequence[Query]) -> Sequence[Ranking]:
+        if len(queries) == 1:
+            await asyncio.sleep(1)
+        return await super().run(queries)
+
+
+def service(engine: ForgetfulEngine | None = None) -> RecommenderService:
     router = Router(retire_grace=1.0)
-    batcher = make_batcher(ForgetfulEngine(), max_batch_size=32, max_backlog=1024)
+    batcher = make_batcher(engine or ForgetfulEngine(), max_batch_size=32, max_backlog=1024, slots=2)
     version = version_of(batcher, items=ITEMS, plain_history=LENGTH)
     router.adopt(router.add_lane("live", frozenset()), version)
     return RecommenderService(router, limits=Limits())
@@ -77,6 +86,30 @@ async def test_a_call_of_megabytes_is_read_and_let_go_of_part_by_part() -> None:
 
     assert seen.blocks < ROWS * LENGTH / 3
     assert seen.rounds > ROWS / 8
+
+
+def test_a_large_call_pauses_while_a_single_one_is_open() -> None:
+    async def ask() -> None:
+        loop = asyncio.get_running_loop()
+        answering = service(LongForOne())
+        message = api.BatchRecommendRequest(
+            requests=[api.RecommendRequest(item_ids=range(LENGTH)) for _ in range(64)]
+        ).SerializeToString()
+        started = loop.time()
+        await answering.batch_recommend(message)
+        assert loop.time() == started
+
+        single = asyncio.create_task(answering.recommend(api.RecommendRequest(item_ids=[1])))
+        await answering.batch_recommend(message)
+        assert not single.done()
+        assert loop.time() > started
+
+        await single
+        started = loop.time()
+        await answering.batch_recommend(message)
+        assert loop.time() == started
+
+    on_virtual_time(ask())
 
 
 async def test_the_results_of_a_call_of_many_parts_are_in_order() -> None:

@@ -9,6 +9,7 @@ from typing import NoReturn
 import pytest
 
 from recommender.threads import Turns
+from tests.support.fakes import on_virtual_time
 
 
 class Clock:
@@ -64,6 +65,27 @@ async def test_a_short_call_of_many_rounds_waits_for_one_turn_and_a_long_one_tak
     assert await call(1000) >= 40
     await computing
     assert worked == 1000
+
+
+def test_a_turn_waits_for_short_calls_to_end_but_not_for_ever() -> None:
+    async def compute() -> None:
+        loop, clock = asyncio.get_running_loop(), Clock()
+        turns = Turns(clock)
+        started = loop.time()
+        turns.begin_short()
+        turns.begin_short()
+
+        await turns.each(range(8), clock.work)  # four turns
+        assert loop.time() - started == pytest.approx(4 * 0.002)
+
+        computing = asyncio.create_task(turns.each(range(8), clock.work))
+        await asyncio.sleep(0.001)
+        turns.end_short()
+        turns.end_short()
+        await computing
+        assert loop.time() - started == pytest.approx(4 * 0.002 + 0.001)
+
+    on_virtual_time(compute())
 
 
 async def test_long_computations_take_turns_one_after_the_other() -> None:

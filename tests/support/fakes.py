@@ -6,7 +6,7 @@ import asyncio
 import math
 import selectors
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -49,6 +49,12 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         """Let so many seconds pass, with all that happens meanwhile."""
         self.run_until_complete(asyncio.sleep(seconds))
         self.settle()
+
+
+def on_virtual_time(test: Coroutine[object, object, None]) -> None:
+    """Run a test of durations; `with_time` does where a conftest has the loops."""
+    with asyncio.Runner(loop_factory=VirtualLoop) as runner:
+        runner.run(test)
 
 
 class _NoWaiting(selectors.BaseSelector):
