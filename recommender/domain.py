@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Literal, NamedTuple, TypeAlias
 
 from recommender.masks import ItemMask
+from recommender.new_items import Beside
 
 UnknownUsers: TypeAlias = Literal["row", "history", "fallback"]
 """By what a model ranks for a user whom it does not know."""
@@ -29,6 +30,7 @@ class Query(NamedTuple):
     then the model reads its defaults.
     `features` are in the order of the model's; if there are none, each is its filler.
     An answer holds only items that each of the `masks` allows: one mask may be every row's, another a row's own.
+    Items `beside` the catalogue are ranked with it; masks, `excluded` and `candidates` tell nothing of these.
     """
 
     history: tuple[int, ...]
@@ -40,6 +42,7 @@ class Query(NamedTuple):
     history_times: tuple[int, ...] = ()
     features: tuple[FeatureValue, ...] = ()
     masks: tuple[ItemMask, ...] = ()
+    beside: Beside | None = None
 
     @property
     def told(self) -> str:

@@ -84,6 +84,9 @@ def export(
     ] = None,
     name: Annotated[str | None, typer.Option(help="The model's name; by default the network's.")] = None,
     version: Annotated[str, typer.Option(help="The model's version.")] = "1",
+    embedding_space: Annotated[
+        str | None, typer.Option(help="Names the space of item vectors; versions of one space share new items.")
+    ] = None,
     output: Annotated[
         Path | None, typer.Option(help="The file; by default {K}_model.onnx in the weights folder.")
     ] = None,
@@ -134,6 +137,7 @@ def export(
             features=features,
             name=name,
             version=version,
+            embedding_space=embedding_space,
             coarse=coarse,  # type: ignore[arg-type]  # the options check it
         )
         with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:

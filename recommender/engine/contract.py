@@ -11,7 +11,8 @@ An id of -1 or a score of -inf is no recommendation. An id outside the catalogue
 fault of its row: that row fails, and no other.
 A model with scores in 8 bits also takes `coarse_rows` int64 [2], which has a default: the smallest and the largest
 batch that starts from them. Optional `fallbacks` int64 [batch] is 1 for a row that they could not rank alone, which
-serving does not ask for.
+serving does not ask for. Optional `query` float32 [batch, d] is what an item's vector is multiplied with: the score of
+an item is that product, plus its bias. A row without a finite one gets no recommendation.
 The older form takes `user_history` int64 [history] and gives `recommendations` int64 [K].
 """
 
@@ -58,7 +59,8 @@ _OPTIONAL = {
     "history_times": Port(_INT64, 2),
 }
 _OUTPUTS = {"recommendations": Port(_INT64, 2), "scores": Port(_FLOAT, 2)}
-_OPTIONAL_OUTPUTS = {"fallbacks": Port(_INT64, 1)}
+QUERY = "query"
+_OPTIONAL_OUTPUTS = {"fallbacks": Port(_INT64, 1), QUERY: Port(_FLOAT, 2)}
 _OLDER_INPUTS = {"user_history": Port(_INT64, 1)}
 _OLDER_OUTPUTS = {"recommendations": Port(_INT64, 1)}
 PER_ITEM = frozenset({"history_types", "history_times"})
@@ -179,7 +181,7 @@ class Contract:
         rows = len(queries)
         longest = max([len(query.history) for query in queries])
         most = max([query.k for query in queries])
-        plain = all(not query.excluded and query.candidates is None and not query.masks for query in queries)
+        plain = all(not (each.excluded or each.masks or each.beside) and each.candidates is None for each in queries)
         arrays = 1 + len(PER_ITEM & self.inputs)
         return self.batched and plain and rows * max(longest * arrays, most, self.feature_cells) <= _LIGHT
 

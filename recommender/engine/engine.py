@@ -8,11 +8,13 @@ from functools import partial
 from pathlib import Path
 from typing import TypeAlias, TypeVar
 
+import numpy as np
 import onnxruntime
 from onnxruntime.capi import onnxruntime_pybind11_state as runtime_errors
 
 from recommender.batching.faults import whole
 from recommender.domain import Query, Ranking
+from recommender.engine.beside import Vectors, ranked_beside, read_of
 from recommender.engine.contract import Contract, Feed, Outputs
 from recommender.engine.masked import MaskedRanking, kept_alone, outcomes_of
 from recommender.engine.provider import CoreMLOptions, CudaOptions, SessionPlan
@@ -76,6 +78,8 @@ class OnnxEngine:
         Of queries with `masks` exactly the allowed items are ranked, whatever their number; a model without the inputs
         `k` and `candidates` fails a row if it gives too few that are allowed. Masks may be of another size than the
         catalogue: items beyond them are not allowed. One mask object that many queries share costs no more than one.
+
+        Items `beside` the catalogue, which only a model with the output `query` may be asked for, are ranked with it.
 
         Raises InvalidRequestError if the only query holds an id that the model does not have, and FaultyRowsError if
         what the model gave for some rows is no answer. Raises what ONNX Runtime raises if the run failed.
@@ -182,9 +186,13 @@ class OnnxEngine:
         *,
         general: bool,
         padding: int | None,
+        vectors: Vectors | None = None,
     ) -> list[Ranking]:
-        if any(query.masks for query in queries):
+        if any(query.masks or query.beside for query in queries):
             rank = partial(self._rank_together, begun=begun, options=options, general=general, padding=padding)
+            if any(query.beside for query in queries):
+                return self._rank_beside(queries, rank, options, padding)
+            rank = partial(rank, vectors=vectors)
             run = partial(self._sessions.run, options=options, general=general)
             masked = MaskedRanking(
                 self.contract, self.model, lambda unmasked: outcomes_of(partial(rank, unmasked)), run, padding
@@ -192,11 +200,13 @@ class OnnxEngine:
             return whole(masked.outcomes(queries))
         runs = self.contract.runs(queries)
         if len(runs) == 1:
-            return self._rank_in_one_run(queries, begun, options, general=general, padding=padding)
+            return self._rank_in_one_run(queries, begun, options, general=general, padding=padding, vectors=vectors)
         outcomes: dict[int, Ranking | EngineError] = {}
         for places in runs:
             sharing = [queries[place] for place in places]
-            one_run = partial(self._rank_in_one_run, sharing, begun, options, general=general, padding=padding)
+            one_run = partial(
+                self._rank_in_one_run, sharing, begun, options, general=general, padding=padding, vectors=vectors
+            )
             outcomes.update(zip(places, outcomes_of(one_run), strict=True))
         return whole([outcomes[place] for place in range(len(queries))])
 
@@ -208,11 +218,35 @@ class OnnxEngine:
         *,
         general: bool,
         padding: int | None,
+        vectors: Vectors | None,
     ) -> list[Ranking]:
         feed = self.contract.pack(queries, padding)
         begun()
-        outputs = self._sessions.run(feed, max([query.k for query in queries]), options, general=general)
+        k = max([query.k for query in queries])
+        if vectors is None:
+            return self.contract.unpack(self._sessions.run(feed, k, options, general=general), queries)
+        *outputs, found = self._sessions.run(feed, k, options, general=general, query=True)
+        vectors.update(zip(map(read_of, queries), found.astype(np.float32, copy=False), strict=True))
         return self.contract.unpack(outputs, queries)
+
+    def _rank_beside(
+        self,
+        queries: Sequence[Query],
+        rank: Callable[..., list[Ranking]],
+        options: onnxruntime.RunOptions,
+        padding: int | None,
+    ) -> list[Ranking]:
+        """Rank the catalogue by `rank`, and the items beside it by the vectors that the runs give."""
+        vectors: Vectors = {}
+        alone = [query._replace(beside=None) for query in queries]
+        outcomes = outcomes_of(partial(rank, alone, vectors=vectors))
+        # Rows of which nothing is ranked, or few items by their names, have no vector yet.
+        left = [query for query in alone if read_of(query) not in vectors]
+        if left:
+            bare = [query._replace(k=1, excluded=(), candidates=None, masks=()) for query in left]
+            found = self._sessions.encode(self.contract.pack(bare, padding), options)
+            vectors.update(zip(map(read_of, left), found, strict=True))
+        return whole(ranked_beside(queries, outcomes, vectors))
 
     def _rank_one_by_one(self, queries: Sequence[Query], options: onnxruntime.RunOptions) -> list[Ranking]:
         outcomes: list[Ranking | EngineError] = []

@@ -9,9 +9,31 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 _ROOT = Path("/")
+_TELLING_BYTES = 1 << 25
+"""Constants below this disappear in a session's own memory."""
+
+
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """Bytes that a model takes: its constants, and the growth of the process while it loaded.
+
+    `loaded` is None where the system does not tell.
+    """
+
+    constants: int
+    loaded: int | None
+
+    @property
+    def copies(self) -> float | None:
+        """Copies of the constants in memory; None if they are too small to tell.
+
+        ONNX Runtime keeps the constant operand of a product twice: as it was, and packed for its kernel.
+        """
+        return None if self.loaded is None or self.constants < _TELLING_BYTES else self.loaded / self.constants
 
 
 def available_cpus(root: Path = _ROOT) -> int:

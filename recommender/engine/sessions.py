@@ -10,6 +10,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeAlias
 
+import numpy as np
+import numpy.typing as npt
 import onnxruntime
 
 from recommender.batching.faults import FaultyRowsError
@@ -24,9 +26,9 @@ from recommender.engine.coarse import (
     quickest_span,
     takes_coarse_rows,
 )
-from recommender.engine.contract import Contract, Feed, Outputs, Port
+from recommender.engine.contract import QUERY, Contract, Feed, Outputs, Port
 from recommender.engine.features import faults_of
-from recommender.engine.machine import available_cpus, available_memory
+from recommender.engine.machine import Memory, available_cpus, available_memory
 from recommender.engine.onnx_file import OnnxFile, read_onnx_file
 from recommender.engine.provider import CONTROL_FLOW, CPU, CUDA, SessionPlan, open_for_device, open_session
 from recommender.errors import EngineError, ModelError
@@ -37,8 +39,6 @@ _OUT_OF_MEMORY = "Failed to allocate memory"
 """What ONNX Runtime says of an allocation that failed."""
 _COPIES_WHILE_LOADING = 2
 """Copies of a model's constants that loading needs at worst: measured, inline and external."""
-_TELLING_BYTES = 1 << 25
-"""Constants below this disappear in a session's own memory."""
 _QUICK_SECONDS = 0.001
 """A run of `_TRIED_ROWS` rows within this stays on one CPU: to wake another costs what it saves."""
 _TRIED_ROWS = 32
@@ -61,25 +61,6 @@ Describe: TypeAlias = Callable[[Contract, Mapping[str, str], int | str | None], 
 
 Raises ModelError if they contradict each other.
 """
-
-
-@dataclass(frozen=True, slots=True)
-class Memory:
-    """Bytes that a model takes: its constants, and the growth of the process while it loaded.
-
-    `loaded` is None where the system does not tell.
-    """
-
-    constants: int
-    loaded: int | None
-
-    @property
-    def copies(self) -> float | None:
-        """Copies of the constants in memory; None if they are too small to tell.
-
-        ONNX Runtime keeps the constant operand of a product twice: as it was, and packed for its kernel.
-        """
-        return None if self.loaded is None or self.constants < _TELLING_BYTES else self.loaded / self.constants
 
 
 @dataclass(slots=True, kw_only=True)
@@ -110,13 +91,16 @@ class Sessions:
         """Whether CUDA captures runs as graphs."""
         return self.provider == CUDA and self.plan.cuda.graph
 
-    def run(self, feed: Feed, k: int, options: onnxruntime.RunOptions, *, general: bool = False) -> Outputs:
+    def run(
+        self, feed: Feed, k: int, options: onnxruntime.RunOptions, *, general: bool = False, query: bool = False
+    ) -> Outputs:
         """Run a feed whose rows want `k` recommendations at most; blocks. `general` keeps it off the quicker session.
 
+        With `query` the outputs end with that one, which the model must have; such a run goes without a bucket.
         Raises what ONNX Runtime raises, and EngineError after `close`.
         """
         if self.buckets is not None:
-            if self.buckets.fits(feed):
+            if not query and self.buckets.fits(feed):
                 return self.buckets.run(feed, k, options)
             self.buckets.keep_out(options)
         plain = self.plain
@@ -125,8 +109,22 @@ class Sessions:
             raise EngineError("the engine is closed")
         if self.coarse_rows is not None:
             feed = {**feed, COARSE_ROWS: self.coarse_rows}
-        outputs: Outputs = session.run(_outputs(self.contract), feed, options)
+        wanted = _outputs(self.contract)
+        outputs: Outputs = session.run([*wanted, QUERY] if query else wanted, feed, options)
         return outputs
+
+    def encode(self, feed: Feed, options: onnxruntime.RunOptions) -> npt.NDArray[np.float32]:
+        """The output `query` of a feed, without ranking anything; blocks. Raises as `run` does."""
+        if self.general is None:
+            raise EngineError("the engine is closed")
+        if self.buckets is not None:
+            self.buckets.keep_out(options)
+        options.only_execute_path_to_fetches = True
+        try:
+            (vectors,) = self.general.run([QUERY], feed, options)
+        finally:
+            options.only_execute_path_to_fetches = False
+        return np.asarray(vectors, np.float32)
 
     def choose_coarse_rows(self, max_batch_size: int) -> None:
         """Measure which batches are quicker from scores in 8 bits, and let these start from them; blocks.

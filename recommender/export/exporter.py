@@ -162,6 +162,8 @@ def export_model(
             history_times=None if subject.times is None else CardTimes(**asdict(subject.times)),
             features=subject.declared.cards,
             reads_history=subject.reads_history,
+            query_vector=layout is not None,
+            embedding_space=options.embedding_space,
             never_recommended=subject.never,
             score_tolerance=tolerance,
             opset=OPSET,

@@ -11,6 +11,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from recommender.engine.coarse import COARSE_ROWS, EVERY_BATCH
+from recommender.engine.contract import QUERY
 from recommender.export.encoder import OPSET
 from recommender.export.head.codes import Codes
 from recommender.export.head.head import add_head
@@ -33,6 +34,7 @@ _OUTPUTS = {
     "recommendations": (_INT64, ("batch", "returned")),
     "scores": (_FLOAT, ("batch", "returned")),
     "fallbacks": (_INT64, ("batch",)),
+    QUERY: (_FLOAT, ("batch", "dim")),
 }
 
 
@@ -60,6 +62,7 @@ def build_graph(
         outputs = add_selection(g, encoded, items, never)
     else:
         outputs = add_head(g, encoded, layout, largest=largest, bias=bias, codes=codes, never=bool(never))
+        outputs[QUERY] = encoded
     g.nodes.extend(helper.make_node("Identity", [value], [name]) for name, value in outputs.items())
     ports = [helper.make_tensor_value_info(name, _INT64, shape) for name, shape in _INPUTS.items()]
     ports += [_input(name, values) for name, values in beside.items()]

@@ -47,6 +47,7 @@ class ExportOptions:
     are those of the card's `users`, where the network does not say them; `user_vocabulary` is a text file with the
     users' keys, the first user's first. `types`, `first_type`, `unknown_type`, `default_type` and `type_vocabulary` say
     the same of the types of events, and `default_time` and `sorted_times` are those of the card's `history_times`.
+    `embedding_space` names the space of item vectors: those that were made for one version fit all others of that name.
     `features` is a JSON file that declares the features that `forward` takes, where the network does not. A table of at
     least `external_data_bytes` goes into a file of its own beside the model.
 
@@ -84,6 +85,7 @@ class ExportOptions:
     features: Path | None = None
     name: str | None = None
     version: str = "1"
+    embedding_space: str | None = None
     exported_by: str = "recommender export"
     coarse: Coarse = "auto"
     external_data_bytes: int = 1_500_000_000
@@ -98,6 +100,11 @@ class ExportOptions:
             raise ExportError(f"padding_id is {self.padding_id}; give an id that the network knows, 0 or more.")
         if self.padding_side == "left" and self.padding_id is None:
             raise ExportError("padding_side is 'left', which needs padding_id: the id that fills a history up.")
+        if self.embedding_space is not None and not _NAME.fullmatch(self.embedding_space):
+            raise ExportError(
+                f"embedding_space is {self.embedding_space!r}; use letters, digits, '.', '_' and '-', the first a "
+                "letter or digit."
+            )
         if self.max_k is not None and self.max_k < self.num_recommendations:
             raise ExportError(
                 f"max_k is {self.max_k}, below num_recommendations = {self.num_recommendations}; "

@@ -248,7 +248,9 @@ class Card(_Record):
     `never_recommended` are the items that no answer holds, ascending; histories may hold them. `padding_id` means
     padding to the network, so no history holds it. `users` is None where the model has no input `user`; the same holds
     for `history_types` and `history_times`. `features` are its inputs beside those of the contract.
-    A model that does not `reads_history` ranks for requests without one.
+    A model that does not `reads_history` ranks for requests without one. One that gives its `query_vector` can rank
+    items that it lacks, by vectors of `embedding_size` numbers. Vectors of one version fit another that names the same
+    `embedding_space`; None fits no other.
     Two rankings are equal when they differ only among items whose scores lie within
     `score_tolerance` of each other. `origin` is None where the model was not imported from a library.
     """
@@ -269,6 +271,8 @@ class Card(_Record):
     history_times: CardTimes | None = None
     features: tuple[CardFeature, ...] = ()
     reads_history: bool = True
+    query_vector: bool = False
+    embedding_space: Annotated[str, Field(min_length=1, max_length=128)] | None = None
     never_recommended: tuple[Annotated[int, Field(ge=0)], ...] = ()
     score_tolerance: Annotated[float, Field(ge=0)]
     opset: Annotated[int, Field(ge=1)]

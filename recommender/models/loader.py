@@ -128,6 +128,7 @@ class Loader:
             abilities=engine.contract.inputs | engine.contract.outputs,
             sha256=artifact.sha256,
             embedding_size=card.embedding_size if card else None,
+            embedding_space=card.embedding_space if card else None,
             execution_provider=engine.provider,
             loaded_at=datetime.now(UTC),
             limit=self._limit,

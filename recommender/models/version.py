@@ -16,6 +16,7 @@ from recommender.domain import Model
 from recommender.masks import ItemMask
 from recommender.models.features import Taken, Tokens, taken
 from recommender.models.vocabulary import Vocabulary
+from recommender.new_items import Beside
 
 
 @dataclass(slots=True, eq=False)
@@ -64,6 +65,11 @@ class Version:
     aliases: tuple[str, ...] = ()
     masks: tuple[ItemMask, ...] = ()
     """Hold the items of every answer: those that are not hidden. Replaced, never changed."""
+    embedding_space: str | None = None
+    """Names the space of its item vectors, which versions of the same space share; None if it has one of its own."""
+    beside: Beside | None = None
+    """New items that its answers may hold beside those of the catalogue; None if there are none. Replaced, never
+    changed."""
     attributes: Attributes | None = None
     """What is known of its items, for filters; None if that is nothing."""
     offered: tuple[int, ...] = field(init=False)
