@@ -3,29 +3,31 @@
 from __future__ import annotations
 
 import bisect
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
-Floats = npt.NDArray[np.float32]
-Truths = npt.NDArray[np.bool_]
+Floats: TypeAlias = npt.NDArray[np.float32]
+Truths: TypeAlias = npt.NDArray[np.bool_]
+AttributeValues: TypeAlias = Mapping[str, bool | int | float | str | Sequence[str]]
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False, weakref_slot=True)
 class NewItems:
     """New items of one version: ids int64 [n], ascending and beyond the catalogue, with a key and a vector each.
 
-    `vectors` are float32 [n, d], `biases` float32 [n]. Immutable, and shared by reference. `number` tells one state
-    from all others of the process.
+    `vectors` are float32 [n, d], `biases` float32 [n]. `attributes`, if any, are for filters. Immutable, and shared by
+    reference.
     """
 
     ids: npt.NDArray[np.int64]
     keys: Sequence[str]
     vectors: Floats
     biases: Floats
-    number: int = 0
+    attributes: Sequence[AttributeValues] = ()
     largest: float = field(init=False)
     """The largest absolute value among vectors and biases."""
     _rows: dict[str, int] = field(init=False, default_factory=dict)
@@ -49,9 +51,9 @@ class NewItems:
         row = bisect.bisect_left(self.ids, item)
         return self.keys[row] if row < len(self.ids) and self.ids[row] == item else None
 
-    def among(self, ids: Sequence[int]) -> Truths:
+    def among(self, ids: Collection[int]) -> Truths:
         """Which of the new items these ids name: bool [n]."""
-        return np.isin(self.ids, np.array(ids, np.int64))
+        return np.isin(self.ids, np.fromiter(ids, np.int64, len(ids)))
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Container, Sequence
+from collections.abc import Collection, Container, Iterable, Sequence
+from itertools import compress, islice
+
+import numpy as np
 
 from recommender.api.users import User
 from recommender.catalogue.attributes.filters import Attributes, Filter
 from recommender.catalogue.attributes.opening import EXTRA
+from recommender.domain import Ranking
 from recommender.errors import InvalidRequestError, Violation, quoted
 from recommender.masks import ItemMask
 from recommender.models.version import Version
+from recommender.new_items import Beside, NewItems
 from recommender.routing.answering import NO_REMARKS, Remarks
 
 _NAMED_VIOLATIONS = 10
@@ -20,11 +25,13 @@ _NAMED_VIOLATIONS = 10
 class Catalogue:
     """Finds the items that one request names among a version's, and keeps account of those that it lacks.
 
-    `matching` items are what its filter selects; None without a filter.
+    `matching` items are what its filter selects; None without a filter. New items are known by the side of the
+    version's own, but histories: the model has learned nothing of them.
     """
 
     def __init__(self, version: Version, *, reject_unknown: bool, matching: int | None = None) -> None:
         self._version = version
+        self._new = None if version.beside is None else version.beside.items
         self._matching = matching
         self._reject_unknown = reject_unknown
         self._unknown_ids: dict[int, None] = {}
@@ -40,7 +47,13 @@ class Catalogue:
         known, items, padding = tuple(ids), self._version.model.known_items, self._version.model.padding_id
         if not known or ((items is None or max(known) < items) and padding not in known):
             return known
-        unknown = dict.fromkeys(item for item in known if item == padding or (items is not None and item >= items))
+        unknown = dict.fromkeys(
+            item
+            for item in known
+            if item == padding or (items is not None and item >= items and self._new_key(item) is None)
+        )
+        if not unknown:
+            return known
         if self._reject_unknown:
             last = "and above" if items is None else f"to {items - 1}"
             but = "" if padding is None else f", {padding} being padding"
@@ -55,7 +68,9 @@ class Catalogue:
             return named
         unread = list(dict.fromkeys(item for item in named if item >= end))
         if by_keys and self._version.vocabulary is not None:
-            self._unknown_keys |= dict.fromkeys(self._version.vocabulary.keys(unread))
+            self._unknown_keys |= dict.fromkeys(
+                self._new_key(item) or self._version.vocabulary.keys([item])[0] for item in unread
+            )
         else:
             self._unknown_ids |= dict.fromkeys(unread)
         return tuple(item for item in named if item < end)
@@ -76,15 +91,37 @@ class Catalogue:
             return frozenset(known)
         return frozenset(item for item in known if item < items)
 
+    def beside(
+        self, excluded: Collection[int], candidates: Collection[int] | None, wanted: Filter | None
+    ) -> Beside | None:
+        """Return the new items that an answer may hold; None if there are none."""
+        version = self._version
+        if version.beside is None or not (excluded or candidates is not None or wanted is not None):
+            return version.beside
+        items = version.beside.items
+        allowed = np.ones(len(items), np.bool_) if candidates is None else items.among(candidates)
+        if excluded:
+            allowed &= ~items.among(excluded)
+        if wanted is not None:
+            selected = attributes_of(version).mask_of_new(wanted, items)
+            self._matching = (self._matching or 0) + int(np.count_nonzero(selected))
+            allowed &= selected
+        return Beside(items, allowed) if allowed.any() else None
+
+    @property
+    def matching(self) -> int | None:
+        """How many items the filter selects, new ones included once `beside` was asked; None without a filter."""
+        return self._matching
+
     def remarks(
         self, user: User, ignored: Sequence[str], *, is_fallback: bool = False, is_user_alone: bool = False
     ) -> Remarks:
         """Return what is to be told of the request beside its ranking; `ignored` are fields without an input."""
         told = self._unknown_ids or self._unknown_keys or user.unknown or ignored
-        if not (told or is_fallback or is_user_alone or self._matching is not None):
+        if not (told or is_fallback or is_user_alone or self._matching is not None or self._new):
             return NO_REMARKS
         unknown = tuple(self._unknown_ids), tuple(self._unknown_keys)
-        return Remarks(*unknown, is_fallback, is_user_alone, user.unknown, ignored, self._matching)
+        return Remarks(*unknown, is_fallback, is_user_alone, user.unknown, ignored, self._matching, self._new)
 
     def _known_keys(self, field: str, keys: Sequence[str]) -> tuple[int, ...]:
         vocabulary = self._version.vocabulary
@@ -92,6 +129,9 @@ class Catalogue:
             label = self._version.model.label
             raise InvalidRequestError(Violation(field, f"model {label} has no vocabulary: name items by ids"))
         ids = vocabulary.ids(keys)
+        new = self._new
+        if new is not None and None in ids:
+            ids = [new.id_of(key) if item is None else item for key, item in zip(keys, ids, strict=True)]
         padding = self._version.model.padding_id
         if padding in ids and padding is not None:
             ids = [None if item == padding else item for item in ids]
@@ -101,6 +141,32 @@ class Catalogue:
                 raise _unknown(field, keys, unknown, "the vocabulary does not have it")
             self._unknown_keys |= unknown
         return tuple(item for item in ids if item is not None)
+
+    def _new_key(self, item: int) -> str | None:
+        return None if self._new is None else self._new.key_of(item)
+
+
+def keys_of(version: Version, ids: Sequence[int], new: NewItems | None) -> list[str]:
+    """The keys of items that a version with a vocabulary ranked, beside which it had `new` ones."""
+    vocabulary = version.vocabulary
+    if vocabulary is None:
+        raise AssertionError("a version without a vocabulary has no keys")
+    if new is None:
+        return vocabulary.keys(ids)
+    first = int(new.ids[0])
+    own = iter(vocabulary.keys([item for item in ids if item < first]))
+    return [next(own) if item < first else new.key_of(item) or "" for item in ids]
+
+
+def fallback_of(
+    version: Version, k: int, excluded: frozenset[int], candidates: frozenset[int] | None, chosen: ItemMask | None
+) -> Ranking:
+    """The best of a version's fallback list, of those that are `chosen`."""
+    offered: Iterable[int] = version.offered
+    if chosen is not None:
+        offered = compress(offered, chosen.holds(np.array(version.offered, np.int64)).tolist())
+    kept = (item for item in offered if item not in excluded and (candidates is None or item in candidates))
+    return Ranking(list(islice(kept, k)), [])
 
 
 def nothing_known(version: Version, ids: Sequence[int], keys: Sequence[str]) -> InvalidRequestError:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
-from itertools import compress, islice
 from typing import Any
 
 import numpy as np
@@ -17,7 +16,7 @@ from google.protobuf.descriptor import FieldDescriptor
 from protovalidate import Validator
 
 from recommender.api.batch_call import BatchCall, divided
-from recommender.api.catalogue import Catalogue, attributes_of, nothing_known, selected
+from recommender.api.catalogue import Catalogue, attributes_of, fallback_of, nothing_known, selected
 from recommender.api.events import NO_EVENTS, SURELY_SHORT, plain_events, read_events
 from recommender.api.features import Given, features_for, plain_features
 from recommender.api.messages import ceiling, validate
@@ -26,7 +25,6 @@ from recommender.api.users import User, find_user, known_user, nobody_known
 from recommender.catalogue.attributes.filters import Filter
 from recommender.domain import Query, Ranking
 from recommender.errors import InvalidRequestError, Violation
-from recommender.masks import ItemMask
 from recommender.models.version import Version
 from recommender.recommend_api.v1 import recommend_api_pb2 as api
 from recommender.routing.answering import NO_REMARKS, Remarks
@@ -109,13 +107,16 @@ class Asked:
         """
         if self.highest < version.plain_items:
             history = self.history[-version.plain_history :]
-            return Query(history, version.limit, (), None, 0, (), (), (), version.masks), NO_REMARKS
+            beside = version.beside
+            remarks = NO_REMARKS if beside is None else Remarks(new_items=beside.items)
+            return Query(history, version.limit, (), None, 0, (), (), (), version.masks, beside), remarks
         if (
             self.highest_beside < version.plain_beside
             and not leniently
             and (query := self._beside(version)) is not None
         ):
-            return query, NO_REMARKS if self.history else _USER_ALONE
+            remarks = NO_REMARKS if self.history else _USER_ALONE
+            return query, remarks if query.beside is None else remarks._replace(new_items=query.beside.items)
         options = self.options
         model = version.model
         k = options.limit or version.limit
@@ -140,12 +141,14 @@ class Asked:
         if options.exclude_history:
             excluded = excluded.union(named)
         if options.candidates is not None:
-            candidates = catalogue.recommendable(catalogue.known("candidate_item", *options.candidates)) - excluded
+            candidates = frozenset(catalogue.known("candidate_item", *options.candidates)) - excluded
             excluded = frozenset()
+        beside = catalogue.beside(excluded, candidates, options.filter)
         excluded = catalogue.recommendable(excluded)
+        candidates = None if candidates is None else catalogue.recommendable(candidates)
         if not user.ranked or not (history or user.enough or not model.reads_history):
             self._check_fallback(version, user)
-            ranking = _fallback(version, k, excluded, candidates, chosen)
+            ranking = fallback_of(version, k, excluded, candidates, chosen)
             return ranking, catalogue.remarks(user, ignored, is_fallback=True)
         read = _most_recent(history, model.longest_history)
         events = NO_EVENTS
@@ -153,13 +156,13 @@ class Asked:
             places = self._places(catalogue, len(history))[len(history) - len(read) :]
             events = read_events(version, options, places, leniently=leniently)
         remarks = catalogue.remarks(user, (*ignored, *events.ignored), is_user_alone=not history)
-        if matching == 0 or (candidates is not None and not candidates):
+        nothing = catalogue.matching == 0 or (candidates is not None and not candidates)
+        if nothing and beside is None:
             return Ranking([], []), remarks
         _check_abilities(version, options, excluded, candidates)
         allowed = None if candidates is None else tuple(sorted(candidates))
         about = user.number, events.types, events.times, features
-        query = Query(read, k, tuple(sorted(excluded)), allowed, *about, masks)
-        return query, remarks
+        return Query(read, k, tuple(sorted(excluded)), allowed, *about, masks, beside), remarks
 
     def _beside(self, version: Version) -> Query | None:
         """Read a history of known items and inputs beside it, if the version reads all that there is of them.
@@ -187,7 +190,7 @@ class Asked:
             return None
         features, _ = features_for(version, given)
         types, times, _ = read_events(version, options, range(len(history))) if told else NO_EVENTS
-        return Query(history, version.limit, (), None, user, types, times, features, version.masks)
+        return Query(history, version.limit, (), None, user, types, times, features, version.masks, version.beside)
 
     def _places(self, catalogue: Catalogue, kept: int) -> range | list[int]:
         """The places in the request's history of the items that were not left out, of which there are so many."""
@@ -314,17 +317,6 @@ class Reader:
 def _most_recent(history: tuple[int, ...], longest: int | None) -> tuple[int, ...]:
     """The part of a history that a model reads."""
     return history if longest is None or len(history) <= longest else history[-longest:]
-
-
-def _fallback(
-    version: Version, k: int, excluded: frozenset[int], candidates: frozenset[int] | None, chosen: ItemMask | None
-) -> Ranking:
-    """The best of a version's fallback list, of those that are `chosen`."""
-    offered: Iterable[int] = version.offered
-    if chosen is not None:
-        offered = compress(offered, chosen.holds(np.array(version.offered, np.int64)).tolist())
-    kept = (item for item in offered if item not in excluded and (candidates is None or item in candidates))
-    return Ranking(list(islice(kept, k)), [])
 
 
 def _check_abilities(

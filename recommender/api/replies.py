@@ -8,6 +8,7 @@ import structlog
 from google.protobuf import timestamp_pb2
 from google.rpc import code_pb2, status_pb2
 
+from recommender.api.catalogue import keys_of
 from recommender.api.queries import Asked
 from recommender.api.status import status_of
 from recommender.models.follower import Refusal, SourceFailure
@@ -54,7 +55,7 @@ def write(asked: Asked, answer: Answer, reply: api.RecommendResponse) -> None:
     reply.item_ids.extend(item_ids)
     reply.scores.extend(scores)
     if version.vocabulary is not None:
-        reply.item_keys.extend(version.vocabulary.keys(item_ids))
+        reply.item_keys.extend(keys_of(version, item_ids, remarks.new_items))
     if remarks is not NO_REMARKS:
         reply.unknown_item_ids.extend(remarks.unknown_item_ids)
         reply.unknown_item_keys.extend(remarks.unknown_item_keys)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import structlog
 
 from recommender.catalogue.attributes.filters import Tables, TableStatistics
 from recommender.models.version import Version
+from recommender.new_items import AttributeValues
 from recommender.threads import in_background
 
 log = structlog.get_logger(__name__)
@@ -39,6 +42,10 @@ class ItemAttributes:
             return
         never = model.never_recommended | (set() if model.padding_id is None else {model.padding_id})
         version.attributes = await in_background(self._tables.attributes, vocabulary.ids, model.items, never)
+
+    def faults(self, given: AttributeValues) -> Iterator[tuple[str, str]]:
+        """Those of a new item's attributes that the table does not have, or not of that type, each with why."""
+        return iter(()) if self._tables is None else self._tables.faults(given)
 
     def statistics(self) -> TableStatistics | None:
         """The table in use, and the filters up to now; None without a table."""

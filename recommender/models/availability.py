@@ -1,12 +1,13 @@
-"""Availability: which items nobody gets, kept in force in every version that is loaded."""
+"""Availability: which items nobody gets, and which are ranked beside the model's, in every version that is loaded."""
 
 from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal, TypeAlias
 
 import structlog
 
@@ -15,37 +16,75 @@ from recommender.catalogue.availability.hidden import HiddenItems
 from recommender.catalogue.availability.journal import Changes
 from recommender.catalogue.availability.kept import KeptChanges
 from recommender.catalogue.availability.lists import KeyList, ListSource
+from recommender.catalogue.new_items.journal import KeptItem, NewChanges
+from recommender.catalogue.new_items.ranked import RankedItems
+from recommender.engine.contract import QUERY
+from recommender.masks import ItemMask
 from recommender.models.version import Version
+from recommender.new_items import NewItems
 from recommender.threads import in_background
 
 log = structlog.get_logger(__name__)
 
 _PATIENCE_SECONDS = 20.0
+_AT_ONCE = 1_000
+
+NewItemState: TypeAlias = Literal["ranked", "waiting", "left_behind", "in_catalogue"]
 
 
 @dataclass(frozen=True, slots=True)
 class Shelf:
-    """How many items of a version are hidden, and how many keys of the list it does not have."""
+    """How many items of a version are hidden, and how many keys of the list it does not have.
+
+    `new` items are ranked beside its own, and `in_catalogue` are new items that it has itself.
+    """
 
     hidden: int
     unknown: int
+    new: int = 0
+    in_catalogue: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class _Items:
+    """What is hidden of one version, and the new items that it ranks."""
+
+    version: Version
+    hidden: HiddenItems
+    new: RankedItems
+
+    def state(self) -> tuple[ItemMask | None, NewItems | None]:
+        """The items of its own that it may recommend, and those beside them; blocks for milliseconds."""
+        new = self.new.ranked(self.hidden.beside) if len(self.new) else None
+        if new is not None and self.version.attributes is not None:
+            self.version.attributes.read_new(new)
+        return self.hidden.mask(), new
 
 
 class Availability:
     """Hides items in versions, from `attach` to `forget`: those of a list, and those that calls have hidden.
 
     `source` is where the list comes from, and `every` how often it is looked at, in seconds; `journal` keeps what calls
-    hide. Each may be None. A change is in force in all versions before the next look for changes.
+    hide and add. Each may be None. With `ranks_new` versions rank the items that calls have added. A change is in force
+    in all versions before the next look for changes.
     """
 
-    def __init__(self, source: ListSource | None = None, *, every: float = 1.0, journal: Path | None = None) -> None:
-        self._versions: dict[Version, HiddenItems] = {}
+    def __init__(
+        self,
+        source: ListSource | None = None,
+        *,
+        every: float = 1.0,
+        journal: Path | None = None,
+        ranks_new: bool = False,
+    ) -> None:
+        self._versions: dict[Version, _Items] = {}
         self._keys: KeyList | None = None
         self._lock = asyncio.Lock()
+        self._ranks_new = ranks_new
         self.list = None if source is None else FollowedList(source, self._use, every=every, patience=_PATIENCE_SECONDS)
         """The list that is followed; None if there is none."""
-        self.kept = None if journal is None else KeptChanges(journal, self._follow)
-        """What calls have hidden; None if there is no journal."""
+        self.kept = None if journal is None else KeptChanges(journal, self._follow, self._follow_new)
+        """What calls have hidden and added; None if there is no journal."""
 
     async def start(self) -> None:
         """Read the list and the journal, and follow them until `close`. Raises StartError if they cannot be read."""
@@ -62,60 +101,106 @@ class Availability:
             await self.kept.close()
 
     async def attach(self, version: Version) -> None:
-        """Hide items in this version too, before it answers anybody."""
+        """Hide items in this version too, and let it rank new ones, before it answers anybody."""
         async with self._lock:
-            hidden = HiddenItems(version.label, version.model.items or 0, version.vocabulary)
+            hiding = HiddenItems(version.label, version.model.items or 0, version.vocabulary)
+            items = _Items(version, hiding, self._new(version))
             if self._keys is not None:
-                await in_background(hidden.read, self._keys)
+                await in_background(items.hidden.read, self._keys)
             if self.kept is not None:
-                await in_background(hidden.follow, await self.kept.everything())
-            await self._put_in_force(version, hidden)
-            self._versions[version] = hidden
+                hidden, added = await self.kept.everything(version.label, version.embedding_space or "")
+                await in_background(items.hidden.follow, hidden)
+                await in_background(items.new.follow, added)
+            await self._put_in_force(version, items)
+            self._versions[version] = items
 
     def forget(self, version: Version) -> None:
         """Leave a version as it is: it answers nobody any longer."""
         self._versions.pop(version, None)
 
     def shelves(self) -> Mapping[str, Shelf]:
-        """What is hidden in each version, by its label."""
-        return {version.label: _shelf(version, hidden) for version, hidden in self._versions.items()}
+        """What is hidden in each version and ranked beside it, by its label."""
+        return {version.label: _shelf(version, items) for version, items in self._versions.items()}
 
     async def unknown(self, keys: Sequence[str]) -> list[str]:
         """Those of the keys that no version has."""
-        vocabularies = [each.vocabulary for each in self._versions if each.vocabulary is not None]
+        versions = list(self._versions)
 
         def look() -> list[str]:
             left = list(keys)
-            for vocabulary in vocabularies:
-                left = [key for key, item in zip(left, vocabulary.ids(left), strict=True) if item is None]
+            for version in versions:
+                known = _known(version, left)
+                left = [key for key, item in zip(left, known, strict=True) if item is None]
             return left
 
         return await in_background(look)
 
+    def spared(self) -> set[str]:
+        """The versions that are served and the spaces of their vectors: what is left behind by others may go."""
+        return {version.label for version in self._versions} | {
+            version.embedding_space for version in self._versions if version.embedding_space
+        }
+
+    async def states(self, items: Sequence[KeptItem]) -> list[NewItemState]:
+        """Whether these new items are ranked, in their order."""
+        versions = [(version, each.new) for version, each in self._versions.items()]
+
+        def look() -> list[NewItemState]:
+            found: list[NewItemState] = []
+            for start in range(0, len(items), _AT_ONCE):
+                part = items[start : start + _AT_ONCE]
+                own = [_known(version, [item.key for item in part]) for version, _ in versions]
+                for place, item in enumerate(part):
+                    had = [
+                        known[place] is not None
+                        for (_, new), known in zip(versions, own, strict=True)
+                        if new.fits(item.model, item.space, item.size)
+                    ]
+                    found.append(_state(item, had))
+            return found
+
+        return await in_background(look)
+
+    def _new(self, version: Version) -> RankedItems:
+        size = (version.embedding_size or 0) if self._ranks_new and QUERY in version.abilities else 0
+        first = version.model.known_items or 0
+        return RankedItems(version.label, version.embedding_space, size, version.vocabulary, first)
+
     async def _use(self, listed: KeyList) -> None:
         async with self._lock:
             self._keys = listed
-            for version, hidden in tuple(self._versions.items()):
-                await in_background(hidden.read, listed)
-                await self._put_in_force(version, hidden)
+            for version, items in tuple(self._versions.items()):
+                await in_background(items.hidden.read, listed)
+                await self._put_in_force(version, items)
 
     async def _follow(self, changes: Changes) -> None:
-        async with self._lock:
-            for version, hidden in tuple(self._versions.items()):
-                await in_background(hidden.follow, changes)
-                version.hide(await in_background(hidden.mask))
+        await self._take_up(lambda items: items.hidden.follow(changes))
 
-    async def _put_in_force(self, version: Version, hidden: HiddenItems) -> None:
-        version.hide(await in_background(hidden.mask))
-        shelf = _shelf(version, hidden)
+    async def _follow_new(self, changes: NewChanges) -> None:
+        await self._take_up(lambda items: items.new.follow(changes))
+
+    async def _take_up(self, change: Callable[[_Items], None]) -> None:
+        def taken_up(items: _Items) -> tuple[ItemMask | None, NewItems | None]:
+            change(items)
+            return items.state()
+
+        async with self._lock:
+            for version, items in tuple(self._versions.items()):
+                version.offer(*await in_background(taken_up, items))
+
+    async def _put_in_force(self, version: Version, items: _Items) -> None:
+        version.offer(*await in_background(items.state))
+        shelf = _shelf(version, items)
         if self._keys is not None or shelf.hidden:
             log.info(
                 "items hidden",
                 model=version.label,
                 hidden=shelf.hidden,
                 unknown=shelf.unknown,
-                such_as=hidden.some_unknown,
+                such_as=items.hidden.some_unknown,
             )
+        if shelf.new or shelf.in_catalogue:
+            log.info("new items", model=version.label, ranked=shelf.new, in_catalogue=shelf.in_catalogue)
         most = version.model.max_k
         if shelf.hidden and "candidates" not in version.abilities and most < (version.model.items or math.inf):
             log.warning(
@@ -125,5 +210,19 @@ class Availability:
             )
 
 
-def _shelf(version: Version, hidden: HiddenItems) -> Shelf:
-    return Shelf(sum(mask.items - mask.count for mask in version.masks), hidden.unknown)
+def _shelf(version: Version, items: _Items) -> Shelf:
+    hidden = sum(mask.items - mask.count for mask in version.masks)
+    new = 0 if version.beside is None else len(version.beside.items)
+    return Shelf(hidden, items.hidden.unknown, new, items.new.in_catalogue)
+
+
+def _known(version: Version, keys: Sequence[str]) -> Sequence[int | None]:
+    return [None] * len(keys) if version.vocabulary is None else version.vocabulary.ids(keys)
+
+
+def _state(item: KeptItem, had: Iterable[bool]) -> NewItemState:
+    """The state of an item; `had` says of each version that takes its vector whether it has the item itself."""
+    had = list(had)
+    if had:
+        return "in_catalogue" if all(had) else "ranked"
+    return "waiting" if item.space is None else "left_behind"

@@ -16,7 +16,7 @@ from recommender.domain import Model
 from recommender.masks import ItemMask
 from recommender.models.features import Taken, Tokens, taken
 from recommender.models.vocabulary import Vocabulary
-from recommender.new_items import Beside
+from recommender.new_items import Beside, NewItems
 
 
 @dataclass(slots=True, eq=False)
@@ -81,9 +81,10 @@ class Version:
         self.features = taken(self.model.features, self.tokens)
         self.feature_names = frozenset(feature.name for feature in self.model.features)
 
-    def hide(self, mask: ItemMask | None) -> None:
-        """Answer with the items of this mask only, from now on; with all if it is None."""
+    def offer(self, mask: ItemMask | None, new: NewItems | None = None) -> None:
+        """Answer with the items of this mask, or all without one, and with new ones, from now on."""
         self.masks = () if mask is None else (mask,)
+        self.beside = None if new is None else Beside(new)
         self.offered = self.fallback
         if mask is not None and self.fallback:
             kept = mask.holds(np.array(self.fallback, np.int64)).tolist()

@@ -23,6 +23,7 @@ from recommender.errors import (
     UnavailableError,
 )
 from recommender.models.version import Version
+from recommender.new_items import NewItems
 from recommender.routing.candidate import Candidate
 from recommender.routing.preparing import Filtered, prepare, prepare_many
 from recommender.routing.router import Router
@@ -51,6 +52,8 @@ class Remarks(NamedTuple):
     """Fields of the request that the version has no input for."""
     matching_items: int | None = None
     """Items that the request's filter selects; None without a filter."""
+    new_items: NewItems | None = None
+    """The new items of which the ranking may hold some."""
 
 
 NO_REMARKS = Remarks()

@@ -98,6 +98,7 @@ class Server:
             open_list(settings.catalogue.hidden_items),
             every=settings.catalogue.hidden_items_poll_ms / 1e3,
             journal=settings.catalogue.catalogue_journal,
+            ranks_new=True,
         )
         self._monitoring.watch_availability(self._availability)
         self._attributes = ItemAttributes(open_tables(settings.catalogue))

@@ -33,11 +33,15 @@ class CatalogueSettings(Group):
     """Milliseconds between two looks at RECOMMENDER_HIDDEN_ITEMS: a stat of the file, or a request with If-None-Match.
     A change is in force after so long and the milliseconds that its keys take."""
     catalogue_journal: Path | None = None
-    """SQLite file of the items that calls hide, on a local disk; it is made where it is not there. Workers share it.
-    What it holds stays hidden without RECOMMENDER_CATALOGUE_WRITES too. Empty: none."""
+    """SQLite file of the items that calls hide and add, on a local disk; it is made where it is not there. Workers
+    share it. What it holds stays in force without RECOMMENDER_CATALOGUE_WRITES too. Empty: none."""
     catalogue_writes: bool = False
-    """Whether calls may hide and show items (CatalogueService, docs/catalogue.md). They need a
+    """Whether calls may hide, show and add items (CatalogueService, docs/catalogue.md). They need a
     journal (RECOMMENDER_CATALOGUE_JOURNAL), and tokens where other machines reach the port."""
+
+    max_new_items: Annotated[int, Field(ge=0, le=200_000)] = 10_000
+    """New items that calls may add, those of all versions together. Each batch multiplies its rows with all that its
+    version ranks. Beyond it those that versions left behind are dropped, and then calls are refused."""
 
     def check_beside(self, network: NetworkSettings) -> None:
         """Hold these settings against each other and the port's. Raises SettingsError."""

@@ -10,6 +10,7 @@ from functools import lru_cache
 from types import MappingProxyType
 from typing import Any, Final, NamedTuple
 
+from recommender.api.catalogue import keys_of
 from recommender.api.metadata import MOST_REPLY_BYTES
 from recommender.api.open_inference.tensors import refused
 from recommender.errors import quoted
@@ -184,10 +185,9 @@ def _scores(answer: Answer) -> list[float]:
 
 
 def _keys(answer: Answer) -> list[bytes]:
-    vocabulary = answer.version.vocabulary
-    if vocabulary is None:
+    if answer.version.vocabulary is None:
         raise refused("outputs", f"model {answer.version.model.label} has no output {KEYS}")
-    return [key.encode() for key in vocabulary.keys(answer.ranking.item_ids)]
+    return [key.encode() for key in keys_of(answer.version, answer.ranking.item_ids, answer.remarks.new_items)]
 
 
 def _packed_texts(texts: Sequence[bytes]) -> bytes:

@@ -121,7 +121,7 @@ class _Evaluation:
 
     def _column(self, name: str, at: int) -> Column:
         if (column := self._columns.get(name)) is None:
-            raise filter_fault(f"the table of items has no attribute {name!r}{_nearest(name, self._columns)}", at)
+            raise filter_fault(f"the table of items has no attribute {name!r}{nearest(name, self._columns)}", at)
         return column
 
     def _operand(self, node: Node) -> _Operand:
@@ -133,7 +133,7 @@ class _Evaluation:
                 return _valued(value)
             case Parameter(name, at):
                 if (given := self._parameters.get(name)) is None:
-                    raise filter_fault(f"there is no parameter {name!r}{_nearest(name, self._parameters)}", at)
+                    raise filter_fault(f"there is no parameter {name!r}{nearest(name, self._parameters)}", at)
                 return _Values(tuple(map(_valued, given))) if isinstance(given, tuple) else _valued(given)
             case Listed(elements, at):
                 values = [self._operand(element) for element in elements]
@@ -297,7 +297,7 @@ def _told(operand: _Operand) -> str:
     return f"{'an' if kind == 'int' else 'a'} {kind}"
 
 
-def _nearest(name: str, names: Mapping[str, object]) -> str:
+def nearest(name: str, names: Mapping[str, object]) -> str:
     """The name that may have been meant, or a few that there are."""
     if near := get_close_matches(name, names, 1):
         return f": did you mean {near[0]!r}?"

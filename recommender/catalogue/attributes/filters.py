@@ -6,11 +6,12 @@ Nothing here needs the libraries of `recommender[catalogue]`: a server without a
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol, TypeAlias
 
 from recommender.masks import ItemMask
+from recommender.new_items import AttributeValues, NewItems, Truths
 
 Scalar: TypeAlias = bool | int | float | str
 ParameterValue: TypeAlias = Scalar | tuple[Scalar, ...]
@@ -48,6 +49,12 @@ class Attributes(Protocol):
         Takes milliseconds unless it was prepared. Raises InvalidRequestError if the filter cannot be evaluated.
         """
 
+    def read_new(self, items: NewItems) -> None:
+        """Read the attributes of new items, so that `mask_of_new` need not; blocks for milliseconds."""
+
+    def mask_of_new(self, wanted: Filter, items: NewItems) -> Truths:
+        """Which new items a filter selects: bool [n]. Raises InvalidRequestError if it cannot be evaluated."""
+
 
 @dataclass(frozen=True, slots=True)
 class TableStatistics:
@@ -84,3 +91,6 @@ class Tables(Protocol):
 
     def statistics(self) -> TableStatistics:
         """The table in use, and the filters up to now."""
+
+    def faults(self, given: AttributeValues) -> Iterator[tuple[str, str]]:
+        """Those of an item's attributes that the table in use does not have, or not of that type, each with why."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 import time
+import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -12,6 +13,7 @@ from functools import lru_cache
 import numpy as np
 import numpy.typing as npt
 
+from recommender.catalogue.attributes.added import added_table
 from recommender.catalogue.attributes.cache import Key, MaskCache
 from recommender.catalogue.attributes.evaluating import evaluate
 from recommender.catalogue.attributes.filters import Filter
@@ -19,12 +21,15 @@ from recommender.catalogue.attributes.syntax import parse
 from recommender.catalogue.attributes.table import ItemTable
 from recommender.errors import BacklogFullError, DeadlineError
 from recommender.masks import ItemMask
+from recommender.new_items import NewItems, Truths
 from recommender.threads import in_background
 
 _AT_ONCE = 2
 _MOST_WAITING = 1024
 _RETRY_SECONDS = 1.0
 _KEYS_AT_ONCE = 10_000
+_MOST_OF_NEW = 64
+"""Filters whose results are kept for one state of the new items."""
 
 _parsed = lru_cache(maxsize=256)(parse)
 
@@ -35,6 +40,15 @@ class Current:
 
     table: ItemTable
     number: int
+
+
+@dataclass(frozen=True, slots=True)
+class _New:
+    """The attributes of new items as a table like the one in use, and what filters select of them."""
+
+    current: Current
+    table: ItemTable
+    selected: dict[Filter, Truths] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
@@ -68,6 +82,7 @@ class JoinedAttributes:
         self._items = items
         self._never = np.array(sorted(item for item in never if item < items), np.int64)
         self._joined: tuple[Current, npt.NDArray[np.int32]] | None = None
+        self._new: weakref.WeakKeyDictionary[NewItems, _New] = weakref.WeakKeyDictionary()
 
     def uses(self, current: Current) -> bool:
         """Whether it is joined with this table."""
@@ -109,10 +124,35 @@ class JoinedAttributes:
         except TimeoutError as error:
             raise DeadlineError("the deadline passed while the filter was evaluated") from error
 
-    def _key(self, wanted: Filter) -> tuple[Key, tuple[Current, npt.NDArray[np.int32]]]:
-        joined = self._joined
-        if joined is None:
+    def read_new(self, items: NewItems) -> None:
+        """Read the attributes of new items; see `Attributes`."""
+        self._of_new(items)
+
+    def mask_of_new(self, wanted: Filter, items: NewItems) -> Truths:
+        """Which new items a filter selects; see `Attributes`."""
+        new = self._of_new(items)
+        selected = new.selected.get(wanted)
+        if selected is None:
+            selected = evaluate(_parsed(wanted.text), new.table, wanted.values)[: len(items)]
+            if len(new.selected) >= _MOST_OF_NEW:
+                new.selected.clear()
+            new.selected[wanted] = selected
+        return selected
+
+    def _of_new(self, items: NewItems) -> _New:
+        current = self._current()[0]
+        new = self._new.get(items)
+        if new is None or new.current is not current:
+            new = self._new[items] = _New(current, added_table(items.attributes, current.table))
+        return new
+
+    def _current(self) -> tuple[Current, npt.NDArray[np.int32]]:
+        if self._joined is None:
             raise RuntimeError("a version is joined with a table before it serves")
+        return self._joined
+
+    def _key(self, wanted: Filter) -> tuple[Key, tuple[Current, npt.NDArray[np.int32]]]:
+        joined = self._current()
         return (self._number, joined[0].number, wanted), joined
 
     async def _evaluate(self, key: Key, joined: tuple[Current, npt.NDArray[np.int32]]) -> ItemMask:

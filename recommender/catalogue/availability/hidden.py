@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from typing import Protocol
 
 import numpy as np
+import numpy.typing as npt
 
 from recommender.catalogue.availability.journal import Changes
 from recommender.catalogue.availability.lists import KeyList
@@ -38,6 +39,7 @@ class HiddenItems:
         self._keys = np.zeros(items, np.bool_)
         self._ids = np.zeros(items, np.bool_)
         self._unlisted = 0
+        self._unlisted_hashes: npt.NDArray[np.int64] = np.zeros(0, np.int64)
         self._unknown: set[str] = set()
 
     @property
@@ -49,16 +51,20 @@ class HiddenItems:
         """Take this list for the one that is in force. Blocks for a second where it has a million keys."""
         hidden = np.zeros_like(self._listed)
         unknown: list[str] = []
+        hashes: list[int] = []
         self._unlisted = 0
         for keys in listed.parts():
             ids = self._found(keys)
             # A vocabulary may have more keys than the model has items to recommend.
             hidden[[item for item in ids if item is not None and item < len(hidden)]] = True
-            self._unlisted += sum(item is None for item in ids)
+            lacking = [key for key, item in zip(keys, ids, strict=True) if item is None]
+            self._unlisted += len(lacking)
+            hashes += map(hash, lacking)
             if len(unknown) < _SHOWN:
-                unknown += [key for key, item in zip(keys, ids, strict=True) if item is None][:_SHOWN]
+                unknown += lacking[:_SHOWN]
             time.sleep(0)  # the event loop gets the GIL between two parts
         self._listed, self.some_unknown = hidden, unknown[:_SHOWN]
+        self._unlisted_hashes = np.sort(np.array(hashes, np.int64))
 
     def follow(self, changes: Changes) -> None:
         """Take up what calls have changed."""
@@ -82,6 +88,17 @@ class HiddenItems:
         """The items that are not hidden; None if nothing is."""
         hidden = self._listed | self._keys | self._ids
         return ItemMask(~hidden) if hidden.any() else None
+
+    def beside(self, keys: Sequence[str]) -> npt.NDArray[np.bool_]:
+        """Which of these keys, none of them the version's, are hidden.
+
+        Of a list's keys that the version lacks only hashes of 64 bits are kept: a million strings would take a hundred
+        megabytes. One in 10^13 looks for a hidden key is wrong.
+        """
+        hidden = np.fromiter((key in self._unknown for key in keys), np.bool_, len(keys))
+        if len(self._unlisted_hashes):
+            hidden |= np.isin(np.fromiter(map(hash, keys), np.int64, len(keys)), self._unlisted_hashes)
+        return hidden
 
     def _found(self, keys: Sequence[str]) -> Sequence[int | None]:
         return [None] * len(keys) if self._vocabulary is None else self._vocabulary.ids(keys)

@@ -1,4 +1,4 @@
-"""The journal: what calls have hidden, in an SQLite file that all workers of a server share.
+"""The journal: what calls have hidden and added, in an SQLite file that all workers of a server share.
 
 Each item that calls have named is a row, with the number of the change that named it last. So a reader asks for what
 has changed since it looked, and gets as many rows as there were changes. Items that were shown again keep their rows
@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, NamedTuple
 
+from recommender.catalogue.new_items.journal import SCHEMA as NEW_ITEMS
+from recommender.catalogue.new_items.journal import NewItemsJournal
 from recommender.errors import CatalogueFullError, StartError
 
 MOST_HIDDEN: Final = 100_000
@@ -65,6 +67,8 @@ class Journal:
         self._connection = connection
         self._path = path
         self._file = path.stat().st_ino
+        self.new_items = NewItemsJournal(connection, self._transaction)
+        """The items that calls have added."""
 
     @classmethod
     def open(cls, path: Path) -> Journal:
@@ -183,6 +187,9 @@ def _make(connection: sqlite3.Connection, path: Path) -> None:
             raise StartError(  # noqa: TRY301 (the transaction ends with it)
                 f"{path} (RECOMMENDER_CATALOGUE_JOURNAL) is no journal of this version: name another file"
             )
+        # Also in the journal of an earlier release, which goes on working with that.
+        for statement in NEW_ITEMS.split(";"):
+            connection.execute(statement)
         connection.execute("COMMIT")
     except BaseException:
         with contextlib.suppress(sqlite3.Error):

@@ -14,6 +14,7 @@ from typing import TypeVar
 import structlog
 
 from recommender.catalogue.availability.journal import Changes, Entry, Journal, Written
+from recommender.catalogue.new_items.journal import NewChanges
 from recommender.errors import DeadlineError, QuotaError, UnavailableError
 from recommender.threads import Threads, in_background
 
@@ -27,20 +28,32 @@ R = TypeVar("R")
 
 
 class KeptChanges:
-    """What calls have hidden, kept in the journal at `path`. `use` gets every change, this process's or another's."""
+    """What calls have hidden and added, kept in the journal at `path`.
+
+    `use` gets every change of hidden items, this process's or another's, and `use_new` those of new items.
+    """
 
     what = "journal of the catalogue"
 
-    def __init__(self, path: Path, use: Callable[[Changes], Awaitable[None]]) -> None:
+    def __init__(
+        self,
+        path: Path,
+        use: Callable[[Changes], Awaitable[None]],
+        use_new: Callable[[NewChanges], Awaitable[None]],
+    ) -> None:
         self.stale = False
         """Whether the last look at the journal failed."""
         self.hidden = 0
         """How many items are hidden by calls, as far as is known."""
+        self.new_items = 0
+        """How many items calls have added, as far as is known."""
         self._path = path
         self._use = use
+        self._use_new = use_new
         self._journal: Journal | None = None
         self._threads: Threads | None = None
         self._seen: int | None = None
+        self._seen_new: int | None = None
         self._waiting = 0
         self._written = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
@@ -68,26 +81,38 @@ class KeptChanges:
         Raises CatalogueFullError as `Journal.write` does, QuotaError if too many changes wait, DeadlineError if the
         deadline passes meanwhile, UnavailableError if the journal fails.
         """
-        self._admit()
-        written = await self._do(lambda journal: journal.write(model, items, hidden=hidden), deadline)
+        return await self.change(lambda journal: journal.write(model, items, hidden=hidden), deadline)
+
+    async def change(self, work: Callable[[Journal], R], deadline: float = math.inf) -> R:
+        """Change the journal by `work`; what that has written is kept when this returns. Raises as `write` does."""
+        result = await self.read(work, deadline)
         self._written.set()
-        return written
+        return result
+
+    async def read(self, work: Callable[[Journal], R], deadline: float = math.inf) -> R:
+        """Do `work` that only reads. Raises as `write` does."""
+        if self._waiting >= _MOST_WAITING:
+            raise QuotaError(f"{_MOST_WAITING} calls wait for the catalogue's journal, as many as may", _RETRY_SECONDS)
+        return await self._do(work, deadline)
 
     async def page(self, after: Entry | None, size: int, deadline: float = math.inf) -> list[Entry]:
         """The next hidden items after this one. Raises as `write` does."""
-        self._admit()
-        return await self._do(lambda journal: journal.page(after, size), deadline)
+        return await self.read(lambda journal: journal.page(after, size), deadline)
 
-    async def everything(self) -> Changes:
-        """All that is hidden, however many calls wait. Raises UnavailableError if the journal fails."""
-        changes = await self._do(lambda journal: journal.changes(), math.inf)
-        if changes is None:
+    async def everything(self, model: str, space: str) -> tuple[Changes, NewChanges]:
+        """All that is hidden and all new items, for a version that comes to be served, however many calls wait.
+
+        `space` is that of its vectors. Raises UnavailableError if the journal fails.
+        """
+
+        def read(journal: Journal) -> tuple[Changes | None, NewChanges | None]:
+            journal.new_items.note_served(model, space)
+            return journal.changes(), journal.new_items.changes()
+
+        hidden, added = await self._do(read, math.inf)
+        if hidden is None or added is None:
             raise AssertionError("nobody has seen everything")
-        return changes
-
-    def _admit(self) -> None:
-        if self._waiting >= _MOST_WAITING:
-            raise QuotaError(f"{_MOST_WAITING} calls wait for the catalogue's journal, as many as may", _RETRY_SECONDS)
+        return hidden, added
 
     async def _do(self, work: Callable[[Journal], R], deadline: float) -> R:
         self._waiting += 1
@@ -125,10 +150,14 @@ class KeptChanges:
                 self.stale = False
 
     async def _look(self) -> None:
-        def look(journal: Journal) -> tuple[Changes | None, int]:
-            return journal.changes(self._seen), journal.hidden()
+        def look(journal: Journal) -> tuple[Changes | None, NewChanges | None, int, int]:
+            new = journal.new_items
+            return journal.changes(self._seen), new.changes(self._seen_new), journal.hidden(), new.count()
 
-        changes, self.hidden = await self._call(look)
+        changes, added, self.hidden, self.new_items = await self._call(look)
         if changes is not None:
             await self._use(changes)
             self._seen = changes.number
+        if added is not None:
+            await self._use_new(added)
+            self._seen_new = added.number

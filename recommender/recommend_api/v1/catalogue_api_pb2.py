@@ -23,9 +23,10 @@ _sym_db = _symbol_database.Default()
 
 
 from recommender.recommend_api.validate import validate_pb2 as buf_dot_validate_dot_validate__pb2
+from recommender.recommend_api.v1 import recommend_api_pb2 as recommend__api_dot_v1_dot_recommend__api__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n$recommend_api/v1/catalogue_api.proto\x12\x10recommend_api.v1\x1a\x1b\x62uf/validate/validate.proto\"\xb0\x02\n\x10HideItemsRequest\x12/\n\titem_keys\x18\x01 \x03(\tB\x12\xbaH\x0f\x92\x01\x0c\x10\xe8\x07\"\x07r\x05\x10\x01(\x80\x02R\x08itemKeys\x12*\n\x08item_ids\x18\x02 \x03(\x05\x42\x0f\xbaH\x0c\x92\x01\t\x10\xe8\x07\"\x04\x1a\x02(\x00R\x07itemIds\x12\x1e\n\x05model\x18\x03 \x01(\tB\x08\xbaH\x05r\x03(\x80\x02R\x05model:\x9e\x01\xbaH\x9a\x01\x1a\x7f\n\x0emodel_with_ids\x12<ids need `model`, as name@version, and keys must not have it\x1a/(size(this.item_ids) > 0) == (this.model != \'\')\"\x17\n\titem_keys\n\x08item_ids\x10\x01\"q\n\x11HideItemsResponse\x12\x18\n\x07\x63hanged\x18\x01 \x01(\x05R\x07\x63hanged\x12\x16\n\x06hidden\x18\x02 \x01(\x05R\x06hidden\x12*\n\x11unknown_item_keys\x18\x03 \x03(\tR\x0funknownItemKeys\"\xb0\x02\n\x10ShowItemsRequest\x12/\n\titem_keys\x18\x01 \x03(\tB\x12\xbaH\x0f\x92\x01\x0c\x10\xe8\x07\"\x07r\x05\x10\x01(\x80\x02R\x08itemKeys\x12*\n\x08item_ids\x18\x02 \x03(\x05\x42\x0f\xbaH\x0c\x92\x01\t\x10\xe8\x07\"\x04\x1a\x02(\x00R\x07itemIds\x12\x1e\n\x05model\x18\x03 \x01(\tB\x08\xbaH\x05r\x03(\x80\x02R\x05model:\x9e\x01\xbaH\x9a\x01\x1a\x7f\n\x0emodel_with_ids\x12<ids need `model`, as name@version, and keys must not have it\x1a/(size(this.item_ids) > 0) == (this.model != \'\')\"\x17\n\titem_keys\n\x08item_ids\x10\x01\"E\n\x11ShowItemsResponse\x12\x18\n\x07\x63hanged\x18\x01 \x01(\x05R\x07\x63hanged\x12\x16\n\x06hidden\x18\x02 \x01(\x05R\x06hidden\"j\n\x16ListHiddenItemsRequest\x12\'\n\tpage_size\x18\x01 \x01(\x05\x42\n\xbaH\x07\x1a\x05\x18\xe8\x07(\x00R\x08pageSize\x12\'\n\npage_token\x18\x02 \x01(\tB\x08\xbaH\x05r\x03(\x80\x08R\tpageToken\"u\n\x17ListHiddenItemsResponse\x12\x32\n\x05items\x18\x01 \x03(\x0b\x32\x1c.recommend_api.v1.HiddenItemR\x05items\x12&\n\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"V\n\nHiddenItem\x12\x19\n\x08item_key\x18\x01 \x01(\tR\x07itemKey\x12\x17\n\x07item_id\x18\x02 \x01(\x05R\x06itemId\x12\x14\n\x05model\x18\x03 \x01(\tR\x05model2\xa6\x02\n\x10\x43\x61talogueService\x12T\n\tHideItems\x12\".recommend_api.v1.HideItemsRequest\x1a#.recommend_api.v1.HideItemsResponse\x12T\n\tShowItems\x12\".recommend_api.v1.ShowItemsRequest\x1a#.recommend_api.v1.ShowItemsResponse\x12\x66\n\x0fListHiddenItems\x12(.recommend_api.v1.ListHiddenItemsRequest\x1a).recommend_api.v1.ListHiddenItemsResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n$recommend_api/v1/catalogue_api.proto\x12\x10recommend_api.v1\x1a\x1b\x62uf/validate/validate.proto\x1a$recommend_api/v1/recommend_api.proto\"\xb0\x02\n\x10HideItemsRequest\x12/\n\titem_keys\x18\x01 \x03(\tB\x12\xbaH\x0f\x92\x01\x0c\x10\xe8\x07\"\x07r\x05\x10\x01(\x80\x02R\x08itemKeys\x12*\n\x08item_ids\x18\x02 \x03(\x05\x42\x0f\xbaH\x0c\x92\x01\t\x10\xe8\x07\"\x04\x1a\x02(\x00R\x07itemIds\x12\x1e\n\x05model\x18\x03 \x01(\tB\x08\xbaH\x05r\x03(\x80\x02R\x05model:\x9e\x01\xbaH\x9a\x01\x1a\x7f\n\x0emodel_with_ids\x12<ids need `model`, as name@version, and keys must not have it\x1a/(size(this.item_ids) > 0) == (this.model != \'\')\"\x17\n\titem_keys\n\x08item_ids\x10\x01\"q\n\x11HideItemsResponse\x12\x18\n\x07\x63hanged\x18\x01 \x01(\x05R\x07\x63hanged\x12\x16\n\x06hidden\x18\x02 \x01(\x05R\x06hidden\x12*\n\x11unknown_item_keys\x18\x03 \x03(\tR\x0funknownItemKeys\"\xb0\x02\n\x10ShowItemsRequest\x12/\n\titem_keys\x18\x01 \x03(\tB\x12\xbaH\x0f\x92\x01\x0c\x10\xe8\x07\"\x07r\x05\x10\x01(\x80\x02R\x08itemKeys\x12*\n\x08item_ids\x18\x02 \x03(\x05\x42\x0f\xbaH\x0c\x92\x01\t\x10\xe8\x07\"\x04\x1a\x02(\x00R\x07itemIds\x12\x1e\n\x05model\x18\x03 \x01(\tB\x08\xbaH\x05r\x03(\x80\x02R\x05model:\x9e\x01\xbaH\x9a\x01\x1a\x7f\n\x0emodel_with_ids\x12<ids need `model`, as name@version, and keys must not have it\x1a/(size(this.item_ids) > 0) == (this.model != \'\')\"\x17\n\titem_keys\n\x08item_ids\x10\x01\"E\n\x11ShowItemsResponse\x12\x18\n\x07\x63hanged\x18\x01 \x01(\x05R\x07\x63hanged\x12\x16\n\x06hidden\x18\x02 \x01(\x05R\x06hidden\"j\n\x16ListHiddenItemsRequest\x12\'\n\tpage_size\x18\x01 \x01(\x05\x42\n\xbaH\x07\x1a\x05\x18\xe8\x07(\x00R\x08pageSize\x12\'\n\npage_token\x18\x02 \x01(\tB\x08\xbaH\x05r\x03(\x80\x08R\tpageToken\"u\n\x17ListHiddenItemsResponse\x12\x32\n\x05items\x18\x01 \x03(\x0b\x32\x1c.recommend_api.v1.HiddenItemR\x05items\x12&\n\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"V\n\nHiddenItem\x12\x19\n\x08item_key\x18\x01 \x01(\tR\x07itemKey\x12\x17\n\x07item_id\x18\x02 \x01(\x05R\x06itemId\x12\x14\n\x05model\x18\x03 \x01(\tR\x05model\"t\n\x12UpsertItemsRequest\x12 \n\x05model\x18\x01 \x01(\tB\n\xbaH\x07r\x05\x10\x01(\x80\x02R\x05model\x12<\n\x05items\x18\x02 \x03(\x0b\x32\x19.recommend_api.v1.NewItemB\x0b\xbaH\x08\x92\x01\x05\x08\x01\x10\xe8\x07R\x05items\"\xac\x02\n\x07NewItem\x12\x1c\n\x03key\x18\x01 \x01(\tB\n\xbaH\x07r\x05\x10\x01(\x80\x02R\x03key\x12*\n\x06vector\x18\x02 \x03(\x02\x42\x12\xbaH\x0f\x92\x01\x0c\x08\x01\x10\x80\x80\x04\"\x04\n\x02@\x01R\x06vector\x12\x1b\n\x04\x62ias\x18\x03 \x01(\x02\x42\x07\xbaH\x04\n\x02@\x01R\x04\x62ias\x12[\n\nattributes\x18\x04 \x03(\x0b\x32).recommend_api.v1.NewItem.AttributesEntryB\x10\xbaH\r\x9a\x01\n\x10\x64\"\x06r\x04\x10\x01(@R\nattributes\x1a]\n\x0f\x41ttributesEntry\x12\x10\n\x03key\x18\x01 \x01(\tR\x03key\x12\x34\n\x05value\x18\x02 \x01(\x0b\x32\x1e.recommend_api.v1.FeatureValueR\x05value:\x02\x38\x01\"\x91\x01\n\x13UpsertItemsResponse\x12\x14\n\x05\x61\x64\x64\x65\x64\x18\x01 \x01(\x05R\x05\x61\x64\x64\x65\x64\x12\x1a\n\x08replaced\x18\x02 \x01(\x05R\x08replaced\x12\x14\n\x05total\x18\x03 \x01(\x05R\x05total\x12\x18\n\x07waiting\x18\x04 \x01(\x08R\x07waiting\x12\x18\n\x07\x64ropped\x18\x05 \x01(\x05R\x07\x64ropped\"\xa7\x01\n\x12RemoveItemsRequest\x12/\n\titem_keys\x18\x01 \x03(\tB\x12\xbaH\x0f\x92\x01\x0c\x10\xe8\x07\"\x07r\x05\x10\x01(\x80\x02R\x08itemKeys\x12\x1f\n\x0bleft_behind\x18\x02 \x01(\x08R\nleftBehind\x12\x1e\n\x05model\x18\x03 \x01(\tB\x08\xbaH\x05r\x03(\x80\x02R\x05model:\x1f\xbaH\x1c\"\x1a\n\titem_keys\n\x0bleft_behind\x10\x01\"E\n\x13RemoveItemsResponse\x12\x18\n\x07removed\x18\x01 \x01(\x05R\x07removed\x12\x14\n\x05total\x18\x02 \x01(\x05R\x05total\"g\n\x13ListNewItemsRequest\x12\'\n\tpage_size\x18\x01 \x01(\x05\x42\n\xbaH\x07\x1a\x05\x18\xe8\x07(\x00R\x08pageSize\x12\'\n\npage_token\x18\x02 \x01(\tB\x08\xbaH\x05r\x03(\x80\x08R\tpageToken\"\xd4\x01\n\x14ListNewItemsResponse\x12\x32\n\x05items\x18\x01 \x03(\x0b\x32\x1c.recommend_api.v1.ListedItemR\x05items\x12&\n\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\x12\x14\n\x05total\x18\x03 \x01(\x05R\x05total\x12\x14\n\x05limit\x18\x04 \x01(\x05R\x05limit\x12\x34\n\x06\x63ounts\x18\x05 \x03(\x0b\x32\x1c.recommend_api.v1.StateCountR\x06\x63ounts\"j\n\nListedItem\x12\x10\n\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n\x05model\x18\x02 \x01(\tR\x05model\x12\x34\n\x05state\x18\x03 \x01(\x0e\x32\x1e.recommend_api.v1.NewItemStateR\x05state\"X\n\nStateCount\x12\x34\n\x05state\x18\x01 \x01(\x0e\x32\x1e.recommend_api.v1.NewItemStateR\x05state\x12\x14\n\x05items\x18\x02 \x01(\x05R\x05items*\xa6\x01\n\x0cNewItemState\x12\x1e\n\x1aNEW_ITEM_STATE_UNSPECIFIED\x10\x00\x12\x19\n\x15NEW_ITEM_STATE_RANKED\x10\x01\x12\x1a\n\x16NEW_ITEM_STATE_WAITING\x10\x02\x12\x1e\n\x1aNEW_ITEM_STATE_LEFT_BEHIND\x10\x03\x12\x1f\n\x1bNEW_ITEM_STATE_IN_CATALOGUE\x10\x04\x32\xbd\x04\n\x10\x43\x61talogueService\x12T\n\tHideItems\x12\".recommend_api.v1.HideItemsRequest\x1a#.recommend_api.v1.HideItemsResponse\x12T\n\tShowItems\x12\".recommend_api.v1.ShowItemsRequest\x1a#.recommend_api.v1.ShowItemsResponse\x12\x66\n\x0fListHiddenItems\x12(.recommend_api.v1.ListHiddenItemsRequest\x1a).recommend_api.v1.ListHiddenItemsResponse\x12Z\n\x0bUpsertItems\x12$.recommend_api.v1.UpsertItemsRequest\x1a%.recommend_api.v1.UpsertItemsResponse\x12Z\n\x0bRemoveItems\x12$.recommend_api.v1.RemoveItemsRequest\x1a%.recommend_api.v1.RemoveItemsResponse\x12]\n\x0cListNewItems\x12%.recommend_api.v1.ListNewItemsRequest\x1a&.recommend_api.v1.ListNewItemsResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -52,20 +53,66 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_LISTHIDDENITEMSREQUEST'].fields_by_name['page_size']._serialized_options = b'\272H\007\032\005\030\350\007(\000'
   _globals['_LISTHIDDENITEMSREQUEST'].fields_by_name['page_token']._loaded_options = None
   _globals['_LISTHIDDENITEMSREQUEST'].fields_by_name['page_token']._serialized_options = b'\272H\005r\003(\200\010'
-  _globals['_HIDEITEMSREQUEST']._serialized_start=88
-  _globals['_HIDEITEMSREQUEST']._serialized_end=392
-  _globals['_HIDEITEMSRESPONSE']._serialized_start=394
-  _globals['_HIDEITEMSRESPONSE']._serialized_end=507
-  _globals['_SHOWITEMSREQUEST']._serialized_start=510
-  _globals['_SHOWITEMSREQUEST']._serialized_end=814
-  _globals['_SHOWITEMSRESPONSE']._serialized_start=816
-  _globals['_SHOWITEMSRESPONSE']._serialized_end=885
-  _globals['_LISTHIDDENITEMSREQUEST']._serialized_start=887
-  _globals['_LISTHIDDENITEMSREQUEST']._serialized_end=993
-  _globals['_LISTHIDDENITEMSRESPONSE']._serialized_start=995
-  _globals['_LISTHIDDENITEMSRESPONSE']._serialized_end=1112
-  _globals['_HIDDENITEM']._serialized_start=1114
-  _globals['_HIDDENITEM']._serialized_end=1200
-  _globals['_CATALOGUESERVICE']._serialized_start=1203
-  _globals['_CATALOGUESERVICE']._serialized_end=1497
+  _globals['_UPSERTITEMSREQUEST'].fields_by_name['model']._loaded_options = None
+  _globals['_UPSERTITEMSREQUEST'].fields_by_name['model']._serialized_options = b'\272H\007r\005\020\001(\200\002'
+  _globals['_UPSERTITEMSREQUEST'].fields_by_name['items']._loaded_options = None
+  _globals['_UPSERTITEMSREQUEST'].fields_by_name['items']._serialized_options = b'\272H\010\222\001\005\010\001\020\350\007'
+  _globals['_NEWITEM_ATTRIBUTESENTRY']._loaded_options = None
+  _globals['_NEWITEM_ATTRIBUTESENTRY']._serialized_options = b'8\001'
+  _globals['_NEWITEM'].fields_by_name['key']._loaded_options = None
+  _globals['_NEWITEM'].fields_by_name['key']._serialized_options = b'\272H\007r\005\020\001(\200\002'
+  _globals['_NEWITEM'].fields_by_name['vector']._loaded_options = None
+  _globals['_NEWITEM'].fields_by_name['vector']._serialized_options = b'\272H\017\222\001\014\010\001\020\200\200\004\"\004\n\002@\001'
+  _globals['_NEWITEM'].fields_by_name['bias']._loaded_options = None
+  _globals['_NEWITEM'].fields_by_name['bias']._serialized_options = b'\272H\004\n\002@\001'
+  _globals['_NEWITEM'].fields_by_name['attributes']._loaded_options = None
+  _globals['_NEWITEM'].fields_by_name['attributes']._serialized_options = b'\272H\r\232\001\n\020d\"\006r\004\020\001(@'
+  _globals['_REMOVEITEMSREQUEST'].fields_by_name['item_keys']._loaded_options = None
+  _globals['_REMOVEITEMSREQUEST'].fields_by_name['item_keys']._serialized_options = b'\272H\017\222\001\014\020\350\007\"\007r\005\020\001(\200\002'
+  _globals['_REMOVEITEMSREQUEST'].fields_by_name['model']._loaded_options = None
+  _globals['_REMOVEITEMSREQUEST'].fields_by_name['model']._serialized_options = b'\272H\005r\003(\200\002'
+  _globals['_REMOVEITEMSREQUEST']._loaded_options = None
+  _globals['_REMOVEITEMSREQUEST']._serialized_options = b'\272H\034\"\032\n\titem_keys\n\013left_behind\020\001'
+  _globals['_LISTNEWITEMSREQUEST'].fields_by_name['page_size']._loaded_options = None
+  _globals['_LISTNEWITEMSREQUEST'].fields_by_name['page_size']._serialized_options = b'\272H\007\032\005\030\350\007(\000'
+  _globals['_LISTNEWITEMSREQUEST'].fields_by_name['page_token']._loaded_options = None
+  _globals['_LISTNEWITEMSREQUEST'].fields_by_name['page_token']._serialized_options = b'\272H\005r\003(\200\010'
+  _globals['_NEWITEMSTATE']._serialized_start=2569
+  _globals['_NEWITEMSTATE']._serialized_end=2735
+  _globals['_HIDEITEMSREQUEST']._serialized_start=126
+  _globals['_HIDEITEMSREQUEST']._serialized_end=430
+  _globals['_HIDEITEMSRESPONSE']._serialized_start=432
+  _globals['_HIDEITEMSRESPONSE']._serialized_end=545
+  _globals['_SHOWITEMSREQUEST']._serialized_start=548
+  _globals['_SHOWITEMSREQUEST']._serialized_end=852
+  _globals['_SHOWITEMSRESPONSE']._serialized_start=854
+  _globals['_SHOWITEMSRESPONSE']._serialized_end=923
+  _globals['_LISTHIDDENITEMSREQUEST']._serialized_start=925
+  _globals['_LISTHIDDENITEMSREQUEST']._serialized_end=1031
+  _globals['_LISTHIDDENITEMSRESPONSE']._serialized_start=1033
+  _globals['_LISTHIDDENITEMSRESPONSE']._serialized_end=1150
+  _globals['_HIDDENITEM']._serialized_start=1152
+  _globals['_HIDDENITEM']._serialized_end=1238
+  _globals['_UPSERTITEMSREQUEST']._serialized_start=1240
+  _globals['_UPSERTITEMSREQUEST']._serialized_end=1356
+  _globals['_NEWITEM']._serialized_start=1359
+  _globals['_NEWITEM']._serialized_end=1659
+  _globals['_NEWITEM_ATTRIBUTESENTRY']._serialized_start=1566
+  _globals['_NEWITEM_ATTRIBUTESENTRY']._serialized_end=1659
+  _globals['_UPSERTITEMSRESPONSE']._serialized_start=1662
+  _globals['_UPSERTITEMSRESPONSE']._serialized_end=1807
+  _globals['_REMOVEITEMSREQUEST']._serialized_start=1810
+  _globals['_REMOVEITEMSREQUEST']._serialized_end=1977
+  _globals['_REMOVEITEMSRESPONSE']._serialized_start=1979
+  _globals['_REMOVEITEMSRESPONSE']._serialized_end=2048
+  _globals['_LISTNEWITEMSREQUEST']._serialized_start=2050
+  _globals['_LISTNEWITEMSREQUEST']._serialized_end=2153
+  _globals['_LISTNEWITEMSRESPONSE']._serialized_start=2156
+  _globals['_LISTNEWITEMSRESPONSE']._serialized_end=2368
+  _globals['_LISTEDITEM']._serialized_start=2370
+  _globals['_LISTEDITEM']._serialized_end=2476
+  _globals['_STATECOUNT']._serialized_start=2478
+  _globals['_STATECOUNT']._serialized_end=2566
+  _globals['_CATALOGUESERVICE']._serialized_start=2738
+  _globals['_CATALOGUESERVICE']._serialized_end=3311
 # @@protoc_insertion_point(module_scope)

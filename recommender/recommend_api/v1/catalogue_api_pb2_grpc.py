@@ -26,7 +26,7 @@ if _version_not_supported:
 
 
 class CatalogueServiceStub:
-    """Hides items from all answers of a server, and shows them again. A server has this service if it is configured to; where
+    """Hides items from all answers of a server, shows them again, and adds items that a model lacks. A server has this service if it is configured to; where
     tokens are asked for, one needs the scope `catalogue`.
 
     A change is kept when its call has ended, also if the server is killed in the next moment, and is in force in every
@@ -57,10 +57,25 @@ class CatalogueServiceStub:
                 request_serializer=recommend__api_dot_v1_dot_catalogue__api__pb2.ListHiddenItemsRequest.SerializeToString,
                 response_deserializer=recommend__api_dot_v1_dot_catalogue__api__pb2.ListHiddenItemsResponse.FromString,
                 _registered_method=True)
+        self.UpsertItems = channel.unary_unary(
+                '/recommend_api.v1.CatalogueService/UpsertItems',
+                request_serializer=recommend__api_dot_v1_dot_catalogue__api__pb2.UpsertItemsRequest.SerializeToString,
+                response_deserializer=recommend__api_dot_v1_dot_catalogue__api__pb2.UpsertItemsResponse.FromString,
+                _registered_method=True)
+        self.RemoveItems = channel.unary_unary(
+                '/recommend_api.v1.CatalogueService/RemoveItems',
+                request_serializer=recommend__api_dot_v1_dot_catalogue__api__pb2.RemoveItemsRequest.SerializeToString,
+                response_deserializer=recommend__api_dot_v1_dot_catalogue__api__pb2.RemoveItemsResponse.FromString,
+                _registered_method=True)
+        self.ListNewItems = channel.unary_unary(
+                '/recommend_api.v1.CatalogueService/ListNewItems',
+                request_serializer=recommend__api_dot_v1_dot_catalogue__api__pb2.ListNewItemsRequest.SerializeToString,
+                response_deserializer=recommend__api_dot_v1_dot_catalogue__api__pb2.ListNewItemsResponse.FromString,
+                _registered_method=True)
 
 
 class CatalogueServiceServicer:
-    """Hides items from all answers of a server, and shows them again. A server has this service if it is configured to; where
+    """Hides items from all answers of a server, shows them again, and adds items that a model lacks. A server has this service if it is configured to; where
     tokens are asked for, one needs the scope `catalogue`.
 
     A change is kept when its call has ended, also if the server is killed in the next moment, and is in force in every
@@ -91,6 +106,32 @@ class CatalogueServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def UpsertItems(self, request, context):
+        """Adds items that a version of a model lacks, each with a vector of that version; what was there by the same key is
+        replaced. They are ranked with the catalogue, exactly, and obey the same rules: hidden ones, filters, exclusions and
+        candidates. All items of a call are added, or none.
+
+        Fails with INVALID_ARGUMENT when the version has an item of that key itself, has no keys, or gives no vector to
+        multiply with, and with RESOURCE_EXHAUSTED when there would be more new items than may be.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RemoveItems(self, request, context):
+        """Removes new items. Those of a model's own catalogue can only be hidden.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListNewItems(self, request, context):
+        """Lists the new items, page by page, and whether they are ranked.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_CatalogueServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -109,6 +150,21 @@ def add_CatalogueServiceServicer_to_server(servicer, server):
                     request_deserializer=recommend__api_dot_v1_dot_catalogue__api__pb2.ListHiddenItemsRequest.FromString,
                     response_serializer=recommend__api_dot_v1_dot_catalogue__api__pb2.ListHiddenItemsResponse.SerializeToString,
             ),
+            'UpsertItems': grpc.unary_unary_rpc_method_handler(
+                    servicer.UpsertItems,
+                    request_deserializer=recommend__api_dot_v1_dot_catalogue__api__pb2.UpsertItemsRequest.FromString,
+                    response_serializer=recommend__api_dot_v1_dot_catalogue__api__pb2.UpsertItemsResponse.SerializeToString,
+            ),
+            'RemoveItems': grpc.unary_unary_rpc_method_handler(
+                    servicer.RemoveItems,
+                    request_deserializer=recommend__api_dot_v1_dot_catalogue__api__pb2.RemoveItemsRequest.FromString,
+                    response_serializer=recommend__api_dot_v1_dot_catalogue__api__pb2.RemoveItemsResponse.SerializeToString,
+            ),
+            'ListNewItems': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListNewItems,
+                    request_deserializer=recommend__api_dot_v1_dot_catalogue__api__pb2.ListNewItemsRequest.FromString,
+                    response_serializer=recommend__api_dot_v1_dot_catalogue__api__pb2.ListNewItemsResponse.SerializeToString,
+            ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
             'recommend_api.v1.CatalogueService', rpc_method_handlers)
@@ -118,7 +174,7 @@ def add_CatalogueServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class CatalogueService:
-    """Hides items from all answers of a server, and shows them again. A server has this service if it is configured to; where
+    """Hides items from all answers of a server, shows them again, and adds items that a model lacks. A server has this service if it is configured to; where
     tokens are asked for, one needs the scope `catalogue`.
 
     A change is kept when its call has ended, also if the server is killed in the next moment, and is in force in every
@@ -199,6 +255,87 @@ class CatalogueService:
             '/recommend_api.v1.CatalogueService/ListHiddenItems',
             recommend__api_dot_v1_dot_catalogue__api__pb2.ListHiddenItemsRequest.SerializeToString,
             recommend__api_dot_v1_dot_catalogue__api__pb2.ListHiddenItemsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def UpsertItems(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/recommend_api.v1.CatalogueService/UpsertItems',
+            recommend__api_dot_v1_dot_catalogue__api__pb2.UpsertItemsRequest.SerializeToString,
+            recommend__api_dot_v1_dot_catalogue__api__pb2.UpsertItemsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RemoveItems(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/recommend_api.v1.CatalogueService/RemoveItems',
+            recommend__api_dot_v1_dot_catalogue__api__pb2.RemoveItemsRequest.SerializeToString,
+            recommend__api_dot_v1_dot_catalogue__api__pb2.RemoveItemsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListNewItems(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/recommend_api.v1.CatalogueService/ListNewItems',
+            recommend__api_dot_v1_dot_catalogue__api__pb2.ListNewItemsRequest.SerializeToString,
+            recommend__api_dot_v1_dot_catalogue__api__pb2.ListNewItemsResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -27,7 +27,7 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class CatalogueServiceStub:
-    """Hides items from all answers of a server, and shows them again. A server has this service if it is configured to; where
+    """Hides items from all answers of a server, shows them again, and adds items that a model lacks. A server has this service if it is configured to; where
     tokens are asked for, one needs the scope `catalogue`.
 
     A change is kept when its call has ended, also if the server is killed in the next moment, and is in force in every
@@ -47,10 +47,22 @@ class CatalogueServiceStub:
     """Shows items that were hidden by calls. Those that the server's list of hidden items has stay hidden."""
     ListHiddenItems: _grpc.UnaryUnaryMultiCallable[_catalogue_api_pb2.ListHiddenItemsRequest, _catalogue_api_pb2.ListHiddenItemsResponse]
     """Lists the items that are hidden by calls, page by page."""
+    UpsertItems: _grpc.UnaryUnaryMultiCallable[_catalogue_api_pb2.UpsertItemsRequest, _catalogue_api_pb2.UpsertItemsResponse]
+    """Adds items that a version of a model lacks, each with a vector of that version; what was there by the same key is
+    replaced. They are ranked with the catalogue, exactly, and obey the same rules: hidden ones, filters, exclusions and
+    candidates. All items of a call are added, or none.
+
+    Fails with INVALID_ARGUMENT when the version has an item of that key itself, has no keys, or gives no vector to
+    multiply with, and with RESOURCE_EXHAUSTED when there would be more new items than may be.
+    """
+    RemoveItems: _grpc.UnaryUnaryMultiCallable[_catalogue_api_pb2.RemoveItemsRequest, _catalogue_api_pb2.RemoveItemsResponse]
+    """Removes new items. Those of a model's own catalogue can only be hidden."""
+    ListNewItems: _grpc.UnaryUnaryMultiCallable[_catalogue_api_pb2.ListNewItemsRequest, _catalogue_api_pb2.ListNewItemsResponse]
+    """Lists the new items, page by page, and whether they are ranked."""
 
 @_typing.type_check_only
 class CatalogueServiceAsyncStub(CatalogueServiceStub):
-    """Hides items from all answers of a server, and shows them again. A server has this service if it is configured to; where
+    """Hides items from all answers of a server, shows them again, and adds items that a model lacks. A server has this service if it is configured to; where
     tokens are asked for, one needs the scope `catalogue`.
 
     A change is kept when its call has ended, also if the server is killed in the next moment, and is in force in every
@@ -67,9 +79,21 @@ class CatalogueServiceAsyncStub(CatalogueServiceStub):
     """Shows items that were hidden by calls. Those that the server's list of hidden items has stay hidden."""
     ListHiddenItems: _aio.UnaryUnaryMultiCallable[_catalogue_api_pb2.ListHiddenItemsRequest, _catalogue_api_pb2.ListHiddenItemsResponse]  # type: ignore[assignment]
     """Lists the items that are hidden by calls, page by page."""
+    UpsertItems: _aio.UnaryUnaryMultiCallable[_catalogue_api_pb2.UpsertItemsRequest, _catalogue_api_pb2.UpsertItemsResponse]  # type: ignore[assignment]
+    """Adds items that a version of a model lacks, each with a vector of that version; what was there by the same key is
+    replaced. They are ranked with the catalogue, exactly, and obey the same rules: hidden ones, filters, exclusions and
+    candidates. All items of a call are added, or none.
+
+    Fails with INVALID_ARGUMENT when the version has an item of that key itself, has no keys, or gives no vector to
+    multiply with, and with RESOURCE_EXHAUSTED when there would be more new items than may be.
+    """
+    RemoveItems: _aio.UnaryUnaryMultiCallable[_catalogue_api_pb2.RemoveItemsRequest, _catalogue_api_pb2.RemoveItemsResponse]  # type: ignore[assignment]
+    """Removes new items. Those of a model's own catalogue can only be hidden."""
+    ListNewItems: _aio.UnaryUnaryMultiCallable[_catalogue_api_pb2.ListNewItemsRequest, _catalogue_api_pb2.ListNewItemsResponse]  # type: ignore[assignment]
+    """Lists the new items, page by page, and whether they are ranked."""
 
 class CatalogueServiceServicer(metaclass=_abc_1.ABCMeta):
-    """Hides items from all answers of a server, and shows them again. A server has this service if it is configured to; where
+    """Hides items from all answers of a server, shows them again, and adds items that a model lacks. A server has this service if it is configured to; where
     tokens are asked for, one needs the scope `catalogue`.
 
     A change is kept when its call has ended, also if the server is killed in the next moment, and is in force in every
@@ -102,5 +126,35 @@ class CatalogueServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_catalogue_api_pb2.ListHiddenItemsResponse, _abc.Awaitable[_catalogue_api_pb2.ListHiddenItemsResponse]]:
         """Lists the items that are hidden by calls, page by page."""
+
+    @_abc_1.abstractmethod
+    def UpsertItems(
+        self,
+        request: _catalogue_api_pb2.UpsertItemsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_catalogue_api_pb2.UpsertItemsResponse, _abc.Awaitable[_catalogue_api_pb2.UpsertItemsResponse]]:
+        """Adds items that a version of a model lacks, each with a vector of that version; what was there by the same key is
+        replaced. They are ranked with the catalogue, exactly, and obey the same rules: hidden ones, filters, exclusions and
+        candidates. All items of a call are added, or none.
+
+        Fails with INVALID_ARGUMENT when the version has an item of that key itself, has no keys, or gives no vector to
+        multiply with, and with RESOURCE_EXHAUSTED when there would be more new items than may be.
+        """
+
+    @_abc_1.abstractmethod
+    def RemoveItems(
+        self,
+        request: _catalogue_api_pb2.RemoveItemsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_catalogue_api_pb2.RemoveItemsResponse, _abc.Awaitable[_catalogue_api_pb2.RemoveItemsResponse]]:
+        """Removes new items. Those of a model's own catalogue can only be hidden."""
+
+    @_abc_1.abstractmethod
+    def ListNewItems(
+        self,
+        request: _catalogue_api_pb2.ListNewItemsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_catalogue_api_pb2.ListNewItemsResponse, _abc.Awaitable[_catalogue_api_pb2.ListNewItemsResponse]]:
+        """Lists the new items, page by page, and whether they are ranked."""
 
 def add_CatalogueServiceServicer_to_server(servicer: CatalogueServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
