@@ -7,7 +7,7 @@ from typing import Final
 
 from google.protobuf.message import Message
 
-from recommender.api.availability import CatalogueService
+from recommender.api.changes.service import CatalogueService
 from recommender.edges.method import Answer
 from recommender.recommend_api.v1 import catalogue_api_pb2 as api
 
@@ -25,12 +25,24 @@ class Catalogue:
         yield "HideItems", self._hide
         yield "ShowItems", self._show
         yield "ListHiddenItems", self._list_hidden
+        yield "UpsertItems", self._upsert
+        yield "RemoveItems", self._remove
+        yield "ListNewItems", self._list_new
 
     def _hide(self, message: bytes, deadline: float, _request_id: str) -> Awaitable[Message]:
-        return self._opened().hide(message, deadline)
+        return self._opened().hidden.hide(message, deadline)
 
     def _show(self, message: bytes, deadline: float, _request_id: str) -> Awaitable[Message]:
-        return self._opened().show(message, deadline)
+        return self._opened().hidden.show(message, deadline)
 
     def _list_hidden(self, message: bytes, deadline: float, _request_id: str) -> Awaitable[Message]:
-        return self._opened().list_hidden(message, deadline)
+        return self._opened().hidden.list_hidden(message, deadline)
+
+    def _upsert(self, message: bytes, deadline: float, _request_id: str) -> Awaitable[Message]:
+        return self._opened().new.upsert(message, deadline)
+
+    def _remove(self, message: bytes, deadline: float, _request_id: str) -> Awaitable[Message]:
+        return self._opened().new.remove(message, deadline)
+
+    def _list_new(self, message: bytes, deadline: float, _request_id: str) -> Awaitable[Message]:
+        return self._opened().new.list_new(message, deadline)

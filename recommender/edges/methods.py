@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Iterator
 from google.protobuf.message import Message
 from google.rpc import code_pb2
 
-from recommender.api.availability import CatalogueService
+from recommender.api.changes.service import CatalogueService
 from recommender.api.messages import decoded
 from recommender.api.metadata import SERVICE_NAME
 from recommender.api.service import RecommenderService

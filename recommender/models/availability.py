@@ -65,8 +65,8 @@ class Availability:
     """Hides items in versions, from `attach` to `forget`: those of a list, and those that calls have hidden.
 
     `source` is where the list comes from, and `every` how often it is looked at, in seconds; `journal` keeps what calls
-    hide and add. Each may be None. With `ranks_new` versions rank the items that calls have added. A change is in force
-    in all versions before the next look for changes.
+    hide and add. Each may be None. Calls may add `most_new` items; where that is 0, versions rank none. A change is in
+    force in all versions before the next look for changes.
     """
 
     def __init__(
@@ -75,12 +75,12 @@ class Availability:
         *,
         every: float = 1.0,
         journal: Path | None = None,
-        ranks_new: bool = False,
+        most_new: int = 0,
     ) -> None:
         self._versions: dict[Version, _Items] = {}
         self._keys: KeyList | None = None
         self._lock = asyncio.Lock()
-        self._ranks_new = ranks_new
+        self.most_new = most_new
         self.list = None if source is None else FollowedList(source, self._use, every=every, patience=_PATIENCE_SECONDS)
         """The list that is followed; None if there is none."""
         self.kept = None if journal is None else KeptChanges(journal, self._follow, self._follow_new)
@@ -124,13 +124,15 @@ class Availability:
 
     async def unknown(self, keys: Sequence[str]) -> list[str]:
         """Those of the keys that no version has."""
-        versions = list(self._versions)
+        versions, items = list(self._versions), list(self._versions.values())
 
         def look() -> list[str]:
             left = list(keys)
             for version in versions:
                 known = _known(version, left)
                 left = [key for key, item in zip(left, known, strict=True) if item is None]
+            for each in items:
+                left = [key for key in left if not each.new.has(key)]
             return left
 
         return await in_background(look)
@@ -162,7 +164,7 @@ class Availability:
         return await in_background(look)
 
     def _new(self, version: Version) -> RankedItems:
-        size = (version.embedding_size or 0) if self._ranks_new and QUERY in version.abilities else 0
+        size = (version.embedding_size or 0) if self.most_new and QUERY in version.abilities else 0
         first = version.model.known_items or 0
         return RankedItems(version.label, version.embedding_space, size, version.vocabulary, first)
 

@@ -225,6 +225,15 @@ HIDDEN_BY_CALLS: Final = Instrument(
 MOST_HIDDEN: Final = Instrument(
     "recommender.catalogue.hidden.limit", "gauge", "{item}", "Items that calls may hide; one more is refused"
 )
+NEW_ITEMS: Final = Instrument(
+    "recommender.items.new", "gauge", "{item}", "New items that the version ranks beside its catalogue", (MODEL,)
+)
+NEW_KEPT: Final = Instrument(
+    "recommender.catalogue.new", "gauge", "{item}", "Items in the journal that calls have added, of all models"
+)
+MOST_NEW: Final = Instrument(
+    "recommender.catalogue.new.limit", "gauge", "{item}", "Items that calls may add; one more is refused"
+)
 CERTIFICATE_EXPIRY: Final = Instrument(
     "recommender.certificate.expiry",
     "gauge",
@@ -321,6 +330,9 @@ INSTRUMENTS: Final = (
     UNKNOWN_HIDDEN,
     HIDDEN_BY_CALLS,
     MOST_HIDDEN,
+    NEW_ITEMS,
+    NEW_KEPT,
+    MOST_NEW,
     CERTIFICATE_EXPIRY,
     FILES_STALE,
     ITEM_ROWS,

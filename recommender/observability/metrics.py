@@ -198,9 +198,12 @@ def _shelf_points(availability: Availability) -> Iterable[tuple[Instrument, Data
     if availability.kept is not None:
         yield instruments.HIDDEN_BY_CALLS, DataPoint((), availability.kept.hidden)
         yield instruments.MOST_HIDDEN, DataPoint((), MOST_HIDDEN)
+        yield instruments.NEW_KEPT, DataPoint((), availability.kept.new_items)
+        yield instruments.MOST_NEW, DataPoint((), availability.most_new)
     for label, shelf in availability.shelves().items():
         yield instruments.HIDDEN_ITEMS, DataPoint((label,), shelf.hidden)
         yield instruments.UNKNOWN_HIDDEN, DataPoint((label,), shelf.unknown)
+        yield instruments.NEW_ITEMS, DataPoint((label,), shelf.new)
 
 
 def _table_points(attributes: ItemAttributes) -> Iterable[tuple[Instrument, DataPoint]]:

@@ -15,7 +15,7 @@ from typing import Any
 
 import structlog
 
-from recommender.api.availability import CatalogueService
+from recommender.api.changes.service import open_catalogue_service
 from recommender.api.queries import Limits
 from recommender.api.service import RecommenderService
 from recommender.batching.batcher import Batcher
@@ -98,7 +98,7 @@ class Server:
             open_list(settings.catalogue.hidden_items),
             every=settings.catalogue.hidden_items_poll_ms / 1e3,
             journal=settings.catalogue.catalogue_journal,
-            ranks_new=True,
+            most_new=settings.catalogue.max_new_items,
         )
         self._monitoring.watch_availability(self._availability)
         self._attributes = ItemAttributes(open_tables(settings.catalogue))
@@ -237,10 +237,9 @@ class Server:
         await self._availability.start()
         await self._attributes.start()
         await self._followers.load()
-        kept = self._availability.kept
         self._methods.open(
             RecommenderService(self._router, limits=Limits.of(self._settings.requests)),
-            None if kept is None else CatalogueService(self._availability, kept, self._router),
+            open_catalogue_service(self._availability, self._attributes, self._router),
         )
         models = [served.label for served in self._router.serving()]
         log.info(

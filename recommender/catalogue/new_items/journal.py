@@ -16,6 +16,7 @@ from typing import Final, NamedTuple
 from recommender.errors import CatalogueFullError
 
 _MOST_REMOVED = 10_000
+_FLOAT_BYTES = 4
 _MOST_NUMBERED: Final = 1 << 30
 """Ids are int32, and begin behind those of the catalogue."""
 SCHEMA: Final = """
@@ -44,6 +45,11 @@ class NewItem(NamedTuple):
     vector: bytes
     bias: float = 0.0
     attributes: str = "{}"
+
+    @property
+    def size(self) -> int:
+        """Numbers of the vector."""
+        return len(self.vector) // _FLOAT_BYTES
 
 
 class NewEntry(NamedTuple):
@@ -197,11 +203,11 @@ class NewItemsJournal:
     def _make_room(connection: sqlite3.Connection, wanted: int, change: int, spared: Collection[str]) -> int:
         """Drop so many items that were left behind, or all that there are; returns how many."""
         return connection.execute(
-            "WITH spared AS (SELECT value FROM json_each(?)) "
-            "UPDATE new_items SET vector = NULL, attributes = '{}', change = ? WHERE number IN ("
+            "UPDATE new_items SET vector = NULL, attributes = '{}', change = ?1 WHERE number IN ("
             "SELECT number FROM new_items WHERE vector IS NOT NULL AND space IS NOT NULL "
-            "AND model NOT IN spared AND space NOT IN spared ORDER BY change LIMIT ?)",
-            (json.dumps([*spared]), change, wanted),
+            "AND model NOT IN (SELECT value FROM json_each(?2)) AND space NOT IN (SELECT value FROM json_each(?2)) "
+            "ORDER BY change LIMIT ?3)",
+            (change, json.dumps([*spared]), wanted),
         ).rowcount
 
     @staticmethod

@@ -93,6 +93,10 @@ class RankedItems:
         """How many fit that the version has in its own catalogue."""
         return len(self._own)
 
+    def has(self, key: str) -> bool:
+        """Whether one of them has this key, hidden or not."""
+        return (self.label, key) in self._rows.places or any(key == name[1] for name in self._carried)
+
     def fits(self, model: str, space: str | None, size: int) -> bool:
         """Whether the version ranks items of this one by vectors of that size."""
         return size == self.size and (model == self.label or (bool(self.space) and space == self.space))

@@ -1,8 +1,7 @@
-"""CatalogueService as plain async functions: read a message, have the change kept, write the reply."""
+"""Hidden items, as calls hide, show and list them."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from contextlib import suppress
 from typing import TypeVar
@@ -10,17 +9,17 @@ from typing import TypeVar
 import structlog
 from protovalidate import Validator
 
+from recommender.api.changes.reading import PAGE, check_label, place_of, token_of
 from recommender.api.messages import check_few_fields, decoded, validate
 from recommender.catalogue.availability.journal import Entry
 from recommender.catalogue.availability.kept import KeptChanges
-from recommender.errors import InvalidRequestError, UnknownModelError, Violation, quoted
+from recommender.errors import InvalidRequestError, UnknownModelError, Violation
 from recommender.models.availability import Availability
 from recommender.recommend_api.v1 import catalogue_api_pb2 as api
 from recommender.routing.router import Router
 
 _MOST_FIELDS = 3_000
 """Lists of 1,000 items and the fields beside them; ids that are not packed are a field each."""
-_PAGE = 1_000
 _TOLD = 100
 
 log = structlog.get_logger(__name__)
@@ -28,8 +27,8 @@ log = structlog.get_logger(__name__)
 M = TypeVar("M", api.HideItemsRequest, api.ShowItemsRequest, api.ListHiddenItemsRequest)
 
 
-class CatalogueService:
-    """Answers the messages of every RPC with the journal of `availability`, which must have one.
+class HiddenItemsCalls:
+    """Answers the calls on hidden items with the journal of `availability`, which must have one.
 
     Each raises InvalidRequestError if the request is at fault, and what `KeptChanges.write` raises. `deadline` is on
     the monotonic clock.
@@ -58,7 +57,7 @@ class CatalogueService:
         request = self._read(api.ShowItemsRequest, message)
         model = request.model
         if model:
-            _check_label(model)
+            check_label(model, "ids are those of one")
             with suppress(UnknownModelError):  # what was hidden of a version that is gone may be shown
                 model = self._router.route(model).label
         items = list(request.item_keys) or [str(item) for item in request.item_ids]
@@ -69,8 +68,9 @@ class CatalogueService:
     async def list_hidden(self, message: bytes, deadline: float) -> api.ListHiddenItemsResponse:
         """List a page of hidden items."""
         request = self._read(api.ListHiddenItemsRequest, message)
-        size = request.page_size or _PAGE
-        entries = await self._kept.page(_entry_of(request.page_token), size, deadline)
+        size = request.page_size or PAGE
+        place = place_of(request.page_token)
+        entries = await self._kept.page(None if place is None else Entry(*place, hidden=True), size, deadline)
         return api.ListHiddenItemsResponse(
             items=[
                 api.HiddenItem(item_id=int(entry.item), model=entry.model)
@@ -78,7 +78,7 @@ class CatalogueService:
                 else api.HiddenItem(item_key=entry.item)
                 for entry in entries
             ],
-            next_page_token=_token_of(entries[-1]) if len(entries) == size else "",
+            next_page_token=token_of(entries[-1].model, entries[-1].item) if len(entries) == size else "",
         )
 
     def _read(self, kind: type[M], message: bytes) -> M:
@@ -89,7 +89,7 @@ class CatalogueService:
 
     def _version_of(self, model: str, ids: Sequence[int]) -> str:
         """The label of the version that a request names, which must have items of these ids."""
-        _check_label(model)
+        check_label(model, "ids are those of one")
         version = self._router.route(model)
         items = version.model.items or 0
         for place, item in enumerate(ids):
@@ -98,27 +98,3 @@ class CatalogueService:
                     Violation(f"item_ids[{place}]", f"{item} is no item of {version.label}, which has {items}")
                 )
         return version.label
-
-
-def _check_label(model: str) -> None:
-    if "@" not in model:
-        raise InvalidRequestError(
-            Violation("model", f"{quoted(model)} names no version, and ids are those of one: name@version")
-        )
-
-
-def _token_of(entry: Entry) -> str:
-    return json.dumps([entry.model, entry.item], ensure_ascii=False)
-
-
-def _entry_of(token: str) -> Entry | None:
-    """The entry that a page token stands for. Raises InvalidRequestError if it is none of ours."""
-    if not token:
-        return None
-    try:
-        model, item = json.loads(token)
-    except ValueError:
-        model = item = None
-    if not isinstance(model, str) or not isinstance(item, str):
-        raise InvalidRequestError(Violation("page_token", f"{quoted(token)} is not from `next_page_token`"))
-    return Entry(model, item, hidden=True)

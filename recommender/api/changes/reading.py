@@ -1,0 +1,37 @@
+"""What the calls of CatalogueService have in common: labels of versions, and tokens of pages."""
+
+from __future__ import annotations
+
+import json
+
+from recommender.errors import InvalidRequestError, Violation, quoted
+
+PAGE = 1_000
+"""Items of a page for callers who ask for no number."""
+
+
+def check_label(model: str, why: str) -> None:
+    """Raise InvalidRequestError if a request names a model and no version of it; `why` says what needs one."""
+    if "@" not in model:
+        raise InvalidRequestError(Violation("model", f"{quoted(model)} names no version, and {why}: name@version"))
+
+
+def token_of(model: str, item: str) -> str:
+    """The token of the page that follows this item."""
+    return json.dumps([model, item], ensure_ascii=False)
+
+
+def place_of(token: str) -> tuple[str, str] | None:
+    """The model and item that a page token stands for; None for the first page.
+
+    Raises InvalidRequestError if it is none of ours.
+    """
+    if not token:
+        return None
+    try:
+        model, item = json.loads(token)
+    except ValueError:
+        model = item = None
+    if not isinstance(model, str) or not isinstance(item, str):
+        raise InvalidRequestError(Violation("page_token", f"{quoted(token)} is not from `next_page_token`"))
+    return model, item
