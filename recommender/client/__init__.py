@@ -7,6 +7,7 @@ the server says when to come back, since gRPC uses that status for oversize mess
 from recommender.api.values import Feature, feature_value
 from recommender.client.answers import Recommendations, Refusal
 from recommender.client.asynchronous import Client
+from recommender.client.changes import NewItem
 from recommender.client.connection import SERVICE_CONFIG
 from recommender.client.requests import Options, Request
 from recommender.client.synchronous import SyncClient
@@ -15,6 +16,7 @@ __all__ = [
     "SERVICE_CONFIG",
     "Client",
     "Feature",
+    "NewItem",
     "Options",
     "Recommendations",
     "Refusal",

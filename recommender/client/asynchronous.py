@@ -12,9 +12,11 @@ from typing import Self, TypeVar, Unpack
 import grpc
 
 from recommender.client.answers import Recommendations, Refusal, outcome_of, recommendations_of
+from recommender.client.changes import NewItem, removals, upserts
 from recommender.client.connection import authorization, naming, options_for, pause_after, time_left
 from recommender.client.requests import Options, Request, request_of
 from recommender.client.tracing import aio_interceptors
+from recommender.recommend_api.v1 import catalogue_api_pb2_grpc as catalogue_grpc
 from recommender.recommend_api.v1 import recommend_api_pb2 as api
 from recommender.recommend_api.v1 import recommend_api_pb2_grpc as api_grpc
 
@@ -44,6 +46,7 @@ class Client:
             else grpc.aio.secure_channel(target, credentials, options_for(target), interceptors=aio_interceptors())
         )
         self._stub: api_grpc.RecommenderServiceAsyncStub = api_grpc.RecommenderServiceStub(self._channel)
+        self._catalogue: catalogue_grpc.CatalogueServiceAsyncStub = catalogue_grpc.CatalogueServiceStub(self._channel)
 
     async def recommend(
         self, item_ids: Sequence[int] = (), *, timeout: float, request_id: str = "", **options: Unpack[Options]
@@ -83,6 +86,23 @@ class Client:
     async def list_models(self, *, timeout: float) -> list[api.Model]:
         """The descriptions of all models that are served."""
         return list((await self._call(self._stub.ListModels, api.ListModelsRequest(), timeout)).models)
+
+    async def upsert_items(self, model: str, items: Iterable[NewItem], *, timeout: float) -> int:
+        """Add items to a version, `name@version`, or replace them; returns how many were not there.
+
+        A thousand go into a call, each with its own `timeout`; a call that fails leaves those before it done.
+        """
+        added = 0
+        for request in upserts(model, items):
+            added += (await self._call(self._catalogue.UpsertItems, request, timeout)).added
+        return added
+
+    async def remove_items(self, keys: Sequence[str], *, model: str = "", timeout: float) -> int:
+        """Remove new items, of one version or of all; returns how many there were. Calls are as of `upsert_items`."""
+        removed = 0
+        for request in removals(keys, model):
+            removed += (await self._call(self._catalogue.RemoveItems, request, timeout)).removed
+        return removed
 
     async def close(self) -> None:
         """Close the channel; calls under way are cancelled."""

@@ -11,9 +11,11 @@ from typing import Any, Self, TypeVar, Unpack
 import grpc
 
 from recommender.client.answers import Recommendations, Refusal, outcome_of, recommendations_of
+from recommender.client.changes import NewItem, removals, upserts
 from recommender.client.connection import authorization, naming, options_for, pause_after, time_left
 from recommender.client.requests import Options, Request, request_of
 from recommender.client.tracing import traced
+from recommender.recommend_api.v1 import catalogue_api_pb2_grpc as catalogue_grpc
 from recommender.recommend_api.v1 import recommend_api_pb2 as api
 from recommender.recommend_api.v1 import recommend_api_pb2_grpc as api_grpc
 
@@ -34,6 +36,7 @@ class SyncClient:
             else grpc.secure_channel(target, credentials, options_for(target))
         )
         self._stub = api_grpc.RecommenderServiceStub(self._channel)
+        self._catalogue = catalogue_grpc.CatalogueServiceStub(self._channel)
 
     def recommend(
         self, item_ids: Sequence[int] = (), *, timeout: float, request_id: str = "", **options: Unpack[Options]
@@ -54,6 +57,19 @@ class SyncClient:
     def list_models(self, *, timeout: float) -> list[api.Model]:
         """The descriptions of all models that are served."""
         return list(self._call(self._stub.ListModels, api.ListModelsRequest(), timeout).models)
+
+    def upsert_items(self, model: str, items: Iterable[NewItem], *, timeout: float) -> int:
+        """Add items to a version, `name@version`, or replace them; returns how many were not there.
+
+        A thousand go into a call, each with its own `timeout`; a call that fails leaves those before it done.
+        """
+        calls = upserts(model, items)
+        return sum(self._call(self._catalogue.UpsertItems, request, timeout).added for request in calls)
+
+    def remove_items(self, keys: Sequence[str], *, model: str = "", timeout: float) -> int:
+        """Remove new items, of one version or of all; returns how many there were. Calls are as of `upsert_items`."""
+        calls = removals(keys, model)
+        return sum(self._call(self._catalogue.RemoveItems, request, timeout).removed for request in calls)
 
     def close(self) -> None:
         """Close the channel; calls under way are cancelled."""

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Awaitable
 from pathlib import Path
 
 import grpc
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet
 import pytest
 
+from recommender.client import Client, NewItem
 from recommender.domain import Query
 from recommender.recommend_api.v1 import catalogue_api_pb2 as capi
 from recommender.recommend_api.v1 import recommend_api_pb2 as api
 from tests.support.adding import TIMEOUT, exported_shop, new_item, shopping
+from tests.support.asking import typed
 from tests.support.catalogues import export_catalogue, reference_embeddings
 from tests.support.engines import engines
 from tests.support.serving import AnyServer, Shared
@@ -187,3 +192,39 @@ async def test_every_answer_is_that_of_brute_force(server: AnyServer, seed: int)
             assert np.allclose(got.scores, [scores[key] for key in got.item_keys], atol=1e-4)
         await shop.catalogue.ShowItems(capi.ShowItemsRequest(item_keys=hidden), timeout=TIMEOUT)
         await shop.remove(*new)
+
+
+async def test_commands_and_clients_add_list_and_remove_items(server: AnyServer, tmp_path: Path) -> None:
+    lines = tmp_path / "new.jsonl"
+    rows = [{"key": "lamp", "vector": [9.0] * 8, "price": 3}, {"key": "desk", "vector": [8.0] * 8, "bias": -1.5}]
+    lines.write_text("".join(f"{json.dumps(row)}\n" for row in rows), encoding="utf-8")
+    table = tmp_path / "new.parquet"
+    pa.parquet.write_table(pa.table({"key": ["desk", "sofa"], "vector": [[7.0] * 8, [6.0] * 8]}), table)
+    damaged = tmp_path / "damaged.jsonl"
+    damaged.write_text('{"key": "a", "vector": [1, "x"]}\n', encoding="utf-8")
+    at = ("--host", "127.0.0.1", "--port", str(server.port))
+
+    first = await typed("items", "upsert", str(lines), "--model", "reference@1", *at)
+    second = await typed("items", "upsert", str(table), "--model", "reference@1", *at)
+    waiting = await typed("items", "upsert", str(table), "--model", "reference@9", *at)
+    wrong = await typed("items", "upsert", str(damaged), "--model", "reference@1", *at)
+    listed = await typed("items", "new", *at)
+    removed = await typed("items", "remove", "lamp", "sofa", *at)
+    async with Client(f"127.0.0.1:{server.port}") as client:
+        added = await client.upsert_items(
+            "reference@1", [NewItem("rug", [1.0] * 8, 0.5, {"soft": True})], timeout=TIMEOUT
+        )
+        left = await client.remove_items(["rug", "desk", "none"], timeout=TIMEOUT)
+
+    assert first.stdout.splitlines()[-1] == "2 added, 0 replaced; there are 2 new items now"
+    assert second.stdout.splitlines()[-1] == "1 added, 1 replaced; there are 3 new items now"
+    assert waiting.stderr == "reference@9 is not served: its items wait\n"
+    assert wrong.exit_code == 2
+    assert "row 1, 'a', has no `vector`" in wrong.stderr
+    assert [line for line in listed.stdout.splitlines() if "\t" in line] == [
+        *(f"ranked\treference@1\t{key}" for key in ("desk", "lamp", "sofa")),
+        *(f"waiting\treference@9\t{key}" for key in ("desk", "sofa")),
+    ]
+    assert listed.stderr == "5 new items, 60 at most: 3 ranked, 2 waiting\n"
+    assert removed.stdout.splitlines()[-1] == "3 removed; there are 2 new items now"
+    assert (added, left) == (1, 3)

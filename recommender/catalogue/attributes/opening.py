@@ -12,6 +12,7 @@ from recommender.errors import StartError
 from recommender.settings.catalogue import CatalogueSettings
 
 if TYPE_CHECKING:
+    from recommender.catalogue.attributes.rows import NewRow
     from recommender.catalogue.attributes.table import ItemTable
 
 EXTRA = "recommender[catalogue]"
@@ -39,12 +40,17 @@ def reader() -> Callable[[Path], ItemTable]:
     return read_table
 
 
+def rows_reader() -> Callable[[Path], Iterator[NewRow]]:
+    """Read the rows of a file of new items; blocks. Raises StartError if the libraries are not installed."""
+    with _installed():
+        from recommender.catalogue.attributes.rows import read_rows  # noqa: PLC0415 (its libraries are an extra)
+    return read_rows
+
+
 @contextmanager
 def _installed() -> Iterator[None]:
     """Raise StartError if a library cannot be imported."""
     try:
         yield
     except ImportError as error:
-        raise StartError(
-            f"a table of items (RECOMMENDER_ITEMS) needs {error.name}, which is missing: install the extra {EXTRA}"
-        ) from error
+        raise StartError(f"a table of items needs {error.name}, which is missing: install the extra {EXTRA}") from error

@@ -1,37 +1,29 @@
-"""`recommender items`: hide items of a running server, show them again, and list what is hidden."""
+"""`recommender items`: hide items of a running server, show them again, and list what is hidden; add new ones."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
-import grpc
 import typer
 
-from recommender.cli.clients.ask import CALL_TIMEOUT, secrets_of
-from recommender.cli.clients.connecting import meaning
+from recommender.cli.clients.ask import CALL_TIMEOUT
+from recommender.cli.clients.changing import Ca, Certificate, Host, Key, Port, Target, Timeout, TokenFile, calling
+from recommender.cli.clients.new_items import list_new, remove, upsert
 from recommender.cli.clients.tables import check
 from recommender.cli.lazy import fail, new_typer
-from recommender.client.connection import authorization, options_for
-from recommender.edges.address import address_of
 from recommender.recommend_api.v1 import catalogue_api_pb2 as api
-from recommender.recommend_api.v1 import catalogue_api_pb2_grpc as api_grpc
 
-app = new_typer("Hide items of a running server, and show them again. List what is hidden, and check a table of items.")
+app = new_typer("Hide items of a running server, show them, add new ones, and list all that. Check a table of items.")
 app.command()(check)
+app.command()(upsert)
+app.command()(remove)
+app.command("new")(list_new)
 
 _AT_ONCE = 1_000
 _SHOWN = 10
 
-_Host = Annotated[str, typer.Option(help="Where the server is.")]
-_Port = Annotated[int, typer.Option(min=1, max=65535, help="The server's port.")]
-_Timeout = Annotated[float, typer.Option(min=0.001, max=86_400, help="Seconds to wait for each answer.")]
-_Ca = Annotated[Path | None, typer.Option(help="Authority of the server's certificate; with it, TLS.")]
-_Certificate = Annotated[Path | None, typer.Option(help="Own certificate, for mutual TLS.")]
-_Key = Annotated[Path | None, typer.Option(help="Key of the own certificate.")]
-_TokenFile = Annotated[Path | None, typer.Option(help="File that holds the token to send; its scope is `catalogue`.")]
 _Items = Annotated[list[str] | None, typer.Argument(metavar="KEY …", help="Keys of items; ids with --model.")]
 _From = Annotated[Path | None, typer.Option("--from", help="File of more of them, one a line; - is standard input.")]
 _Model = Annotated[str, typer.Option(help="Take them for ids of this version, name@version.")]
@@ -43,19 +35,19 @@ def hide(
     *,
     file: _From = None,
     model: _Model = "",
-    host: _Host = "localhost",
-    port: _Port = 50051,
-    timeout: _Timeout = CALL_TIMEOUT,
-    ca: _Ca = None,
-    certificate: _Certificate = None,
-    key: _Key = None,
-    token_file: _TokenFile = None,
+    host: Host = "localhost",
+    port: Port = 50051,
+    timeout: Timeout = CALL_TIMEOUT,
+    ca: Ca = None,
+    certificate: Certificate = None,
+    key: Key = None,
+    token_file: TokenFile = None,
 ) -> None:
     """Hide items: nobody gets them from a second later on."""
     changed = hidden = 0
     unknown: list[str] = []
-    target = _Target(host, port, timeout, ca, certificate, key, token_file)
-    with _calling(target) as stub:
+    target = Target(host, port, timeout, ca, certificate, key, token_file)
+    with calling(target) as stub:
         for part in _parts(_named(items, file)):
             if model:
                 request = api.HideItemsRequest(item_ids=_ids(part), model=model)
@@ -76,18 +68,18 @@ def show(
     *,
     file: _From = None,
     model: _Model = "",
-    host: _Host = "localhost",
-    port: _Port = 50051,
-    timeout: _Timeout = CALL_TIMEOUT,
-    ca: _Ca = None,
-    certificate: _Certificate = None,
-    key: _Key = None,
-    token_file: _TokenFile = None,
+    host: Host = "localhost",
+    port: Port = 50051,
+    timeout: Timeout = CALL_TIMEOUT,
+    ca: Ca = None,
+    certificate: Certificate = None,
+    key: Key = None,
+    token_file: TokenFile = None,
 ) -> None:
     """Show items again that `hide` has hidden."""
     changed = hidden = 0
-    target = _Target(host, port, timeout, ca, certificate, key, token_file)
-    with _calling(target) as stub:
+    target = Target(host, port, timeout, ca, certificate, key, token_file)
+    with calling(target) as stub:
         for part in _parts(_named(items, file)):
             if model:
                 request = api.ShowItemsRequest(item_ids=_ids(part), model=model)
@@ -101,17 +93,17 @@ def show(
 @app.command("list")
 def list_hidden(
     *,
-    host: _Host = "localhost",
-    port: _Port = 50051,
-    timeout: _Timeout = CALL_TIMEOUT,
-    ca: _Ca = None,
-    certificate: _Certificate = None,
-    key: _Key = None,
-    token_file: _TokenFile = None,
+    host: Host = "localhost",
+    port: Port = 50051,
+    timeout: Timeout = CALL_TIMEOUT,
+    ca: Ca = None,
+    certificate: Certificate = None,
+    key: Key = None,
+    token_file: TokenFile = None,
 ) -> None:
     """List the items that calls have hidden, a line each: a key, or name@version and an id with a tab between."""
-    target = _Target(host, port, timeout, ca, certificate, key, token_file)
-    with _calling(target) as stub:
+    target = Target(host, port, timeout, ca, certificate, key, token_file)
+    with calling(target) as stub:
         page = ""
         while True:
             request = api.ListHiddenItemsRequest(page_token=page)
@@ -121,45 +113,6 @@ def list_hidden(
             page = answer.next_page_token
             if not page:
                 return
-
-
-class _Target:
-    """Where a server is, and what it is shown. A file at fault ends the process with a sentence."""
-
-    def __init__(
-        self,
-        host: str,
-        port: int,
-        timeout: float,
-        ca: Path | None,
-        certificate: Path | None,
-        key: Path | None,
-        token_file: Path | None,
-    ) -> None:
-        self.address = address_of(host, port)
-        self.timeout = timeout
-        self.credentials, token = secrets_of(ca, certificate, key, None, token_file)
-        self.metadata = authorization(token)
-
-
-@contextmanager
-def _calling(target: _Target) -> Iterator[api_grpc.CatalogueServiceStub]:
-    """A stub of the server. A call that fails ends the process with a sentence."""
-    options = options_for(target.address)
-    opened = (
-        grpc.insecure_channel(target.address, options)
-        if target.credentials is None
-        else grpc.secure_channel(target.address, target.credentials, options)
-    )
-    with opened as channel:
-        try:
-            yield api_grpc.CatalogueServiceStub(channel)
-        except grpc.RpcError as error:
-            code, details = error.code(), error.details()
-            if code is grpc.StatusCode.UNIMPLEMENTED:
-                fail(f"{target.address} takes no changes: RECOMMENDER_CATALOGUE_WRITES=true lets it", 1)
-            said = meaning(code, details, where="--host and --port", tls=target.credentials is not None)
-            fail(f"{target.address}: {said}" if said else f"{target.address} answered {code.name}: {details}", 1)
 
 
 def _named(items: Sequence[str] | None, file: Path | None) -> list[str]:
