@@ -10,22 +10,28 @@ import numpy.typing as npt
 _LISTED = 32
 """Masks that allow one item in so many, or fewer, keep a list of these beside their bits."""
 
+_WORD = 8
+"""Bytes of 64 items."""
+_SMALLEST = 40
+"""Items of the smallest block of a large catalogue."""
+
 
 class ItemMask:
     """The items that an answer may hold, of a catalogue of as many as the bool array `allowed` is long.
 
     Immutable, and shared by reference: a mask equals itself only, so make one per filter and catalogue, not per
-    request. It takes a bit an item. `items` is the size of the catalogue, `count` how many are allowed. Items beyond
-    the catalogue are not.
+    request. It takes a bit an item, and a byte a block once somebody counts by blocks. `items` is the size of the
+    catalogue, `count` how many are allowed. Items beyond the catalogue are not.
     """
 
-    __slots__ = ("_bits", "_ids", "count", "items")
+    __slots__ = ("_bits", "_counts", "_ids", "count", "items")
 
     def __init__(self, allowed: npt.NDArray[np.bool_]) -> None:
         self.items = len(allowed)
         self.count = int(np.count_nonzero(allowed))
         self._bits = np.packbits(allowed, bitorder="little")
         self._bits.flags.writeable = False
+        self._counts: tuple[int, npt.NDArray[np.uint8]] | None = None
         self._ids = np.flatnonzero(allowed).astype(np.int32) if self.count * _LISTED <= self.items else None
 
     @classmethod
@@ -41,10 +47,16 @@ class ItemMask:
         """A bit an item, the lowest of each byte first; read-only."""
         return self._bits
 
+    def counts(self, size: int) -> npt.NDArray[np.uint8]:
+        """How many of each block of `size` items are allowed, a multiple of 8 below 256; the last block may be cut."""
+        if self._counts is None or self._counts[0] != size:
+            self._counts = size, counts_of(self._bits, size)
+        return self._counts[1]
+
     @property
     def nbytes(self) -> int:
-        """Bytes that it takes."""
-        return self._bits.nbytes + (0 if self._ids is None else self._ids.nbytes)
+        """Bytes that it takes, with those of counts that nobody has asked for yet."""
+        return self._bits.nbytes + self.items // _SMALLEST + (0 if self._ids is None else self._ids.nbytes)
 
     def ids(self) -> npt.NDArray[np.int64]:
         """The allowed items, ascending."""
@@ -68,3 +80,15 @@ class ItemMask:
 
     def __repr__(self) -> str:
         return f"<ItemMask {self.count} of {self.items} items>"
+
+
+def counts_of(bits: npt.NDArray[np.uint8], size: int) -> npt.NDArray[np.uint8]:
+    """How many bits of each `size`, a multiple of 8 below 256, are set; the last ones may be fewer."""
+    width = size // 8
+    whole = np.pad(bits, (0, -len(bits) % width)) if len(bits) % width else bits
+    if width == _WORD:
+        return np.bitwise_count(whole.view(np.uint64))
+    counts = np.zeros(len(whole) // width, np.uint8)
+    for column in whole.reshape(-1, width).T:
+        counts += np.bitwise_count(column)
+    return counts

@@ -13,6 +13,7 @@ A model with scores in 8 bits also takes `coarse_rows` int64 [2], which has a de
 batch that starts from them. Optional `fallbacks` int64 [batch] is 1 for a row that they could not rank alone, which
 serving does not ask for. Optional `query` float32 [batch, d] is what an item's vector is multiplied with: the score of
 an item is that product, plus its bias. A row without a finite one gets no recommendation.
+Optional `bounds` is told of in `masked/bounds.py`.
 The older form takes `user_history` int64 [history] and gives `recommendations` int64 [K].
 """
 
@@ -32,6 +33,7 @@ import numpy.typing as npt
 from recommender.batching.faults import whole
 from recommender.domain import Feature, Model, Query, Ranking
 from recommender.engine.features import pack_features
+from recommender.engine.masked.bounds import BOUNDS
 from recommender.errors import EngineError, ModelError
 
 Feed: TypeAlias = dict[str, npt.NDArray[Any]]
@@ -60,7 +62,7 @@ _OPTIONAL = {
 }
 _OUTPUTS = {"recommendations": Port(_INT64, 2), "scores": Port(_FLOAT, 2)}
 QUERY = "query"
-_OPTIONAL_OUTPUTS = {"fallbacks": Port(_INT64, 1), QUERY: Port(_FLOAT, 2)}
+_OPTIONAL_OUTPUTS = {"fallbacks": Port(_INT64, 1), QUERY: Port(_FLOAT, 2), BOUNDS: Port(_FLOAT, 2)}
 _OLDER_INPUTS = {"user_history": Port(_INT64, 1)}
 _OLDER_OUTPUTS = {"recommendations": Port(_INT64, 1)}
 PER_ITEM = frozenset({"history_types", "history_times"})

@@ -15,8 +15,10 @@ from onnxruntime.capi import onnxruntime_pybind11_state as runtime_errors
 from recommender.batching.faults import whole
 from recommender.domain import Query, Ranking
 from recommender.engine.beside import Vectors, ranked_beside, read_of
-from recommender.engine.contract import Contract, Feed, Outputs
-from recommender.engine.masked import MaskedRanking, kept_alone, outcomes_of
+from recommender.engine.contract import QUERY, Contract, Feed, Outputs
+from recommender.engine.masked.bounds import BOUNDED, BOUNDS
+from recommender.engine.masked.named import outcomes_of
+from recommender.engine.masked.ranking import MaskedRanking, Walked, kept_alone
 from recommender.engine.provider import CoreMLOptions, CudaOptions, SessionPlan
 from recommender.engine.sessions import Describe, Sessions, as_model_error, open_sessions, quiet_options
 from recommender.errors import EngineError, InvalidRequestError, Violation
@@ -194,9 +196,9 @@ class OnnxEngine:
                 return self._rank_beside(queries, rank, options, padding)
             rank = partial(rank, vectors=vectors)
             run = partial(self._sessions.run, options=options, general=general)
-            masked = MaskedRanking(
-                self.contract, self.model, lambda unmasked: outcomes_of(partial(rank, unmasked)), run, padding
-            )
+            walk = partial(self._walk, begun, options, general=general, padding=padding, vectors=vectors)
+            block, ranked = self._sessions.block, lambda unmasked: outcomes_of(partial(rank, unmasked))
+            masked = MaskedRanking(self.contract, self.model, ranked, run, padding, walk=walk, block=block)
             return whole(masked.outcomes(queries))
         runs = self.contract.runs(queries)
         if len(runs) == 1:
@@ -223,11 +225,30 @@ class OnnxEngine:
         feed = self.contract.pack(queries, padding)
         begun()
         k = max([query.k for query in queries])
-        if vectors is None:
-            return self.contract.unpack(self._sessions.run(feed, k, options, general=general), queries)
-        *outputs, found = self._sessions.run(feed, k, options, general=general, query=True)
-        vectors.update(zip(map(read_of, queries), found.astype(np.float32, copy=False), strict=True))
-        return self.contract.unpack(outputs, queries)
+        run = partial(self._sessions.run, feed, k, options, general=general)
+        return self.contract.unpack(_noting(vectors, queries, run), queries)
+
+    def _walk(
+        self,
+        begun: Callable[[], None],
+        options: onnxruntime.RunOptions,
+        queries: Sequence[Query],
+        bounded: Sequence[Query],
+        *,
+        general: bool,
+        padding: int | None,
+        vectors: Vectors | None,
+    ) -> Walked:
+        """Rank for `queries` in one run that gives the bounds of blocks for the rows in `bounded`."""
+        rows, k = [*queries, *bounded], max([query.k for query in queries], default=1)
+        feed = self.contract.pack(rows, padding)
+        feed["k"], feed[BOUNDED] = np.array([k]), np.arange(len(queries), len(rows))
+        begun()
+        run = partial(self._sessions.run, feed, k, options, general=general)
+        ids, scores, bounds = _noting(vectors, rows, run, BOUNDS)
+        own = [ids[: len(queries)], scores[: len(queries)]]
+        outcomes = outcomes_of(partial(self.contract.unpack, own, queries)) if queries else ()
+        return Walked(outcomes, bounds.astype(np.float32, copy=False))
 
     def _rank_beside(
         self,
@@ -259,6 +280,15 @@ class OnnxEngine:
                 kept_alone(outcome, query, most) if query.masks and isinstance(outcome, Ranking) else outcome
             )
         return whole(outcomes)
+
+
+def _noting(vectors: Vectors | None, queries: Sequence[Query], run: Callable[..., Outputs], *more: str) -> Outputs:
+    """Run for the usual outputs and for `more`, and note the rows' vectors if they are wanted."""
+    if vectors is None:
+        return run(more=more)
+    *outputs, found = run(more=(*more, QUERY))
+    vectors.update(zip(map(read_of, queries), found.astype(np.float32, copy=False), strict=True))
+    return outputs
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,6 +29,7 @@ from recommender.engine.coarse import (
 from recommender.engine.contract import QUERY, Contract, Feed, Outputs, Port
 from recommender.engine.features import faults_of
 from recommender.engine.machine import Memory, available_cpus, available_memory, one_cpu_busy
+from recommender.engine.masked.bounds import block_of
 from recommender.engine.onnx_file import OnnxFile, read_onnx_file
 from recommender.engine.provider import CONTROL_FLOW, CPU, CUDA, SessionPlan, open_for_device, open_session
 from recommender.errors import EngineError, ModelError
@@ -72,7 +73,8 @@ class Sessions:
     `general` takes every feed. `plain` is quicker and takes feeds without exclusions and candidates; None if the
     model is not small. `buckets` runs such feeds in a few fixed shapes; None if they go as they come.
     `fallback_reason` says why `provider` is not the one that `auto` prefers. `slots` runs may go at once.
-    `coarse_rows` says which batches start from scores in 8 bits; None if the model has none.
+    `coarse_rows` says which batches start from scores in 8 bits; None if the model has none. `block` is the items of
+    a block whose bounds the model gives; None if it is not asked for them.
     """
 
     path: Path
@@ -87,6 +89,7 @@ class Sessions:
     plain: onnxruntime.InferenceSession | None
     buckets: Buckets | None
     coarse_rows: Span | None = None
+    block: int | None = None
 
     @property
     def captures(self) -> bool:
@@ -94,15 +97,21 @@ class Sessions:
         return self.provider == CUDA and self.plan.cuda.graph
 
     def run(
-        self, feed: Feed, k: int, options: onnxruntime.RunOptions, *, general: bool = False, query: bool = False
+        self,
+        feed: Feed,
+        k: int,
+        options: onnxruntime.RunOptions,
+        *,
+        general: bool = False,
+        more: Sequence[str] = (),
     ) -> Outputs:
         """Run a feed whose rows want `k` recommendations at most; blocks. `general` keeps it off the quicker session.
 
-        With `query` the outputs end with that one, which the model must have; such a run goes without a bucket.
+        The outputs end with those named in `more`, which the model must have; such a run goes without a bucket.
         Raises what ONNX Runtime raises, and EngineError after `close`.
         """
         if self.buckets is not None:
-            if not query and self.buckets.fits(feed):
+            if not more and self.buckets.fits(feed):
                 return self.buckets.run(feed, k, options)
             self.buckets.keep_out(options)
         plain = self.plain
@@ -111,8 +120,7 @@ class Sessions:
             raise EngineError("the engine is closed")
         if self.coarse_rows is not None:
             feed = {**feed, COARSE_ROWS: self.coarse_rows}
-        wanted = _outputs(self.contract)
-        outputs: Outputs = session.run([*wanted, QUERY] if query else wanted, feed, options)
+        outputs: Outputs = session.run([*_outputs(self.contract), *more], feed, options)
         return outputs
 
     def encode(self, feed: Feed, options: onnxruntime.RunOptions) -> npt.NDArray[np.float32]:
@@ -219,6 +227,8 @@ def open_sessions(
         plain=plain,
         buckets=buckets,
         coarse_rows=coarse_rows,
+        # Elsewhere a run in a bucket is quicker than what bounds would spare.
+        block=block_of(session) if opened.provider == CPU and buckets is None else None,
     )
 
 

@@ -6,12 +6,14 @@ import types
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import numpy.typing as npt
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from recommender.engine.coarse import COARSE_ROWS, EVERY_BATCH
 from recommender.engine.contract import QUERY
+from recommender.engine.masked.bounds import BLOCK, BOUNDED, BOUNDS
 from recommender.export.encoder import OPSET
 from recommender.export.head.codes import Codes
 from recommender.export.head.head import add_head
@@ -35,6 +37,7 @@ _OUTPUTS = {
     "scores": (_FLOAT, ("batch", "returned")),
     "fallbacks": (_INT64, ("batch",)),
     QUERY: (_FLOAT, ("batch", "dim")),
+    BOUNDS: (_FLOAT, ("bounded", "blocks")),
 }
 
 
@@ -70,6 +73,10 @@ def build_graph(
         # An input with a default: who does not know of it need not give it.
         ports.append(helper.make_tensor_value_info(COARSE_ROWS, _INT64, (2,)))
         g.initializers.append(numpy_helper.from_array(EVERY_BATCH, COARSE_ROWS))
+    if layout is not None and BOUNDS in outputs:
+        ports.append(helper.make_tensor_value_info(BOUNDED, _INT64, ("bounded",)))
+        g.initializers.append(numpy_helper.from_array(np.empty(0, np.int64), BOUNDED))
+        metadata = {**metadata, BLOCK: str(layout.block)}
     graph = helper.make_graph(
         g.nodes,
         "recommender",

@@ -147,3 +147,19 @@ def test_a_mask_tells_what_it_allows(share: float) -> None:
 def test_a_mask_without_items_ignores_those_that_are_none() -> None:
     assert ItemMask.without(4, [1, 3, 9, -1]).ids().tolist() == [0, 2]
     assert ItemMask.without(0, [1]).holds(np.arange(2)).tolist() == [False, False]
+
+
+@pytest.mark.parametrize("size", [64, 40, 24])
+@pytest.mark.parametrize("items", [960, 1_001])
+def test_a_mask_counts_what_it_allows_of_each_block(items: int, size: int) -> None:
+    allowed = allowed_at(0.3, 1, items)
+    blocks = range(0, items, size)
+    assert ItemMask(allowed).counts(size).tolist() == [allowed[start : start + size].sum() for start in blocks]
+
+
+def test_masks_may_be_of_another_size_than_the_catalogue(engine: OnnxEngine) -> None:
+    items = engine.model.items
+    assert items is not None
+    masks = [ItemMask(allowed_at(0.4, size, size)) for size in (items // 3, items + 777)]
+    batch = [Query((5,), 10, masks=(mask,)) for mask in masks] + [Query((5,), 10, masks=tuple(masks))]
+    assert asyncio.run(engine.run(batch)) == [brute_force(embeddings(items), query) for query in batch]

@@ -26,9 +26,12 @@ Excluded pairs become `MASKED` before a block's maximum is taken. `users` names 
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import numpy.typing as npt
 
+from recommender.export.head.bounds import Bounds, bounded_rows, no_bounds
 from recommender.export.head.selection import FLOAT, LOWEST, flat_places, mask, mask_in_place, places, search, select
 from recommender.export.head.slabs import Pairs, Slabs, batch_of, view
 from recommender.export.nodes import Nodes
@@ -49,9 +52,11 @@ def product(g: Nodes, users: str) -> str:
     return g.op("Gemm", users, TABLE, transB=1)
 
 
-def from_scores(g: Nodes, scores: str, users: str, layout: Layout) -> tuple[str, str]:
-    """Top-K, all scores being there."""
-    return from_all(g, scores, layout) if layout.items < _LEAST_ITEMS else _from_blocks(g, scores, users, layout)
+def from_scores(g: Nodes, scores: str, users: str, layout: Layout, bounds: Bounds | None = None) -> tuple[str, ...]:
+    """Top-K, all scores being there; with `bounds` those of the blocks too."""
+    if layout.items < _LEAST_ITEMS:
+        return (*from_all(g, scores, layout), *(() if bounds is None else (no_bounds(g),)))
+    return _from_blocks(g, scores, users, layout, bounds)
 
 
 def from_all(g: Nodes, scores: str, layout: Layout) -> tuple[str, str]:
@@ -60,21 +65,35 @@ def from_all(g: Nodes, scores: str, layout: Layout) -> tuple[str, str]:
     return ids, best
 
 
-def _from_blocks(g: Nodes, scores: str, users: str, layout: Layout) -> tuple[str, str]:
+def _from_blocks(g: Nodes, scores: str, users: str, layout: Layout, bounds: Bounds | None) -> tuple[str, ...]:
     """Top-K from the blocks with the largest maxima, all scores being there."""
     by_block = g.op("Reshape", scores, g.int64(0, -1, layout.block))
     maxima = g.op("ReduceMax", by_block, g.int64(2), keepdims=1)
-    blocks = _choose_blocks(g, _first(g, maxima, layout.full_blocks, of=layout.rows // layout.block), layout)
-    chosen = g.op("Reshape", g.op("GatherND", by_block, blocks, batch_dims=1), g.int64(0, -1))
-    if layout.tail:
-        start, end = layout.items - layout.tail, layout.items
-        tail = g.op("Slice", scores, g.int64(start), g.int64(end), g.int64(1))
-        chosen = g.op("Concat", chosen, tail, axis=1)
-    return _select(g, blocks, chosen, users, layout)
+    maxima = _first(g, maxima, layout.full_blocks, of=layout.rows // layout.block)
+
+    def ranked(inner: Nodes) -> tuple[str, str]:
+        blocks = _choose_blocks(inner, maxima, layout)
+        chosen = inner.op("Reshape", inner.op("GatherND", by_block, blocks, batch_dims=1), inner.int64(0, -1))
+        if layout.tail:
+            start, end = layout.items - layout.tail, layout.items
+            tail = inner.op("Slice", scores, inner.int64(start), inner.int64(end), inner.int64(1))
+            chosen = inner.op("Concat", chosen, tail, axis=1)
+        return _select(inner, blocks, chosen, users, layout)
+
+    return _with_bounds(g, users, maxima, ranked, bounds)
 
 
-def from_slabs(g: Nodes, users: str, excluded: str, layout: Layout) -> tuple[str, str]:
-    """Top-K from the blocks with the largest maxima, found slab by slab."""
+def _with_bounds(
+    g: Nodes, users: str, maxima: str, ranked: Callable[[Nodes], tuple[str, str]], bounds: Bounds | None
+) -> tuple[str, ...]:
+    """What `ranked` gives and, with `bounds`, the `maxima` [batch, blocks, 1] of the rows that are bounded."""
+    if bounds is None:
+        return ranked(g)
+    return *bounds.rank(g, users, ranked), g.op("Squeeze", bounded_rows(g, maxima), g.int64(2))
+
+
+def from_slabs(g: Nodes, users: str, excluded: str, layout: Layout, bounds: Bounds | None = None) -> tuple[str, ...]:
+    """Top-K from the blocks with the largest maxima, found slab by slab; with `bounds` those of the blocks too."""
     pairs, across = Pairs.of(g, excluded), g.op("Transpose", users, perm=[1, 0])
     size = layout.blocks * layout.block
     slabs = Slabs(
@@ -88,7 +107,11 @@ def from_slabs(g: Nodes, users: str, excluded: str, layout: Layout) -> tuple[str
     )
     maxima = _first(g, slabs.maxima(g, batch_of(g, users), pairs), layout.full_blocks, of=layout.slabs * layout.blocks)
     maxima = g.op("Unsqueeze", maxima, g.int64(2))
-    return _score_blocks(g, _choose_blocks(g, maxima, layout), pairs, users, layout)
+
+    def ranked(inner: Nodes) -> tuple[str, str]:
+        return _score_blocks(inner, _choose_blocks(inner, maxima, layout), pairs, users, layout)
+
+    return _with_bounds(g, users, maxima, ranked, bounds)
 
 
 def _score_blocks(g: Nodes, blocks: str, pairs: Pairs, users: str, layout: Layout) -> tuple[str, str]:

@@ -30,12 +30,13 @@ is too much, the row is ranked from float32 slabs. `fallbacks` tells of which ro
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from onnx import TensorProto
 
 from recommender.export.head.blocks import from_slabs, gathered_product
+from recommender.export.head.bounds import Bounds, bounded_rows
 from recommender.export.head.codes import CODES, MOST_SHARES, ZERO, Codes
 from recommender.export.head.rows import Rows, any_of
 from recommender.export.head.selection import FLOAT, INT64, MASKED, UINT8, mask, places, search, select
@@ -133,18 +134,31 @@ class CoarseHead:
     codes: Codes
     layout: Layout
 
-    def rank(self, g: Nodes, vectors: str, excluded: str) -> tuple[str, ...]:
-        """Top-K for float32 [batch, columns]; returns ids, scores, and 1 for each row that took float32 slabs."""
+    def rank(self, g: Nodes, vectors: str, excluded: str, bounds: Bounds) -> tuple[str, ...]:
+        """Top-K for float32 [batch, columns]: ids, scores, 1 for each row that took float32 slabs, and `bounds`."""
         users, pairs = _Users.of(g, vectors, self.codes), Pairs.of(g, excluded)
         maxima = self._maxima(g, users, pairs)
-        first = self._look(g, users, maxima, pairs, self._first_blocks(g), lambda _: self._first_items(g))
-        left = g.op("Not", first.proven)
-        return g.choose(
-            any_of(g, left),
-            lambda body: self._again(body, vectors, excluded, maxima, first),
-            lambda body: (first.ids, first.scores, _counted(body, left)),
-            (INT64, FLOAT, INT64),
-        )
+
+        def ranked(inner: Nodes) -> tuple[str, ...]:
+            first = self._look(
+                inner, users, maxima, pairs, self._first_blocks(inner), lambda _: self._first_items(inner)
+            )
+            left = inner.op("Not", first.proven)
+            return inner.choose(
+                any_of(inner, left),
+                lambda body: self._again(body, vectors, excluded, maxima, first),
+                lambda body: (first.ids, first.scores, _counted(body, left)),
+                (INT64, FLOAT, INT64),
+            )
+
+        return *bounds.rank(g, vectors, ranked, told=1), self._bounds(g, users, maxima)
+
+    def _bounds(self, g: Nodes, users: _Users, maxima: str) -> str:
+        """The largest score that an item of each full block can have, for the rows that are bounded."""
+        scale, middle, of_blocks = (bounded_rows(g, each) for each in (users.scale, users.middle, users.of_blocks))
+        own = replace(users, scale=scale, middle=middle, of_blocks=of_blocks)
+        full = g.op("Slice", bounded_rows(g, maxima), g.int64(0), g.int64(self.layout.full_blocks), g.int64(1))
+        return own.most(g, g.op("Cast", full, to=FLOAT), of_blocks)
 
     def _first_blocks(self, g: Nodes) -> str:
         return g.op("Add", g.op("Mul", "k", g.int64(_BLOCKS_PER_ITEM)), g.int64(_MORE_BLOCKS))

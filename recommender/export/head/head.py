@@ -6,6 +6,7 @@ prove what they leave out). Which of these ways a batch takes is decided here, m
 - Where the file has coarse scores, batches of the sizes that `coarse_rows` names start from them.
 - Without them a small batch multiplies with the whole table at once.
 - A large batch has a score matrix that costs more to write than to compute, so it walks over the table in slabs.
+- Rows in `bounded` are not ranked: the bounds of their blocks are given.
 - `candidates` are scored by a gathered product and nothing else is read.
 - When K is not small against the number of blocks, all scores are computed and selected from.
 - Where one product is quick, asking what a batch restricts costs more than selecting from it. So a table of one slab
@@ -23,6 +24,7 @@ from typing import TypeAlias
 import numpy as np
 
 from recommender.engine.coarse import COARSE_PART, COARSE_ROWS
+from recommender.engine.masked.bounds import BOUNDS
 from recommender.export.head.blocks import (
     all_scores,
     from_all,
@@ -31,6 +33,7 @@ from recommender.export.head.blocks import (
     gathered_product,
     product,
 )
+from recommender.export.head.bounds import Bounds, no_bounds
 from recommender.export.head.coarse import CoarseHead, most_wanted
 from recommender.export.head.codes import Codes
 from recommender.export.head.selection import FLOAT, INT64, MASKED, mask, places, real_candidates, search, select_filled
@@ -66,7 +69,8 @@ def add_head(
     `candidates_length`, and the initializer `item_table` in this layout. `largest` is the largest absolute value in
     the table but for `NEVER`; `bias` says that its last column is a bias, `never` that some items have `NEVER` there.
     With `codes` the graph has the input `coarse_rows` and the initializer `item_codes` too; batches of these sizes
-    start from coarse scores, and `fallbacks` int64 [batch] is 1 for each row that they could not rank.
+    start from coarse scores, and `fallbacks` int64 [batch] is 1 for each row that they could not rank. Where
+    `gives_bounds`, the graph has the input `bounded` and the output `bounds`.
     """
     sound = g.op(
         "LessOrEqual",
@@ -82,18 +86,17 @@ def add_head(
     # Of one row, whose shape has no part but the width: ONNX Runtime folds whole shapes only.
     row = g.op("Gather", "candidates", g.constant(np.array(0)), axis=0)
     whole = g.op("Equal", g.op("Shape", row), g.int64(0))
+    # Outputs beside ids and scores.
+    more = (() if codes is None else ("fallbacks",)) + ((BOUNDS,) if gives_bounds(layout, codes) else ())
     rank = _plan(g, users, layout, whole) if codes is None else _coarse_plan(g, users, layout, codes)
 
     def restricted(inner: Nodes) -> tuple[str, ...]:
-        ids, scores, *told = inner.choose(
-            whole,
-            rank,
-            lambda body: (
-                *_from_candidates(body, users, layout),
-                *(() if codes is None else (_no_fallbacks(body, users),)),
-            ),
-            (INT64, FLOAT) if codes is None else (INT64, FLOAT, INT64),
-        )
+        def named(body: Nodes) -> tuple[str, ...]:
+            told = (no_bounds(body) if name == BOUNDS else _no_fallbacks(body, users) for name in more)
+            return *_from_candidates(body, users, layout), *told
+
+        types = (INT64, FLOAT, *({"fallbacks": INT64, BOUNDS: FLOAT}[name] for name in more))
+        ids, scores, *told = inner.choose(whole, rank, named, types)
         real = inner.op("And", sound, inner.op("Greater", scores, inner.float32(NEVER / 2)))
         return inner.op("Where", real, ids, nothing), inner.op("Where", real, scores, lowest), *told
 
@@ -103,11 +106,15 @@ def add_head(
         return inner.op("Where", real, ids, nothing), inner.op("Where", real, scores, lowest)
 
     lowest, nothing = g.float32(-np.inf), g.int64(-1)
-    if codes is None and layout.slabs == 1:
-        outputs = g.choose(_unrestricted(g, whole), unrestricted, restricted, (INT64, FLOAT))
-    else:
-        outputs = restricted(g)
-    return dict(zip(("recommendations", "scores", "fallbacks"), outputs, strict=False))
+    if more:
+        return dict(zip(("recommendations", "scores", *more), restricted(g), strict=True))
+    ids, scores = g.choose(_unrestricted(g, whole), unrestricted, restricted, (INT64, FLOAT))
+    return {"recommendations": ids, "scores": scores}
+
+
+def gives_bounds(layout: Layout, codes: Codes | None) -> bool:
+    """Whether the head gives the bounds of blocks: where one product is quick, a row may look at all it is allowed."""
+    return codes is not None or layout.slabs > 1
 
 
 def _unrestricted(g: Nodes, whole: str) -> str:
@@ -131,12 +138,12 @@ def _plan(g: Nodes, users: str, layout: Layout, whole: str) -> Plan:
     their, pairs = _where(g, at_once, users, "excluded")
     # Outside of every If: ONNX Runtime packs a table only for a product at the top level, and masks in place only what
     # was made beside it.
-    scores = all_scores(g, their, pairs, layout)
+    scores, bounds = all_scores(g, their, pairs, layout), Bounds.of(g, users)
     return lambda inner: inner.choose(
         at_once,
-        lambda body: from_scores(body, scores, users, layout),
-        lambda body: from_slabs(body, users, "excluded", layout),
-        (INT64, FLOAT),
+        lambda body: from_scores(body, scores, users, layout, bounds),
+        lambda body: from_slabs(body, users, "excluded", layout, bounds),
+        (INT64, FLOAT, FLOAT),
     )
 
 
@@ -147,21 +154,25 @@ def _coarse_plan(g: Nodes, users: str, layout: Layout, codes: Codes) -> Plan:
     least, most = (g.op("Slice", COARSE_ROWS, g.int64(at), g.int64(at + 1)) for at in (0, 1))
     batch = batch_of(g, users)
     wanted = g.op("And", g.op("LessOrEqual", least, batch), g.op("LessOrEqual", batch, most))
+    bounds = Bounds.of(g, users)
 
     def exact(inner: Nodes) -> tuple[str, ...]:
-        ids, scores = inner.choose(
+        ids, scores, found = inner.choose(
             few,
-            lambda body: from_slabs(body, users, "excluded", layout),
-            lambda body: from_all(body, all_scores(body, users, "excluded", layout), layout),
-            (INT64, FLOAT),
+            lambda body: from_slabs(body, users, "excluded", layout, bounds),
+            lambda body: (
+                *from_all(body, all_scores(body, users, "excluded", layout), layout),
+                no_bounds(body),
+            ),
+            (INT64, FLOAT, FLOAT),
         )
-        return ids, scores, _no_fallbacks(inner, users)
+        return ids, scores, _no_fallbacks(inner, users), found
 
     def coarse(inner: Nodes) -> tuple[str, ...]:
         inner.part = COARSE_PART
-        return CoarseHead(codes, layout).rank(inner, users, "excluded")
+        return CoarseHead(codes, layout).rank(inner, users, "excluded", bounds)
 
-    return lambda inner: inner.choose(g.op("And", able, wanted), coarse, exact, (INT64, FLOAT, INT64))
+    return lambda inner: inner.choose(g.op("And", able, wanted), coarse, exact, (INT64, FLOAT, INT64, FLOAT))
 
 
 def _no_fallbacks(g: Nodes, users: str) -> str:
