@@ -316,6 +316,11 @@ bench-bulk *options:
 bench-beside *options:
     {{ run }} python -m bench.questions.beside "$@"
 
+# What new items cost the p99 of single calls: none, all that may be, and a thousand a second replaced
+[group('bench')]
+bench-upserts *options:
+    {{ run }} python -m bench.questions.upserts "$@"
+
 # What a vocabulary costs, by its number of keys
 [group('bench')]
 bench-vocabulary *options:

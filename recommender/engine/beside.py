@@ -25,6 +25,9 @@ _MOST = 2.0**124
 """The largest product that a model takes: see `export/head`."""
 _SCORES_AT_ONCE = 1 << 20
 """Scores that are computed at a time: 4 MB."""
+_PRODUCTS_AT_ONCE = 1 << 18
+"""Products that OpenBLAS sums up on the caller's thread; its own threads spin for 20 ms after larger ones."""
+_ROWS_AT_ONCE = 16
 
 
 def read_of(query: Query) -> Hashable:
@@ -57,7 +60,8 @@ def _merged(queries: Sequence[Query], rankings: Sequence[Ranking], rows: Floats,
     """The rankings of rows that share these items, with the best of them."""
     # Of a row that is not finite, or whose products are not, no comparison is true.
     sound = np.abs(rows).sum(axis=1, dtype=np.float64) * max(items.largest, 1.0) <= _MOST
-    scores = np.where(sound[:, None], rows, np.float32(0)) @ items.vectors.T + items.biases
+    scores = _product(np.where(sound[:, None], rows, np.float32(0)), items.vectors)
+    scores += items.biases
     least = np.array(
         [
             ranking.scores[-1] if len(ranking.scores) == query.k else -np.inf
@@ -73,6 +77,20 @@ def _merged(queries: Sequence[Query], rankings: Sequence[Ranking], rows: Floats,
         places = np.flatnonzero(better[row])
         found[row] = _best(rankings[row], items.ids[places], scores[row, places], queries[row].k)
     return found
+
+
+def _product(rows: Floats, vectors: Floats) -> Floats:
+    """The scores [r, n] of rows [r, d] for vectors [n, d], on this thread alone."""
+    if len(rows) == 1:  # OpenBLAS has another bound for the product with one vector
+        return _product(np.repeat(rows, 2, axis=0), vectors)[:1]
+    scores = np.empty((len(rows), len(vectors)), np.float32)
+    for first in range(0, len(rows), _ROWS_AT_ONCE):
+        part = rows[first : first + _ROWS_AT_ONCE]
+        step = max(_PRODUCTS_AT_ONCE // part.size, 1)
+        for start in range(0, len(vectors), step):
+            several = vectors[start : start + step]
+            np.matmul(part, several.T, out=scores[first : first + len(part), start : start + len(several)])
+    return scores
 
 
 def _best(ranking: Ranking, ids: npt.NDArray[np.int64], scores: Floats, k: int) -> Ranking:
