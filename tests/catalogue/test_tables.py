@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import re
+import subprocess
 import sys
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet
 import pytest
@@ -214,3 +216,38 @@ def test_without_the_libraries_the_extra_is_named(tmp_path: Path, monkeypatch: p
         with pytest.raises(StartError, match=re.escape("install the extra recommender[catalogue]")):
             needs()
     assert open_tables(CatalogueSettings()) is None
+
+
+_GROWTH = """
+import sys
+from pathlib import Path
+from recommender.catalogue.attributes.reading import read_table
+from recommender.engine.machine import memory_growth, resident_memory
+read_table(Path(sys.argv[1]))
+before = resident_memory()
+table = read_table(Path(sys.argv[2]))
+print(memory_growth(before))
+"""
+
+
+@pytest.mark.slow
+def test_a_million_items_with_ten_columns_take_less_than_200_mb(tmp_path: Path) -> None:
+    random, rows = np.random.default_rng(0), 1_000_000
+    words = np.array([f"word {number}" for number in range(5_000)])
+    lengths = np.concatenate([[0], np.cumsum(random.integers(0, 5, rows))]).astype(np.int32)
+    columns = {
+        "key": [f"item {number}" for number in range(rows)],
+        "price": random.random(rows),
+        "rating": random.random(rows),
+        "stock": random.integers(0, 50, rows),
+        "views": random.integers(0, 1_000_000, rows),
+        "new": random.random(rows) < 0.1,
+        "since": pa.array(random.integers(0, 2_000_000_000, rows), pa.timestamp("s", "UTC")),
+        **{name: words[random.integers(0, 5_000, rows)] for name in ("brand", "category", "country")},
+        "tags": pa.ListArray.from_arrays(lengths, pa.array(words[random.integers(0, 200, lengths[-1])])),
+    }
+    paths = [parquet(tmp_path / "some.parquet", key=["a"], price=[1.0]), parquet(tmp_path / "all.parquet", **columns)]
+    ran = subprocess.run(
+        [sys.executable, "-c", _GROWTH, *map(str, paths)], capture_output=True, text=True, check=True, timeout=120
+    )
+    assert int(ran.stdout) < 200_000_000

@@ -43,6 +43,7 @@ def read_table(path: Path) -> ItemTable:
         raise TableError(f"{path} cannot be read: {str(error).strip().splitlines()[0]}") from error
     if signature(path) != before:
         raise TableError(f"{path} changed while it was read; write it beside and rename it")
+    pa.default_memory_pool().release_unused()
     keys = columns.pop(KEY)
     assert isinstance(keys, pa.Array)  # noqa: S101 (`_columns` begins with them)
     return ItemTable(
@@ -76,7 +77,10 @@ def _columns(path: Path) -> Iterator[tuple[str, Column | pa.Array]]:
     if rows > MOST_ROWS:
         raise TableError(f"it has {rows} rows, and {MOST_ROWS} are the most")
     yield KEY, _keys(column(KEY))
+    pool = pa.default_memory_pool()
     for name in names[1:]:
+        # Arrow keeps the memory of the last column, which the next one may not fit into: more than the table takes.
+        pool.release_unused()
         values = column(name)
         try:
             yield name, _typed(values)
