@@ -1,7 +1,7 @@
 """Measures how often the item table stands in memory, with and without ONNX Runtime's packing.
 
-Each case is a process of its own, which loads the model and runs a batch of one; its resident memory is compared with
-what it holds before it loads. Run: `uv run --group dev --group model python -m bench.questions.copies`.
+Each case is a process of its own, which loads the model and runs batches; its resident memory is compared with
+what it holds before it loads. ONNX Runtime's own code is counted: a tiny model shows how much that is. Run: `uv run --group dev --group model python -m bench.questions.copies`.
 """
 
 from __future__ import annotations
@@ -20,25 +20,34 @@ from rich.table import Table
 from bench.questions.topk import ours, plain, session
 
 
+ROWS = (1, 64)
+RUNS = 5
+TINY = (70_000, 8)
+
+
 def resident() -> int:
     """Bytes of this process that are in memory."""
     return int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
-def load(path: Path, *, prepack: bool) -> int:
-    before = resident()
+def load(path: Path, *, prepack: bool) -> list[int]:
+    """Bytes that the process grew by after runs of each number of rows."""
+    before, grown = resident(), []
     model = session(path, spinning=False, prepack=prepack)
-    feeds = {
-        "user_history": np.array([[1]]),
-        "history_length": np.array([1]),
-        "k": np.array([10]),
-        "excluded": np.zeros((0, 2), np.int64),
-        "candidates": np.zeros((1, 0), np.int64),
-        "candidates_length": np.array([0]),
-    }
     wanted = {given.name for given in model.get_inputs()}
-    model.run(["scores"], {name: value for name, value in feeds.items() if name in wanted})
-    return resident() - before
+    for rows in ROWS:
+        feeds = {
+            "user_history": np.arange(rows)[:, None],
+            "history_length": np.ones(rows, np.int64),
+            "k": np.array([10]),
+            "excluded": np.zeros((0, 2), np.int64),
+            "candidates": np.zeros((rows, 0), np.int64),
+            "candidates_length": np.zeros(rows, np.int64),
+        }
+        for _ in range(RUNS):
+            model.run(["scores"], {name: value for name, value in feeds.items() if name in wanted})
+        grown.append(resident() - before)
+    return grown
 
 
 def main() -> None:
@@ -48,12 +57,15 @@ def main() -> None:
     parser.add_argument("--prepack", type=int, default=1)
     options = parser.parse_args()
     if options.load is not None:
-        print(load(options.load, prepack=bool(options.prepack)))
+        print(*load(options.load, prepack=bool(options.prepack)))
         return
     items, dim = map(int, options.size.split("x"))
     embeddings = np.random.default_rng(0).random((items, dim), dtype=np.float32)
     result = Table(
-        "model", "packed", "MiB in memory", "x table", title=f"{options.size}: {embeddings.nbytes >> 20} MiB"
+        "model",
+        "packed",
+        *(heading for rows in ROWS for heading in (f"MiB after batches of {rows}", "x table")),
+        title=f"{options.size}: {embeddings.nbytes >> 20} MiB",
     )
     with tempfile.TemporaryDirectory() as folder:
         files = {
@@ -61,6 +73,9 @@ def main() -> None:
             "coarse head": ours(embeddings, Path(folder), coarse=True),
             "plain": plain(embeddings, Path(folder), select=True),
         }
+        Path(folder, "tiny").mkdir()
+        tiny = np.random.default_rng(0).random(TINY, dtype=np.float32)
+        files["tiny, coarse"] = ours(tiny, Path(folder, "tiny"), coarse=True)
         for name, path in files.items():
             for prepack in (1, 0):
                 command = [
@@ -72,9 +87,9 @@ def main() -> None:
                     "--prepack",
                     str(prepack),
                 ]
-                taken = int(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
-                share = f"{taken / embeddings.nbytes:.2f}"
-                result.add_row(name, "yes" if prepack else "no", str(taken >> 20), share)
+                grown = map(int, subprocess.run(command, check=True, capture_output=True, text=True).stdout.split())
+                cells = (cell for taken in grown for cell in (str(taken >> 20), f"{taken / embeddings.nbytes:.2f}"))
+                result.add_row(name, "yes" if prepack else "no", *cells)
     Console(width=100).print(result)
 
 

@@ -55,7 +55,8 @@ def session(
 ) -> ort.InferenceSession:
     options = ort.SessionOptions()
     # As the engine does, in a session for runs that restrict nothing.
-    for restricting in ("nnz", "c") if not restricted and read_onnx_file(path).small else ():
+    options.enable_mem_pattern = small = read_onnx_file(path).small
+    for restricting in ("nnz", "c") if not restricted and small else ():
         options.add_free_dimension_override_by_name(restricting, 0)
     options.log_severity_level = 3
     options.intra_op_num_threads = threads

@@ -256,10 +256,10 @@ def quiet_options() -> onnxruntime.RunOptions:
 
 
 def _fitted(plan: SessionPlan, file: OnnxFile, slots: int) -> SessionPlan:
-    """The plan for this file: with a number of threads, and without CUDA graphs if it branches or loops."""
+    """The plan for this file: a number of threads, no CUDA graphs if it branches, no memory plans if it is large."""
     threads = plan.threads or max(available_cpus() // slots, 1)
     cuda = replace(plan.cuda, graph=False) if file.operators & CONTROL_FLOW else plan.cuda
-    return replace(plan, threads=threads, cuda=cuda, table_look_ups=file.table_look_ups)
+    return replace(plan, threads=threads, cuda=cuda, table_look_ups=file.table_look_ups, memory_patterns=file.small)
 
 
 def _open_buckets(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import onnxruntime
@@ -48,6 +49,12 @@ def test_a_device_that_is_not_there_is_refused_with_what_is_there(device: str) -
 def test_auto_prefers_cuda_and_never_takes_coreml() -> None:
     assert choose_provider("auto", [CUDA, CPU]) == CUDA
     assert choose_provider("auto", ["CoreMLExecutionProvider", CPU]) == CPU
+
+
+@pytest.mark.parametrize("kept", [True, False])
+def test_a_session_keeps_memory_plans_for_shapes_if_the_plan_says_so(model: Path, *, kept: bool) -> None:
+    opened = open_session(model, CPU, replace(PLAN, memory_patterns=kept))
+    assert opened.session.get_session_options().enable_mem_pattern is kept
 
 
 def test_on_the_cpu_nothing_fell_back(load: Load, model: Path) -> None:

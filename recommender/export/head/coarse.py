@@ -33,12 +33,12 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
-from onnx import TensorProto
+from onnx import TensorProto, helper
 
 from recommender.export.head.blocks import from_slabs, gathered_product
 from recommender.export.head.bounds import Bounds, bounded_rows
 from recommender.export.head.codes import CODES, MOST_SHARES, ZERO, Codes
-from recommender.export.head.rows import Rows, any_of
+from recommender.export.head.rows import Rows, Turns, any_of
 from recommender.export.head.selection import FLOAT, INT64, MASKED, UINT8, mask, places, search, select
 from recommender.export.head.slabs import Pairs, Slabs, batch_of, view
 from recommender.export.nodes import Nodes
@@ -52,6 +52,8 @@ _ITEMS_PER_ITEM, _MORE_ITEMS = 2, 16
 _MOST_BLOCKS = 8_192
 # A batch of so many rows is multiplied with two items at once, and takes whole slabs.
 _FEW_ROWS = 8
+# Rows whose codes are looked at together.
+_ROWS_TOGETHER = 8
 _USER_CODES = 63
 _DIGIT = 126
 # Below every sum of products, and exact in float32.
@@ -293,10 +295,21 @@ class CoarseHead:
         """Σ (p + t / 126) q of each item in these blocks, int64 [batch, m] ascending: float32 [batch, m * block]."""
         size, columns = self.codes.block, self.layout.columns
         codes = view(g, CODES, users.vectors, -1, size * columns)
-        codes = g.op("Reshape", g.op("Gather", codes, chosen, axis=0), g.int64(0, -1, columns))
-        sums = g.op("MatMulInteger", codes, users.digits, g.constant(np.array(ZERO, np.uint8)))
-        weights = g.constant(np.array([[1], [1 / _DIGIT]], np.float32))
-        sums = g.op("Squeeze", g.op("MatMul", g.op("Cast", sums, to=FLOAT), weights), g.int64(2))
+        weights, zero = g.constant(np.array([[1], [1 / _DIGIT]], np.float32)), g.constant(np.array(ZERO, np.uint8))
+        batch = batch_of(g, users.vectors)
+        together = g.op("Min", batch, g.int64(_ROWS_TOGETHER))
+        rows = helper.make_tensor_value_info(g.fresh("rows"), INT64, [None])
+
+        def some(body: Nodes) -> tuple[str]:
+            blocks = body.op("Gather", chosen, rows.name, axis=0)
+            own = body.op("Reshape", body.op("Gather", codes, blocks, axis=0), body.int64(0, -1, columns))
+            sums = body.op("MatMulInteger", own, body.op("Gather", users.digits, rows.name, axis=0), zero)
+            return (body.op("Squeeze", body.op("MatMul", body.op("Cast", sums, to=FLOAT), weights), body.int64(2)),)
+
+        # A few rows at a time: the codes that they look at stay in the second cache, and take no memory for each row.
+        turns = Turns.of(g, batch, together)
+        sums = g.op("Scan", turns.rows, num_scan_inputs=1, body=g.subgraph("finer", some, (FLOAT,), [rows]))
+        sums = turns.joined(g, sums)
 
         def masked(body: Nodes) -> tuple[str]:
             wide = body.int64(size)

@@ -48,6 +48,30 @@ class Rows:
         return g.op("Compress", places(g, place, pairs.items), g.op("GreaterOrEqual", place, g.int64(0)), axis=0)
 
 
+@dataclass(frozen=True, slots=True)
+class Turns:
+    """A batch in turns of equally many rows; the last turn repeats the last row where rows are lacking."""
+
+    rows: str  # int64 [turns, rows of a turn]
+    size: str  # rows of all turns, int64 [1]
+    batch: str  # int64 [1]
+
+    @classmethod
+    def of(cls, g: Nodes, batch: str, together: str) -> Turns:
+        """Turns of `together` rows of `batch`, both int64 [1]."""
+        one, zero = g.int64(1), g.constant(np.array(0, np.int64))
+        last = g.op("Sub", batch, one)
+        turns = g.op("Add", g.op("Div", last, together), one)
+        size = g.op("Mul", turns, together)
+        rows = g.op("Min", g.op("Range", zero, g.op("Squeeze", size), g.constant(np.array(1, np.int64))), last)
+        return cls(g.op("Reshape", rows, g.op("Concat", turns, together, axis=0)), size, batch)
+
+    def joined(self, g: Nodes, values: str) -> str:
+        """`values` [turns, rows of a turn, n] as [batch, n]."""
+        together = g.op("Reshape", values, g.op("Concat", self.size, g.int64(-1), axis=0))
+        return g.op("Slice", together, g.int64(0), self.batch, g.int64(0))
+
+
 def any_of(g: Nodes, chosen: str) -> str:
     """Whether bool [batch, 1] is true anywhere; false for no rows."""
     return g.op("Greater", g.op("ReduceSum", g.op("Cast", chosen, to=INT64), keepdims=0), g.constant(np.array(0)))
