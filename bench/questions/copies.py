@@ -1,7 +1,8 @@
 """Measures how often the item table stands in memory, with and without ONNX Runtime's packing.
 
 Each case is a process of its own, which loads the model and runs batches; its resident memory is compared with
-what it holds before it loads. ONNX Runtime's own code is counted: a tiny model shows how much that is. Run: `uv run --group dev --group model python -m bench.questions.copies`.
+what it holds before it loads. ONNX Runtime's own code is counted: a tiny model shows how much that is.
+Run: `uv run --group dev --group model python -m bench.questions.copies`.
 """
 
 from __future__ import annotations
@@ -18,7 +19,6 @@ from rich.console import Console
 from rich.table import Table
 
 from bench.questions.topk import ours, plain, session
-
 
 ROWS = (1, 64)
 RUNS = 5
