@@ -41,10 +41,11 @@ from recommender.export.head.codes import CODES, MOST_SHARES, ZERO, Codes
 from recommender.export.head.rows import Rows, Turns, any_of
 from recommender.export.head.selection import FLOAT, INT64, MASKED, UINT8, mask, places, search, select
 from recommender.export.head.slabs import Pairs, Slabs, batch_of, view
+from recommender.export.head.users import DIGIT, INT8, CodedUsers
 from recommender.export.nodes import Nodes
 from recommender.export.table import TABLE, Layout
 
-_INT8, _INT32 = TensorProto.INT8, TensorProto.INT32
+_INT32 = TensorProto.INT32
 # Blocks and items looked at for each wanted item, and on top of that: fewer make proofs fail, more cost time.
 _BLOCKS_PER_ITEM, _MORE_BLOCKS = 3, 24
 _ITEMS_PER_ITEM, _MORE_ITEMS = 2, 16
@@ -54,70 +55,13 @@ _MOST_BLOCKS = 8_192
 _FEW_ROWS = 8
 # Rows whose codes are looked at together.
 _ROWS_TOGETHER = 8
-_USER_CODES = 63
-_DIGIT = 126
 # Below every sum of products, and exact in float32.
 _LOWEST = -(2**30)
-_EPS = float(np.finfo(np.float32).eps)
 
 
 def most_wanted(blocks: int) -> int:
     """The largest k for which coarse scores may choose among this many blocks; below 1 there are too few."""
     return (blocks - _MORE_BLOCKS - 1) // _BLOCKS_PER_ITEM
-
-
-@dataclass(frozen=True, slots=True)
-class _Users:
-    """Names of what is known of the users, all float32 [batch, …] but `digits`."""
-
-    vectors: str  # [batch, columns]
-    digits: str  # p and t, int8 [batch, columns, 2]
-    scale: str  # s [batch, 1]
-    middle: str  # u · middle [batch, 1]
-    of_blocks: str  # bound of |u·e - a| [batch, 1]
-    of_items: str  # bound of |u·e - f| [batch, 1]
-
-    @classmethod
-    def of(cls, g: Nodes, vectors: str, codes: Codes) -> _Users:
-        """Code these vectors.
-
-        Norms are taken of numbers near 1, so that no square is 0 or infinite. Where numbers are so small that
-        they are rounded to more than a share of themselves, `tiny` is more than what that adds.
-        """
-        one, tiny = g.int64(1), g.float32(float(np.finfo(np.float32).tiny))
-        folded = g.op("Mul", vectors, g.constant(codes.step))
-        scale = g.op("Max", g.op("Div", _largest(g, folded), g.float32(_USER_CODES)), tiny)
-        exact = g.op("Div", folded, scale)
-        first = _digit(g, exact)
-        rest = g.op("Sub", exact, first)
-        second = _digit(g, g.op("Mul", rest, g.float32(_DIGIT)))
-        finer = g.op("Sub", rest, g.op("Mul", second, g.float32(1 / _DIGIT)))
-        largest = g.op("Max", _largest(g, vectors), tiny)
-        norm = g.op("Mul", largest, g.op("ReduceL2", g.op("Div", vectors, largest), one, keepdims=1))
-        # Rounding of the score found, of the score that brute force finds, and of the coarse one: each is below
-        # columns · eps · |u| · |e|.
-        rounding = 4 * (len(codes.step) + 4) * _EPS
-        item_share = 1.001 * (codes.item_error + rounding * (codes.vector_norm + float(np.linalg.norm(codes.middle))))
-        of_all = g.op("Add", g.op("Mul", norm, g.float32(item_share)), tiny)
-        slack = g.op("Mul", g.op("ReduceL2", exact, one, keepdims=1), g.float32(4 * _EPS))
-
-        def bound(rest: str) -> str:
-            length = g.op("Add", g.op("ReduceL2", rest, one, keepdims=1), slack)
-            return g.op("Add", of_all, g.op("Mul", g.op("Mul", length, scale), g.float32(1.001 * codes.code_norm)))
-
-        digits = [g.op("Unsqueeze", g.op("Cast", digit, to=_INT8), g.int64(2)) for digit in (first, second)]
-        return cls(
-            vectors=vectors,
-            digits=g.op("Concat", *digits, axis=2),
-            scale=scale,
-            middle=g.op("MatMul", vectors, g.constant(codes.middle.reshape(-1, 1))),
-            of_blocks=bound(rest),
-            of_items=bound(finer),
-        )
-
-    def most(self, g: Nodes, sums: str, bound: str) -> str:
-        """The largest score that an item with such a sum, float32 [batch, n], can have."""
-        return g.op("Add", g.op("Mul", sums, self.scale), g.op("Add", self.middle, bound))
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,7 +82,7 @@ class CoarseHead:
 
     def rank(self, g: Nodes, vectors: str, excluded: str, bounds: Bounds) -> tuple[str, ...]:
         """Top-K for float32 [batch, columns]: ids, scores, 1 for each row that took float32 slabs, and `bounds`."""
-        users, pairs = _Users.of(g, vectors, self.codes), Pairs.of(g, excluded)
+        users, pairs = CodedUsers.of(g, vectors, self.codes), Pairs.of(g, excluded)
         maxima = self._maxima(g, users, pairs)
 
         def ranked(inner: Nodes) -> tuple[str, ...]:
@@ -155,7 +99,7 @@ class CoarseHead:
 
         return *bounds.rank(g, vectors, ranked, told=1), self._bounds(g, users, maxima)
 
-    def _bounds(self, g: Nodes, users: _Users, maxima: str) -> str:
+    def _bounds(self, g: Nodes, users: CodedUsers, maxima: str) -> str:
         """The largest score that an item of each full block can have, for the rows that are bounded."""
         scale, middle, of_blocks = (bounded_rows(g, each) for each in (users.scale, users.middle, users.of_blocks))
         own = replace(users, scale=scale, middle=middle, of_blocks=of_blocks)
@@ -171,7 +115,7 @@ class CoarseHead:
     def _again(self, g: Nodes, vectors: str, excluded: str, maxima: str, first: _Ranked) -> tuple[str, ...]:
         """Rank the rows that are not proven once more: looking at all that could matter, or in float32."""
         rows = Rows.of(g, g.op("Not", first.proven))
-        users = _Users.of(g, rows.take(g, vectors), self.codes)
+        users = CodedUsers.of(g, rows.take(g, vectors), self.codes)
         floor = _last(g, rows.take(g, first.scores))
         most = users.most(g, g.op("Cast", rows.take(g, maxima), to=FLOAT), users.of_blocks)
         needed = _count(g, g.op("GreaterOrEqual", most, floor))
@@ -208,7 +152,7 @@ class CoarseHead:
     ) -> tuple[str, str, str]:
         """The answers with those rows ranked anew of which `few` is true, by the blocks and items that they need."""
         own = rows.only(g, few)
-        users = _Users.of(g, own.take(g, vectors), self.codes)
+        users = CodedUsers.of(g, own.take(g, vectors), self.codes)
         pairs = Pairs.of(g, own.pairs(g, excluded, batch_of(g, vectors)))
         floor = _last(g, own.take(g, first.scores))
         blocks = g.op("Max", _most(g, g.op("Where", few, needed, g.int64(0))), self._first_blocks(g))
@@ -225,14 +169,14 @@ class CoarseHead:
             own.put(g, first.proven, found.proven),
         )
 
-    def _maxima(self, g: Nodes, users: _Users, pairs: Pairs) -> str:
+    def _maxima(self, g: Nodes, users: CodedUsers, pairs: Pairs) -> str:
         """The largest Σ p q of each block, padding included: int32 [batch, blocks]."""
         batch = batch_of(g, users.vectors)
         digit = g.op("Gather", users.digits, g.constant(np.array(0)), axis=2)
         across = g.op("Transpose", digit, perm=[1, 0])
         few = g.op("LessOrEqual", batch, g.int64(_FEW_ROWS))
         # Kernels have room for 16 rows of the batch. A few take the room of twice as many, and half as long a table.
-        (across,) = g.choose(few, lambda body: (_twice(body, across),), lambda _: (across,), (_INT8,))
+        (across,) = g.choose(few, lambda body: (_twice(body, across),), lambda _: (across,), (INT8,))
         together, shares = g.op("Where", few, g.int64(2), g.int64(1)), g.int64(1)
         cut = _FEW_ROWS
         for share in (2 << power for power in range(MOST_SHARES.bit_length() - 1)):
@@ -256,7 +200,7 @@ class CoarseHead:
     def _look(
         self,
         g: Nodes,
-        users: _Users,
+        users: CodedUsers,
         maxima: str,
         pairs: Pairs,
         number: str,
@@ -291,11 +235,11 @@ class CoarseHead:
         worst = _last(g, scores)
         return _Ranked(ids, scores, g.op("Greater", worst, g.op("Max", edge_of_blocks, edge_of_items)))
 
-    def _finer(self, g: Nodes, users: _Users, chosen: str, pairs: Pairs) -> str:
+    def _finer(self, g: Nodes, users: CodedUsers, chosen: str, pairs: Pairs) -> str:
         """Σ (p + t / 126) q of each item in these blocks, int64 [batch, m] ascending: float32 [batch, m * block]."""
         size, columns = self.codes.block, self.layout.columns
         codes = view(g, CODES, users.vectors, -1, size * columns)
-        weights, zero = g.constant(np.array([[1], [1 / _DIGIT]], np.float32)), g.constant(np.array(ZERO, np.uint8))
+        weights, zero = g.constant(np.array([[1], [1 / DIGIT]], np.float32)), g.constant(np.array(ZERO, np.uint8))
         batch = batch_of(g, users.vectors)
         together = g.op("Min", batch, g.int64(_ROWS_TOGETHER))
         rows = helper.make_tensor_value_info(g.fresh("rows"), INT64, [None])
@@ -319,16 +263,6 @@ class CoarseHead:
 
         (sums,) = g.choose(pairs.any, masked, lambda _: (sums,), (FLOAT,))
         return sums
-
-
-def _largest(g: Nodes, rows: str) -> str:
-    """The largest absolute value of each row: float32 [batch, 1]."""
-    return g.op("ReduceMax", g.op("Abs", rows), g.int64(1), keepdims=1)
-
-
-def _digit(g: Nodes, values: str) -> str:
-    """The nearest code, as float32."""
-    return g.op("Clip", g.op("Round", values), g.float32(-_USER_CODES), g.float32(_USER_CODES))
 
 
 def _last(g: Nodes, rows: str) -> str:
