@@ -336,6 +336,11 @@ bench-reload *options:
 bench-topk *options:
     {{ uv }} run --group dev --group model --with faiss-cpu python -m bench.questions.topk "$@"
 
+# What filters cost a batch, warm and cold, and against faiss
+[group('bench')]
+bench-filters *options:
+    {{ uv }} run --group dev --group model --with faiss-cpu python -m bench.questions.filters "$@"
+
 # What a batch with long exclusion lists takes
 [group('bench')]
 bench-exclusions *options:
