@@ -1,10 +1,11 @@
 """Counts how often 8-bit scores fail to prove a ranking, and rankings that differ from float32's, on several tables.
 
 A row that fails is ranked in float32: the answer stays right, its batch takes longer. Tables: uniform, normal, normal
-with norms that follow popularity, clustered, and trained: sessions that stay with one of 2,000 topics, popular items
-first, teach the table which item comes next. Users: the mean of eight items, as the reference network makes them, drawn
-evenly, and for the trained table eight of a session. Each batch is ranked from 8 bits and in float32; where items
-differ whose scores differ by more than rounding, the exit code is 1. Run:
+with norms that follow popularity, the same with a far longer tail, or with one item 1,000 times as long, clustered,
+and trained: sessions that stay with one of 2,000 topics, popular items first, teach the table which item comes next.
+Users: the mean of eight items, as the reference network makes them, drawn evenly, and for the trained table eight of a
+session. Each batch is ranked from 8 bits and in float32; where items differ whose scores differ by more than rounding,
+the exit code is 1. The CPU time tells where 8 bits pay. Run:
 `uv run --group dev --group model python -m bench.questions.fallbacks`.
 """
 
@@ -13,8 +14,9 @@ from __future__ import annotations
 import argparse
 import sys
 import tempfile
+import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeAlias
 
@@ -96,13 +98,33 @@ def popular(items: int, dim: int) -> Embeddings:
     return (normal(items, dim) * np.minimum(norms, 10)).astype(np.float32)
 
 
+def long_tailed(items: int, dim: int) -> Embeddings:
+    """One item of a thousand is 100 times as long as the median."""
+    norms = np.random.default_rng(3).lognormal(0, 1.5, (items, 1))
+    return (normal(items, dim) * norms).astype(np.float32)
+
+
+def giant(items: int, dim: int) -> Embeddings:
+    table = normal(items, dim)
+    table[items // 2] *= 1_000
+    return table
+
+
 def clustered(items: int, dim: int) -> Embeddings:
     random = np.random.default_rng(4)
     centres = random.standard_normal((200, dim), dtype=np.float32)
     return (centres[random.integers(0, 200, items)] + np.float32(0.3) * normal(items, dim)).astype(np.float32)
 
 
-TABLES = {"uniform": uniform, "normal": normal, "popular": popular, "clustered": clustered, "trained": trained}
+TABLES = {
+    "uniform": uniform,
+    "normal": normal,
+    "popular": popular,
+    "long-tailed": long_tailed,
+    "giant": giant,
+    "clustered": clustered,
+    "trained": trained,
+}
 
 
 @dataclass(slots=True)
@@ -113,6 +135,8 @@ class Counts:
     failed: int = 0
     swapped: int = 0  # items of equal scores, but for rounding, change places
     wrong: int = 0
+    from_8_bits: list[float] = field(default_factory=list)  # CPU seconds of each batch
+    from_float32: list[float] = field(default_factory=list)
 
 
 def count(embeddings: Embeddings, draw: Draw, k: int, rows: int, batch: int) -> Counts:
@@ -137,9 +161,12 @@ def count(embeddings: Embeddings, draw: Draw, k: int, rows: int, batch: int) -> 
             "candidates_length": np.zeros(size, np.int64),
         }
         wanted = ["recommendations", "scores", "fallbacks"]
-        (ids, scores, failed), (right_ids, right, _) = (
-            head.run(wanted, feeds | {COARSE_ROWS: span}) for span in (EVERY_BATCH, NO_BATCH)
-        )
+        answers = []
+        for span, taken in ((EVERY_BATCH, counts.from_8_bits), (NO_BATCH, counts.from_float32)):
+            started = time.process_time()
+            answers.append(head.run(wanted, feeds | {COARSE_ROWS: span}))
+            taken.append(time.process_time() - started)
+        (ids, scores, failed), (right_ids, right, _) = answers
         norms = np.linalg.norm(embeddings[histories].mean(axis=1), axis=1, keepdims=True)
         # What float32 may differ by, whatever way it sums.
         apart = np.abs(scores - right) > np.finfo(np.float32).eps * embeddings.shape[1] * norms * largest
@@ -150,16 +177,21 @@ def count(embeddings: Embeddings, draw: Draw, k: int, rows: int, batch: int) -> 
     return counts
 
 
+def milliseconds(counts: Counts) -> tuple[str, str]:
+    """The median CPU time of a batch, from 8 bits and in float32."""
+    return (f"{1e3 * np.median(counts.from_8_bits):.1f}", f"{1e3 * np.median(counts.from_float32):.1f}")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--size", default="1000000x64")
     parser.add_argument("--rows", type=int, default=ROWS, help="for each table and k")
     parser.add_argument("--batch", type=int, default=BATCH)
     parser.add_argument("--k", default="1,10,100")
-    parser.add_argument("--tables", default="uniform,normal,popular,clustered,trained")
+    parser.add_argument("--tables", default="uniform,normal,popular,clustered,trained", help=f"of {', '.join(TABLES)}")
     options = parser.parse_args()
     items, dim = map(int, options.size.split("x"))
-    columns = ("table", "k", "rows", "ranked in float32", "equal scores in another order", "wrong")
+    columns = ("table", "k", "rows", "ranked in float32", "equal scores in another order", "wrong", "CPU ms", "float32")
     result, wrong = Table(*columns, title=f"rankings from 8 bits, {options.size}"), 0
     for name in options.tables.split(","):
         embeddings = TABLES[name](items, dim)
@@ -168,7 +200,7 @@ def main() -> None:
             seen = count(embeddings, draw, k, options.rows, options.batch)
             wrong += seen.wrong
             share = f"{seen.failed} ({seen.failed / seen.rows:.1%})"
-            result.add_row(name, str(k), str(seen.rows), share, str(seen.swapped), str(seen.wrong))
+            result.add_row(name, str(k), str(seen.rows), share, str(seen.swapped), str(seen.wrong), *milliseconds(seen))
     Console(width=120).print(result)
     sys.exit(wrong > 0)
 

@@ -9,6 +9,7 @@ import numpy.typing as npt
 import onnxruntime as ort
 import pytest
 
+from recommender.engine.masked.bounds import block_of
 from recommender.export import ExportError, ExportOptions, export_model
 from recommender.export.artifact import write_model
 from recommender.export.check import ModelFile, difference
@@ -40,6 +41,8 @@ def table(kind: str) -> Table:
             made[:, 3] = 0.7
         case "one giant":
             made[77] *= 1_000
+        case "long tail":
+            made *= random.lognormal(0, 1.5, (ITEMS, 1)).astype(np.float32)
         case "nearly equal":
             made = np.ones_like(made) + np.float32(1e-6) * made
         case "zeros":
@@ -73,6 +76,7 @@ def model(embeddings: Table, folder: Path, bias: Table | None = None, *, size: f
         "uneven columns",
         "constant column",
         "one giant",
+        "long tail",
         "nearly equal",
         "zeros",
     ],
@@ -191,6 +195,43 @@ def test_items_that_are_never_recommended_spoil_no_proof() -> None:
     assert np.array_equal(codes.codes.reshape(-1, SIZE)[:500], np.tile(codes.codes[0, 500], (500, 1)))
 
 
+@pytest.mark.parametrize("kind", ["one giant", "long tail"])
+def test_a_few_far_longer_items_spoil_no_proof(kind: str, tmp_path: Path) -> None:
+    embeddings = table(kind)
+    path, users = model(embeddings, tmp_path), np.arange(70, 86)
+    got, fallbacks = ask(path, users, 10)
+    assert fallbacks.tolist() == [0] * len(users)
+    scores = embeddings[users] @ embeddings.T
+    assert difference(got, scores, 10, 1e-4 * float(scores.max())) is None
+    # What is best for most of them is one of those items.
+    best = int(np.bincount(scores.argmax(axis=1)).argmax())
+    pairs = [(row, best) for row in range(0, len(users), 2)]
+    without = ModelFile(path).rank([[int(user)] for user in users], 10, pairs)
+    assert difference(without, masked(scores, pairs, None), 10, 1e-4 * float(scores.max())) is None
+
+
+@pytest.mark.parametrize("kind", ["one giant", "long tail"])
+def test_no_far_longer_item_scores_more_than_its_block(kind: str, tmp_path: Path) -> None:
+    embeddings, users = table(kind), np.arange(70, 86)
+    session = ort.InferenceSession(model(embeddings, tmp_path))
+    size = block_of(session)
+    assert size is not None
+    feeds = {
+        "user_history": users[:, None],
+        "history_length": np.ones(len(users), np.int64),
+        "k": np.array([10]),
+        "excluded": np.zeros((0, 2), np.int64),
+        "candidates": np.zeros((len(users), 0), np.int64),
+        "candidates_length": np.zeros(len(users), np.int64),
+        "bounded": np.array([1, 5, 7]),
+    }
+    (bounds,) = session.run(["bounds"], feeds)
+    full = ITEMS // size
+    scores = embeddings[users[[1, 5, 7]]] @ embeddings[: full * size].T
+    assert (bounds >= scores.reshape(3, full, size).max(axis=2)).all()
+    assert np.median(bounds) < scores.max() / 10
+
+
 @pytest.mark.parametrize("kind", ["uniform", "normal", "uneven columns", "one giant"])
 def test_the_codes_know_their_own_error(kind: str) -> None:
     embeddings = table(kind)
@@ -198,7 +239,8 @@ def test_the_codes_know_their_own_error(kind: str) -> None:
     codes = Codes.of(pack(embeddings, None, layout), layout)
     coded = codes.codes.reshape(-1, SIZE)[:ITEMS].astype(np.float64) - ZERO
     again = codes.middle.astype(np.float64) + coded * codes.step.astype(np.float64)
-    assert np.linalg.norm(embeddings - again, axis=1).max() == pytest.approx(codes.item_error)
+    errors = np.delete(np.linalg.norm(embeddings - again, axis=1), codes.long)
+    assert errors.max() == pytest.approx(codes.item_error)
     assert np.abs(coded).max() <= 127
 
 

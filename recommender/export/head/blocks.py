@@ -29,11 +29,10 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
-import numpy.typing as npt
 
 from recommender.export.head.bounds import Bounds, bounded_rows, no_bounds
 from recommender.export.head.selection import FLOAT, LOWEST, flat_places, mask, mask_in_place, places, search, select
-from recommender.export.head.slabs import Pairs, Slabs, batch_of, view
+from recommender.export.head.slabs import Pairs, Slabs, batch_of, each_row, view
 from recommender.export.nodes import Nodes
 from recommender.export.table import TABLE, Layout
 
@@ -126,7 +125,7 @@ def _score_blocks(g: Nodes, blocks: str, pairs: Pairs, users: str, layout: Layou
     def masked(body: Nodes) -> tuple[str]:
         known = body.op("Squeeze", blocks, body.int64(2))
         if layout.tail:
-            known = body.op("Concat", known, _each_row(body, users, np.array([layout.full_blocks])), axis=1)
+            known = body.op("Concat", known, each_row(body, users, np.array([layout.full_blocks])), axis=1)
         size = body.int64(layout.block)
         slot, found = search(body, known, pairs.rows, body.op("Div", pairs.items, size))
         place = body.op("Add", body.op("Mul", slot, size), body.op("Mod", pairs.items, size))
@@ -150,7 +149,7 @@ def _select(g: Nodes, blocks: str, scores: str, users: str, layout: Layout) -> t
     ids = g.op("Reshape", g.op("Add", first, within), g.int64(0, -1))
     if layout.tail:
         tail = np.arange(layout.items - layout.tail, layout.items)
-        ids = g.op("Concat", ids, _each_row(g, users, tail), axis=1)
+        ids = g.op("Concat", ids, each_row(g, users, tail), axis=1)
     return select(g, ids, scores, "k")
 
 
@@ -163,9 +162,3 @@ def gathered_product(g: Nodes, vectors: str, users: str) -> str:
     """Scores [batch, m] of each row's own item vectors [batch, m, columns]."""
     last = g.int64(-1)
     return g.op("Squeeze", g.op("MatMul", vectors, g.op("Unsqueeze", users, last)), last)
-
-
-def _each_row(g: Nodes, users: str, row: npt.NDArray[np.int64]) -> str:
-    """The same row for every row of the batch: int64 [batch, len(row)]."""
-    width = g.op("Concat", batch_of(g, users), g.int64(len(row)), axis=0)
-    return g.op("Expand", g.constant(row.astype(np.int64).reshape(1, -1)), width)

@@ -20,7 +20,8 @@ A row is ranked in three looks, each at less than the one before:
 If the K-th exact score lies above the largest a of a block left out and above the largest f of an item left out, each
 plus its bound, nothing left out can be among the K best, equal scores included: the answer is proven. Only too low a
 coarse score could lose an item. So a bias far below the others is coded as if it were higher: one item at -1e9 would
-otherwise take all the steps of its column, and nothing could be proven.
+otherwise take all the steps of its column, and nothing could be proven. A few items that are far longer than all
+others have no codes, and are among the items of every third look: see `long_items.py`.
 
 A row that is not proven is ranked again by itself; its batch-mates keep their answers. Its K-th exact score is a lower
 bound of the right one. So it is known how many blocks and items could matter, and that many are looked at; where this
@@ -38,6 +39,7 @@ from onnx import TensorProto, helper
 from recommender.export.head.blocks import from_slabs, gathered_product
 from recommender.export.head.bounds import Bounds, bounded_rows
 from recommender.export.head.codes import CODES, MOST_SHARES, ZERO, Codes
+from recommender.export.head.long_items import once, raised, with_long
 from recommender.export.head.rows import Rows, Turns, any_of
 from recommender.export.head.selection import FLOAT, INT64, MASKED, UINT8, mask, places, search, select
 from recommender.export.head.slabs import Pairs, Slabs, batch_of, view
@@ -104,7 +106,8 @@ class CoarseHead:
         scale, middle, of_blocks = (bounded_rows(g, each) for each in (users.scale, users.middle, users.of_blocks))
         own = replace(users, scale=scale, middle=middle, of_blocks=of_blocks)
         full = g.op("Slice", bounded_rows(g, maxima), g.int64(0), g.int64(self.layout.full_blocks), g.int64(1))
-        return own.most(g, g.op("Cast", full, to=FLOAT), of_blocks)
+        most = own.most(g, g.op("Cast", full, to=FLOAT), of_blocks)
+        return raised(g, most, bounded_rows(g, users.vectors), of_blocks, self.codes.long, self.layout)
 
     def _first_blocks(self, g: Nodes) -> str:
         return g.op("Add", g.op("Mul", "k", g.int64(_BLOCKS_PER_ITEM)), g.int64(_MORE_BLOCKS))
@@ -227,10 +230,12 @@ class CoarseHead:
         # What is excluded, and what is padding, sorts behind every item.
         end = g.int64(self.layout.items)
         ids = g.op("Where", g.op("Greater", best, g.float32(_LOWEST / 2)), ids, end)
-        ids, _ = g.ops("TopK", 2, ids, number, axis=1, largest=0)
+        ids = with_long(g, ids, self.codes.long)
+        ids, _ = g.ops("TopK", 2, ids, g.op("Shape", ids, start=1, end=2), axis=1, largest=0)
         vectors = g.op("Gather", TABLE, g.op("Min", ids, g.int64(self.layout.items - 1)), axis=0)
         scores = gathered_product(g, vectors, users.vectors)
         scores = g.op("Where", g.op("Less", ids, end), scores, g.float32(MASKED))
+        scores = once(g, ids, scores, self.codes.long, pairs)
         ids, scores = select(g, ids, scores, "k")
         worst = _last(g, scores)
         return _Ranked(ids, scores, g.op("Greater", worst, g.op("Max", edge_of_blocks, edge_of_items)))

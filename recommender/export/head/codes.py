@@ -2,6 +2,9 @@
 
 Column j of the table is coded as whole numbers q between -127 and 127: e ≈ middle_j + step_j · q. They stand in the
 file as q + 128, one row an item, so one copy serves the product (on its left, read as it stands) and look-ups.
+
+A few items far longer than all others would take the steps for themselves, and the others could not be told apart.
+Such items are not coded: a ranking looks at all of them.
 """
 
 from __future__ import annotations
@@ -23,6 +26,8 @@ _ITEM_CODES = 127
 _SLAB_ITEMS = 65_536
 MOST_SHARES = 16
 """A slab may be cut into any power of two of equal shares up to this."""
+# So many items go uncoded where the others are shorter by this.
+_LONG_ITEMS, _SHORTER = 256, 0.5
 # Rows that are coded at once.
 _CHUNK = 1 << 16
 
@@ -31,7 +36,8 @@ _CHUNK = 1 << 16
 class Codes:
     """A table in 8 bits, `codes` uint8 [slabs, items of a slab, columns], padded, with what the bound needs.
 
-    The maxima are over the items that may be recommended; e is an item's row of the table.
+    The maxima are over the items that may be recommended; e is an item's row of the table. Those of the error and
+    of q leave out the `long` ones, ids ascending, which are not coded.
     """
 
     codes: npt.NDArray[np.uint8]
@@ -41,6 +47,7 @@ class Codes:
     item_error: float  # max |e - middle - step q|
     code_norm: float  # max |q|
     vector_norm: float  # max |e|
+    long: npt.NDArray[np.int64]
 
     @classmethod
     def of(
@@ -48,15 +55,17 @@ class Codes:
     ) -> Codes:
         """Code a packed table without `NEVER`; `bias` says that its last column is one.
 
-        Items in `never` get the codes of another item: these choose no block that the other would not. Norms are
-        taken in float64.
+        Items in `never` and long ones get the codes of another item: these choose no block that the other would not.
+        Norms are taken in float64.
         """
         items = table[: layout.items]
         if bias:
             items = np.column_stack([items[:, :-1], _raised(items)])
         able = np.ones(layout.items, np.bool_)
         able[list(never)] = False
-        low, high = items[able].min(axis=0).astype(np.float64), items[able].max(axis=0).astype(np.float64)
+        coded_ones, long = able.copy(), _long(items, able)
+        coded_ones[long] = False
+        low, high = (end(items[coded_ones], axis=0).astype(np.float64) for end in (np.min, np.max))
         middle = ((low + high) / 2).astype(np.float32)
         step = np.maximum((high - low) / (2 * _ITEM_CODES), np.finfo(np.float32).tiny).astype(np.float32)
         slabs = -(-layout.items // _SLAB_ITEMS)
@@ -67,19 +76,36 @@ class Codes:
             rows = items[start : start + _CHUNK].astype(np.float64)
             coded = np.clip(np.rint((rows - middle) / step), -_ITEM_CODES, _ITEM_CODES)
             codes[start : start + len(rows)] = coded + ZERO
-            known = able[start : start + _CHUNK]
+            known = coded_ones[start : start + _CHUNK]
             rest = rows - middle - coded * step
             error = max(error, float(np.linalg.norm(rest[known], axis=1).max(initial=0)))
             code_norm = max(code_norm, float(np.linalg.norm(coded[known], axis=1).max(initial=0)))
-            vector_norm = max(vector_norm, float(np.linalg.norm(rows[known], axis=1).max(initial=0)))
-        _cover(codes, able)
-        return cls(codes.reshape(slabs, -1, layout.columns), layout.block, middle, step, error, code_norm, vector_norm)
+            vectors = rows[able[start : start + _CHUNK]]
+            vector_norm = max(vector_norm, float(np.linalg.norm(vectors, axis=1).max(initial=0)))
+        _cover(codes, coded_ones)
+        in_slabs = codes.reshape(slabs, -1, layout.columns)
+        return cls(in_slabs, layout.block, middle, step, error, code_norm, vector_norm, long)
 
     @property
     def blocks(self) -> int:
         """Blocks in the table, padding included."""
         slabs, items, _ = self.codes.shape
         return int(slabs * items) // self.block
+
+
+def _long(items: npt.NDArray[np.float32], able: npt.NDArray[np.bool_]) -> npt.NDArray[np.int64]:
+    """The items, by id, that are much farther from the middle than all others; none or `_LONG_ITEMS`."""
+    known = np.flatnonzero(able)
+    if len(known) <= 2 * _LONG_ITEMS:
+        return known[:0]
+    middle = items[known].mean(axis=0, dtype=np.float64)
+    norms = np.concatenate(
+        [np.linalg.norm(items[some] - middle, axis=1) for some in np.array_split(known, -(-len(known) // _CHUNK))]
+    )
+    order = np.argpartition(norms, -_LONG_ITEMS - 1)
+    if not norms[order[-_LONG_ITEMS - 1]] < _SHORTER * norms.max():
+        return known[:0]
+    return np.sort(known[order[-_LONG_ITEMS:]])
 
 
 def _raised(items: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
@@ -90,7 +116,7 @@ def _raised(items: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
     return np.maximum(bias, np.float32(middle - 2 * spread))
 
 
-def _cover(codes: npt.NDArray[np.uint8], able: npt.NDArray[np.bool_]) -> None:
-    """Give each item that is never recommended the codes of the last one before it that may be."""
-    known, hidden = np.flatnonzero(able), np.flatnonzero(~able)
+def _cover(codes: npt.NDArray[np.uint8], coded: npt.NDArray[np.bool_]) -> None:
+    """Give each item that is not coded the codes of the last one before it that is."""
+    known, hidden = np.flatnonzero(coded), np.flatnonzero(~coded)
     codes[hidden] = codes[known[np.maximum(np.searchsorted(known, hidden) - 1, 0)]]

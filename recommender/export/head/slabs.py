@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 from onnx import helper
 
 from recommender.export.head.selection import INT64, mask_in_place
@@ -113,3 +114,9 @@ def view(g: Nodes, table: str, users: str, *shape: int) -> str:
 def batch_of(g: Nodes, users: str) -> str:
     """The number of rows, int64 [1]; asked where it is used, so that nobody pays who does not."""
     return g.op("Shape", users, start=0, end=1)
+
+
+def each_row(g: Nodes, rows: str, row: npt.NDArray[np.int64]) -> str:
+    """The same row for every row of the batch: int64 [batch, len(row)]."""
+    width = g.op("Concat", batch_of(g, rows), g.int64(len(row)), axis=0)
+    return g.op("Expand", g.constant(row.astype(np.int64).reshape(1, -1)), width)
