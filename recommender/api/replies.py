@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 import structlog
 from google.protobuf import timestamp_pb2
@@ -25,6 +25,8 @@ _FEATURE_TYPES = {
     "bool": api.FEATURE_TYPE_BOOL,
     "string": api.FEATURE_TYPE_STRING,
 }
+_PART_KEYS = 128
+"""So many are looked up in 0.2 ms."""
 _LOG_SAYS_WHY = "; the server's log says why"
 _SOURCE_FAILURES: Mapping[SourceFailure, str] = {
     "SOURCE_TIMEOUT": "the source of the model did not answer in time",
@@ -41,8 +43,26 @@ _REFUSALS: Mapping[Refusal, str] = {
 log = structlog.get_logger(__name__)
 
 
-def write(asked: Asked, answer: Answer, reply: api.RecommendResponse) -> None:
-    """Write an answer into an empty reply; items that score below the request's `min_score` are left out."""
+def has_many_keys(answer: Answer) -> bool:
+    """Whether the keys of an answer take so long to look up that it is to be written in parts."""
+    return len(answer.ranking.item_ids) > _PART_KEYS and answer.version.vocabulary is not None
+
+
+def write_in_parts(asked: Asked, answer: Answer, reply: api.RecommendResponse) -> Iterator[None]:
+    """Do what `write` does, `_PART_KEYS` keys at a time, and yield after each part."""
+    item_ids = answer.ranking.item_ids
+    keys: list[str] = []
+    for start in range(0, len(item_ids), _PART_KEYS):
+        keys += keys_of(answer.version, item_ids[start : start + _PART_KEYS], answer.remarks.new_items)
+        yield
+    write(asked, answer, reply, keys)
+
+
+def write(asked: Asked, answer: Answer, reply: api.RecommendResponse, keys: Sequence[str] | None = None) -> None:
+    """Write an answer into an empty reply; items that score below the request's `min_score` are left out.
+
+    `keys` are those of all its items, if they were looked up.
+    """
     version, remarks = answer.version, answer.remarks
     item_ids, scores = answer.ranking
     least = asked.options.min_score
@@ -55,7 +75,8 @@ def write(asked: Asked, answer: Answer, reply: api.RecommendResponse) -> None:
     reply.item_ids.extend(item_ids)
     reply.scores.extend(scores)
     if version.vocabulary is not None:
-        reply.item_keys.extend(keys_of(version, item_ids, remarks.new_items))
+        found = keys_of(version, item_ids, remarks.new_items) if keys is None else keys[: len(item_ids)]
+        reply.item_keys.extend(found)
     if remarks is not NO_REMARKS:
         reply.unknown_item_ids.extend(remarks.unknown_item_ids)
         reply.unknown_item_keys.extend(remarks.unknown_item_keys)

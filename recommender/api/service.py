@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 
 from recommender.api.batch_call import BatchCall, ReplySize
 from recommender.api.messages import decoded
 from recommender.api.open_inference.service import OpenInferenceService
 from recommender.api.queries import Asked, Limits, Reader
-from recommender.api.replies import description, failure, write
+from recommender.api.replies import description, failure, has_many_keys, write, write_in_parts
 from recommender.errors import RecommenderError
 from recommender.recommend_api.v1 import recommend_api_pb2 as api
 from recommender.routing.answering import Answer, Answering
@@ -40,7 +41,10 @@ class RecommenderService:
         asked = self._reader.read(request, request_id)
         answer = await self._answering.answer(asked, deadline)
         reply = api.RecommendResponse()
-        write(asked, answer, reply)
+        if has_many_keys(answer):
+            await self.turns.each(write_in_parts(asked, answer, reply), _done)
+        else:
+            write(asked, answer, reply)
         return reply
 
     async def batch_recommend(self, message: bytes, deadline: float = math.inf) -> api.BatchRecommendResponse:
@@ -82,18 +86,23 @@ class RecommenderService:
         outcomes.reverse()
         add_result = response.results.add
 
-        def write_one(place: int) -> None:
-            result = add_result()
-            if place in refused:
-                result.error.CopyFrom(failure(refused[place]))
-                return
-            asked, outcome = read.pop(), outcomes.pop()  # to free thousands of ids takes long: each in its turn
-            if isinstance(outcome, Answer):
-                write(asked, outcome, result.response)
-            else:
-                result.error.CopyFrom(failure(outcome))
+        def written() -> Iterator[None]:
+            for place in range(len(requests)):
+                result = add_result()
+                if place in refused:
+                    result.error.CopyFrom(failure(refused[place]))
+                    yield
+                    continue
+                asked, outcome = read.pop(), outcomes.pop()  # to free thousands of ids takes long: each in its turn
+                if not isinstance(outcome, Answer):
+                    result.error.CopyFrom(failure(outcome))
+                elif has_many_keys(outcome):
+                    yield from write_in_parts(asked, outcome, result.response)
+                else:
+                    write(asked, outcome, result.response)
+                yield
 
-        await self.turns.each(range(len(requests)), write_one)
+        await self.turns.each(written(), _done)
 
     async def stream_recommend(
         self, message: api.StreamRecommendRequest, deadline: float = math.inf
@@ -104,7 +113,10 @@ class RecommenderService:
             asked = self._reader.read(message.request, frame=message)
             answer = await self._answering.answer(asked, deadline)
             response = api.StreamRecommendResponse()
-            write(asked, answer, response.response)
+            if has_many_keys(answer):
+                await self.turns.each(write_in_parts(asked, answer, response.response), _done)
+            else:
+                write(asked, answer, response.response)
         except Exception as error:  # noqa: BLE001 (one message's fate never ends the stream)
             response = api.StreamRecommendResponse(error=failure(error))
         response.correlation_id = message.correlation_id
@@ -118,3 +130,7 @@ class RecommenderService:
     def list_models(self, _: api.ListModelsRequest) -> api.ListModelsResponse:
         """Describe every model that is served."""
         return api.ListModelsResponse(models=[description(version, self._router) for version in self._router.serving()])
+
+
+def _done(_: None) -> None:
+    """Stand for work that an iterator does by itself."""

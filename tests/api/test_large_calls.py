@@ -7,11 +7,13 @@ import gc
 import random
 import sys
 from collections.abc import Awaitable, Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 from recommender.api.queries import Limits
 from recommender.api.service import RecommenderService
 from recommender.domain import Query, Ranking
+from recommender.models.vocabulary import Vocabulary, write_vocabulary
 from recommender.recommend_api.v1 import recommend_api_pb2 as api
 from recommender.routing.router import Router
 from tests.support.fakes import answer, make_batcher, on_virtual_time
@@ -52,10 +54,18 @@ class LongForOne(ForgetfulEngine):
         return await super().run(queries)
 
 
-def service(engine: ForgetfulEngine | None = None) -> RecommenderService:
+class WholeCatalogue(ForgetfulEngine):
+    """Recommends every item, the last one first."""
+
+    async def run(self, queries: Sequence[Query]) -> Sequence[Ranking]:
+        ranking = Ranking(list(reversed(range(ITEMS))), [float(item) for item in reversed(range(ITEMS))])
+        return [ranking] * len(queries)
+
+
+def service(engine: ForgetfulEngine | None = None, vocabulary: Vocabulary | None = None) -> RecommenderService:
     router = Router(retire_grace=1.0)
     batcher = make_batcher(engine or ForgetfulEngine(), max_batch_size=32, max_backlog=1024, slots=2)
-    version = version_of(batcher, items=ITEMS, plain_history=LENGTH)
+    version = version_of(batcher, items=ITEMS, plain_history=LENGTH, vocabulary=vocabulary)
     router.adopt(router.add_lane("live", frozenset()), version)
     return RecommenderService(router, limits=Limits())
 
@@ -122,3 +132,21 @@ async def test_the_results_of_a_call_of_many_parts_are_in_order() -> None:
     assert [result.response.scores[:] for result in response.results] == [
         [] if row == 7 else [float(row)] for row in range(ROWS)
     ]
+
+
+async def test_a_reply_of_thousands_of_keys_is_written_part_by_part(tmp_path: Path) -> None:
+    keys = [f"sku/{item}" for item in range(ITEMS)]
+    write_vocabulary(keys, tmp_path / "vocabulary")
+    answering = service(WholeCatalogue(), Vocabulary.open(tmp_path / "vocabulary", ITEMS))
+    request = api.RecommendRequest(item_ids=[1], min_score=10.0)
+    kept = list(reversed(keys[10:]))
+    batch = api.BatchRecommendRequest(requests=[request] * 2).SerializeToString()
+
+    alone = asyncio.ensure_future(answering.recommend(request))
+    many = asyncio.ensure_future(answering.batch_recommend(batch))
+    streamed = asyncio.ensure_future(answering.stream_recommend(api.StreamRecommendRequest(request=request)))
+
+    assert (await held(alone)).rounds > 20
+    assert list((await alone).item_keys) == kept
+    assert [list(result.response.item_keys) for result in (await many).results] == [kept] * 2
+    assert list((await streamed).response.item_keys) == kept
