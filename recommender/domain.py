@@ -8,6 +8,7 @@ from typing import Literal, NamedTuple, TypeAlias
 
 from recommender.masks import ItemMask
 from recommender.new_items import Beside
+from recommender.rules import Rules
 
 UnknownUsers: TypeAlias = Literal["row", "history", "fallback"]
 """By what a model ranks for a user whom it does not know."""
@@ -31,6 +32,7 @@ class Query(NamedTuple):
     `features` are in the order of the model's; if there are none, each is its filler.
     An answer holds only items that each of the `masks` allows: one mask may be every row's, another a row's own.
     Items `beside` the catalogue are ranked with it; masks, `excluded` and `candidates` tell nothing of these.
+    With `rules` they are ordered and chosen by these; scores are the boosted ones then.
     """
 
     history: tuple[int, ...]
@@ -43,6 +45,7 @@ class Query(NamedTuple):
     features: tuple[FeatureValue, ...] = ()
     masks: tuple[ItemMask, ...] = ()
     beside: Beside | None = None
+    rules: Rules | None = None
 
     @property
     def told(self) -> str:

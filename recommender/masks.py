@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -41,6 +41,19 @@ class ItemMask:
         ids = np.fromiter(barred, np.int64)
         allowed[ids[(ids >= 0) & (ids < items)]] = False
         return cls(allowed)
+
+    @classmethod
+    def combined(cls, inside: Sequence[ItemMask], outside: Sequence[ItemMask]) -> ItemMask:
+        """The items that all of the first masks allow and none of the others, which are of one size; one at least."""
+        first = (*inside, *outside)[0]
+        bits = np.full_like(first.bits, 255)
+        for mask in inside:
+            bits &= mask.bits
+        for mask in outside:
+            bits &= ~mask.bits
+        if first.items % 8 and len(bits):
+            bits[-1] &= (1 << first.items % 8) - 1
+        return cls(np.unpackbits(bits, count=first.items, bitorder="little").view(np.bool_))
 
     @property
     def bits(self) -> npt.NDArray[np.uint8]:

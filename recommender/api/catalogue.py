@@ -8,6 +8,7 @@ from itertools import compress, islice
 
 import numpy as np
 
+from recommender.api.rules import AskedRules, about
 from recommender.api.users import User
 from recommender.catalogue.attributes.filters import Attributes, Filter
 from recommender.catalogue.attributes.opening import EXTRA
@@ -17,7 +18,10 @@ from recommender.masks import ItemMask
 from recommender.models.version import Version
 from recommender.new_items import Beside, NewItems
 from recommender.routing.answering import NO_REMARKS, Remarks
+from recommender.rules import Boost, Bound, Rules, Taking
 
+_RULED = ("scores", "k", "candidates")
+"""What a model needs for rules."""
 _NAMED_VIOLATIONS = 10
 """A caller's status stays small, however many items are unknown."""
 
@@ -159,14 +163,23 @@ def keys_of(version: Version, ids: Sequence[int], new: NewItems | None) -> list[
 
 
 def fallback_of(
-    version: Version, k: int, excluded: frozenset[int], candidates: frozenset[int] | None, chosen: ItemMask | None
+    version: Version,
+    k: int,
+    excluded: frozenset[int],
+    candidates: frozenset[int] | None,
+    chosen: ItemMask | None,
+    rules: Rules | None,
 ) -> Ranking:
-    """The best of a version's fallback list, of those that are `chosen`."""
+    """The best of a version's fallback list, of those that are `chosen`, as the bounds of the rules allow."""
     offered: Iterable[int] = version.offered
     if chosen is not None:
         offered = compress(offered, chosen.holds(np.array(version.offered, np.int64)).tolist())
     kept = (item for item in offered if item not in excluded and (candidates is None or item in candidates))
-    return Ranking(list(islice(kept, k)), [])
+    if rules is None:
+        return Ranking(list(islice(kept, k)), [])
+    taking = Taking(k, rules.bounds)
+    taking.take(list(kept))
+    return Ranking(taking.ids, [])
 
 
 def nothing_known(version: Version, ids: Sequence[int], keys: Sequence[str]) -> InvalidRequestError:
@@ -207,6 +220,27 @@ def selected(version: Version, wanted: Filter | None) -> ItemMask | None:
         label = version.model.label
         raise InvalidRequestError(Violation("filter", f"model {label} was exported without the input `candidates`"))
     return attributes_of(version).mask(wanted)
+
+
+def rules_for(version: Version, asked: AskedRules) -> Rules:
+    """The rules for a version's items. Raises InvalidRequestError if the version cannot keep one."""
+    first = "boosts" if asked.boosts else "max_per"
+    for ability in _RULED:
+        if ability not in version.abilities:
+            lacks = "gives no scores" if ability == "scores" else f"was exported without the input `{ability}`"
+            raise InvalidRequestError(Violation(first, f"model {version.model.label} {lacks}"))
+    new = None if version.beside is None else version.beside.items
+    boosts = []
+    for place, boost in enumerate(asked.boosts):
+        with about(f"boosts[{place}].filter"):
+            attributes = attributes_of(version)
+            of_new = None if new is None else attributes.mask_of_new(boost.filter, new)
+            boosts.append(Boost(attributes.mask(boost.filter), of_new, boost.factor, boost.addend))
+    bounds = []
+    for place, (attribute, most) in enumerate(asked.bounds):
+        with about(f"max_per[{place}].attribute"):
+            bounds.append(Bound(most, attributes_of(version).values(attribute, new)))
+    return Rules(tuple(boosts), tuple(bounds))
 
 
 def _unknown(field: str, named: Sequence[object], unknown: Container[object], why: str) -> InvalidRequestError:

@@ -8,6 +8,7 @@ from itertools import islice
 from typing import NamedTuple
 
 from recommender.api.features import Given, given_features, untaken_features
+from recommender.api.rules import AskedRules, filters_of, read_rules
 from recommender.catalogue.attributes.filters import Filter, ParameterValue
 from recommender.errors import InputsError, InvalidRequestError, Violation
 from recommender.models.version import Version
@@ -44,6 +45,9 @@ class Options:
     history_type_ids: Sequence[int] = ()
     history_times: Sequence[int] = ()
     filter: Filter | None = None
+    rules: AskedRules | None = None
+    filters: Mapping[str, Filter] | None = None
+    """All of its filters by their fields, those of boosts too; None if it has none."""
 
     def untaken(self, version: Version, *, reject: bool) -> tuple[str, ...]:
         """The fields with inputs that a version does not take.
@@ -97,6 +101,9 @@ def read_options(request: api.RecommendRequest, *, reject_unknown: bool, reject_
     """
     if request.history_type_keys or request.history_type_ids or request.history_times:
         _check_lengths(request)
+    parameters = _parameters(request)
+    wanted = parameters._replace(text=request.filter) if request.filter else None
+    rules = read_rules(request, parameters)
     return Options(
         reject_unknown,
         reject_inputs,
@@ -112,7 +119,9 @@ def read_options(request: api.RecommendRequest, *, reject_unknown: bool, reject_
         request.history_type_keys[:],
         request.history_type_ids[:],
         request.history_times[:],
-        _filter(request),
+        wanted,
+        rules,
+        filters_of(wanted, rules) or None,
     )
 
 
@@ -139,19 +148,17 @@ def _items(ids: Sequence[int], keys: Sequence[str]) -> Items | None:
     return Items(ids[:], keys[:]) if ids or keys else None
 
 
-def _filter(request: api.RecommendRequest) -> Filter | None:
-    """The filter of a request that keeps the rules of the proto; None if it has none.
+def _parameters(request: api.RecommendRequest) -> Filter:
+    """The parameters of a request's filters, and no text.
 
     Raises InvalidRequestError if it has parameters and no filter.
     """
-    if not request.filter:
-        if request.filter_parameters:
-            raise InvalidRequestError(Violation("filter_parameters", "they belong to a filter, and there is none"))
-        return None
-    if not request.filter_parameters:
-        return Filter(request.filter)
     given = request.filter_parameters
-    return Filter(request.filter, tuple((name, *_parameter(given[name])) for name in sorted(given)))
+    if not given:
+        return Filter("")
+    if not request.filter and not request.boosts:
+        raise InvalidRequestError(Violation("filter_parameters", "they belong to a filter, and there is none"))
+    return Filter("", tuple((name, *_parameter(given[name])) for name in sorted(given)))
 
 
 def _parameter(value: api.FeatureValue) -> tuple[str, ParameterValue]:

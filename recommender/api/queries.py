@@ -7,7 +7,7 @@ another look at the message.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,11 +16,12 @@ from google.protobuf.descriptor import FieldDescriptor
 from protovalidate import Validator
 
 from recommender.api.batch_call import BatchCall, divided
-from recommender.api.catalogue import Catalogue, attributes_of, fallback_of, nothing_known, selected
+from recommender.api.catalogue import Catalogue, attributes_of, fallback_of, nothing_known, rules_for, selected
 from recommender.api.events import NO_EVENTS, SURELY_SHORT, plain_events, read_events
 from recommender.api.features import Given, features_for, plain_features
 from recommender.api.messages import ceiling, validate
 from recommender.api.options import Options, read_options
+from recommender.api.rules import about
 from recommender.api.users import User, find_user, known_user, nobody_known
 from recommender.catalogue.attributes.filters import Filter
 from recommender.domain import Query, Ranking
@@ -85,9 +86,9 @@ class Asked:
         return self.options.routing_key or self.request_id
 
     @property
-    def filter(self) -> Filter | None:
-        """Selects the items that may be recommended; None for all."""
-        return self.options.filter
+    def filter(self) -> Mapping[str, Filter] | None:
+        """The filters to prepare, by their fields; None if there are none."""
+        return self.options.filters
 
     async def prepare(self, version: Version, deadline: float) -> None:
         """See to it that `for_version` finds what the filter selects; `deadline` is on the batcher's clock.
@@ -95,8 +96,9 @@ class Asked:
         Raises InvalidRequestError if the version cannot evaluate it, DeadlineError and BacklogFullError if that cannot
         be in time.
         """
-        if self.options.filter is not None:
-            await attributes_of(version).prepare(self.options.filter, deadline)
+        for field, wanted in (self.options.filters or {}).items():
+            with about(field):
+                await attributes_of(version).prepare(wanted, deadline)
 
     def for_version(self, version: Version, *, leniently: bool = False) -> tuple[Query | Ranking, Remarks]:
         """Read the request for a version, without side effects: a query, or the ranking if nothing is left to rank.
@@ -144,11 +146,12 @@ class Asked:
             candidates = frozenset(catalogue.known("candidate_item", *options.candidates)) - excluded
             excluded = frozenset()
         beside = catalogue.beside(excluded, candidates, options.filter)
+        rules = None if options.rules is None else rules_for(version, options.rules)
         excluded = catalogue.recommendable(excluded)
         candidates = None if candidates is None else catalogue.recommendable(candidates)
         if not user.ranked or not (history or user.enough or not model.reads_history):
             self._check_fallback(version, user)
-            ranking = fallback_of(version, k, excluded, candidates, chosen)
+            ranking = fallback_of(version, k, excluded, candidates, chosen, rules)
             return ranking, catalogue.remarks(user, ignored, is_fallback=True)
         read = _most_recent(history, model.longest_history)
         events = NO_EVENTS
@@ -161,8 +164,8 @@ class Asked:
             return Ranking([], []), remarks
         _check_abilities(version, options, excluded, candidates)
         allowed = None if candidates is None else tuple(sorted(candidates))
-        about = user.number, events.types, events.times, features
-        return Query(read, k, tuple(sorted(excluded)), allowed, *about, masks, beside), remarks
+        inputs = user.number, events.types, events.times, features
+        return Query(read, k, tuple(sorted(excluded)), allowed, *inputs, masks, beside, rules), remarks
 
     def _beside(self, version: Version) -> Query | None:
         """Read a history of known items and inputs beside it, if the version reads all that there is of them.

@@ -9,13 +9,15 @@ from recommender.client.answers import Recommendations, Refusal
 from recommender.client.asynchronous import Client
 from recommender.client.changes import NewItem
 from recommender.client.connection import SERVICE_CONFIG
-from recommender.client.requests import Options, Request
+from recommender.client.requests import Boost, MaxPer, Options, Request
 from recommender.client.synchronous import SyncClient
 
 __all__ = [
     "SERVICE_CONFIG",
+    "Boost",
     "Client",
     "Feature",
+    "MaxPer",
     "NewItem",
     "Options",
     "Recommendations",

@@ -8,6 +8,7 @@ from typing import TypeAlias, TypedDict, Unpack
 from recommender.api.values import Feature, feature_value
 from recommender.recommend_api.v1 import recommend_api_pb2 as api
 
+Boost, MaxPer = api.Boost, api.MaxPer
 Request: TypeAlias = api.RecommendRequest
 """One request of a batch call or a stream."""
 
@@ -30,16 +31,24 @@ class Fields(TypedDict, total=False):
     history_type_keys: Sequence[str]
     history_type_ids: Sequence[int]
     history_times: Sequence[int]
+    filter: str
+    boosts: Sequence[api.Boost]
+    max_per: Sequence[api.MaxPer]
 
 
 class Options(Fields, total=False):
     """What a request may hold beside its history, as the proto describes it."""
 
     features: Mapping[str, Feature]
+    filter_parameters: Mapping[str, Feature]
 
 
 def request_of(
-    item_ids: Sequence[int], *, features: Mapping[str, Feature] | None = None, **fields: Unpack[Fields]
+    item_ids: Sequence[int],
+    *,
+    features: Mapping[str, Feature] | None = None,
+    filter_parameters: Mapping[str, Feature] | None = None,
+    **fields: Unpack[Fields],
 ) -> Request:
     """The message for a history, oldest item first, and what else is asked.
 
@@ -48,4 +57,6 @@ def request_of(
     request = api.RecommendRequest(item_ids=item_ids, **fields)
     for name, value in (features or {}).items():
         request.features[name].CopyFrom(feature_value(value))
+    for name, value in (filter_parameters or {}).items():
+        request.filter_parameters[name].CopyFrom(feature_value(value))
     return request

@@ -180,12 +180,12 @@ class Contract:
 
     def light(self, queries: Sequence[Query]) -> bool:
         """Whether these are one run that takes some 0.1 ms at most to pack, and no more to unpack."""
-        rows = len(queries)
         longest = max([len(query.history) for query in queries])
         most = max([query.k for query in queries])
-        plain = all(not (each.excluded or each.masks or each.beside) and each.candidates is None for each in queries)
+        plain = not any(each.excluded or each.masks or each.beside or each.rules for each in queries)
+        plain = plain and all(each.candidates is None for each in queries)
         arrays = 1 + len(PER_ITEM & self.inputs)
-        return self.batched and plain and rows * max(longest * arrays, most, self.feature_cells) <= _LIGHT
+        return self.batched and plain and len(queries) * max(longest * arrays, most, self.feature_cells) <= _LIGHT
 
     def pack(self, queries: Sequence[Query], padding: int | None = None) -> Feed:
         """The feed of one run, histories filled up with the model's own padding id unless another is given.
@@ -200,7 +200,7 @@ class Contract:
         longest = max(lengths) or 1  # No column at all would be a shape that no network was traced with.
         feed = {"user_history": _filled(histories, lengths, longest, padding), "history_length": _int64(lengths)}
         if "k" in self.inputs:
-            feed["k"] = _int64([max([query.k for query in queries])])
+            feed["k"] = _int64([min(max([query.k for query in queries]), self.items)])
         if "excluded" in self.inputs:
             feed["excluded"] = _excluded(queries)
         if "candidates" in self.inputs:

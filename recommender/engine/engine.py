@@ -20,6 +20,7 @@ from recommender.engine.masked.bounds import BOUNDED, BOUNDS
 from recommender.engine.masked.named import outcomes_of
 from recommender.engine.masked.ranking import MaskedRanking, Walked, kept_alone
 from recommender.engine.provider import CoreMLOptions, CudaOptions, SessionPlan
+from recommender.engine.rules import ranked_by_rules
 from recommender.engine.sessions import Describe, Sessions, as_model_error, open_sessions, quiet_options
 from recommender.errors import EngineError, InvalidRequestError, Violation
 from recommender.settings.engine import EngineSettings
@@ -81,6 +82,7 @@ class OnnxEngine:
         `k` and `candidates` fails a row if it gives too few that are allowed. Masks may be of another size than the
         catalogue: items beyond them are not allowed. One mask object that many queries share costs no more than one.
 
+        Queries with `rules` are ranked by these; the model needs the inputs `k` and `candidates`, and gives scores.
         Items `beside` the catalogue, which only a model with the output `query` may be asked for, are ranked with it.
 
         Raises InvalidRequestError if the only query holds an id that the model does not have, and FaultyRowsError if
@@ -190,8 +192,11 @@ class OnnxEngine:
         padding: int | None,
         vectors: Vectors | None = None,
     ) -> list[Ranking]:
-        if any(query.masks or query.beside for query in queries):
+        if any(query.masks or query.beside or query.rules for query in queries):
             rank = partial(self._rank_together, begun=begun, options=options, general=general, padding=padding)
+            if any(query.rules for query in queries):
+                ruled = ranked_by_rules(queries, lambda each: outcomes_of(partial(rank, each)), self.contract.items)
+                return whole(ruled)
             if any(query.beside for query in queries):
                 return self._rank_beside(queries, rank, options, padding)
             rank = partial(rank, vectors=vectors)
@@ -242,7 +247,7 @@ class OnnxEngine:
         """Rank for `queries` in one run that gives the bounds of blocks for the rows in `bounded`."""
         rows, k = [*queries, *bounded], max([query.k for query in queries], default=1)
         feed = self.contract.pack(rows, padding)
-        feed["k"], feed[BOUNDED] = np.array([k]), np.arange(len(queries), len(rows))
+        feed["k"], feed[BOUNDED] = np.array([min(k, self.contract.items)]), np.arange(len(queries), len(rows))
         begun()
         run = partial(self._sessions.run, feed, k, options, general=general)
         ids, scores, bounds = _noting(vectors, rows, run, BOUNDS)

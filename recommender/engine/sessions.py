@@ -111,7 +111,7 @@ class Sessions:
         Raises what ONNX Runtime raises, and EngineError after `close`.
         """
         if self.buckets is not None:
-            if not more and self.buckets.fits(feed):
+            if not more and k <= self.model.max_k and self.buckets.fits(feed):
                 return self.buckets.run(feed, k, options)
             self.buckets.keep_out(options)
         plain = self.plain

@@ -12,6 +12,7 @@ from typing import NamedTuple, Protocol, TypeAlias
 
 from recommender.masks import ItemMask
 from recommender.new_items import AttributeValues, NewItems, Truths
+from recommender.rules import Values
 
 Scalar: TypeAlias = bool | int | float | str
 ParameterValue: TypeAlias = Scalar | tuple[Scalar, ...]
@@ -54,6 +55,13 @@ class Attributes(Protocol):
 
     def mask_of_new(self, wanted: Filter, items: NewItems) -> Truths:
         """Which new items a filter selects: bool [n]. Raises InvalidRequestError if it cannot be evaluated."""
+
+    def values(self, name: str, new: NewItems | None) -> Values:
+        """The values of an attribute, of the version's items and of `new` ones.
+
+        Raises InvalidRequestError, for a field `attribute`, if the table has no such one, or if it is of no type of
+        which many items have the same value.
+        """
 
 
 @dataclass(frozen=True, slots=True)

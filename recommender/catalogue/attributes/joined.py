@@ -15,13 +15,15 @@ import numpy.typing as npt
 
 from recommender.catalogue.attributes.added import added_table
 from recommender.catalogue.attributes.cache import Key, MaskCache
-from recommender.catalogue.attributes.evaluating import evaluate
+from recommender.catalogue.attributes.evaluating import evaluate, nearest
 from recommender.catalogue.attributes.filters import Filter
 from recommender.catalogue.attributes.syntax import parse
-from recommender.catalogue.attributes.table import ItemTable
-from recommender.errors import BacklogFullError, DeadlineError
+from recommender.catalogue.attributes.table import ItemTable, Lists
+from recommender.catalogue.attributes.values import ColumnValues
+from recommender.errors import BacklogFullError, DeadlineError, InvalidRequestError, Violation, quoted
 from recommender.masks import ItemMask
 from recommender.new_items import NewItems, Truths
+from recommender.rules import Values
 from recommender.threads import in_background
 
 _AT_ONCE = 2
@@ -138,6 +140,20 @@ class JoinedAttributes:
                 new.selected.clear()
             new.selected[wanted] = selected
         return selected
+
+    def values(self, name: str, new: NewItems | None) -> Values:
+        """The values of an attribute; see `Attributes`."""
+        current, rows = self._current()
+        column = current.table.columns.get(name)
+        if column is None:
+            why = f"the table of items has no attribute {quoted(name)}{nearest(name, current.table.columns)}"
+            raise InvalidRequestError(Violation("attribute", why))
+        if isinstance(column, Lists) or column.kind not in ("string", "int", "bool"):
+            raise InvalidRequestError(
+                Violation("attribute", f"{quoted(name)} is a {column.kind}, and must be a string, an int or a bool")
+            )
+        of_new = None if new is None else self._of_new(new).table.columns[name]
+        return ColumnValues(column, rows, None if isinstance(of_new, Lists) else of_new, new)
 
     def _of_new(self, items: NewItems) -> _New:
         current = self._current()[0]

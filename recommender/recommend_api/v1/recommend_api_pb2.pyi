@@ -48,7 +48,7 @@ MODEL_ROLE_CANARY: ModelRole
 MODEL_ROLE_SHADOW: ModelRole
 
 class RecommendRequest(_message.Message):
-    __slots__ = ("item_ids", "limit", "excluded_item_ids", "exclude_history", "candidate_item_ids", "min_score", "item_keys", "excluded_item_keys", "candidate_item_keys", "model", "routing_key", "user_key", "user_id", "features", "history_type_keys", "history_type_ids", "history_times", "filter", "filter_parameters")
+    __slots__ = ("item_ids", "limit", "excluded_item_ids", "exclude_history", "candidate_item_ids", "min_score", "item_keys", "excluded_item_keys", "candidate_item_keys", "model", "routing_key", "user_key", "user_id", "features", "history_type_keys", "history_type_ids", "history_times", "filter", "filter_parameters", "boosts", "max_per")
     class FeaturesEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -82,6 +82,8 @@ class RecommendRequest(_message.Message):
     HISTORY_TIMES_FIELD_NUMBER: _ClassVar[int]
     FILTER_FIELD_NUMBER: _ClassVar[int]
     FILTER_PARAMETERS_FIELD_NUMBER: _ClassVar[int]
+    BOOSTS_FIELD_NUMBER: _ClassVar[int]
+    MAX_PER_FIELD_NUMBER: _ClassVar[int]
     item_ids: _containers.RepeatedScalarFieldContainer[int]
     limit: int
     excluded_item_ids: _containers.RepeatedScalarFieldContainer[int]
@@ -101,7 +103,27 @@ class RecommendRequest(_message.Message):
     history_times: _containers.RepeatedScalarFieldContainer[int]
     filter: str
     filter_parameters: _containers.MessageMap[str, FeatureValue]
-    def __init__(self, item_ids: _Optional[_Iterable[int]] = ..., limit: _Optional[int] = ..., excluded_item_ids: _Optional[_Iterable[int]] = ..., exclude_history: _Optional[bool] = ..., candidate_item_ids: _Optional[_Iterable[int]] = ..., min_score: _Optional[float] = ..., item_keys: _Optional[_Iterable[str]] = ..., excluded_item_keys: _Optional[_Iterable[str]] = ..., candidate_item_keys: _Optional[_Iterable[str]] = ..., model: _Optional[str] = ..., routing_key: _Optional[str] = ..., user_key: _Optional[str] = ..., user_id: _Optional[int] = ..., features: _Optional[_Mapping[str, FeatureValue]] = ..., history_type_keys: _Optional[_Iterable[str]] = ..., history_type_ids: _Optional[_Iterable[int]] = ..., history_times: _Optional[_Iterable[int]] = ..., filter: _Optional[str] = ..., filter_parameters: _Optional[_Mapping[str, FeatureValue]] = ...) -> None: ...
+    boosts: _containers.RepeatedCompositeFieldContainer[Boost]
+    max_per: _containers.RepeatedCompositeFieldContainer[MaxPer]
+    def __init__(self, item_ids: _Optional[_Iterable[int]] = ..., limit: _Optional[int] = ..., excluded_item_ids: _Optional[_Iterable[int]] = ..., exclude_history: _Optional[bool] = ..., candidate_item_ids: _Optional[_Iterable[int]] = ..., min_score: _Optional[float] = ..., item_keys: _Optional[_Iterable[str]] = ..., excluded_item_keys: _Optional[_Iterable[str]] = ..., candidate_item_keys: _Optional[_Iterable[str]] = ..., model: _Optional[str] = ..., routing_key: _Optional[str] = ..., user_key: _Optional[str] = ..., user_id: _Optional[int] = ..., features: _Optional[_Mapping[str, FeatureValue]] = ..., history_type_keys: _Optional[_Iterable[str]] = ..., history_type_ids: _Optional[_Iterable[int]] = ..., history_times: _Optional[_Iterable[int]] = ..., filter: _Optional[str] = ..., filter_parameters: _Optional[_Mapping[str, FeatureValue]] = ..., boosts: _Optional[_Iterable[_Union[Boost, _Mapping]]] = ..., max_per: _Optional[_Iterable[_Union[MaxPer, _Mapping]]] = ...) -> None: ...
+
+class Boost(_message.Message):
+    __slots__ = ("filter", "factor", "addend")
+    FILTER_FIELD_NUMBER: _ClassVar[int]
+    FACTOR_FIELD_NUMBER: _ClassVar[int]
+    ADDEND_FIELD_NUMBER: _ClassVar[int]
+    filter: str
+    factor: float
+    addend: float
+    def __init__(self, filter: _Optional[str] = ..., factor: _Optional[float] = ..., addend: _Optional[float] = ...) -> None: ...
+
+class MaxPer(_message.Message):
+    __slots__ = ("attribute", "n")
+    ATTRIBUTE_FIELD_NUMBER: _ClassVar[int]
+    N_FIELD_NUMBER: _ClassVar[int]
+    attribute: str
+    n: int
+    def __init__(self, attribute: _Optional[str] = ..., n: _Optional[int] = ...) -> None: ...
 
 class FeatureValue(_message.Message):
     __slots__ = ("int64_value", "double_value", "string_value", "bool_value", "int64_list", "double_list", "string_list", "bool_list")

@@ -1,0 +1,219 @@
+"""Boosts and bounds over the wire: every answer is that of the definition in the proto, applied to all items."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import grpc
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from recommender.recommend_api.v1 import catalogue_api_pb2 as capi
+from recommender.recommend_api.v1 import catalogue_api_pb2_grpc as capi_grpc
+from recommender.recommend_api.v1 import recommend_api_pb2 as api
+from recommender.recommend_api.v1 import recommend_api_pb2_grpc as api_grpc
+from recommender.settings.network import Edge
+from recommender.settings.settings import Settings
+from tests.support.adding import exported_shop, new_item
+from tests.support.catalogues import add_fallback, reference_embeddings
+from tests.support.serving import PATIENCE, in_a_thread, server_of
+
+pytestmark = pytest.mark.both_edges
+ITEMS, NEW = 400, 20
+FALLBACK = list(range(60))
+BRANDS = ["acme", "bolt", "core", None]
+
+
+def attributes_of(number: int) -> dict[str, Any]:
+    """Of brands most items have one, which the best items have too."""
+    brand = BRANDS[0] if number % 5 else BRANDS[1 + number // 5 % 3]
+    return {"brand": brand, "price": number / 4, "shelf": number % 7, "tags": ["x"], "fresh": number % 3 == 0}
+
+
+ATTRIBUTES = {f"item {number}": attributes_of(number) for number in range(ITEMS)} | {
+    f"new {number}": attributes_of(number) for number in range(NEW)
+}
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = exported_shop(tmp_path_factory.mktemp("model"), ITEMS)
+    add_fallback(path, FALLBACK)
+    return path
+
+
+@pytest.fixture(scope="module")
+def stub(
+    model: Path, tmp_path_factory: pytest.TempPathFactory, edge: Edge
+) -> Iterator[api_grpc.RecommenderServiceStub]:
+    folder = tmp_path_factory.mktemp("rules")
+    table = folder / "items.jsonl"
+    lines = [json.dumps({"key": f"item {number}", **attributes_of(number)}) for number in range(ITEMS)]
+    table.write_text("\n".join(lines), encoding="utf-8")
+    known = Settings(
+        port=0,
+        model=model,
+        num_recommendations=10,
+        edge=edge,
+        default_timeout_ms=60_000,
+        items=table,
+        catalogue_writes=True,
+        catalogue_journal=folder / "journal.sqlite",
+    )
+    rows = reference_embeddings(ITEMS + NEW)
+    with (
+        in_a_thread(lambda: server_of(known)) as server,
+        grpc.insecure_channel(f"127.0.0.1:{server.port}") as channel,
+    ):
+        items = [
+            new_item(
+                f"new {number}",
+                rows[ITEMS + number] * (1 if number % 2 else -1),
+                attributes={name: value for name, value in attributes_of(number).items() if value is not None},
+            )
+            for number in range(NEW)
+        ]
+        request = capi.UpsertItemsRequest(model="reference@1", items=items)
+        capi_grpc.CatalogueServiceStub(channel).UpsertItems(request, timeout=PATIENCE)
+        asked = api_grpc.RecommenderServiceStub(channel)
+        last = api.RecommendRequest(item_ids=[0], candidate_item_keys=["new 19"])
+        while not asked.Recommend(last, timeout=PATIENCE).item_keys:
+            pass
+        yield asked
+
+
+def scores_for(history: list[int]) -> dict[str, float]:
+    """The score of the model for each item."""
+    rows = reference_embeddings(ITEMS + NEW).astype(np.float64)
+    user = rows[history].mean(axis=0)
+    signs = [1 if number % 2 else -1 for number in range(NEW)]
+    scores = {f"item {number}": float(rows[number] @ user) for number in range(ITEMS)}
+    return scores | {f"new {number}": float(rows[ITEMS + number] @ user * signs[number]) for number in range(NEW)}
+
+
+FILTERS: dict[str, Callable[[dict[str, Any]], bool]] = {
+    "item.brand == 'bolt'": lambda own: own["brand"] == "bolt",
+    "item.price < 40.0": lambda own: own["price"] < 40.0,
+    "item.fresh": lambda own: own["fresh"],
+    "item.price > 1000.0": lambda own: own["price"] > 1000.0,
+    "has(item.price)": lambda _: True,
+}
+
+
+def wanted(request: api.RecommendRequest) -> list[tuple[str, float]]:
+    """The answer by the definition: sort everything, then take what may be taken."""
+    scores = scores_for(list(request.item_ids))
+    boosted = dict(scores)
+    for boost in request.boosts:
+        for key, own in ATTRIBUTES.items():
+            if FILTERS[boost.filter](own):
+                score = boosted[key]
+                if boost.WhichOneof("effect") == "factor":
+                    boosted[key] = score / boost.factor if score < 0 else score * boost.factor
+                else:
+                    boosted[key] = score + boost.addend
+    keys = [
+        key
+        for key in boosted
+        if (not request.filter or FILTERS[request.filter](ATTRIBUTES[key]))
+        and key not in request.excluded_item_keys
+        and (not request.candidate_item_keys or key in request.candidate_item_keys)
+    ]
+    taken: list[tuple[str, float]] = []
+    counts: Counter[tuple[str, object]] = Counter()
+    for key in sorted(keys, key=lambda key: (-boosted[key], -scores[key])):
+        own = {bound.attribute: ATTRIBUTES[key][bound.attribute] for bound in request.max_per}
+        if len(taken) == request.limit:
+            break
+        if any(
+            own[each.attribute] is not None and counts[each.attribute, own[each.attribute]] >= each.n
+            for each in request.max_per
+        ):
+            continue
+        counts.update((name, value) for name, value in own.items())
+        taken.append((key, boosted[key]))
+    return taken
+
+
+BOOSTS = st.one_of(
+    st.builds(api.Boost, filter=st.sampled_from([*FILTERS]), factor=st.sampled_from([0.3, 1.0, 1.7, 40.0])),
+    st.builds(api.Boost, filter=st.sampled_from([*FILTERS]), addend=st.sampled_from([-3.0, -0.1, 0.7, 5.0])),
+)
+BOUNDS = st.builds(api.MaxPer, attribute=st.sampled_from(["brand", "shelf", "fresh"]), n=st.integers(1, 6))
+KEYS = st.lists(st.sampled_from([*ATTRIBUTES]), max_size=60, unique=True)
+REQUESTS = st.builds(
+    api.RecommendRequest,
+    item_ids=st.lists(st.integers(0, ITEMS - 1), min_size=1, max_size=5),
+    limit=st.integers(1, 60),
+    boosts=st.lists(BOOSTS, max_size=4),
+    max_per=st.lists(BOUNDS, max_size=2, unique_by=lambda bound: bound.attribute),
+    filter=st.sampled_from(["", "", *FILTERS]),
+    excluded_item_keys=KEYS,
+    candidate_item_keys=st.one_of(st.just([]), KEYS),
+)
+
+
+@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(asked=st.lists(REQUESTS, min_size=1, max_size=6))
+def test_answers_are_those_of_the_definition(
+    stub: api_grpc.RecommenderServiceStub, asked: list[api.RecommendRequest]
+) -> None:
+    results = stub.BatchRecommend(api.BatchRecommendRequest(requests=asked), timeout=PATIENCE).results
+    for request, result in zip(asked, results, strict=True):
+        expected = wanted(request)
+        everything = dict(wanted(api.RecommendRequest(item_ids=request.item_ids, boosts=request.boosts, limit=1_000)))
+        reply = result.response
+        assert result.WhichOneof("outcome") == "response", result.error
+        assert len({*reply.item_keys}) == len(reply.item_keys) == len(expected), request
+        # Items whose scores rounding cannot tell apart may change places.
+        for told in ([score for _, score in expected], [everything[key] for key in reply.item_keys]):
+            assert np.allclose(reply.scores, told, rtol=1e-5, atol=1e-4), request
+
+
+def test_a_bound_that_hides_nearly_all_looks_through_the_whole_catalogue(
+    stub: api_grpc.RecommenderServiceStub,
+) -> None:
+    request = api.RecommendRequest(item_ids=[3], limit=10, max_per=[api.MaxPer(attribute="brand", n=1)])
+    reply = stub.Recommend(request, timeout=PATIENCE)
+    brands = [ATTRIBUTES[key]["brand"] for key in reply.item_keys]
+    assert len(brands) == 10
+    assert Counter(brand for brand in brands if brand) == {"acme": 1, "bolt": 1, "core": 1}
+    assert [*reply.item_keys] == [key for key, _ in wanted(request)]
+
+
+def test_a_fallback_list_keeps_bounds_and_its_order(stub: api_grpc.RecommenderServiceStub) -> None:
+    request = api.RecommendRequest(limit=60, max_per=[api.MaxPer(attribute="shelf", n=2)])
+    request.boosts.add(filter="item.price > 2.0", addend=5.0)
+    reply = stub.Recommend(request, timeout=PATIENCE)
+    assert reply.source == api.SOURCE_FALLBACK
+    assert [*reply.item_ids] == list(range(14))
+
+
+@pytest.mark.parametrize(
+    ("rules", "sentence"),
+    [
+        ({"boosts": [api.Boost(filter="item.price > 1.0")]}, "boosts[0]"),
+        ({"boosts": [api.Boost(filter="item.prize > 1.0", factor=2.0)]}, "boosts[0].filter: at character 1: the table"),
+        ({"boosts": [api.Boost(filter="item.fresh", factor=0.0)]}, "boosts[0].factor"),
+        ({"boosts": [api.Boost(filter="item.fresh", factor=-1.0)]}, "boosts[0].factor"),
+        ({"boosts": [api.Boost(filter="item.fresh", factor=2.0)] * 5}, "boosts"),
+        ({"max_per": [api.MaxPer(attribute="brand")]}, "max_per[0].n"),
+        ({"max_per": [api.MaxPer(attribute="brnd", n=1)]}, "max_per[0].attribute: the table of items has no attribute"),
+        ({"max_per": [api.MaxPer(attribute="price", n=1)]}, "'price' is a double"),
+        ({"max_per": [api.MaxPer(attribute="tags", n=1)]}, "'tags' is a list of strings"),
+    ],
+)
+def test_what_is_wrong_with_a_rule_is_said(
+    stub: api_grpc.RecommenderServiceStub, rules: Mapping[str, object], sentence: str
+) -> None:
+    with pytest.raises(grpc.RpcError) as refused:
+        stub.Recommend(api.RecommendRequest(item_ids=[1], **rules), timeout=PATIENCE)  # type: ignore[arg-type]
+    call: Any = refused.value  # what a failed call raises is the call as well; the stubs do not say so
+    assert call.code() is grpc.StatusCode.INVALID_ARGUMENT
+    assert sentence in (call.details() or "")
