@@ -26,8 +26,12 @@ _READ_CPUS = 0.25
 _SHARE_OF_ACTORS = 0.5
 """Actors are counted as half of their CPUs: were they counted whole, no task could read beside them."""
 _BATCH_ROWS = 16_384
+_FILE_ROWS = 100_000
+"""Rows of a file of the output at least, if there are as many."""
 _BLOCKS_OF_AN_ACTOR = 4
 """Blocks that the input has for each actor at least, so that none waits for work in the end."""
+_LEAST_BLOCK_BYTES, _MOST_BLOCK_BYTES = 1 << 20, 8 << 20
+"""Ray would make blocks of 128 MB: a file of some million rows would go to one actor, and the others had nothing."""
 
 
 def score_on_ray(
@@ -64,6 +68,9 @@ def score_on_ray(
     if actors == 0:
         raise BulkError(f"no node of the cluster has {each} CPUs: lower --threads")
     blocks = max(len(inputs.files), _BLOCKS_OF_AN_ACTOR * actors)
+    DataContext.get_current().target_max_block_size = min(
+        max(inputs.bytes // blocks, _LEAST_BLOCK_BYTES), _MOST_BLOCK_BYTES
+    )
     dataset = _read(inputs.files[0].kind, [file.path for file in inputs.files], inputs.filesystem, blocks)
     if options.limit_rows is not None:
         dataset = dataset.limit(options.limit_rows)
@@ -85,7 +92,13 @@ def score_on_ray(
         num_cpus=each * _SHARE_OF_ACTORS,
     )
     filesystem, path = open_filesystem(output)
-    scored.write_parquet(path, filesystem=filesystem, ray_remote_args={"num_cpus": _READ_CPUS}, mode="append")
+    scored.write_parquet(
+        path,
+        filesystem=filesystem,
+        ray_remote_args={"num_cpus": _READ_CPUS},
+        min_rows_per_file=_FILE_ROWS,
+        mode="append",
+    )
     counts, parts = _counted(filesystem, path)
     return Summary(counts, parts, 0, time.monotonic() - began, array("d"))
 

@@ -21,7 +21,8 @@ def score(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         yield from scored.select(["user", "item_ids", "scores", "error"]).to_batches()
 
 
-spark = SparkSession.builder.master("local[2]").config("spark.ui.enabled", "false").getOrCreate()
+builder = SparkSession.builder.master("local[2]").config("spark.ui.enabled", "false")
+spark = builder.config("spark.pyspark.python", sys.executable).getOrCreate()
 schema = "user bigint, item_ids array<int>, scores array<float>, error string"
 rows = spark.read.parquet(path).select("user", "item_ids").repartition(2).mapInArrow(score, schema).collect()
 spark.stop()

@@ -68,6 +68,6 @@ def test_spark_gives_the_same_answers(path: Path) -> None:
             HERE / "spark_scores.py",
             str(MODEL),
             str(path),
-            packages=(f"recommender[bulk] @ {ROOT.as_uri()}", "pyspark>=4,<5"),
+            packages=(f"recommender[bulk] @ {ROOT.as_uri()}", "pyspark>=4,<5", "pandas>=2.2"),
         ),
     )
