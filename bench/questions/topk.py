@@ -1,6 +1,6 @@
 """Measures what the exact top-K of a catalogue costs, and how much of it is not the product of users and items.
 
-Compares, in turn and never side by side: the head of our exports, the plain MatMul + TopK graph, the product alone
+Compares, in turn and never side by side: the heads of our exports, the plain MatMul + TopK graph, the product alone
 (MatMul whose scores stay where they are), and faiss `IndexFlatIP` where it is installed. Every answer is compared with
 the plain graph's. Run: `uv run --group dev --group model --with faiss-cpu python -m bench.questions.topk`.
 With `--device cuda` the graphs run on the GPU, copies of ids and scores over the bus included; faiss stays on the CPU.
@@ -81,12 +81,13 @@ def first_item(g: Nodes) -> str:
     return g.op("Gather", TABLE, first, axis=0)
 
 
-def ours(embeddings: npt.NDArray[np.float32], folder: Path, *, coarse: bool = False) -> Path:
-    layout = Layout(*embeddings.shape)
+def ours(embeddings: npt.NDArray[np.float32], folder: Path, *, coarse: bool = False, plain_head: bool = False) -> Path:
+    items, dim = embeddings.shape
+    layout = Layout(items, dim, plain_head)
     table = pack(embeddings, None, layout)
     codes = Codes.of(table, layout) if coarse else None
     model = build_graph(first_item, layout, largest=float(np.abs(embeddings).max()), codes=codes)
-    path = folder / f"ours{coarse}.onnx"
+    path = folder / f"ours{coarse}{plain_head}.onnx"
     write_model(model, table, path, 1 << 30, {} if codes is None else {CODES: codes.codes})
     return path
 
@@ -139,6 +140,8 @@ def runs(
     heads = {"head": opened(ours(embeddings, folder))}
     if coarse_pays(Layout(*embeddings.shape)):
         heads["coarse head"] = opened(ours(embeddings, folder, coarse=True))
+    if device == "cuda":
+        heads["plain head"] = opened(ours(embeddings, folder, plain_head=True))
     whole = opened(plain(embeddings, folder, select=True))
     product = opened(plain(embeddings, folder, select=False))
 

@@ -38,6 +38,9 @@ def export(
     coarse: Annotated[
         str, typer.Option(help="int8 for a coarse table beside the exact one, none, or auto: for large catalogues.")
     ] = "auto",
+    head: Annotated[
+        str, typer.Option(help="plain for GPUs: one product, one selection. blocks is quicker on CPUs.")
+    ] = "blocks",
     checkpoint: Annotated[Path | None, typer.Option(help="A state_dict written by torch.save.")] = None,
     vocabulary: Annotated[
         Path | None, typer.Option(help="The items' keys: a text file, line i the key of item i.")
@@ -139,6 +142,7 @@ def export(
             version=version,
             embedding_space=embedding_space,
             coarse=coarse,  # type: ignore[arg-type]  # the options check it
+            head=head,  # type: ignore[arg-type]  # the options check it
         )
         with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
             task = bar.add_task("exporting", total=1.0)

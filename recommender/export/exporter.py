@@ -70,7 +70,7 @@ def export_model(
     lists.check_fallback(subject.never)
     max_k = _max_k(options, subject)
     parity = _parity(options, subject, lists)
-    layout, table = _table(subject)
+    layout, table = _table(subject, plain=options.head == "plain")
     coarse = _coarse(options, layout)
     histories, beside = subject.checked(_histories(subject.readable, subject.longest_history, options.padding_id))
     truth = subject.truth(histories, beside)
@@ -87,6 +87,7 @@ def export_model(
             bias=subject.biased,
             coarse=coarse,
             never=bool(subject.never),
+            plain=layout.plain,
         )
 
     progress("building the graph", 0.6)
@@ -186,10 +187,10 @@ def export_model(
     return options.path
 
 
-def _table(subject: Subject) -> tuple[Layout | None, Scores | None]:
+def _table(subject: Subject, *, plain: bool) -> tuple[Layout | None, Scores | None]:
     if subject.embeddings is None:
         return None, None
-    layout = Layout(subject.items, subject.embeddings.shape[1] + subject.biased)
+    layout = Layout(subject.items, subject.embeddings.shape[1] + subject.biased, plain)
     return layout, pack(subject.embeddings, subject.bias, layout)
 
 

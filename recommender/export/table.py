@@ -30,14 +30,17 @@ _BLOCK, _LARGE_BLOCK, _LARGE_CATALOGUE = 32, 64, 200_000
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """How a table of this many items is cut; `columns` counts a bias column too."""
+    """How a table of this many items is cut; `columns` counts a bias column too. A `plain` one is not cut at all."""
 
     items: int
     columns: int
+    plain: bool = False
 
     @property
     def block(self) -> int:
         """Items in one block: a size that leaves no tail, where there is one near the best."""
+        if self.plain:
+            return self.items
         best = _BLOCK if self.items < _LARGE_CATALOGUE else _LARGE_BLOCK
         near = (best, *range(best + 8, best * 3 // 2 + 1, 8), *range(best - 8, best // 2, -8))
         return next((size for size in near if self.items % size == 0), best)
@@ -45,7 +48,7 @@ class Layout:
     @property
     def slabs(self) -> int:
         """Slabs in the table; all are equal. A small table is one."""
-        return 1 if self.items <= _ONE_SLAB_ITEMS else -(-self.items // _SLAB_ITEMS)
+        return 1 if self.plain or self.items <= _ONE_SLAB_ITEMS else -(-self.items // _SLAB_ITEMS)
 
     @property
     def blocks(self) -> int:

@@ -23,7 +23,16 @@ from recommender.export.truth import brute_force, masked
 _MOST_ITEMS = 200_000
 
 
-def check_ties(items: int, columns: int, max_k: int, *, bias: bool, coarse: bool = False, never: bool = False) -> None:
+def check_ties(
+    items: int,
+    columns: int,
+    max_k: int,
+    *,
+    bias: bool,
+    coarse: bool = False,
+    never: bool = False,
+    plain: bool = False,
+) -> None:
     """Rank with the head that a catalogue of this shape gets; ExportError where one id or one score is not exact.
 
     With `never`, which needs a bias, every ninth item is never recommended.
@@ -33,7 +42,7 @@ def check_ties(items: int, columns: int, max_k: int, *, bias: bool, coarse: bool
     random = np.random.default_rng(2)
     embeddings = random.integers(-1, 2, (items, size)).astype(np.float32)
     offsets = random.integers(-2, 3, items).astype(np.float32) if bias else None
-    layout = Layout(items, columns)
+    layout = Layout(items, columns, plain)
     table = pack(embeddings, offsets, layout)
     barred = range(0, items, 9) if never else ()
     codes = Codes.of(table, layout, bias=bias, never=barred) if coarse else None

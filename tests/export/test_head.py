@@ -7,6 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from recommender.engine.onnx_file import read_onnx_file
+from recommender.export import export_model
 from recommender.export.artifact import write_model
 from recommender.export.check import ModelFile
 from recommender.export.errors import ExportError
@@ -25,6 +27,18 @@ from recommender.export.truth import brute_force
 )
 def test_ties_go_to_the_lower_id(items: int, size: int, *, bias: bool) -> None:
     check_ties(items, size + bias, min(items, 1_000), bias=bias)
+
+
+@pytest.mark.parametrize(("items", "bias"), [(5_000, False), (65_537, True)])
+def test_a_plain_head_ranks_as_exactly(items: int, *, bias: bool) -> None:
+    check_ties(items, 4 + bias, 300, bias=bias, never=bias, plain=True)
+
+
+def test_a_plain_head_has_one_selection_and_no_blocks(tmp_path: Path) -> None:
+    options = ExportOptions(items=5_000, dim=4, max_k=10, head="plain", output=tmp_path / "10_model.onnx")
+    file = read_onnx_file(export_model(options))
+    assert "TopK" in file.operators
+    assert not file.operators & {"ReduceMax", "Scan", "MatMulInteger"}
 
 
 @pytest.mark.parametrize("broken", [np.nan, np.inf, -np.inf, 1e38])
@@ -63,6 +77,8 @@ def test_a_table_with_nan_or_infinity_is_refused(value: float) -> None:
         ({"num_recommendations": -1}, "num_recommendations is -1"),
         ({"max_k": 5}, "max_k is 5, below num_recommendations = 10"),
         ({"coarse": "int4"}, "coarse is 'int4'; give 'auto', 'none' or 'int8'"),
+        ({"head": "tall"}, "head is 'tall'; give 'blocks' or 'plain'"),
+        ({"head": "plain", "coarse": "int8"}, "coarse is 'int8', which needs blocks"),
         ({"name": "a b"}, "name is 'a b'"),
         ({"version": ""}, "version is ''"),
     ],

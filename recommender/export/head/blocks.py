@@ -53,7 +53,7 @@ def product(g: Nodes, users: str) -> str:
 
 def from_scores(g: Nodes, scores: str, users: str, layout: Layout, bounds: Bounds | None = None) -> tuple[str, ...]:
     """Top-K, all scores being there; with `bounds` those of the blocks too."""
-    if layout.items < _LEAST_ITEMS:
+    if layout.plain or layout.items < _LEAST_ITEMS:
         return (*from_all(g, scores, layout), *(() if bounds is None else (no_bounds(g),)))
     return _from_blocks(g, scores, users, layout, bounds)
 

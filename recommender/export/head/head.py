@@ -12,6 +12,8 @@ prove what they leave out). Which of these ways a batch takes is decided here, m
 - Where one product is quick, asking what a batch restricts costs more than selecting from it. So a table of one slab
   has one way for batches without exclusions and candidates, whose condition reads nothing but the widths of these
   two: a session that knows both to be 0 folds it at load, and nothing but this way is left.
+- A plain layout has one product and one selection for all of these: an export for GPUs, which have memory traffic to
+  spare, and where each further node is one more start of a kernel.
 - A user vector that is NaN, infinite or so large that a score would overflow gets no recommendation at all.
 - A score that only `NEVER` or `MASKED` can make is read as -inf: such an item is no recommendation, nor a candidate.
 """
