@@ -192,7 +192,8 @@ class OnnxEngine:
         padding: int | None,
         vectors: Vectors | None = None,
     ) -> list[Ranking]:
-        if any(query.masks or query.beside or query.rules for query in queries):
+        apart = [query.masks or query.beside or query.rules for query in queries]
+        if any(apart):
             rank = partial(self._rank_together, begun=begun, options=options, general=general, padding=padding)
             if any(query.rules for query in queries):
                 ruled = ranked_by_rules(queries, lambda each: outcomes_of(partial(rank, each)), self.contract.items)
