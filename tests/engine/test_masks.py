@@ -163,3 +163,12 @@ def test_masks_may_be_of_another_size_than_the_catalogue(engine: OnnxEngine) -> 
     masks = [ItemMask(allowed_at(0.4, size, size)) for size in (items // 3, items + 777)]
     batch = [Query((5,), 10, masks=(mask,)) for mask in masks] + [Query((5,), 10, masks=tuple(masks))]
     assert asyncio.run(engine.run(batch)) == [brute_force(embeddings(items), query) for query in batch]
+
+
+def test_many_candidates_are_ranked_exactly_whatever_others_name(engine: OnnxEngine) -> None:
+    items = engine.model.items
+    assert items is not None
+    table = embeddings(items)
+    batch = [Query((row,), 10, candidates=tuple(range(row, items, row + 2))) for row in range(6)]
+    batch += [Query((9,), 30, candidates=(4,)), Query((9,), 3, candidates=tuple(np.flatnonzero(table @ table[9] < 0)))]
+    assert asyncio.run(engine.run(batch)) == [brute_force(table, query) for query in batch]

@@ -32,6 +32,10 @@ _FEW = 512
 """Allowed items that are ranked as candidates at once: to ask for more and drop some takes longer."""
 _SHARE_OF_WALK = 80
 """To rank one allowed item in so many of the catalogue takes as long as a row's part of a walk over all, or less."""
+_FEW_BESIDE = 2_048
+"""Allowed items that are ranked as candidates at once where other rows have the table walked over anyway."""
+_ROWS_BESIDE = 8
+"""Rows that a product takes side by side."""
 _SPARE = 4
 """A row may ask for one item in so many more than its batch-mates do, who get as many: they hardly notice."""
 _AGAIN = 4
@@ -49,6 +53,11 @@ class _Masked:
     place: int
     query: Query
     asked: int
+
+    @property
+    def least(self) -> int:
+        """How many items the narrowest of its masks allows."""
+        return min(mask.count for mask in self.query.masks)
 
     def kept(self, ranking: Ranking) -> Ranking:
         """The k best of the answer that the masks allow."""
@@ -107,23 +116,29 @@ class MaskedRanking:
         shared: list[_Masked] = []
         named: list[Named] = []
         bounded: list[_Masked] = []
+        few: list[_Masked] = []
         spare = self._spare(queries)
         for place, query in enumerate(queries):
             if query.candidates is not None and query.masks:
                 ids = np.array(query.candidates, np.int64)
                 named.append(Named(place, query, ids[allowed_of(ids, query.masks)]))
             elif query.masks and self._few(query):
-                named.append(all_allowed(place, query, self._contract.items))
+                few.append(self._asking(place, query))
             elif query.masks and self._block is not None and self._first_number(query) > spare:
                 bounded.append(self._asking(place, query))
             else:
                 shared.append(self._asking(place, query))
-        if bounded:
-            together = [row for row in shared if row.query.candidates is None and row.asked <= spare]
+        together = [row for row in shared if row.query.candidates is None and row.asked <= spare]
+        if self._block is not None and (bounded or (few and together)):
             shared = [row for row in shared if row not in together]
-            walked = self._walk(_asked(together), [row.query for row in bounded])
+            bounded += [row for row in few if row.least > _FEW_BESIDE]
+            few = [row for row in few if row.least <= _FEW_BESIDE]
+            # Of what is multiplied side by side, the last few rows cost as much as if they were as many as fit in.
+            fillers = few[: -(len(together) + len(bounded)) % _ROWS_BESIDE]
+            walked = self._walk(_asked(together), [row.query for row in (*bounded, *fillers)])
             shared += self._settle(together, walked.outcomes, found, named)
             shared += self._look(bounded, walked.bounds, found)
+        named += [all_allowed(row.place, row.query, self._contract.items) for row in few]
         while shared:
             most = _ALIKE * min(row.asked for row in shared)
             together = [row for row in shared if row.asked <= most]
@@ -175,7 +190,7 @@ class MaskedRanking:
         looks: list[Look] = []
         again: list[_Masked] = []
         combined: Combined = {}
-        for row, own in zip(rows, bounds, strict=True):
+        for row, own in zip(rows, bounds, strict=False):
             look = look_of(row.place, row.query, own, self._block, self._contract.items, combined)
             if look is None:
                 again.append(row)

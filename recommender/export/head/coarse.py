@@ -41,9 +41,9 @@ from recommender.export.head.bounds import Bounds, bounded_rows
 from recommender.export.head.codes import CODES, MOST_SHARES, ZERO, Codes
 from recommender.export.head.long_items import once, raised, with_long
 from recommender.export.head.rows import Rows, Turns, any_of
-from recommender.export.head.selection import FLOAT, INT64, MASKED, UINT8, mask, places, search, select
+from recommender.export.head.selection import FLOAT, INT64, MASKED, UINT8, last_column, mask, places, search, select
 from recommender.export.head.slabs import Pairs, Slabs, batch_of, view
-from recommender.export.head.users import DIGIT, INT8, CodedUsers
+from recommender.export.head.users import INT8, LOWEST_SUM, CodedUsers
 from recommender.export.nodes import Nodes
 from recommender.export.table import TABLE, Layout
 
@@ -57,8 +57,6 @@ _MOST_BLOCKS = 8_192
 _FEW_ROWS = 8
 # Rows whose codes are looked at together.
 _ROWS_TOGETHER = 8
-# Below every sum of products, and exact in float32.
-_LOWEST = -(2**30)
 
 
 def most_wanted(blocks: int) -> int:
@@ -119,7 +117,7 @@ class CoarseHead:
         """Rank the rows that are not proven once more: looking at all that could matter, or in float32."""
         rows = Rows.of(g, g.op("Not", first.proven))
         users = CodedUsers.of(g, rows.take(g, vectors), self.codes)
-        floor = _last(g, rows.take(g, first.scores))
+        floor = last_column(g, rows.take(g, first.scores))
         most = users.most(g, g.op("Cast", rows.take(g, maxima), to=FLOAT), users.of_blocks)
         needed = _count(g, g.op("GreaterOrEqual", most, floor))
         share = g.op("Min", g.op("Div", g.int64(_MOST_BLOCKS), rows.count(g)), g.int64(self.codes.blocks - 1))
@@ -157,7 +155,7 @@ class CoarseHead:
         own = rows.only(g, few)
         users = CodedUsers.of(g, own.take(g, vectors), self.codes)
         pairs = Pairs.of(g, own.pairs(g, excluded, batch_of(g, vectors)))
-        floor = _last(g, own.take(g, first.scores))
+        floor = last_column(g, own.take(g, first.scores))
         blocks = g.op("Max", _most(g, g.op("Where", few, needed, g.int64(0))), self._first_blocks(g))
 
         def items(sums: str) -> str:
@@ -196,7 +194,7 @@ class CoarseHead:
             block=self.codes.block,
             product=lambda inner, slab: inner.op("MatMulInteger", slab, across, zero),
             scored=_INT32,
-            lowest=np.array(_LOWEST, np.int32),
+            lowest=np.array(LOWEST_SUM, np.int32),
         )
         return walk.maxima(g, batch, pairs)
 
@@ -215,21 +213,21 @@ class CoarseHead:
         """
         zero, one = g.int64(0), g.int64(1)
         best, order = g.ops("TopK", 2, maxima, g.op("Add", number, one), axis=1)
-        left_out = g.op("Cast", _last(g, best), to=FLOAT)
+        left_out = g.op("Cast", last_column(g, best), to=FLOAT)
         edge_of_blocks = users.most(g, left_out, users.of_blocks)
         chosen, _ = g.ops("TopK", 2, g.op("Slice", order, zero, number, one), number, axis=1, largest=0)
 
         sums = self._finer(g, users, chosen, pairs)
         number = items(sums)
         best, order = g.ops("TopK", 2, sums, g.op("Add", number, one), axis=1)
-        edge_of_items = users.most(g, _last(g, best), users.of_items)
+        edge_of_items = users.most(g, last_column(g, best), users.of_items)
         best, order = (g.op("Slice", each, zero, number, one) for each in (best, order))
         size = g.int64(self.codes.block)
         block = g.op("GatherElements", chosen, g.op("Div", order, size), axis=1)
         ids = g.op("Add", g.op("Mul", block, size), g.op("Mod", order, size))
         # What is excluded, and what is padding, sorts behind every item.
         end = g.int64(self.layout.items)
-        ids = g.op("Where", g.op("Greater", best, g.float32(_LOWEST / 2)), ids, end)
+        ids = g.op("Where", g.op("Greater", best, g.float32(LOWEST_SUM / 2)), ids, end)
         ids = with_long(g, ids, self.codes.long)
         ids, _ = g.ops("TopK", 2, ids, g.op("Shape", ids, start=1, end=2), axis=1, largest=0)
         vectors = g.op("Gather", TABLE, g.op("Min", ids, g.int64(self.layout.items - 1)), axis=0)
@@ -237,14 +235,13 @@ class CoarseHead:
         scores = g.op("Where", g.op("Less", ids, end), scores, g.float32(MASKED))
         scores = once(g, ids, scores, self.codes.long, pairs)
         ids, scores = select(g, ids, scores, "k")
-        worst = _last(g, scores)
+        worst = last_column(g, scores)
         return _Ranked(ids, scores, g.op("Greater", worst, g.op("Max", edge_of_blocks, edge_of_items)))
 
     def _finer(self, g: Nodes, users: CodedUsers, chosen: str, pairs: Pairs) -> str:
         """Σ (p + t / 126) q of each item in these blocks, int64 [batch, m] ascending: float32 [batch, m * block]."""
         size, columns = self.codes.block, self.layout.columns
         codes = view(g, CODES, users.vectors, -1, size * columns)
-        weights, zero = g.constant(np.array([[1], [1 / DIGIT]], np.float32)), g.constant(np.array(ZERO, np.uint8))
         batch = batch_of(g, users.vectors)
         together = g.op("Min", batch, g.int64(_ROWS_TOGETHER))
         rows = helper.make_tensor_value_info(g.fresh("rows"), INT64, [None])
@@ -252,8 +249,8 @@ class CoarseHead:
         def some(body: Nodes) -> tuple[str]:
             blocks = body.op("Gather", chosen, rows.name, axis=0)
             own = body.op("Reshape", body.op("Gather", codes, blocks, axis=0), body.int64(0, -1, columns))
-            sums = body.op("MatMulInteger", own, body.op("Gather", users.digits, rows.name, axis=0), zero)
-            return (body.op("Squeeze", body.op("MatMul", body.op("Cast", sums, to=FLOAT), weights), body.int64(2)),)
+            theirs = replace(users, digits=body.op("Gather", users.digits, rows.name, axis=0))
+            return (theirs.finer(body, own),)
 
         # A few rows at a time: the codes that they look at stay in the second cache, and take no memory for each row.
         turns = Turns.of(g, batch, together)
@@ -264,15 +261,10 @@ class CoarseHead:
             wide = body.int64(size)
             slot, found = search(body, chosen, pairs.rows, body.op("Div", pairs.items, wide))
             place = body.op("Add", body.op("Mul", slot, wide), body.op("Mod", pairs.items, wide))
-            return (mask(body, sums, places(body, pairs.rows, place), keep=found, lowest=_LOWEST),)
+            return (mask(body, sums, places(body, pairs.rows, place), keep=found, lowest=LOWEST_SUM),)
 
         (sums,) = g.choose(pairs.any, masked, lambda _: (sums,), (FLOAT,))
         return sums
-
-
-def _last(g: Nodes, rows: str) -> str:
-    """The last column of each row [batch, 1]."""
-    return g.op("Slice", rows, g.int64(-1), g.int64(np.iinfo(np.int64).max), g.int64(1))
 
 
 def _twice(g: Nodes, across: str) -> str:

@@ -21,6 +21,7 @@ prove what they leave out). Which of these ways a batch takes is decided here, m
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import TypeAlias
 
 import numpy as np
@@ -32,16 +33,16 @@ from recommender.export.head.blocks import (
     from_all,
     from_scores,
     from_slabs,
-    gathered_product,
     product,
 )
 from recommender.export.head.bounds import Bounds, no_bounds
 from recommender.export.head.coarse import CoarseHead, most_wanted
 from recommender.export.head.codes import Codes
-from recommender.export.head.selection import FLOAT, INT64, MASKED, mask, places, real_candidates, search, select_filled
-from recommender.export.head.slabs import Pairs, batch_of
+from recommender.export.head.named import from_candidates, from_coarse_candidates
+from recommender.export.head.selection import FLOAT, INT64
+from recommender.export.head.slabs import batch_of
 from recommender.export.nodes import Nodes
-from recommender.export.table import NEVER, TABLE, Layout
+from recommender.export.table import NEVER, Layout
 
 Plan: TypeAlias = Callable[[Nodes], tuple[str, ...]]
 
@@ -90,12 +91,19 @@ def add_head(
     whole = g.op("Equal", g.op("Shape", row), g.int64(0))
     # Outputs beside ids and scores.
     more = (() if codes is None else ("fallbacks",)) + ((BOUNDS,) if gives_bounds(layout, codes) else ())
-    rank = _plan(g, users, layout, whole) if codes is None else _coarse_plan(g, users, layout, codes)
+    if codes is None:
+        rank, candidates = _plan(g, users, layout, whole), partial(from_candidates, users=users, layout=layout)
+    else:
+        wanted = _takes_codes(g, users)
+        rank = _coarse_plan(g, users, layout, codes, wanted)
+        candidates = partial(from_candidates, users=users, layout=layout)
+        if not len(codes.long):  # which have no codes
+            candidates = partial(from_coarse_candidates, users=users, layout=layout, codes=codes, wanted=wanted)
 
     def restricted(inner: Nodes) -> tuple[str, ...]:
         def named(body: Nodes) -> tuple[str, ...]:
             told = (no_bounds(body) if name == BOUNDS else _no_fallbacks(body, users) for name in more)
-            return *_from_candidates(body, users, layout), *told
+            return *candidates(body), *told
 
         types = (INT64, FLOAT, *({"fallbacks": INT64, BOUNDS: FLOAT}[name] for name in more))
         ids, scores, *told = inner.choose(whole, rank, named, types)
@@ -149,13 +157,17 @@ def _plan(g: Nodes, users: str, layout: Layout, whole: str) -> Plan:
     )
 
 
-def _coarse_plan(g: Nodes, users: str, layout: Layout, codes: Codes) -> Plan:
-    """How to rank the whole catalogue with coarse scores, where the batch is of a size that takes them."""
-    few = g.op("LessOrEqual", "k", g.int64(layout.full_blocks // _SLAB_BLOCKS_PER_K))
-    able = g.op("LessOrEqual", "k", g.int64(most_wanted(layout.full_blocks // _BLOCKS_PER_K)))
+def _takes_codes(g: Nodes, users: str) -> str:
+    """Whether the batch is of a size that takes coarse scores: bool [1]."""
     least, most = (g.op("Slice", COARSE_ROWS, g.int64(at), g.int64(at + 1)) for at in (0, 1))
     batch = batch_of(g, users)
-    wanted = g.op("And", g.op("LessOrEqual", least, batch), g.op("LessOrEqual", batch, most))
+    return g.op("And", g.op("LessOrEqual", least, batch), g.op("LessOrEqual", batch, most))
+
+
+def _coarse_plan(g: Nodes, users: str, layout: Layout, codes: Codes, wanted: str) -> Plan:
+    """How to rank the whole catalogue with coarse scores, where they are `wanted`, bool [1]."""
+    few = g.op("LessOrEqual", "k", g.int64(layout.full_blocks // _SLAB_BLOCKS_PER_K))
+    able = g.op("LessOrEqual", "k", g.int64(most_wanted(layout.full_blocks // _BLOCKS_PER_K)))
     bounds = Bounds.of(g, users)
 
     def exact(inner: Nodes) -> tuple[str, ...]:
@@ -186,21 +198,3 @@ def _where(g: Nodes, wanted: str, *rows: str) -> list[str]:
     zero, last = g.int64(0), g.int64(np.iinfo(np.int64).max)
     end = g.op("Where", wanted, last, zero)
     return [g.op("Slice", each, zero, end, zero) for each in rows]
-
-
-def _from_candidates(g: Nodes, users: str, layout: Layout) -> tuple[str, str]:
-    """Top-K of each row's own candidates, which are ascending."""
-    ids = "candidates"
-    scores = gathered_product(g, g.op("Gather", TABLE, ids, axis=0), users)
-    real = real_candidates(g)
-    scores = g.op("Where", real, scores, g.float32(MASKED))
-
-    def masked(inner: Nodes) -> tuple[str]:
-        # Padding breaks the ascending order, so it is read as larger than any id.
-        known = inner.op("Where", real, ids, inner.int64(layout.items))
-        place, found = search(inner, known, pairs.rows, pairs.items)
-        return (mask(inner, scores, places(inner, pairs.rows, place), keep=found),)
-
-    pairs = Pairs.of(g, "excluded")
-    (scores,) = g.choose(pairs.any, masked, lambda _: (scores,), (FLOAT,))
-    return select_filled(g, ids, scores, batch_of(g, users))

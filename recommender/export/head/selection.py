@@ -121,11 +121,16 @@ def search(g: Nodes, known: str, rows: str, sought: str) -> tuple[str, str]:
     return column, g.op("Equal", at(g, column), sought)
 
 
-def real_candidates(g: Nodes) -> str:
+def last_column(g: Nodes, rows: str) -> str:
+    """The last column of each row: [batch, 1]."""
+    return g.op("Slice", rows, g.int64(-1), g.int64(np.iinfo(np.int64).max), g.int64(1))
+
+
+def real_candidates(g: Nodes, ids: str = "candidates", lengths: str = "candidates_length") -> str:
     """Which candidates are not padding: bool [batch, c]."""
-    width = g.op("Squeeze", g.op("Shape", "candidates", start=1, end=2))
+    width = g.op("Squeeze", g.op("Shape", ids, start=1, end=2))
     zero, one = (g.constant(np.array(number, np.int64)) for number in (0, 1))
-    return g.op("Less", g.op("Range", zero, width, one), g.op("Unsqueeze", "candidates_length", g.int64(-1)))
+    return g.op("Less", g.op("Range", zero, width, one), g.op("Unsqueeze", lengths, g.int64(-1)))
 
 
 def select_filled(g: Nodes, ids: str, scores: str, batch: str) -> tuple[str, str]:

@@ -10,12 +10,15 @@ from dataclasses import dataclass
 import numpy as np
 from onnx import TensorProto
 
-from recommender.export.head.codes import Codes
+from recommender.export.head.codes import ZERO, Codes
+from recommender.export.head.selection import FLOAT
 from recommender.export.nodes import Nodes
 
 INT8 = TensorProto.INT8
 _USER_CODES = 63
 DIGIT = 126
+LOWEST_SUM = -(2**30)
+"""Below every sum of products, and exact in float32."""
 _EPS = float(np.finfo(np.float32).eps)
 
 
@@ -67,6 +70,12 @@ class CodedUsers:
             of_blocks=bound(rest),
             of_items=bound(finer),
         )
+
+    def finer(self, g: Nodes, codes: str) -> str:
+        """Σ (p + t / 126) q of the items with these codes, uint8 [batch, m, columns]: float32 [batch, m]."""
+        sums = g.op("MatMulInteger", codes, self.digits, g.constant(np.array(ZERO, np.uint8)))
+        weights = g.constant(np.array([[1], [1 / DIGIT]], np.float32))
+        return g.op("Squeeze", g.op("MatMul", g.op("Cast", sums, to=FLOAT), weights), g.int64(2))
 
     def most(self, g: Nodes, sums: str, bound: str) -> str:
         """The largest score that an item with such a sum, float32 [batch, n], can have."""
