@@ -108,7 +108,8 @@ class Availability:
             if self._keys is not None:
                 await in_background(items.hidden.read, self._keys)
             if self.kept is not None:
-                hidden, added = await self.kept.everything(version.label, version.embedding_space or "")
+                space = (version.embedding_space or "") if self.most_new else None
+                hidden, added = await self.kept.everything(version.label, space)
                 await in_background(items.hidden.follow, hidden)
                 await in_background(items.new.follow, added)
             await self._put_in_force(version, items)

@@ -14,6 +14,7 @@ import pytest
 
 from recommender.client import Client, NewItem
 from recommender.domain import Query
+from recommender.recommend_api.open_inference import open_inference_pb2 as oip
 from recommender.recommend_api.v1 import catalogue_api_pb2 as capi
 from recommender.recommend_api.v1 import recommend_api_pb2 as api
 from tests.support.adding import TIMEOUT, exported_shop, new_item, shopping
@@ -24,6 +25,7 @@ from tests.support.serving import AnyServer, Shared
 
 pytestmark = pytest.mark.both_edges
 ITEMS, NEW = 300, 40
+INFER = "/inference.GRPCInferenceService/ModelInfer"
 
 
 @pytest.fixture(scope="module")
@@ -152,7 +154,7 @@ async def test_more_than_may_be_are_refused_as_a_whole(server: AnyServer) -> Non
     assert (replaced.replaced, replaced.total) == (1, 60)
     assert [len(listed.items), len(rest.items), listed.total, listed.limit] == [50, 10, 60, 60]
     assert [(each.state, each.items) for each in listed.counts] == [(capi.NEW_ITEM_STATE_RANKED, 60)]
-    assert not rest.next_page_token
+    assert (rest.next_page_token, rest.total, len(rest.counts)) == ("", 60, 0)
 
 
 @pytest.mark.parametrize("seed", [1, 2])
@@ -228,3 +230,31 @@ async def test_commands_and_clients_add_list_and_remove_items(server: AnyServer,
     assert listed.stderr == "5 new items, 60 at most: 3 ranked, 2 waiting\n"
     assert removed.stdout.splitlines()[-1] == "3 removed; there are 2 new items now"
     assert (added, left) == (1, 3)
+
+
+async def test_the_open_inference_protocol_has_them_too(server: AnyServer) -> None:
+    tensor = oip.ModelInferRequest.InferInputTensor(name="user_history", datatype="INT64", shape=[1, 1])
+    request = oip.ModelInferRequest(
+        model_name="reference",
+        inputs=[tensor],
+        raw_input_contents=[np.array([3], np.int64).tobytes()],
+        outputs=[oip.ModelInferRequest.InferRequestedOutputTensor(name=name) for name in ("item_keys", "scores")],
+    )
+    async with shopping(server.port, ITEMS) as shop, grpc.aio.insecure_channel(f"127.0.0.1:{server.port}") as channel:
+        await shop.add(new_item("best", [9.0] * 8), new_item("last", [-9.0] * 8))
+        infer: grpc.aio.UnaryUnaryMultiCallable[oip.ModelInferRequest, oip.ModelInferResponse] = channel.unary_unary(
+            INFER,
+            request_serializer=oip.ModelInferRequest.SerializeToString,
+            response_deserializer=oip.ModelInferResponse.FromString,
+        )
+        reply = await infer(request, timeout=TIMEOUT)
+        wanted = await shop.ask(item_ids=[3])
+        await shop.remove("best", "last")
+    keys, at, raw = [], 0, reply.raw_output_contents[0]
+    while at < len(raw):
+        size = int.from_bytes(raw[at : at + 4], "little")
+        keys.append(raw[at + 4 : at + 4 + size].decode())
+        at += 4 + size
+    assert keys == list(wanted.item_keys)
+    assert keys[0] == "best"
+    assert np.frombuffer(reply.raw_output_contents[1], np.float32).tolist() == list(wanted.scores)

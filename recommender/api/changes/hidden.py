@@ -13,7 +13,7 @@ from recommender.api.changes.reading import PAGE, check_label, place_of, token_o
 from recommender.api.messages import check_few_fields, decoded, validate
 from recommender.catalogue.availability.journal import Entry
 from recommender.catalogue.availability.kept import KeptChanges
-from recommender.errors import InvalidRequestError, UnknownModelError, Violation
+from recommender.errors import CatalogueFullError, InvalidRequestError, UnknownModelError, Violation
 from recommender.models.availability import Availability
 from recommender.recommend_api.v1 import catalogue_api_pb2 as api
 from recommender.routing.router import Router
@@ -45,7 +45,11 @@ class HiddenItemsCalls:
         request = self._read(api.HideItemsRequest, message)
         model = self._version_of(request.model, request.item_ids) if request.model else ""
         items = list(request.item_keys) or [str(item) for item in request.item_ids]
-        written = await self._kept.write(model, items, hidden=True, deadline=deadline)
+        try:
+            written = await self._kept.write(model, items, hidden=True, deadline=deadline)
+        except CatalogueFullError:
+            log.warning("items not hidden: calls have hidden as many as may be", model=model, items=len(items))
+            raise
         unknown = await self._availability.unknown(request.item_keys)
         log.info(
             "items hidden by a call", model=model, items=len(items), changed=written.changed, hidden=written.hidden

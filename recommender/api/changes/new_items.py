@@ -6,7 +6,6 @@ import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from functools import partial
 from typing import Final, TypeAlias, TypeVar
 
 import numpy as np
@@ -20,7 +19,14 @@ from recommender.api.wire import BYTES, fields
 from recommender.catalogue.availability.kept import KeptChanges
 from recommender.catalogue.new_items.journal import KeptItem, NewItem
 from recommender.engine.contract import QUERY
-from recommender.errors import InvalidRequestError, UnavailableError, UnknownModelError, Violation, quoted
+from recommender.errors import (
+    CatalogueFullError,
+    InvalidRequestError,
+    UnavailableError,
+    UnknownModelError,
+    Violation,
+    quoted,
+)
 from recommender.models.attributes import ItemAttributes
 from recommender.models.availability import Availability, NewItemState
 from recommender.models.version import Version
@@ -79,9 +85,15 @@ class NewItemsCalls:
             model, space = version.label, version.embedding_space or ""
             await in_background(_check_fit, version, items)
         spared = self._availability.spared()
-        done = await self._kept.change(
-            lambda journal: journal.new_items.upsert(model, space, items, most=self._most, spared=spared), deadline
-        )
+        try:
+            done = await self._kept.change(
+                lambda journal: journal.new_items.upsert(model, space, items, most=self._most, spared=spared), deadline
+            )
+        except CatalogueFullError:
+            log.warning(
+                "new items refused: there are as many as may be", model=model, items=len(items), most=self._most
+            )
+            raise
         log.info("items added by a call", model=model, waiting=version is None, **done._asdict())
         if done.dropped:
             log.warning("new items that versions left behind were dropped to make room", dropped=done.dropped)
@@ -109,31 +121,19 @@ class NewItemsCalls:
         return api.RemoveItemsResponse(removed=gone, total=left)
 
     async def list_new(self, message: bytes, deadline: float) -> api.ListNewItemsResponse:
-        """List a page of new items, and count them all."""
+        """List a page of new items; the first page counts them all."""
         request = self._read(api.ListNewItemsRequest, message)
         size = request.page_size or PAGE
         after = place_of(request.page_token)
-        everything = await self._kept.read(lambda journal: journal.new_items.page(None, -1), deadline)
-        states = await self._availability.states(everything)
-        return await in_background(partial(self._page, everything, states, after, size))
-
-    def _page(
-        self, everything: list[KeptItem], states: list[NewItemState], after: tuple[str, str] | None, size: int
-    ) -> api.ListNewItemsResponse:
-        rows = [
-            (item, state)
-            for item, state in zip(everything, states, strict=True)
-            if after is None or (item.model, item.key) > after
-        ][: size + 1]
-        listed = rows[:size]
-        last = listed[-1][0] if len(rows) > size else None
-        return api.ListNewItemsResponse(
-            items=[api.ListedItem(key=item.key, model=item.model, state=_STATES[state]) for item, state in listed],
-            next_page_token="" if last is None else token_of(last.model, last.key),
-            total=len(everything),
-            limit=self._most,
-            counts=[api.StateCount(state=_STATES[state], items=count) for state, count in Counter(states).items()],
-        )
+        most = -1 if after is None else size + 1
+        items = await self._kept.read(lambda journal: journal.new_items.page(after, most), deadline)
+        states = await self._availability.states(items)
+        page = await in_background(_page, items[: size + 1], states, size)
+        page.total, page.limit = self._kept.new_items if after else len(items), self._most
+        if after is None:
+            counts = Counter(states).items()
+            page.counts.extend(api.StateCount(state=_STATES[state], items=count) for state, count in counts)
+        return page
 
     def _read(self, kind: type[M], message: bytes) -> M:
         check_few_fields(kind, message, _MOST_FIELDS)
@@ -187,6 +187,16 @@ class NewItemsCalls:
         with suppress(UnknownModelError, UnavailableError):
             return self._router.route(model)
         return None
+
+
+def _page(items: Sequence[KeptItem], states: Sequence[NewItemState], size: int) -> api.ListNewItemsResponse:
+    """A page of so many items, of which there may be one more."""
+    listed = [
+        api.ListedItem(key=item.key, model=item.model, state=_STATES[state])
+        for item, state in zip(items[:size], states, strict=False)
+    ]
+    following = token_of(listed[-1].model, listed[-1].key) if len(items) > size else ""
+    return api.ListNewItemsResponse(items=listed, next_page_token=following)
 
 
 def _check_few_fields_of_items(message: bytes) -> None:

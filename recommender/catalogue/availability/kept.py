@@ -99,14 +99,16 @@ class KeptChanges:
         """The next hidden items after this one. Raises as `write` does."""
         return await self.read(lambda journal: journal.page(after, size), deadline)
 
-    async def everything(self, model: str, space: str) -> tuple[Changes, NewChanges]:
+    async def everything(self, model: str, space: str | None) -> tuple[Changes, NewChanges]:
         """All that is hidden and all new items, for a version that comes to be served, however many calls wait.
 
-        `space` is that of its vectors. Raises UnavailableError if the journal fails.
+        `space` is that of its vectors, empty for one of its own, and None for a version that ranks no new items.
+        Raises UnavailableError if the journal fails.
         """
 
         def read(journal: Journal) -> tuple[Changes | None, NewChanges | None]:
-            journal.new_items.note_served(model, space)
+            if space is not None:
+                journal.new_items.note_served(model, space)
             return journal.changes(), journal.new_items.changes()
 
         hidden, added = await self._do(read, math.inf)

@@ -96,16 +96,17 @@ def list_new(
     """List the new items, a line each: state, name@version and key with tabs between. Their numbers go to stderr."""
     target = Target(host, port, timeout, ca, certificate, key, token_file)
     with calling(target) as stub:
-        request = api.ListNewItemsRequest()
+        request, first = api.ListNewItemsRequest(), None
         while True:
             answer = stub.ListNewItems(request, timeout=timeout, metadata=target.metadata)
+            first = first or answer
             for item in answer.items:
                 typer.echo(f"{_STATES.get(item.state, '')}\t{item.model}\t{item.key}")
             if not answer.next_page_token:
                 break
             request = api.ListNewItemsRequest(page_token=answer.next_page_token)
-    counts = ", ".join(f"{each.items} {_STATES.get(each.state, '')}" for each in answer.counts)
-    typer.echo(f"{answer.total} new items, {answer.limit} at most{': ' if counts else ''}{counts}", err=True)
+    counts = ", ".join(f"{each.items} {_STATES.get(each.state, '')}" for each in first.counts)
+    typer.echo(f"{first.total} new items, {first.limit} at most{': ' if counts else ''}{counts}", err=True)
 
 
 def _items(rows: Iterator[NewRow]) -> Iterator[NewItem]:
