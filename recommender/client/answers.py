@@ -24,6 +24,8 @@ class Recommendations:
     is_user_alone: bool = False
     unknown_user: bool = False
     ignored_inputs: tuple[str, ...] = ()
+    matching_items: int | None = None
+    """How many items the request's filter matches; None without a filter."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +50,7 @@ def recommendations_of(response: api.RecommendResponse) -> Recommendations:
         response.source == api.SOURCE_USER,
         response.unknown_user,
         tuple(response.ignored_inputs),
+        response.matching_items if response.HasField("matching_items") else None,
     )
 
 

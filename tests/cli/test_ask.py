@@ -94,6 +94,24 @@ async def test_types_and_times_are_sent_with_a_history(serve: Serve, tmp_path: P
     assert json.loads(by_id.stdout)["item_ids"] == json.loads(by_key.stdout)["item_ids"] == best
 
 
+async def test_a_filter_is_sent_with_its_parameters(serve: Serve, tmp_path: Path) -> None:
+    model = export_catalogue(tmp_path, 20)
+    add_vocabulary(model, [f"item {number}" for number in range(20)])
+    rows = [f"item {number},{number}.5,brand {number % 4}" for number in range(20)]
+    (tmp_path / "items.csv").write_text("\n".join(["key,price,brand", *rows]))
+    wanted = ("--filter", "item.price < params.most && item.brand in params.brands")
+    given = ("--parameter", "most=9", "--parameter", "brands=brand 1,brand 2")
+    async with serve(model=model, items=tmp_path / "items.csv") as server:
+        said = json.loads((await asked(server, "--items", "1", *wanted, *given, "--json")).stdout)
+        shown = await asked(server, "--items", "1", *wanted, *given)
+        lacking = await asked(server, "--items", "1", *wanted, *given[:2])
+
+    assert (sorted(said["item_ids"]), said["matching_items"]) == ([1, 2, 5, 6], 4)
+    assert "4 items match the filter" in shown.stdout
+    assert lacking.exit_code == 1
+    assert "there is no parameter 'brands'" in " ".join(lacking.stderr.split())
+
+
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
@@ -101,6 +119,7 @@ async def test_types_and_times_are_sent_with_a_history(serve: Serve, tmp_path: P
         (("--items", "1", "--times", "yesterday"), "'yesterday' is not a list of whole numbers"),
         (("--items", "1", "--times", "99999999999999999999"), "that cannot be sent"),
         (("--items", "99999999999999999999"), "99999999999999999999 is no item id"),
+        (("--items", "1", "--filter", "true", "--parameter", "a"), "'a' is not a parameter such as brand=acme"),
         (("--items", "1;2"), "is not a list of whole numbers"),
         (("--items", "1", "--keys", "a"), "either --items or --keys"),
         (("--user", "1", "--user-key", "a"), "either --user or --user-key"),

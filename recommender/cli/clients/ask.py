@@ -19,7 +19,7 @@ from rich.table import Table
 from typer.core import TyperCommand
 
 from recommender.cli.clients.connecting import meaning
-from recommender.cli.clients.features import split, typed
+from recommender.cli.clients.features import as_they_look, split, typed
 from recommender.cli.lazy import fail, new_typer
 from recommender.client import Client, Options, Recommendations
 from recommender.edges.address import address_of
@@ -103,6 +103,13 @@ def client(
         list[str] | None,
         typer.Option(metavar="NAME=VALUE", help="A feature, where the model takes it; a list as 1,2. May come again."),
     ] = None,
+    wanted: Annotated[
+        str, typer.Option("--filter", metavar="CEL", help="Recommend only items for which this is true.")
+    ] = "",
+    parameter: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME=VALUE", help="A parameter of the filter; a list as a,b. May come again."),
+    ] = None,
     model: Annotated[str, typer.Option(help="The model to ask, as name, name@version or name@alias.")] = "",
     limit: Annotated[
         int, typer.Option(min=0, max=_MOST, help="How many recommendations; 0 leaves it to the server.")
@@ -129,6 +136,7 @@ def client(
     named = _user(user, user_key)
     features = _features(feature or ())
     request: Options = {"limit": limit, "model": model, **named, **_events(types, type_keys, times)}
+    request |= _filter(wanted, parameter or ())
     histories: Sequence[tuple[int, ...]] = ((),)
     if keys is not None:
         request |= {"item_keys": keys, "excluded_item_keys": exclude or (), "candidate_item_keys": candidates or ()}
@@ -215,6 +223,8 @@ def _details(answer: Recommendations) -> Iterator[str]:
         yield "the model does not know the user"
     if answer.ignored_inputs:
         yield f"the model takes no {' '.join(answer.ignored_inputs)}"
+    if answer.matching_items is not None:
+        yield f"{answer.matching_items} items match the filter"
     source = "the fallback list" if answer.is_fallback else "the user alone" if answer.is_user_alone else "the model"
     yield f"from {source}, request {answer.request_id}"
 
@@ -279,6 +289,17 @@ def _features(words: Sequence[str]) -> Mapping[str, str]:
         return split(words)
     except ValueError as error:
         raise typer.BadParameter(str(error), param_hint="--feature") from None
+
+
+def _filter(wanted: str, parameters: Sequence[str]) -> Options:
+    """The filter of a request and its parameters, if they are given."""
+    given: Options = {"filter": wanted} if wanted else {}
+    if parameters:
+        try:
+            given["filter_parameters"] = as_they_look(split(parameters, "a parameter such as brand=acme"))
+        except ValueError as error:
+            raise typer.BadParameter(str(error), param_hint="--parameter") from None
+    return given
 
 
 def _numbers(words: Sequence[str], option: str) -> tuple[int, ...]:

@@ -1,4 +1,7 @@
-"""`--feature name=value`: words become values of the types that the server's model takes."""
+"""`--feature name=value`: words become values of the types that the server's model takes.
+
+`--parameter name=value` of a filter: words become what they look like.
+"""
 
 from __future__ import annotations
 
@@ -12,17 +15,35 @@ from recommender.recommend_api.v1 import recommend_api_pb2 as api
 _TRUTH = {"true": True, "false": False}
 
 
-def split(words: Sequence[str]) -> dict[str, str]:
+def split(words: Sequence[str], example: str = "a feature such as age=33") -> dict[str, str]:
     """The values of `name=value` words by their names. Raises ValueError if one has no name, or comes twice."""
     given: dict[str, str] = {}
     for word in words:
         name, equals, value = word.partition("=")
         if not (name and equals):
-            raise ValueError(f"{word!r} is not a feature such as age=33")
+            raise ValueError(f"{word!r} is not {example}")
         if name in given:
             raise ValueError(f"{name} is given twice; a list is one value, such as tastes=0.5,2")
         given[name] = value
     return given
+
+
+def as_they_look(given: Mapping[str, str]) -> dict[str, Feature]:
+    """The values as their words look; one with commas is a list, of strings if its words look different."""
+    return {
+        name: _alike([each for each in word.split(",") if each]) if "," in word else _as_it_looks(word)
+        for name, word in given.items()
+    }
+
+
+def _alike(words: Sequence[str]) -> Feature:
+    """A list of the one type that all words look like, else of strings."""
+    for read in (int, _finite, _truth):
+        try:
+            return [read(word) for word in words]
+        except ValueError:
+            pass
+    return list(words)
 
 
 def typed(given: Mapping[str, str], taken: Iterable[api.FeatureInput]) -> dict[str, Feature]:
