@@ -23,8 +23,8 @@ from recommender.masks import ItemMask, counts_of
 
 _DEVIATIONS = 3
 """By how many standard deviations a first look takes more blocks than it needs, if masks and scores are independent."""
-_SAMPLED = 32
-"""Bounds above the floor in the sample that it is taken from."""
+_GROUPS = 8
+"""Groups for each bound that is wanted."""
 _MOST_TIED = 4
 """A first look at so many times as many blocks as it wanted is given up: their bounds are equal, and tell nothing."""
 _MOST_SHARE = 16
@@ -105,7 +105,7 @@ def look_of(
     wanted = needed(query.k, chance) if total else 0
     floor = _floor(bounds, wanted * len(bounds) // max(number, 1))
     blocks = np.flatnonzero((bounds >= floor) & filled)
-    if len(blocks) > _MOST_TIED * wanted + _SAMPLED:
+    if len(blocks) > _MOST_TIED * (wanted + _GROUPS):
         return None
     ids = allowed.items(blocks)
     if items > len(bounds) * size:
@@ -122,14 +122,15 @@ def needed(k: int, share: float) -> int:
 
 
 def _floor(bounds: npt.NDArray[np.float32], wanted: int) -> np.float32:
-    """A number that about so many of the bounds reach; -inf if all may be wanted."""
+    """A number that at least so many of the bounds reach, and hardly more; -inf if all may be wanted."""
     if wanted >= len(bounds):
         return np.float32(-np.inf)
-    # All of them would take most of a look's time to sort out.
-    step = max(wanted // _SAMPLED, 1)
-    some = bounds[::step]
-    rank = len(some) - max(wanted // step, 1)
-    return np.float32(np.partition(some, rank)[rank])
+    # To sort all of them out would take most of a look's time. The best are seldom in one group with each other.
+    size = max(len(bounds) // (_GROUPS * max(wanted, 1)), 1)
+    groups = len(bounds) // size
+    best = bounds[: size * groups].reshape(size, groups).max(axis=0)
+    rank = groups - max(wanted, 1)
+    return np.float32(np.partition(best, rank)[rank])
 
 
 def _cut(bits: Bits, size: int) -> Bits:
