@@ -115,6 +115,9 @@ class Answers:
             columns[name] = _sparse(
                 count, {place: list(getattr(each, name)) for place, each in remarks.items()}, pa.list_(kind)
             )
+        if self._version.attributes is not None:
+            matching = {place: each.matching_items for place, each in remarks.items() if not failed[place]}
+            columns["matching_items"] = pa.array([matching.get(place) for place in range(count)], pa.int64())
         unknown_users = np.zeros(count, np.bool_)
         unknown_users[[place for place, each in remarks.items() if each.unknown_user]] = True
         columns["unknown_user"] = pa.array(unknown_users)

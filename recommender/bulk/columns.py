@@ -30,8 +30,6 @@ _EITHER = (
     ("history_type_ids", "history_type_keys"),
 )
 """Only one of two says what is meant."""
-_REFUSED = {"filter": "the catalogue's filters are not installed"}
-"""Names that are no field of a request yet."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +51,8 @@ class Columns:
     history_type_ids: str | None = None
     history_type_keys: str | None = None
     history_times: str | None = None
+    filter: str | None = None
+    filter_parameters: str | None = None
     features: tuple[str, ...] = ()
     """Columns of features of the model, called as they are."""
 
@@ -102,10 +102,10 @@ def find_columns(
 def _refuse(others: Collection[str]) -> None:
     fields_of_requests = set(api.RecommendRequest.DESCRIPTOR.fields_by_name) - set(_USER_NAMES)
     for name in sorted(others):
-        if name in _REFUSED or name in fields_of_requests:
-            why = _REFUSED.get(name, "bulk scoring does not take it")
+        if name in fields_of_requests:
             raise BulkError(
-                f"the input has a column {name}, and {why}: leave it out, or say --ignore {name} to score without it"
+                f"the input has a column {name}, and bulk scoring does not take it: leave it out, or say "
+                f"--ignore {name} to score without it"
             )
 
 
@@ -124,6 +124,10 @@ def canonical(table: pa.Table, columns: Columns) -> pa.Table:
             faults += told
         elif meaning.startswith(FEATURE):
             arrays[meaning] = column
+        elif meaning == "filter":
+            arrays[meaning] = _text(column, name)
+        elif meaning == "filter_parameters":
+            arrays[meaning] = _parameters(column, name)
         elif meaning == "limit":
             arrays[meaning], told = _numbers(column, name)
             faults += told
@@ -196,6 +200,21 @@ def _user(column: pa.Array, name: str) -> pa.Array:
     if _is_text(column.type) or pa.types.is_null(column.type):
         return pc.cast(column, pa.string())
     raise BulkError(f"column {name} holds {column.type}: a user is a whole number or text")
+
+
+def _text(column: pa.Array, name: str) -> pa.Array:
+    if not (_is_text(column.type) or pa.types.is_null(column.type)):
+        raise BulkError(f"column {name} holds {column.type}, not text")
+    return pc.cast(column, pa.string())
+
+
+def _parameters(column: pa.Array, name: str) -> pa.Array:
+    kind = column.type
+    if pa.types.is_struct(kind) or pa.types.is_map(kind):
+        return column
+    if _is_text(kind) or pa.types.is_null(kind):
+        return pc.cast(column, pa.string())
+    raise BulkError(f"column {name} holds {kind}: parameters are a struct, a map, or a JSON object as text")
 
 
 def _is_text(kind: pa.DataType) -> bool:

@@ -122,6 +122,7 @@ class Job:
                 "max_candidates": model.limits.candidates,
                 "reject_unknown": model.limits.reject_unknown,
             },
+            "catalogue": {"items": model.items_digest, "hidden": model.hidden_digest},
             "made_with": {
                 "recommender": version("recommender"),
                 "onnxruntime": runtime_version(),

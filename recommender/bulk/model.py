@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,11 +11,13 @@ import structlog
 from recommender.api.queries import Limits
 from recommender.bulk.errors import BulkError
 from recommender.bulk.ranker import Ranker
+from recommender.catalogue.attributes.opening import open_tables
 from recommender.catalogue.availability.opening import open_list
 from recommender.engine.contract import Contract
 from recommender.engine.engine import OnnxEngine
 from recommender.engine.machine import available_cpus
 from recommender.models.artifact import Artifact
+from recommender.models.attributes import ItemAttributes
 from recommender.models.availability import Availability
 from recommender.models.card import CARD_NAME
 from recommender.models.loader import loader
@@ -45,6 +48,14 @@ class BulkModel:
     threads: int
     batch_rows: int
     contract: Contract
+    items_digest: str | None = None
+    """The digest of the table of items; None without one."""
+
+    @property
+    def hidden_digest(self) -> str | None:
+        """The digest of what is not recommended to anybody; None if that is nothing."""
+        masks = self.version.masks
+        return hashlib.sha256(b"".join(mask.bits.tobytes() for mask in masks)).hexdigest() if masks else None
 
     @property
     def feature_names(self) -> list[str]:
@@ -62,7 +73,7 @@ async def open_bulk_model(
     """Open what a reference means now, with so many CPUs, by default all.
 
     Every run has one CPU, and as many go at once as there are CPUs: no thread waits for another. Items that are hidden
-    now stay so. Raises StartError.
+    now stay so, and the table of items stays as it is now. Raises StartError.
     """
     cpus = threads or available_cpus()
     artifact = await in_background(fetch_model, settings.models, reference, _ignored)
@@ -74,11 +85,20 @@ async def open_bulk_model(
     engines: list[OnnxEngine] = []
     catalogue = settings.catalogue
     availability = Availability(open_list(catalogue.hidden_items), journal=catalogue.catalogue_journal)
+    attributes = ItemAttributes(open_tables(catalogue))
+
+    async def prepare(version: Version) -> None:
+        await availability.attach(version)
+        await attributes.attach(version)
+
     try:
         await availability.start()
-        version = await loader(settings, opened_engine=engines.append, prepare=availability.attach).load(artifact)
+        await attributes.start()
+        version = await loader(settings, opened_engine=engines.append, prepare=prepare).load(artifact)
     finally:
         await availability.close()
+        await attributes.close()
+    table = attributes.statistics()
     await version.batcher.close()
     (engine,) = engines
     return BulkModel(
@@ -90,6 +110,7 @@ async def open_bulk_model(
         engine.threads,
         rows,
         engine.contract,
+        None if table is None or version.attributes is None else table.digest,
     )
 
 

@@ -119,7 +119,14 @@ def _read(kind: str, paths: list[str], filesystem: Any, blocks: int) -> ray.data
 
 def _shared(settings: Settings) -> dict[str, object]:
     """The settings that every node needs as this one has them."""
-    return {"registry_uri": settings.models.registry_uri, **settings.requests.model_dump()}
+    catalogue = settings.catalogue
+    return {
+        "registry_uri": settings.models.registry_uri,
+        "items": catalogue.items,
+        "hidden_items": catalogue.hidden_items,
+        "catalogue_journal": catalogue.catalogue_journal,
+        **settings.requests.model_dump(),
+    }
 
 
 def _keep_checkpoints(folder: str | None, options: JobOptions) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -35,6 +36,7 @@ def request_of(row: Mapping[str, Any], version: Version, *, exclude_history: boo
             feature = name.removeprefix(FEATURE)
             with _fits(f'features["{feature}"]'):
                 request.features[feature].CopyFrom(feature_value(value))
+    _put_filter(request, row)
     if (limit := row.get("limit")) is not None:
         with _fits("limit"):
             request.limit = limit
@@ -46,6 +48,30 @@ def request_of(row: Mapping[str, Any], version: Version, *, exclude_history: boo
             with _fits("user_id"):
                 request.user_id = int(user)
     return request
+
+
+def _put_filter(request: api.RecommendRequest, row: Mapping[str, Any]) -> None:
+    if (wanted := row.get("filter")) is not None:
+        request.filter = wanted
+    for name, value in _parameters(row.get("filter_parameters")):
+        with _fits(f'filter_parameters["{name}"]'):
+            request.filter_parameters[name].CopyFrom(feature_value(value))
+
+
+def _parameters(given: Any) -> list[tuple[str, Any]]:  # noqa: ANN401 (a cell of any column)
+    """The parameters of a struct, a map or a JSON object; one that is null is left out.
+
+    Raises InvalidRequestError for text that is no JSON object.
+    """
+    if isinstance(given, str):
+        try:
+            given = json.loads(given)
+        except ValueError as error:
+            raise InvalidRequestError(Violation("filter_parameters", f"it is no JSON: {error}")) from error
+        if not isinstance(given, dict):
+            raise InvalidRequestError(Violation("filter_parameters", "it is no JSON object"))
+    pairs = given.items() if isinstance(given, dict) else given or ()
+    return [(name, value) for name, value in pairs if value is not None]
 
 
 @contextmanager

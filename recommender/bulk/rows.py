@@ -14,13 +14,14 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from recommender.api.catalogue import attributes_of
 from recommender.api.queries import Limits, Reader
 from recommender.bulk.columns import FAULT, FEATURE, Columns
 from recommender.bulk.errors import BulkError
 from recommender.bulk.lists import NOBODY, Flags, Ints, Lists, ids_of_keys, lists_of, no_lists, numbers
 from recommender.bulk.requests import request_of
 from recommender.domain import Query, Ranking
-from recommender.errors import RecommenderError
+from recommender.errors import InvalidRequestError, RecommenderError
 from recommender.masks import ItemMask
 from recommender.models.version import Version
 from recommender.routing.answering import Remarks
@@ -200,12 +201,18 @@ def _first_unknown(items: int | None, padding: int | None) -> int:
 def _check(version: Version, columns: Columns, *, exclude_history: bool) -> None:
     """Raise BulkError for columns that no row could be answered with."""
     label = version.model.label
+    if columns.filter is not None:
+        try:
+            attributes_of(version)
+        except InvalidRequestError as error:
+            why = "; ".join(each.description for each in error.violations)
+            raise BulkError(f"column {columns.filter}: {why}; --ignore {columns.filter} scores without it") from error
     for meaning, name in columns.named().items():
         if meaning.endswith("_keys") and version.vocabulary is None:
             raise BulkError(f"column {name}: model {label} has no vocabulary: name items by ids")
         if meaning.startswith("excluded") and "excluded" not in version.abilities:
             raise BulkError(f"column {name}: model {label} was exported without the input `excluded`")
-        if meaning.startswith("candidate") and "candidates" not in version.abilities:
+        if meaning.startswith(("candidate", "filter")) and "candidates" not in version.abilities:
             raise BulkError(f"column {name}: model {label} was exported without the input `candidates`")
     if exclude_history and "excluded" not in version.abilities:
         raise BulkError(f"--exclude-history: model {label} was exported without the input `excluded`")
@@ -217,10 +224,10 @@ def _decimal(keys: Sequence[str]) -> list[int | None]:
 
 
 def _more(arrays: dict[str, pa.Array], count: int) -> Flags:
-    """Whether a row names candidates, or tells types or times of its history, or features."""
+    """Whether a row names candidates or a filter, or tells types or times of its history, or features."""
     found = np.zeros(count, np.bool_)
     for name, column in arrays.items():
-        if name.startswith(FEATURE):
+        if name.startswith(FEATURE) or name in ("filter", "filter_parameters"):
             found |= column.is_valid().to_numpy(zero_copy_only=False)
         elif name.startswith(("candidate_", "history_")):
             found |= (pc.fill_null(pc.list_value_length(column), 0).to_numpy(zero_copy_only=False)) > 0

@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import structlog
@@ -53,6 +54,10 @@ def score(
     history_type_ids: Annotated[str | None, typer.Option(help="Column of each item's type, as ids.")] = None,
     history_type_keys: Annotated[str | None, typer.Option(help="The same as keys.")] = None,
     history_times: Annotated[str | None, typer.Option(help="Column of each item's time, in Unix milliseconds.")] = None,
+    filter_: Annotated[str | None, typer.Option("--filter", help="Column of filters; needs a table of items.")] = None,
+    filter_parameters: Annotated[
+        str | None, typer.Option(help="Column of their parameters: structs, maps or JSON objects.")
+    ] = None,
     ignore: Annotated[list[str] | None, typer.Option(help="A column to look past; may be given again.")] = None,
     exclude_history: Annotated[bool, typer.Option("--exclude-history", help="Recommend what is new only.")] = False,
     num_recommendations: Annotated[int | None, typer.Option(help="How many a row gets without a limit.")] = None,
@@ -66,6 +71,7 @@ def score(
     checkpoint: Annotated[
         str | None, typer.Option(help="Folder of Ray's checkpoints; each row needs its own user.")
     ] = None,
+    items: Annotated[Path | None, typer.Option(help="Table of items for filters, as RECOMMENDER_ITEMS.")] = None,
     registry: Annotated[str | None, typer.Option(help="Tracking URI of the MLflow registry.")] = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu, cuda or coreml.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")] = False,
@@ -79,7 +85,7 @@ def score(
     """
     most = _max_errors(max_errors)
     settings = load_settings(
-        num_recommendations=num_recommendations, registry_uri=registry, device=device, log_level=None
+        num_recommendations=num_recommendations, items=items, registry_uri=registry, device=device, log_level=None
     )
     with _needed("bulk"):
         from recommender.bulk.job import JobOptions  # noqa: PLC0415 (a sentence if its packages are missing)
@@ -95,6 +101,8 @@ def score(
         "history_type_ids": history_type_ids,
         "history_type_keys": history_type_keys,
         "history_times": history_times,
+        "filter": filter_,
+        "filter_parameters": filter_parameters,
     }
     options = JobOptions(
         {meaning: name for meaning, name in chosen.items() if name is not None},

@@ -202,7 +202,10 @@ def test_numpy_batches_come_back_as_numpy(reference: Scorer) -> None:
 @pytest.mark.parametrize(
     ("columns", "sentence"),
     [
-        ({"item_ids": [[1]], "filter": ["x"]}, "a column filter, and the catalogue's filters are not installed"),
+        (
+            {"item_ids": [[1]], "filter": ["x"]},
+            "column filter: nothing is known of the items of model reference@1: filters need a table",
+        ),
         ({"item_ids": [[1]], "min_score": [0.5]}, "a column min_score, and bulk scoring does not take it"),
         ({"item_ids": [[1]], "item_keys": [["a"]]}, "both item_ids and item_keys"),
         ({"item_keys": [["a"]]}, "model reference@1 has no vocabulary"),

@@ -71,6 +71,9 @@ def assert_same(scored: pa.Table, results: Sequence[api.RecommendResult], tolera
 def _request(row: dict[str, Any], exclude_history: bool) -> api.RecommendRequest:  # noqa: FBT001 (of the job)
     told = {name: value for name, value in row.items() if value is not None and name != "user"}
     request = {name: told.pop(name) for name in (*told,) if name in api.RecommendRequest.DESCRIPTOR.fields_by_name}
+    request["filter_parameters"] = {
+        name: feature_value(value) for name, value in request.get("filter_parameters", {}).items()
+    }
     request["features"] = {name: feature_value(value) for name, value in told.items()}
     if (user := row.get("user")) is not None:
         request["user_key" if isinstance(user, str) else "user_id"] = user

@@ -66,9 +66,10 @@ class Attributes(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class TableStatistics:
-    """The table in use: `rows` and `bytes` of it, how often it was `replaced`, and whether a newer file was refused.
+    """The table in use: `rows`, `bytes` and `digest` of it, how often it was `replaced`, and whether it is `stale`.
 
-    `ready` and `evaluated` count the filters that were in the cache and those that were not.
+    It is if a newer file was refused. `ready` and `evaluated` count the filters that were in the cache and those that
+    were not.
     """
 
     rows: int
@@ -77,6 +78,7 @@ class TableStatistics:
     stale: bool
     ready: int
     evaluated: int
+    digest: str
 
 
 class Tables(Protocol):

@@ -77,6 +77,7 @@ class FollowedTables:
             stale=self._stale,
             ready=self._workshop.ready,
             evaluated=self._workshop.evaluated,
+            digest="" if current is None else current.table.digest,
         )
 
     def faults(self, given: AttributeValues) -> Iterator[tuple[str, str]]:
