@@ -56,8 +56,10 @@ class _Items:
     def state(self) -> tuple[ItemMask | None, NewItems | None]:
         """The items of its own that it may recommend, and those beside them; blocks for milliseconds."""
         new = self.new.ranked(self.hidden.beside) if len(self.new) else None
-        if new is not None and self.version.attributes is not None:
-            self.version.attributes.read_new(new)
+        if (attributes := self.version.attributes) is not None:
+            attributes.learn(self.new.learned())
+            if new is not None:
+                attributes.read_new(new)
         return self.hidden.mask(), new
 
 
@@ -166,8 +168,10 @@ class Availability:
 
     def _new(self, version: Version) -> RankedItems:
         size = (version.embedding_size or 0) if self.most_new and QUERY in version.abilities else 0
-        first = version.model.known_items or 0
-        return RankedItems(version.label, version.embedding_space, size, version.vocabulary, first)
+        items, first = version.model.items or 0, version.model.known_items or 0
+        return RankedItems(
+            version.label, version.embedding_space, size, version.vocabulary, items=items, first_id=first
+        )
 
     async def _use(self, listed: KeyList) -> None:
         async with self._lock:

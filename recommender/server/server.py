@@ -321,8 +321,8 @@ def _preparing(availability: Availability, attributes: ItemAttributes) -> Callab
     """What is done with a version before it answers anybody."""
 
     async def prepare(version: Version) -> None:
-        await availability.attach(version)
         await attributes.attach(version)
+        await availability.attach(version)
 
     return prepare
 

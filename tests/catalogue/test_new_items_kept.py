@@ -15,6 +15,7 @@ import pytest
 from recommender.models.card import CARD_NAME, CardFile, card_path, file_sha256
 from recommender.models.vocabulary import write_vocabulary
 from recommender.recommend_api.v1 import catalogue_api_pb2 as capi
+from recommender.recommend_api.v1 import recommend_api_pb2 as api
 from tests.support.adding import TIMEOUT, Shop, exported_shop, new_item, shopping
 from tests.support.process import running
 from tests.support.serving import ServeHere
@@ -189,6 +190,48 @@ async def test_filters_select_new_items_by_their_attributes(model: Path, tmp_pat
     assert list(late.item_keys) == ["desk"]
     assert (list(none.item_keys), none.matching_items) == ([], 0)
     assert list(among.item_keys) == ["desk", "item 9"]
+
+
+async def test_attributes_stay_when_a_version_has_learned_of_the_item(
+    model: Path, tmp_path: Path, serve: ServeHere
+) -> None:
+    table = tmp_path / "items.jsonl"
+    rows = [{"key": f"item {item}", "price": 50, "brand": "acme"} for item in range(5)]
+    table.write_text("".join(f"{json.dumps(row)}\n" for row in rows), encoding="utf-8")
+    folder = tmp_path / "reference"
+    publish(model, folder, "1")
+    async with (
+        serve(
+            model=folder,
+            model_poll_ms=20,
+            items=table,
+            catalogue_writes=True,
+            catalogue_journal=tmp_path / "journal.sqlite",
+        ) as server,
+        shopping(server.port, ITEMS) as shop,
+    ):
+        await upsert(
+            shop,
+            LABEL,
+            new_item("lamp", [1.0] * 8, 0.0, {"price": 3, "brand": "acme"}),
+            new_item("item 1b", [1.0] * 8, 0.0, {"price": 4, "brand": "bolt"}),
+            new_item("desk", [9.0] * 8, 0.0, {"price": 5}),
+        )
+        await best(shop, "desk")
+        publish(model, folder, "2", keys=["lamp", "item 1", "item 1b"])  # the table lacks two of these
+        await serves(shop, "2")
+        states = await shop.states()
+        cheap = await shop.ask(item_ids=[1], filter="item.price < 10", limit=60)
+        bound = api.MaxPer(attribute="brand", n=1)
+        branded = await shop.ask(item_ids=[1], filter="has(item.brand)", max_per=[bound], limit=60)
+        await shop.catalogue.RemoveItems(capi.RemoveItemsRequest(item_keys=["lamp"]), timeout=TIMEOUT)
+        async with asyncio.timeout(TIMEOUT):
+            while list((await shop.ask(item_ids=[1], filter="item.price < 10", limit=60)).item_keys) != ["item 1b"]:
+                pass
+    assert states == {"lamp": "LEFT_BEHIND", "item 1b": "LEFT_BEHIND", "desk": "LEFT_BEHIND"}
+    assert ({*cheap.item_keys}, cheap.matching_items) == ({"lamp", "item 1b"}, 2)
+    assert len(branded.item_keys) == 2
+    assert "item 1b" in branded.item_keys
 
 
 @pytest.mark.slow

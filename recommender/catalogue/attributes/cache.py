@@ -10,7 +10,7 @@ from recommender.catalogue.attributes.filters import Filter
 from recommender.masks import ItemMask
 
 Key: TypeAlias = tuple[int, int, Filter]
-"""The number of a version's attributes, that of the table, and the filter."""
+"""The number of a version's attributes, that of the table and of what was told beside it, and the filter."""
 _OVERHEAD = 512
 """Bytes that an entry takes beside its mask and text, about."""
 

@@ -50,6 +50,9 @@ class Attributes(Protocol):
         Takes milliseconds unless it was prepared. Raises InvalidRequestError if the filter cannot be evaluated.
         """
 
+    def learn(self, items: NewItems | None) -> None:
+        """Take up what calls have told of the version's own items; it holds for those that the table lacks."""
+
     def read_new(self, items: NewItems) -> None:
         """Read the attributes of new items, so that `mask_of_new` need not; blocks for milliseconds."""
 

@@ -84,6 +84,8 @@ class JoinedAttributes:
         self._items = items
         self._never = np.array(sorted(item for item in never if item < items), np.int64)
         self._joined: tuple[Current, npt.NDArray[np.int32]] | None = None
+        self._learned: NewItems | None = None
+        self._learnings = 0
         self._new: weakref.WeakKeyDictionary[NewItems, _New] = weakref.WeakKeyDictionary()
 
     def uses(self, current: Current) -> bool:
@@ -126,6 +128,12 @@ class JoinedAttributes:
         except TimeoutError as error:
             raise DeadlineError("the deadline passed while the filter was evaluated") from error
 
+    def learn(self, items: NewItems | None) -> None:
+        """Take up what calls have told of the version's own items; see `Attributes`."""
+        if items is not self._learned:
+            self._learned = items
+            self._learnings += 1  # what filters selected before is not found any longer
+
     def read_new(self, items: NewItems) -> None:
         """Read the attributes of new items; see `Attributes`."""
         self._of_new(items)
@@ -153,6 +161,13 @@ class JoinedAttributes:
                 Violation("attribute", f"{quoted(name)} is a {column.kind}, and must be a string, an int or a bool")
             )
         of_new = None if new is None else self._of_new(new).table.columns[name]
+        told = self._learned
+        of_told = None if told is None else self._of_new(told).table.columns[name]
+        if told is not None and not isinstance(of_told, Lists | None):
+            lacking = np.flatnonzero(rows[told.ids] == len(current.table))
+            return ColumnValues(
+                column, rows, None if isinstance(of_new, Lists) else of_new, new, of_told, told.ids[lacking], lacking
+            )
         return ColumnValues(column, rows, None if isinstance(of_new, Lists) else of_new, new)
 
     def _of_new(self, items: NewItems) -> _New:
@@ -169,7 +184,7 @@ class JoinedAttributes:
 
     def _key(self, wanted: Filter) -> tuple[Key, tuple[Current, npt.NDArray[np.int32]]]:
         joined = self._current()
-        return (self._number, joined[0].number, wanted), joined
+        return (self._number, joined[0].number + (self._learnings << 32), wanted), joined
 
     async def _evaluate(self, key: Key, joined: tuple[Current, npt.NDArray[np.int32]]) -> ItemMask:
         async with self._workshop.turns:
@@ -181,6 +196,9 @@ class JoinedAttributes:
         current, rows = joined
         wanted = key[2]
         selected = evaluate(_parsed(wanted.text), current.table, wanted.values)[rows]
+        if (told := self._learned) is not None:
+            lacking = rows[told.ids] == len(current.table)
+            selected[told.ids[lacking]] = self.mask_of_new(wanted, told)[lacking]
         selected[self._never] = False
         mask = ItemMask(selected)
         self._workshop.cache.put(key, mask)

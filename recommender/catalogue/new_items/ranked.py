@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Sequence
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -14,6 +14,16 @@ from recommender.new_items import AttributeValues, Floats, NewItems
 
 _FIRST_ROWS = 64
 _NOTHING = -1
+_NONE = "{}"
+"""No attributes, as JSON."""
+
+
+class _Told(NamedTuple):
+    """Attributes that a call told of an item of the version's own, as JSON."""
+
+    item: int
+    change: int
+    attributes: str
 
 
 class Keys(Protocol):
@@ -72,17 +82,22 @@ class RankedItems:
     """The new items of the version `label`, whose vectors have `size` numbers; none fit if that is 0.
 
     Vectors of other versions fit if these name the same `space`, which is None or empty for one of its own. Ids begin
-    at `first_id`. For one thread at a time.
+    at `first_id`; those of the version's own that it may recommend are below `items`. For one thread at a time.
     """
 
-    def __init__(self, label: str, space: str | None, size: int, vocabulary: Keys | None, first_id: int) -> None:
+    def __init__(
+        self, label: str, space: str | None, size: int, vocabulary: Keys | None, *, items: int, first_id: int
+    ) -> None:
         self.label = label
         self.space = space or ""
         self.size = 0 if vocabulary is None else size
         self._vocabulary = vocabulary
+        self._items = items
         self._first_id = first_id
         self._rows = _Rows(self.size)
         self._own: set[tuple[str, str]] = set()
+        self._told: dict[tuple[str, str], _Told] = {}
+        self._learned: NewItems | None = None
         self._carried: set[tuple[str, str]] = set()
 
     def __len__(self) -> int:
@@ -107,25 +122,59 @@ class RankedItems:
             self._rows = _Rows(self.size)
             self._own.clear()
             self._carried.clear()
-        coming: list[tuple[NewEntry, bytes]] = []
-        for entry in changes.entries:
-            if entry.vector is not None and self.fits(entry.model, entry.space, len(entry.vector) // 4):
-                coming.append((entry, entry.vector))
-            else:
-                name = (entry.model, entry.key)
+            self._told, self._learned = {}, None
+        if self._vocabulary is None:
+            return
+        known = self._vocabulary.ids([entry.key for entry in changes.entries])
+        for entry, item in zip(changes.entries, known, strict=True):
+            name = (entry.model, entry.key)
+            self._note_told(name, entry, item)
+            fits = entry.vector is not None and self.fits(entry.model, entry.space, len(entry.vector) // 4)
+            if not fits or entry.vector is None:
                 self._rows.drop(name)
                 self._own.discard(name)
                 self._carried.discard(name)
-        if self._vocabulary is None:
-            return
-        for (entry, vector), item in zip(coming, self._vocabulary.ids([e.key for e, _ in coming]), strict=True):
-            name = (entry.model, entry.key)
-            if item is not None:
+            elif item is not None:
                 self._own.add(name)
-                continue
-            self._rows.put(entry, vector)
-            if entry.model != self.label:
-                self._carried.add(name)
+            else:
+                self._rows.put(entry, entry.vector)
+                if entry.model != self.label:
+                    self._carried.add(name)
+
+    def learned(self) -> NewItems | None:
+        """Items of the version's own that calls have told attributes of, for versions that were served; no vectors.
+
+        None if there are none. The same object as long as nothing has changed.
+        """
+        if self._learned is None and self._told:
+            latest: dict[int, _Told] = {}
+            for told in self._told.values():
+                if told.item not in latest or told.change > latest[told.item].change:
+                    latest[told.item] = told
+            items = sorted(latest)
+            self._learned = NewItems(
+                np.array(items, np.int64),
+                [""] * len(items),
+                np.zeros((len(items), 0), np.float32),
+                np.zeros(len(items), np.float32),
+                [json.loads(latest[item].attributes) for item in items],
+            )
+        return self._learned
+
+    def _note_told(self, name: tuple[str, str], entry: NewEntry, item: int | None) -> None:
+        """Note the attributes of an item of the version's own."""
+        before = self._told.pop(name, None)
+        if (
+            item is not None
+            and item < self._items
+            and entry.vector is not None
+            and entry.space is not None
+            and entry.attributes != _NONE
+        ):
+            self._told[name] = _Told(item, entry.change, entry.attributes)
+        now = self._told.get(name)
+        if (before and (before.item, before.attributes)) != (now and (now.item, now.attributes)):
+            self._learned = None
 
     def ranked(self, hidden: Callable[[Sequence[str]], npt.NDArray[np.bool_]]) -> NewItems | None:
         """The items that answers may hold; `hidden` says which keys are hidden. None if there are none."""
