@@ -57,6 +57,18 @@ def import_(
     longest_history: Annotated[
         int | None, typer.Option(help="vectors: the most recent items that the encoder reads.")
     ] = None,
+    padding_id: Annotated[
+        int | None, typer.Option(min=0, help="vectors: the encoder's id for padding; by default 0.")
+    ] = None,
+    padding_side: Annotated[
+        str | None, typer.Option(help="vectors: where the encoder wants padding, right or left; by default right.")
+    ] = None,
+    first_item: Annotated[
+        int | None, typer.Option(min=0, help="vectors: the encoder's id of item 0; by default 1 if 0 is padding.")
+    ] = None,
+    mask_id: Annotated[
+        int | None, typer.Option(min=0, help="vectors: an id that the encoder wants behind the history.")
+    ] = None,
     num_recommendations: Annotated[
         int | None, typer.Option(help="How many callers get who set no limit; by default the configured number.")
     ] = None,
@@ -78,6 +90,8 @@ def import_(
         return
     if source is None or output is None:
         fail("give what to import, SOURCE, and the model file to write, --output", 2)
+    if padding_side not in (None, "right", "left"):
+        fail(f"padding_side is {padding_side!r}; give right or left", 2)
     settings = load_settings(num_recommendations=num_recommendations)
     try:
         import_model = importers.import_model
@@ -99,6 +113,10 @@ def import_(
             encoder=encoder,
             similarity=similarity,
             longest_history=longest_history,
+            padding_id=padding_id,
+            padding_side=padding_side,  # type: ignore[arg-type]  # one of the two
+            first_item=first_item,
+            mask_id=mask_id,
             name=name,
             version=version,
             num_recommendations=settings.models.num_recommendations,

@@ -73,6 +73,8 @@ def import_model(
             data_sha256=None if interactions is None else interactions.sha256,
         )
         path = export_model(export, progress, tell, network=network, origin=origin)
+    for sentence in getattr(network, "assumed", ()):
+        tell(sentence)
     tell(
         f"Ranking: that of {told.library} {told.library_version} for {len(compared)} histories, the best "
         f"{_COMPARED} of each."

@@ -14,7 +14,7 @@ from recommender.export.errors import ExportError
 from recommender.importers.networks.numbers import Array
 from recommender.importers.networks.sizes import Value
 
-HANDOVER, ARRAYS, PROGRAM = "handover.json", "arrays.npz", "program.pt2"
+HANDOVER, ARRAYS = "handover.json", "arrays.npz"
 _Number = Annotated[int, Field(ge=0)]
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from recommender.export.options import Side
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ImportOptions:
@@ -14,8 +16,9 @@ class ImportOptions:
     `python` is the interpreter of the library's environment. `interactions` are those of the training: histories to
     check with and the fallback list come from them. `item_keys` and `user_keys` are text files, for models that keep no
     ids. `bias`, `encoder` and `similarity` belong to `vectors`: a bias for each item, what makes a user's vector of a
-    history instead of the mean, and whether the numbers are a similarity of items. `max_k` and `num_recommendations`
-    are those of an export.
+    history instead of the mean, and whether the numbers are a similarity of items. `first_item` is the encoder's id of
+    item 0, `padding_id` fills up on the `padding_side`, `mask_id` stands behind the history; with none of the four it
+    takes our numbers. `max_k` and `num_recommendations` are those of an export.
     """
 
     library: str
@@ -30,6 +33,10 @@ class ImportOptions:
     encoder: Path | None = None
     similarity: bool = False
     longest_history: int | None = None
+    padding_id: int | None = None
+    padding_side: Side | None = None
+    first_item: int | None = None
+    mask_id: int | None = None
     name: str | None = None
     version: str = "1"
     num_recommendations: int = 10

@@ -10,18 +10,17 @@ from typing import TypeAlias
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from recommender.export.errors import ExportError
 from recommender.export.obstacles import obstacle
+from recommender.importers.encoders import read_encoder
 from recommender.importers.handover import Handover, Ranked
 from recommender.importers.interactions import Interactions
-from recommender.importers.networks.mean import Encoded, Mean
+from recommender.importers.networks.mean import Mean
 from recommender.importers.networks.numbers import Numbers
 from recommender.importers.networks.similarity import dense
-from recommender.importers.onnx_encoder import EncodedByOnnx, OnnxEncoder
 from recommender.importers.options import ImportOptions
-from recommender.importers.program import read_program
 
 Table: TypeAlias = npt.NDArray[np.generic]
 _Scores: TypeAlias = Callable[[Sequence[int]], npt.NDArray[np.float64]]
@@ -81,7 +80,7 @@ def _network(options: ImportOptions, numbers: Numbers) -> tuple[nn.Module, _Scor
     added = 0.0 if bias is None else bias.double().numpy()
     if options.encoder is None:
         return Mean(vectors, bias), lambda history: rows @ rows[list(history)].mean(axis=0) + added
-    network = _encoded(options.encoder, vectors, bias, options.longest_history)
+    network = read_encoder(options.encoder, options, vectors, bias)
 
     def scores(history: Sequence[int]) -> npt.NDArray[np.float64]:
         try:
@@ -97,12 +96,6 @@ def _network(options: ImportOptions, numbers: Numbers) -> tuple[nn.Module, _Scor
         return found
 
     return network, scores
-
-
-def _encoded(path: Path, vectors: Tensor, bias: Tensor | None, longest: int | None) -> Encoded:
-    if path.suffix == ".onnx":
-        return EncodedByOnnx(OnnxEncoder(path), vectors, bias, longest)
-    return Encoded(read_program(path), vectors, bias, longest)
 
 
 def _table(path: Path) -> tuple[list[str] | None, Table]:

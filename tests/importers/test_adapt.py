@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 from recommender.cli.models import app
 from recommender.export.check import ModelFile
 from recommender.models.artifact import open_artifact
-from tests.support.foreign import ITEMS, WIDTH, File
+from tests.support.foreign import ITEMS, WIDTH, File, branching
 
 HISTORIES = [[3, 1, 2], [0], [5, 5, 29, 3], [9, 1, 8, 4, 2]]
 LEFT = File()
@@ -79,6 +79,18 @@ def test_what_cannot_be_adapted_is_named_and_nothing_is_written(
     assert code == 2
     assert sentence in told.replace("\n", " ")
     assert not output.exists()
+
+
+def test_a_file_that_branches_on_data_is_named_unless_it_takes_one_row_alone(tmp_path: Path) -> None:
+    several, alone = File(), File(batch=1)
+    for file in (several, alone):
+        name = f"{file.batch}.onnx"
+        output = tmp_path / f"{file.batch}" / "model.onnx"
+        code, told = adapt(branching(file.write(tmp_path / name), file.names[0], "logits"), "--output", output)
+
+        assert code == (0 if file is alone else 2), told
+        assert ("branches on the values of its inputs, at If 'asks'" in told.replace("\n", " ")) == (file is several)
+        assert output.exists() == (file is alone)
 
 
 def test_what_is_no_onnx_is_a_sentence(tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ class Sum(nn.Module):
         self.rows = nn.Parameter(torch.arange(10.0).view(5, 2))
 
     def forward(self, user_history: Tensor, history_length: Tensor) -> Tensor:
-        return self.rows[user_history].cumsum(dim=1)[torch.arange(len(history_length)), history_length - 1]
+        return self.rows[user_history].cumsum(dim=1)[torch.arange(history_length.shape[0]), history_length - 1]
 
 
 class Harm:
@@ -35,7 +35,8 @@ class Harm:
 def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("program") / "encoder.pt2"
     example = torch.zeros(3, 4, dtype=torch.int64), torch.full((3,), 4)
-    torch.export.save(torch.export.export(Sum(), example), path)
+    batch = {0: torch.export.Dim("batch")}
+    torch.export.save(torch.export.export(Sum(), example, dynamic_shapes=(batch, batch)), path)
     return path
 
 
@@ -64,7 +65,7 @@ def harmful(_: bytes) -> bytes:
 
 def test_a_program_of_numbers_is_read(program: Path) -> None:
     with torch.no_grad():
-        found = read_program(program)(torch.tensor([[1, 2, 0, 0]] * 3), torch.full((3,), 2))
+        found = read_program(program).module(torch.tensor([[1, 2, 0, 0]] * 3), torch.full((3,), 2))
 
     assert found.tolist() == [[6.0, 8.0]] * 3
 

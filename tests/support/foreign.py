@@ -79,3 +79,28 @@ class File:
         state = sum(((place + 1) * rows[row] for place, row in enumerate(places)), np.zeros(DIM))
         scored: np.ndarray[tuple[int, ...], np.dtype[np.float64]] = rows[self.before : self.before + ITEMS] @ state
         return scored
+
+
+def branching(path: Path, on: str, output: str) -> Path:
+    """The same file, where an output below 0 becomes 0 if the largest `on` of the batch is odd."""
+    model = onnx.load(path)
+    for node in model.graph.node:
+        node.output[:] = ["given" if name == output else name for name in node.output]
+
+    def body(kind: str) -> onnx.GraphProto:
+        made = helper.make_tensor_value_info(kind, TensorProto.FLOAT, None)
+        return helper.make_graph([helper.make_node(kind, ["given"], [kind])], kind, [], [made])
+
+    model.graph.initializer.append(numpy_helper.from_array(np.array(2, np.int64), "two"))
+    model.graph.node.extend(
+        [
+            helper.make_node("ReduceMax", [on], ["largest"], keepdims=0),
+            helper.make_node("Mod", ["largest", "two"], ["rest"]),
+            helper.make_node("Cast", ["rest"], ["odd"], to=TensorProto.BOOL),
+            helper.make_node(
+                "If", ["odd"], [output], name="asks", then_branch=body("Relu"), else_branch=body("Identity")
+            ),
+        ]
+    )
+    onnx.save(model, path)
+    return path

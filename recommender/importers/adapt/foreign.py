@@ -15,6 +15,8 @@ from onnx import TensorProto, ValueInfoProto, inliner
 from recommender.export.errors import ExportError
 from recommender.export.obstacles import obstacle, sentence
 from recommender.export.options import Side
+from recommender.importers.adapt.branches import refuse_branches
+from recommender.importers.adapt.filling import Filling
 
 Scores = npt.NDArray[np.float32]
 
@@ -45,7 +47,7 @@ class Foreign:
     """A file of a known shape, with all that an adapter has to know of it.
 
     Inputs are named `history`, and `length` and `mask` where it has them; `output` yields scores, for each place of the
-    history if it is `stepwise`. `width` is None if it takes any. With `single` its batch is fixed at 1.
+    history if it is `stepwise`. With `single` its batch is fixed at 1.
     """
 
     path: Path
@@ -57,32 +59,25 @@ class Foreign:
     output: str
     stepwise: bool
     single: bool
-    width: int | None
-    side: Side
-    padding_id: int
-    mask_id: int | None
-    first_item: int
+    filling: Filling
     first_column: int
     items: int
 
     @property
     def longest(self) -> int | None:
         """The most recent items that it reads."""
-        return None if self.width is None else self.width - (self.mask_id is not None)
+        return self.filling.longest
 
     def assumed(self) -> list[str]:
         """Sentences on what the file was taken for."""
-        place = "any number of" if self.width is None else str(self.width)
-        filled = f"filled up on the {self.side} with id {self.padding_id}"
-        mask = "" if self.mask_id is None else f", the mask {self.mask_id} behind the last item"
-        where = f" at the {'last' if self.side == 'left' else 'last real'} place" if self.stepwise else ""
+        where = f" at the {'last' if self.filling.side == 'left' else 'last real'} place" if self.stepwise else ""
         told = [
-            f"Histories: input {self.history!r}, {place} ids, {filled}{mask}; item 0 is its id {self.first_item}.",
+            f"Histories: input {self.history!r}, {self.filling.assumed()}",
             f"Scores: output {self.output!r}{where}, {self.items:,} items from column {self.first_column} on.",
         ]
         if self.length is not None:
             told.append(
-                f"Lengths: input {self.length!r}, {'with' if self.mask_id is not None else 'without'} the mask."
+                f"Lengths: input {self.length!r}, {'with' if self.filling.mask_id is not None else 'without'} the mask."
             )
         if self.mask is not None:
             told.append(f"Mask: input {self.mask!r} is 1 where an item stands.")
@@ -101,18 +96,17 @@ class Foreign:
             rows = [session.run([self.output], self._fed(history))[0][0] for history in histories]
         except Exception as error:  # ONNX Runtime's errors have no base of their own
             raise ExportError(f"{self.path} does not run as it is taken: {obstacle(error)}.") from error
-        at = [-1 if self.side == "left" else len(self._ids(history)) - 1 for history in histories]
+        left = self.filling.side == "left"
+        at = [-1 if left else len(self.filling.ids(history)) - 1 for history in histories]
         last = [row[place] if self.stepwise else row for row, place in zip(rows, at, strict=True)]
         return np.stack([each[self.first_column : self.first_column + self.items] for each in last]).astype(np.float32)
 
-    def _ids(self, history: Sequence[int]) -> list[int]:
-        return [*(item + self.first_item for item in history), *([] if self.mask_id is None else [self.mask_id])]
-
     def _fed(self, history: Sequence[int]) -> dict[str, npt.NDArray[np.generic]]:
-        ids = self._ids(history)
-        empty = [self.padding_id] * ((self.width or len(ids)) - len(ids))
-        row = [*empty, *ids] if self.side == "left" else [*ids, *empty]
-        real = [0] * len(empty) + [1] * len(ids) if self.side == "left" else [1] * len(ids) + [0] * len(empty)
+        filling = self.filling
+        ids, left = filling.ids(history), filling.side == "left"
+        empty = [filling.padding_id] * ((filling.width or len(ids)) - len(ids))
+        row = [*empty, *ids] if left else [*ids, *empty]
+        real = [0] * len(empty) + [1] * len(ids) if left else [1] * len(ids) + [0] * len(empty)
         fed: dict[str, list[int] | list[list[int]]] = {self.history: [row]}
         if self.length is not None:
             fed[self.length] = [len(ids)]
@@ -130,6 +124,9 @@ def read_foreign(path: Path, declared: Declared) -> Foreign:
     inputs = [each for each in model.graph.input if each.name not in given]
     history, length, mask = _inputs(path, inputs)
     output = _output(path, list(model.graph.output))
+    single = fixed_size(history, 0) == 1
+    if not single:
+        refuse_branches(path, model.graph, [each.name for each in inputs])
     side = declared.padding_side or ("right" if length is not None else "left")
     width = fixed_size(history, 1) or declared.width
     if width is None and side == "left":
@@ -156,12 +153,8 @@ def read_foreign(path: Path, declared: Declared) -> Foreign:
         types={each.name: each.type.tensor_type.elem_type for each in (history, length, mask) if each is not None},
         output=output.name,
         stepwise=rank_of(output) == 3,  # noqa: PLR2004
-        single=fixed_size(history, 0) == 1,
-        width=width,
-        side=side,
-        padding_id=declared.padding_id,
-        mask_id=declared.mask_id,
-        first_item=first,
+        single=single,
+        filling=Filling(width, side, declared.padding_id, first, declared.mask_id),
         first_column=column,
         items=items,
     )

@@ -22,7 +22,7 @@ def splice(g: Nodes, foreign: Foreign) -> str:
     model = of_our_opset(foreign.path, foreign.model)
     graph = onnx.compose.add_prefix(model, _PREFIX).graph
     g.initializers.extend(graph.initializer)
-    ids, length, real = _filled(g, foreign)
+    ids, length, real = foreign.filling.add(g, "user_history", "history_length")
     feeds = {foreign.history: ids}
     if foreign.length is not None:
         feeds[foreign.length] = length
@@ -31,7 +31,7 @@ def splice(g: Nodes, foreign: Foreign) -> str:
     cast = {name: g.op("Cast", value, to=foreign.types[name]) for name, value in feeds.items()}
     yielded = _rows(g, graph, foreign, cast) if foreign.single else _whole(g, graph, foreign, cast)
     if foreign.stepwise:
-        last = g.op("Sub", length, g.int64(1)) if foreign.side == "right" else None
+        last = g.op("Sub", length, g.int64(1)) if foreign.filling.side == "right" else None
         if last is None:
             yielded = g.op("Gather", yielded, g.constant(np.array(-1)), axis=1)
         else:
@@ -56,36 +56,6 @@ def of_our_opset(path: Path, model: onnx.ModelProto) -> onnx.ModelProto:
             f"{path} has operators of version {versions.get('')}, which cannot be turned to {OPSET}: "
             f"{sentence(error)}. Export it with opset {OPSET}."
         ) from error
-
-
-def _filled(g: Nodes, foreign: Foreign) -> tuple[str, str, str]:
-    """The model's ids [batch, width], how many of them are real, and which, int64 [batch, width]."""
-    history, length = "user_history", "history_length"
-    last = g.op("Sub", g.op("Shape", history, start=1, end=2), g.int64(1))
-    masked = foreign.mask_id is not None
-    total = g.op("Add", length, g.int64(1)) if masked else length
-    if foreign.width is None:
-        end = g.op("Add", last, g.int64(2 if masked else 1))
-        scalar = g.op("Squeeze", end)
-        column = g.op("Range", g.constant(np.array(0)), scalar, g.constant(np.array(1)))
-    else:
-        column = g.constant(np.arange(foreign.width))
-    place = g.op("Unsqueeze", column, g.int64(0))
-    total_column, own = g.op("Unsqueeze", total, g.int64(1)), g.op("Unsqueeze", length, g.int64(1))
-    if foreign.side == "left" and foreign.width is not None:
-        place = g.op("Sub", place, g.op("Sub", g.int64(foreign.width), total_column))
-    zero = g.int64(0)
-    inside = g.op("And", g.op("GreaterOrEqual", place, zero), g.op("Less", place, own))
-    shape = g.op("Shape", inside)
-    reached = g.op("Expand", g.op("Max", g.op("Min", place, last), zero), shape)
-    items = g.op("Add", g.op("GatherElements", history, reached, axis=1), g.int64(foreign.first_item))
-    ids = g.op("Where", inside, items, g.int64(foreign.padding_id))
-    real = g.op("Cast", inside, to=TensorProto.INT64)
-    if foreign.mask_id is not None:
-        behind = g.op("Equal", place, own)
-        ids = g.op("Where", behind, g.int64(foreign.mask_id), ids)
-        real = g.op("Cast", g.op("Or", inside, behind), to=TensorProto.INT64)
-    return ids, total, real
 
 
 def _whole(g: Nodes, graph: onnx.GraphProto, foreign: Foreign, feeds: dict[str, str]) -> str:

@@ -31,10 +31,18 @@ class Mean(nn.Module):
 
 
 class Encoded(nn.Module):
-    """Users' vectors from an encoder, items' from a table; see `Network`."""
+    """Users' vectors from an encoder, items' from a table; see `Network`. `assumed` says what it was taken for."""
 
-    def __init__(self, encoder: nn.Module, vectors: Tensor, bias: Tensor | None, longest_history: int | None) -> None:
+    def __init__(
+        self,
+        encoder: nn.Module,
+        vectors: Tensor,
+        bias: Tensor | None,
+        longest_history: int | None,
+        assumed: tuple[str, ...] = (),
+    ) -> None:
         super().__init__()
+        self.assumed = assumed
         self.encoder = encoder
         self.items = table(vectors)
         self.item_bias = None if bias is None else nn.Parameter(bias)
