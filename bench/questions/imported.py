@@ -1,7 +1,9 @@
 """Measure whether an imported SASRec is as quick as our own of the same size.
 
-All are random and of one size. The imported ones are RecBole's and RecTools'. Each round runs every file once, on one
-thread; figures are medians of its CPU time, so that other programs disturb little.
+All are random and of one size. `recbole` and `rectools` are their networks, rewritten, with a state dict's numbers.
+`.pt2` and `ONNX` are our own network as an encoder that takes its full width only, so every history costs as much as
+the longest. Each round runs every file once, on one thread; figures are medians of its CPU time, so that other programs
+disturb little. A ratio above 1 is quicker than our own.
 """
 
 from __future__ import annotations
@@ -20,6 +22,8 @@ import torch
 from torch import nn
 
 from recommender.export import ExportOptions, export_model
+from recommender.export.networks.sasrec import SasRec
+from recommender.importers import ImportOptions, import_model
 from recommender.importers.networks.numbers import Numbers
 from recommender.importers.networks.recbole import RecBoleSasRec
 from recommender.importers.networks.rectools import RecToolsSasRec
@@ -56,13 +60,15 @@ def main() -> None:
         for name, network in (("recbole", _recbole(given)), ("rectools", _rectools(given))):
             options = ExportOptions(network=f"{name}:SASRec", output=Path(folder, f"{name}.onnx"))
             files[name] = export_model(options, network=network.eval())
+        files |= _encoders(Path(folder), given)
         sessions = {name: _session(path) for name, path in files.items()}
-        print(f"| histories | {' | '.join(f'{name}, ms' for name in sessions)} | recbole | rectools |")
-        print(f"| --- |{' ---: |' * (len(sessions) + 2)}")
+        others = [name for name in sessions if name != "ours"]
+        print(f"| histories | {' | '.join(f'{name}, ms' for name in sessions)} | {' | '.join(others)} |")
+        print(f"| --- |{' ---: |' * (len(sessions) + len(others))}")
         for what, lengths in _lengths(given.batch).items():
             took = _measure(sessions, _feeds(lengths, given.items), given.rounds)
             shown = " | ".join(f"{took[name] * 1e3:.2f}" for name in sessions)
-            ratios = " | ".join(f"{took['ours'] / took[name]:.2f}" for name in ("recbole", "rectools"))
+            ratios = " | ".join(f"{took['ours'] / took[name]:.2f}" for name in others)
             print(f"| {what} | {shown} | {ratios} |")
 
 
@@ -110,6 +116,30 @@ def _measure(sessions: Mapping[str, ort.InferenceSession], feeds: Feeds, rounds:
 def _layers(prefix: str, names: Mapping[str, tuple[int, ...]]) -> dict[str, npt.NDArray[np.float32]]:
     random = np.random.default_rng(3)
     return {f"{prefix}{name}": 0.1 * random.normal(size=shape).astype(np.float32) for name, shape in names.items()}
+
+
+def _encoders(folder: Path, given: argparse.Namespace) -> dict[str, Path]:
+    """Our own network as a `.pt2` and as an ONNX file of others, imported by `vectors --encoder`."""
+    network = SasRec(given.items, given.dim, given.layers, given.heads, WIDTH).eval()
+    np.save(folder / "vectors.npy", network.items.weight.detach().numpy())
+    example = torch.zeros(3, WIDTH, dtype=torch.int64), torch.full((3,), WIDTH)
+    shapes = ({0: torch.export.Dim("batch")},) * 2
+    with torch.no_grad():
+        program = torch.export.export(network, example, dynamic_shapes=shapes)
+        torch.export.save(program, folder / "encoder.pt2")
+        torch.onnx.export(network, example, folder / "encoder.onnx", dynamo=True, dynamic_shapes=shapes, verbose=False)
+    found = {}
+    for name, file in ((".pt2", "encoder.pt2"), ("ONNX", "encoder.onnx")):
+        options = ImportOptions(
+            library="vectors",
+            source=folder / "vectors.npy",
+            encoder=folder / file,
+            padding_side="right",
+            first_item=0,
+            output=folder / f"{file}.d" / "model.onnx",
+        )
+        found[name] = import_model(options)
+    return found
 
 
 def _recbole(given: argparse.Namespace) -> nn.Module:
@@ -161,6 +191,9 @@ def _rectools(given: argparse.Namespace) -> nn.Module:
         "n_blocks": given.layers,
         "use_scale_factor": False,
         "distance": "dot",
+        "layers": "SASRecTransformerLayers",
+        "use_key_padding_mask": False,
+        "ff_activation": "relu",
     }
     return RecToolsSasRec(Numbers(arrays, "RecTools"), Sizes(sizes, "RecTools"))
 
