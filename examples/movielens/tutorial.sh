@@ -19,7 +19,7 @@ case $library in
         ;;
 esac
 
-step() { printf '\n$ %s\n' "$*" && "$@"; }
+step() { printf '\n$' && printf ' %q' "$@" && printf '\n' && "$@"; }
 
 file_of() { if [ "$library" = implicit ]; then echo "$folder/model-$1.npz"; else echo "$folder/model-$1"; fi; }
 

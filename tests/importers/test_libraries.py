@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -72,6 +73,7 @@ def test_a_model_of_a_library_ranks_alike(library: str, file: str, trained: Trai
         "--evaluate", folder / "all.csv", "--output", tmp_path / "1" / "model.onnx", "--name", "movies",
     )  # fmt: skip
 
+    sys.stdout.write(told)  # the report of `-rP` has the metrics
     assert code == 0, told
     assert "for 256 histories" in told
     tied = re.search(r"with a tie \(([\d.]+)%\)", told)
