@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from recommender.domain import Ranking
 from recommender.export import ExportOptions, export_model
 from recommender.models.card import Card, card_path
+from recommender.recommend_api.open_inference import open_inference_pb2 as oip
 from recommender.recommend_api.v1 import recommend_api_pb2 as api
 from recommender.recommend_api.v1 import recommend_api_pb2_grpc as api_grpc
 from recommender.settings.network import Edge
@@ -66,6 +67,7 @@ class Shop:
     """A server with a table of items and three hidden ones."""
 
     stub: api_grpc.RecommenderServiceStub
+    infer: grpc.UnaryUnaryMultiCallable[oip.ModelInferRequest, oip.ModelInferResponse]
     items: int
     fallback: list[int]
     embeddings: npt.NDArray[np.float32]
@@ -113,7 +115,12 @@ def shop(model: Path, edge: Edge) -> Iterator[Shop]:
     ):
         stub = api_grpc.RecommenderServiceStub(channel)
         embeddings = reference_embeddings(card.items)
-        yield Shop(stub, card.items, list(range(0, card.items, 2)), embeddings, card.score_tolerance)
+        infer: grpc.UnaryUnaryMultiCallable[oip.ModelInferRequest, oip.ModelInferResponse] = channel.unary_unary(
+            "/inference.GRPCInferenceService/ModelInfer",
+            request_serializer=oip.ModelInferRequest.SerializeToString,
+            response_deserializer=oip.ModelInferResponse.FromString,
+        )
+        yield Shop(stub, infer, card.items, list(range(0, card.items, 2)), embeddings, card.score_tolerance)
 
 
 def matching(shop: Shop, chosen: int) -> set[int]:
@@ -164,6 +171,51 @@ def test_a_filter_counts_in_calls_of_one_and_in_streams_too(shop: Shop) -> None:
     for each in (reply, streamed.response):
         assert list(each.item_ids) == wanted.item_ids
         assert each.matching_items == shop.items - len(gone)
+
+
+def infer(shop: Shop, rows: int, parameters: Mapping[str, str | float]) -> list[list[int]]:
+    """The items of rows whose histories are all 3, 8, by the Open Inference Protocol."""
+    kinds = {str: "string_param", float: "double_param", int: "int64_param"}
+    histories = oip.ModelInferRequest.InferInputTensor(
+        name="user_history",
+        datatype="INT64",
+        shape=[rows, 2],
+        contents=oip.InferTensorContents(int64_contents=[3, 8] * rows),
+    )
+    request = oip.ModelInferRequest(model_name=shop.stub.ListModels(api.ListModelsRequest()).models[0].name)
+    request.inputs.append(histories)
+    for name, value in parameters.items():
+        setattr(request.parameters[name], kinds[type(value)], value)
+    found = list(shop.infer(request, timeout=PATIENCE).outputs[0].contents.int64_contents)
+    width = len(found) // rows
+    return [found[row * width : (row + 1) * width] for row in range(rows)]
+
+
+@pytest.mark.parametrize("rows", [1, 3])
+def test_a_filter_is_a_parameter_of_the_open_inference_protocol(shop: Shop, rows: int) -> None:
+    gone = set(range(shop.items)) - matching(shop, 2)
+    request = api.RecommendRequest(item_ids=[3, 8])
+    wanted, _ = best_visible(request, shop.embeddings, gone, shop.fallback, LIMIT)
+    assert infer(shop, rows, {"filter": FILTERS[2][0], "filter.most": 0.1}) == [wanted.item_ids] * rows
+
+
+@pytest.mark.parametrize(
+    ("parameters", "why"),
+    [
+        ({"filter": "item.prize > 1.0"}, "did you mean 'price'?"),
+        ({"filter": 3}, "filter: it is a string"),
+        ({"filter": "true || " * 256 + "true"}, "of 2048 bytes at most"),
+        ({"filter.most": 3}, "it belongs to a filter"),
+        ({"filter": "true", "filter.": 3}, "a name of 1 to 64 bytes"),
+        ({"filter": "true", "filter.most": float("inf")}, "not a finite number"),
+        ({"filter": "true", "filter.most": "x" * 2_000}, "longer than 1024 bytes"),
+    ],
+)
+def test_a_parameter_that_is_no_filter_is_refused(shop: Shop, parameters: dict[str, str | float], why: str) -> None:
+    with pytest.raises(grpc.RpcError) as refused:
+        infer(shop, 2, parameters)
+    assert refused.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+    assert why in (refused.value.details() or "")
 
 
 @pytest.mark.parametrize(

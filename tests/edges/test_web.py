@@ -27,6 +27,7 @@ from recommender.security.access import digest_of, new_token
 from recommender.server.envoy import EnvoyServer
 from recommender.settings.network import Edge
 from recommender.settings.settings import Settings
+from tests.support.catalogues import add_vocabulary, export_catalogue
 from tests.support.facts import FACTS
 from tests.support.feature_models import vector_of
 from tests.support.models import brute_force
@@ -255,6 +256,29 @@ async def test_features_come_by_json_and_by_grpc_web(serve: Serve, tmp_path: Pat
     assert by_json.said["itemIds"] == list(reply_of(by_web).item_ids) == best
     assert refused.status == 400
     assert refused.said["details"][0]["fieldViolations"][0]["field"] == "features[age].double_value"
+
+
+async def test_a_filter_and_its_parameters_come_by_json_and_by_grpc_web(serve: Serve, tmp_path: Path) -> None:
+    model = export_catalogue(tmp_path, 20)
+    add_vocabulary(model, [f"item {number}" for number in range(20)])
+    rows = [f"item {number},{number}.5,brand {number % 4}" for number in range(20)]
+    (tmp_path / "items.csv").write_text("\n".join(["key,price,brand", *rows]))
+    wanted = "item.price < params.most && item.brand in params.brands"
+    named = api.RecommendRequest(item_ids=[1], filter=wanted)
+    for name, value in (("most", 9.0), ("brands", ["brand 1", "brand 2"])):
+        named.filter_parameters[name].CopyFrom(feature_value(value))
+    given = {"most": {"doubleValue": 9}, "brands": {"stringList": {"values": ["brand 1", "brand 2"]}}}
+    asked = {"itemIds": [1], "filter": wanted, "filterParameters": given}
+    async with serve(model=model, items=tmp_path / "items.csv", web=True, cors_origins=SHOP) as server:
+        by_json = await ask(server.port, "Recommend", asked, JSON)
+        by_web = await ask(server.port, "Recommend", framed(named.SerializeToString()), GRPC_WEB)
+        refused = await ask(server.port, "Recommend", {**asked, "filter": "item.prize < 1.0"}, JSON)
+
+    assert sorted(by_json.said["itemIds"]) == sorted(reply_of(by_web).item_ids) == [1, 2, 5, 6]
+    assert by_json.said["matchingItems"] == str(reply_of(by_web).matching_items) == "4"
+    assert refused.status == 400
+    assert refused.said["details"][0]["fieldViolations"][0]["field"] == "filter"
+    assert "did you mean 'price'?" in refused.said["message"]
 
 
 def preflight(origin: str) -> dict[str, str]:

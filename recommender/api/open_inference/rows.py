@@ -11,6 +11,7 @@ from typing import Final
 
 from recommender.api.messages import ceiling
 from recommender.api.open_inference.features import FeatureTensors
+from recommender.api.open_inference.filters import FILTER
 from recommender.api.open_inference.lists import (
     MOST_ID,
     Lists,
@@ -24,6 +25,7 @@ from recommender.api.open_inference.rankings import PLAIN_OUTPUTS
 from recommender.api.open_inference.tensors import ITEMS, VALUES, Tensor, Tensors, Texts, read_tensors, refused
 from recommender.api.options import Items, Options
 from recommender.api.queries import PART_ITEMS, Asked, Limits
+from recommender.catalogue.attributes.filters import Filter
 from recommender.domain import Feature
 from recommender.errors import InvalidRequestError
 from recommender.recommend_api.open_inference import open_inference_pb2 as oip
@@ -45,7 +47,7 @@ class Rows:
     model: str
     request_id: str
     options: Options
-    """Of a row that has a history of ids and nothing else."""
+    """Of a row that has a history of ids and nothing else, but the filter of all rows."""
     history: Lists | None
     types: Lists | None = None
     times: Lists | None = None
@@ -59,7 +61,7 @@ class Rows:
 
     def __post_init__(self) -> None:
         others = (self.types, self.times, self.k, self.excluded, self.candidates)
-        self.plain = all(each is None for each in others)
+        self.plain = all(each is None for each in others) and self.options.filter is None
 
     def read(self, row: int) -> Asked:
         """Read the next row. Raises InvalidRequestError, which names the row if there are several."""
@@ -172,8 +174,18 @@ class RowReader:
         """
         return read_tensors(request, {**dict.fromkeys(declared, VALUES), **_KNOWN} if declared else _KNOWN)
 
-    def rows(self, tensors: Mapping[str, Tensor], model: str, request_id: str, declared: Mapping[str, Feature]) -> Rows:
-        """Read the rows that these inputs make. Raises InvalidRequestError if the request is at fault as a whole."""
+    def rows(
+        self,
+        tensors: Mapping[str, Tensor],
+        model: str,
+        request_id: str,
+        declared: Mapping[str, Feature],
+        wanted: Filter | None = None,
+    ) -> Rows:
+        """Read the rows that these inputs make, each with the filter that is wanted.
+
+        Raises InvalidRequestError if the request is at fault as a whole.
+        """
         history, users = tensors.get(HISTORY), tensors.get("user")
         if history is None and users is None:
             raise refused("inputs", f"{HISTORY} is missing")
@@ -191,7 +203,7 @@ class RowReader:
             count,
             model,
             request_id,
-            self._no_options,
+            self._no_options if wanted is None else self._filtering(wanted),
             lists_of(tensors, HISTORY, "history_length", count, limits.history),
             lists_beside(tensors, TYPES, count, limits.history),
             lists_beside(tensors, TIMES, count, limits.history, 2**63 - 1),
@@ -201,6 +213,9 @@ class RowReader:
             _users(users, count),
             FeatureTensors(tensors, declared, count) if declared.keys() & tensors.keys() else None,
         )
+
+    def _filtering(self, wanted: Filter) -> Options:
+        return replace(self._no_options, filter=wanted, filters={FILTER: wanted})
 
     def _limit_of_each(self, tensor: Tensor | None, rows: int) -> list[int] | None:
         if tensor is None:

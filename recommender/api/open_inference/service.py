@@ -12,6 +12,7 @@ from typing import Final
 from recommender.api.messages import check_few_fields, decoded
 from recommender.api.open_inference.descriptions import configuration, index, metadata, server_metadata, statistics
 from recommender.api.open_inference.features import declared_features
+from recommender.api.open_inference.filters import filter_of
 from recommender.api.open_inference.names import about_inputs
 from recommender.api.open_inference.rankings import Reply, check_size, reply_to_one, wanted_outputs
 from recommender.api.open_inference.rows import RowReader, Rows, model_named
@@ -148,7 +149,7 @@ class OpenInferenceService:
         declared = declared_features((version, *self._router.serving()))
         tensors = self._reader.open(request, declared)
         await self._turns.each(tensors.fillings, lambda fill: fill())
-        rows = self._reader.rows(tensors.named, model, request_id, declared)
+        rows = self._reader.rows(tensors.named, model, request_id, declared, filter_of(request))
         check_size(rows.count, rows.longest(version.limit), names, version)
         return _Wanted(request.id, names, rows, raw=bool(request.raw_input_contents))
 
