@@ -311,6 +311,11 @@ bench-oip *options:
 bench-bulk *options:
     {{ run }} python -m bench.questions.bulk "$@"
 
+# What a bulk job keeps of its rows a second on a local Ray cluster, in an environment with Ray that uv makes
+[group('bench')]
+bench-bulk-ray *options:
+    {{ run }} python -m bench.peers.bulk_ray "$@"
+
 # How long single calls take beside batch calls of 1 MB and 4 MB
 [group('bench')]
 bench-beside *options:
