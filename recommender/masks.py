@@ -24,7 +24,7 @@ class ItemMask:
     catalogue, `count` how many are allowed. Items beyond the catalogue are not.
     """
 
-    __slots__ = ("_bits", "_counts", "_ids", "count", "items")
+    __slots__ = ("__weakref__", "_bits", "_counts", "_ids", "count", "items")
 
     def __init__(self, allowed: npt.NDArray[np.bool_]) -> None:
         self.items = len(allowed)

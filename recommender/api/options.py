@@ -11,6 +11,7 @@ from recommender.api.features import Given, given_features, untaken_features
 from recommender.api.rules import AskedRules, filters_of, read_rules
 from recommender.catalogue.attributes.filters import Filter, ParameterValue
 from recommender.errors import InputsError, InvalidRequestError, Violation
+from recommender.masks import ItemMask
 from recommender.models.version import Version
 from recommender.recommend_api.v1 import recommend_api_pb2 as api
 
@@ -48,6 +49,8 @@ class Options:
     rules: AskedRules | None = None
     filters: Mapping[str, Filter] | None = None
     """All of its filters by their fields, those of boosts too; None if it has none."""
+    held: tuple[ItemMask, ...] = ()
+    """What these were found to select, so that it is kept until versions have read the request."""
 
     def untaken(self, version: Version, *, reject: bool) -> tuple[str, ...]:
         """The fields with inputs that a version does not take.

@@ -98,7 +98,7 @@ class Asked:
         """
         for field, wanted in (self.options.filters or {}).items():
             with about(field):
-                await attributes_of(version).prepare(wanted, deadline)
+                self.options.held += (await attributes_of(version).prepare(wanted, deadline),)
 
     def for_version(self, version: Version, *, leniently: bool = False) -> tuple[Query | Ranking, Remarks]:
         """Read the request for a version, without side effects: a query, or the ranking if nothing is left to rank.

@@ -32,15 +32,22 @@ class Filtered(Protocol):
 
 
 async def prepare(asked: Filtered, router: Router, deadline: float) -> None:
-    """Have the versions that may answer a request evaluate its filter.
+    """Have the versions that may answer a request evaluate its filter, those that come meanwhile too.
 
     Raises what `Router.route` and `Filtered.prepare` raise.
     """
-    version, candidate = router.route(asked.model), router.candidate
-    await asked.prepare(version, deadline)
-    if candidate is not None and candidate.version is not version:
-        with contextlib.suppress(RecommenderError):  # if the candidate reads it, it fails with the same
-            await asked.prepare(candidate.version, deadline)
+    prepared: set[Version] = set()
+    while True:
+        version, candidate = router.route(asked.model), router.candidate
+        if version not in prepared:
+            await asked.prepare(version, deadline)
+            prepared.add(version)
+        elif candidate is not None and candidate.version not in prepared:
+            with contextlib.suppress(RecommenderError):  # if the candidate reads it, it fails with the same
+                await asked.prepare(candidate.version, deadline)
+            prepared.add(candidate.version)
+        else:
+            return
 
 
 async def prepare_many(requests: Sequence[Filtered], router: Router, deadline: float) -> dict[int, RecommenderError]:

@@ -195,6 +195,22 @@ async def test_filters_beyond_the_cache_are_evaluated_again_and_late_ones_told(t
     await tables.close()
 
 
+async def test_what_was_prepared_is_not_evaluated_again_while_it_is_kept(tmp_path: Path) -> None:
+    path = parquet(tmp_path / "items.parquet", key=["a", "b", "c"], price=[0, 1, 2])
+    tables = FollowedTables(path, interval=0.01, cache_bytes=2_000)
+    await tables.start()
+    version = tables.attributes(ids_of("a", "b", "c"), 3, frozenset())
+    filters = [Filter(f"item.price > {least}") for least in range(8)]
+    kept = [await version.prepare(each) for each in filters]
+    assert all(version.mask(each) is mask for each, mask in zip(filters, kept, strict=True))
+
+    parquet(tmp_path / "new", key=["a"], price=[9]).replace(path)
+    await until(lambda: tables.statistics().replaced == 1)
+    assert all(version.mask(each) is mask for each, mask in zip(filters, kept, strict=True))
+    assert (await version.prepare(filters[0])).ids().tolist() == version.mask(filters[0]).ids().tolist() == [0]
+    await tables.close()
+
+
 def test_a_table_is_checked_by_a_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "items.csv"
     path.write_text(CSV, encoding="utf-8")

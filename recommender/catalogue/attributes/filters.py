@@ -37,8 +37,10 @@ class Filter(NamedTuple):
 class Attributes(Protocol):
     """What is known of one version's items."""
 
-    async def prepare(self, wanted: Filter, deadline: float = math.inf) -> None:
-        """See to it that `mask` has the answer ready; `deadline` is a time of `time.monotonic`.
+    async def prepare(self, wanted: Filter, deadline: float = math.inf) -> ItemMask:
+        """See to it that `mask` has the answer ready, for as long as what this returns is kept.
+
+        `deadline` is a time of `time.monotonic`.
 
         Raises InvalidRequestError if the filter cannot be evaluated, DeadlineError if that is not done in time,
         BacklogFullError if too many filters wait for their turn.

@@ -82,6 +82,7 @@ class JoinedAttributes:
         self._number = number
         self._ids = ids
         self._items = items
+        self._held: weakref.WeakValueDictionary[Filter, ItemMask] = weakref.WeakValueDictionary()
         self._never = np.array(sorted(item for item in never if item < items), np.int64)
         self._joined: tuple[Current, npt.NDArray[np.int32]] | None = None
         self._learned: NewItems | None = None
@@ -107,15 +108,22 @@ class JoinedAttributes:
         """The items that a filter selects and that the version may recommend; see `Attributes`."""
         key, joined = self._key(wanted)
         mask = self._workshop.cache.get(key)
+        if mask is None:  # there are many filters, or another table since it was prepared
+            mask = self._held.get(wanted)
         return self._evaluated(key, joined) if mask is None else mask
 
-    async def prepare(self, wanted: Filter, deadline: float = math.inf) -> None:
+    async def prepare(self, wanted: Filter, deadline: float = math.inf) -> ItemMask:
         """See to it that `mask` has the answer ready; see `Attributes`."""
+        mask = self._held[wanted] = await self._prepared(wanted, deadline)
+        return mask
+
+    async def _prepared(self, wanted: Filter, deadline: float) -> ItemMask:
         workshop = self._workshop
         key, joined = self._key(wanted)
-        if key in workshop.cache:
+        mask = workshop.cache.get(key)
+        if mask is not None:
             workshop.ready += 1
-            return
+            return mask
         task = workshop.pending.get(key)
         if task is None:
             if len(workshop.pending) >= _MOST_WAITING:
@@ -124,7 +132,7 @@ class JoinedAttributes:
             task.add_done_callback(lambda done: self._settle(key, done))
         try:
             async with asyncio.timeout(None if deadline == math.inf else deadline - time.monotonic()):
-                await asyncio.shield(task)
+                return await asyncio.shield(task)
         except TimeoutError as error:
             raise DeadlineError("the deadline passed while the filter was evaluated") from error
 
