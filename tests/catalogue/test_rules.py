@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import grpc
 import numpy as np
+import numpy.typing as npt
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -25,7 +27,7 @@ from tests.support.catalogues import add_fallback, reference_embeddings
 from tests.support.serving import PATIENCE, in_a_thread, server_of
 
 pytestmark = pytest.mark.both_edges
-ITEMS, NEW = 400, 20
+ITEMS, NEW = 1_200, 20
 FALLBACK = list(range(60))
 BRANDS = ["acme", "bolt", "core", None]
 
@@ -88,13 +90,19 @@ def stub(
         yield asked
 
 
+@cache
+def embeddings() -> npt.NDArray[np.float64]:
+    return reference_embeddings(ITEMS + NEW).astype(np.float64)
+
+
 def scores_for(history: list[int]) -> dict[str, float]:
     """The score of the model for each item."""
-    rows = reference_embeddings(ITEMS + NEW).astype(np.float64)
+    rows = embeddings()
     user = rows[history].mean(axis=0)
     signs = [1 if number % 2 else -1 for number in range(NEW)]
-    scores = {f"item {number}": float(rows[number] @ user) for number in range(ITEMS)}
-    return scores | {f"new {number}": float(rows[ITEMS + number] @ user * signs[number]) for number in range(NEW)}
+    all_scores = (rows @ user).tolist()
+    scores = {f"item {number}": all_scores[number] for number in range(ITEMS)}
+    return scores | {f"new {number}": all_scores[ITEMS + number] * signs[number] for number in range(NEW)}
 
 
 FILTERS: dict[str, Callable[[dict[str, Any]], bool]] = {
@@ -159,7 +167,7 @@ REQUESTS = st.builds(
 )
 
 
-@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(asked=st.lists(REQUESTS, min_size=1, max_size=6))
 def test_answers_are_those_of_the_definition(
     stub: api_grpc.RecommenderServiceStub, asked: list[api.RecommendRequest]
@@ -167,13 +175,25 @@ def test_answers_are_those_of_the_definition(
     results = stub.BatchRecommend(api.BatchRecommendRequest(requests=asked), timeout=PATIENCE).results
     for request, result in zip(asked, results, strict=True):
         expected = wanted(request)
-        everything = dict(wanted(api.RecommendRequest(item_ids=request.item_ids, boosts=request.boosts, limit=1_000)))
+        everything = dict(
+            wanted(api.RecommendRequest(item_ids=request.item_ids, boosts=request.boosts, limit=ITEMS + NEW))
+        )
         reply = result.response
         assert result.WhichOneof("outcome") == "response", result.error
         assert len({*reply.item_keys}) == len(reply.item_keys) == len(expected), request
         # Items whose scores rounding cannot tell apart may change places.
         for told in ([score for _, score in expected], [everything[key] for key in reply.item_keys]):
             assert np.allclose(reply.scores, told, rtol=1e-5, atol=1e-4), request
+
+
+def test_items_far_down_are_lifted_to_the_top(stub: api_grpc.RecommenderServiceStub) -> None:
+    """More than the server looks at before it divides the items into groups."""
+    lifted = api.Boost(filter="item.brand == 'bolt'", addend=5.0)
+    lowered = api.Boost(filter="item.fresh", factor=0.3)
+    for boosts in ([lifted], [lowered, lifted], [lifted, lowered, api.Boost(filter="item.price < 40.0", factor=40.0)]):
+        request = api.RecommendRequest(item_ids=[1, 2], limit=90, boosts=boosts)
+        reply = stub.Recommend(request, timeout=PATIENCE)
+        assert [*reply.item_keys] == [key for key, _ in wanted(request)]
 
 
 def test_a_bound_that_hides_nearly_all_looks_through_the_whole_catalogue(
