@@ -39,6 +39,13 @@ _CULPRITS: tuple[tuple[str, str], ...] = (
         "A scripted module cannot be traced again; export the Python module that it was made from",
     ),
     (
+        r"metaclass conflict",
+        (
+            "Packages of torch's export do not fit each other, or one was only half imported; run it again, and "
+            "install recommender[model] into a new environment if it stays"
+        ),
+    ),
+    (
         r"Guard failed",
         (
             "A program of torch.export takes the sizes that it was exported for; export it with dynamic batch and "

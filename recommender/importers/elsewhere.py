@@ -68,4 +68,15 @@ def _told(library: str, python: Path, code: int, stderr: str) -> str:
     last = lines[-1][:_SHOWN] if lines else f"exit code {code}"
     if last.startswith("ModuleNotFoundError"):
         return f"{python} cannot import what {library} needs: {last}. Give the interpreter of its environment."
+    if _while_importing(lines):
+        return (
+            f"{library} cannot be imported by {python}: {last}. The packages of this environment do not fit each "
+            "other; make a new one with the versions that the model was trained with. Nothing was written."
+        )
     return f"{library} failed in {python}: {last}. Nothing was written."
+
+
+def _while_importing(lines: Sequence[str]) -> bool:
+    """Whether the innermost frame of a traceback is the body of a module that another one imports."""
+    frames = [line for line in lines if line.startswith("File ")]
+    return len(frames) > 1 and frames[-1].endswith(", in <module>")

@@ -183,6 +183,21 @@ def test_what_cannot_be_asked_is_a_sentence(arguments: tuple[str, ...], sentence
     assert list(tmp_path.iterdir()) == []
 
 
+def test_an_environment_whose_packages_do_not_fit_each_other_is_a_sentence(tmp_path: Path) -> None:
+    (tmp_path / "implicit.py").write_text("import abc\nclass Model(abc.ABC, abc): pass\n", encoding="utf-8")
+    np.savez(tmp_path / "model.npz", K=1, shape=(1, 1), data=[1.0], indptr=[0, 1], indices=[0])
+    python = tmp_path / "python"
+    python.write_text(f'#!/bin/sh\nPYTHONPATH={tmp_path} exec {sys.executable} "$@"\n', encoding="utf-8")
+    python.chmod(0o755)
+    output = tmp_path / "out" / "model.onnx"
+    code, told = run("implicit", tmp_path / "model.npz", "--python", python, "--output", output)
+
+    assert code == 2
+    assert "TypeError: metaclass conflict" in told
+    assert "The packages of this environment do not fit each other; make a new one" in told.replace("\n", " ")
+    assert not output.parent.exists()
+
+
 @pytest.mark.parametrize("library", ["rectools", "recbole", "implicit"])
 def test_the_script_of_a_library_is_one_file_that_needs_nothing_of_ours(library: str, tmp_path: Path) -> None:
     code, script = run(library, "--script")
