@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -44,19 +44,17 @@ def hide(
     token_file: TokenFile = None,
 ) -> None:
     """Hide items: nobody gets them from a second later on."""
-    changed = hidden = 0
     unknown: list[str] = []
     target = Target(host, port, timeout, ca, certificate, key, token_file)
     with calling(target) as stub:
-        for part in _parts(_named(items, file)):
-            if model:
-                request = api.HideItemsRequest(item_ids=_ids(part), model=model)
-            else:
-                request = api.HideItemsRequest(item_keys=part)
+
+        def send(keys: Sequence[str], ids: Sequence[int]) -> api.HideItemsResponse:
+            request = api.HideItemsRequest(item_keys=keys, item_ids=ids, model=model)
             answer = stub.HideItems(request, timeout=timeout, metadata=target.metadata)
-            changed, hidden = changed + answer.changed, answer.hidden
-            unknown += answer.unknown_item_keys
-    typer.echo(f"{changed} hidden; {hidden} are hidden by calls now")
+            unknown.extend(answer.unknown_item_keys)
+            return answer
+
+        _change(_named(items, file), send, "hidden", by_id=bool(model))
     if unknown:
         more = f" and {len(unknown) - _SHOWN} more" if len(unknown) > _SHOWN else ""
         typer.echo(f"no version has {', '.join(unknown[:_SHOWN])}{more}", err=True)
@@ -77,17 +75,14 @@ def show(
     token_file: TokenFile = None,
 ) -> None:
     """Show items again that `hide` has hidden."""
-    changed = hidden = 0
     target = Target(host, port, timeout, ca, certificate, key, token_file)
     with calling(target) as stub:
-        for part in _parts(_named(items, file)):
-            if model:
-                request = api.ShowItemsRequest(item_ids=_ids(part), model=model)
-            else:
-                request = api.ShowItemsRequest(item_keys=part)
-            answer = stub.ShowItems(request, timeout=timeout, metadata=target.metadata)
-            changed, hidden = changed + answer.changed, answer.hidden
-    typer.echo(f"{changed} shown; {hidden} are hidden by calls now")
+
+        def send(keys: Sequence[str], ids: Sequence[int]) -> api.ShowItemsResponse:
+            request = api.ShowItemsRequest(item_keys=keys, item_ids=ids, model=model)
+            return stub.ShowItems(request, timeout=timeout, metadata=target.metadata)
+
+        _change(_named(items, file), send, "shown", by_id=bool(model))
 
 
 @app.command("list")
@@ -113,6 +108,21 @@ def list_hidden(
             page = answer.next_page_token
             if not page:
                 return
+
+
+def _change(
+    items: Sequence[str],
+    send: Callable[[Sequence[str], Sequence[int]], api.HideItemsResponse | api.ShowItemsResponse],
+    done: str,
+    *,
+    by_id: bool,
+) -> None:
+    """Send keys, or ids, as many at a time as a call may have, and say what was `done`."""
+    changed = hidden = 0
+    for part in _parts(items):
+        answer = send((), _ids(part)) if by_id else send(part, ())
+        changed, hidden = changed + answer.changed, answer.hidden
+    typer.echo(f"{changed} {done}; {hidden} are hidden by calls now")
 
 
 def _named(items: Sequence[str] | None, file: Path | None) -> list[str]:
