@@ -26,8 +26,6 @@ _READ_CPUS = 0.25
 _SHARE_OF_ACTORS = 0.5
 """Actors are counted as half of their CPUs: were they counted whole, no task could read beside them."""
 _BATCH_ROWS = 16_384
-_FILE_ROWS = 100_000
-"""Rows of a file of the output at least, if there are as many."""
 _BLOCKS_OF_AN_ACTOR = 4
 """Blocks that the input has for each actor at least, so that none waits for work in the end."""
 _LEAST_BLOCK_BYTES, _MOST_BLOCK_BYTES = 1 << 20, 8 << 20
@@ -50,7 +48,7 @@ def score_on_ray(
 
     `address` is that of a cluster, or `ray` for the one that RAY_ADDRESS names, else for one on this machine. The model
     is resolved once, here. With a folder for a `checkpoint` the same call goes on after a failure; each row needs a
-    user of its own then. Rows come in any order. Raises BulkError and StartError.
+    user of its own then. Rows come in any order, in files of `part_rows` or more. Raises BulkError and StartError.
     """
     began = time.monotonic()
     inputs = find_inputs(where)
@@ -96,7 +94,7 @@ def score_on_ray(
         path,
         filesystem=filesystem,
         ray_remote_args={"num_cpus": _READ_CPUS},
-        min_rows_per_file=_FILE_ROWS,
+        min_rows_per_file=options.part_rows,
         mode="append",
     )
     counts, parts = _counted(filesystem, path)

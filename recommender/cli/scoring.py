@@ -66,7 +66,7 @@ def score(
     part_rows: Annotated[int, typer.Option(min=1, max=10_000_000, help="Rows of a part at most.")] = 100_000,
     limit_rows: Annotated[int | None, typer.Option(min=1, help="Score the first rows only.")] = None,
     max_errors: Annotated[str, typer.Option(help="Bad rows that are no failure: a number, or a share as 1%.")] = "1%",
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Score a few rows and write nothing.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Score a few rows, here, and write nothing.")] = False,
     on: Annotated[str | None, typer.Option(help="ray or ray://HOST:PORT, to score on a cluster.")] = None,
     checkpoint: Annotated[
         str | None, typer.Option(help="Folder of Ray's checkpoints; each row needs its own user.")
@@ -111,7 +111,7 @@ def score(
         part_rows,
         limit_rows,
     )
-    if on is not None:
+    if on is not None and not dry_run:
         with _needed("ray"):
             from recommender.bulk.on_ray import score_on_ray  # noqa: PLC0415 (a sentence if its packages are missing)
         summary = loaded(

@@ -103,8 +103,11 @@ def test_a_killed_job_goes_on_and_says_what_it_came_to(tmp_path: Path, folder: P
 
 
 @pytest.mark.slow
-def test_a_dry_run_scores_a_few_rows_and_writes_nothing(tmp_path: Path, folder: Path) -> None:
-    code, summary, _ = score(folder, tmp_path / "out", "--dry-run")
+@pytest.mark.parametrize("more", [(), ("--on", "ray")])
+def test_a_dry_run_scores_a_few_rows_here_and_writes_nothing(
+    tmp_path: Path, folder: Path, more: tuple[str, ...]
+) -> None:
+    code, summary, _ = score(folder, tmp_path / "out", "--dry-run", *more)
 
     assert (code, summary["rows"], (tmp_path / "out").exists()) == (0, 1000, False)
 
