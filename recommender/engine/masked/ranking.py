@@ -34,6 +34,8 @@ _SHARE_OF_WALK = 80
 """To rank one allowed item in so many of the catalogue takes as long as a row's part of a walk over all, or less."""
 _FEW_BESIDE = 2_048
 """Allowed items that are ranked as candidates at once where other rows have the table walked over anyway."""
+_MUCH = 3
+"""A row may ask for so many times its k if no batch-mate asks for less: to look at its blocks takes longer."""
 _ROWS_BESIDE = 8
 """Rows that a product takes side by side."""
 _SPARE = 4
@@ -117,17 +119,19 @@ class MaskedRanking:
         named: list[Named] = []
         bounded: list[_Masked] = []
         few: list[_Masked] = []
-        spare = self._spare(queries)
-        for place, query in enumerate(queries):
+        numbers = list(map(self._first_number, queries))
+        spare = self._spare(queries, numbers)
+        for place, (query, number) in enumerate(zip(queries, numbers, strict=True)):
+            asking = _Masked(place, query, min(number, self._most(query)))
             if query.candidates is not None and query.masks:
                 ids = np.array(query.candidates, np.int64)
                 named.append(Named(place, query, ids[allowed_of(ids, query.masks)]))
-            elif query.masks and self._few(query):
-                few.append(self._asking(place, query))
-            elif query.masks and self._block is not None and self._first_number(query) > spare:
-                bounded.append(self._asking(place, query))
+            elif query.masks and self._few(query, number):
+                few.append(asking)
+            elif query.masks and self._block is not None and number > spare:
+                bounded.append(asking)
             else:
-                shared.append(self._asking(place, query))
+                shared.append(asking)
         together = [row for row in shared if row.query.candidates is None and row.asked <= spare]
         if self._block is not None and (bounded or (few and together)):
             shared = [row for row in shared if row not in together]
@@ -213,22 +217,19 @@ class MaskedRanking:
             found[place] = merged([found[place], outcome], asking[place].query.k)
         return again
 
-    def _asking(self, place: int, query: Query) -> _Masked:
-        """The row with how many items it asks for, if it shares a run."""
-        return _Masked(place, query, min(self._first_number(query), self._most(query)))
+    def _spare(self, queries: Sequence[Query], numbers: Sequence[int]) -> int:
+        """How many items a row may ask for rather than have its blocks looked at; `numbers` is what each expects."""
+        whole = [(query.k, number) for query, number in zip(queries, numbers, strict=True) if query.candidates is None]
+        little = [k + max(k // _SPARE, 1) for k, number in whole if number <= k + max(k // _SPARE, 1)]
+        # Rows that ask for little would get as many items as the others. Without them it takes longer to look.
+        return max(little) if little else _MUCH * max([k for k, _ in whole], default=0)
 
-    def _spare(self, queries: Sequence[Query]) -> int:
-        """How many items a row may ask for without costing its batch-mates much."""
-        whole = [query for query in queries if query.candidates is None]
-        most = max([query.k for query in whole if not query.masks] or [query.k for query in whole], default=0)
-        return most + max(most // _SPARE, 1)
-
-    def _few(self, query: Query) -> bool:
-        """Whether to rank exactly the allowed items."""
+    def _few(self, query: Query, number: int) -> bool:
+        """Whether to rank exactly the allowed items of a row that expects to ask for such a number."""
         least = min(mask.count for mask in query.masks)
         if self._block is not None:
             return least <= max(_FEW, self._contract.items // _SHARE_OF_WALK)
-        return self._names and (least <= _FEW or self._first_number(query) > self._most(query))
+        return self._names and (least <= _FEW or number > self._most(query))
 
     def _most(self, query: Query) -> int:
         most = self._model.max_k
