@@ -70,7 +70,7 @@ def import_model(
             library_version=told.library_version,
             network=told.network,
             parameters=dict(told.parameters),
-            data_sha256=None if interactions is None else interactions.sha256,
+            data_sha256=told.data_sha256 if interactions is None else interactions.sha256,
         )
         path = export_model(export, progress, tell, network=network, origin=origin)
     for sentence in getattr(network, "assumed", ()):

@@ -32,7 +32,7 @@ class Handover(BaseModel):
     """A trained model as its library knows it.
 
     `form` names the network that takes the arrays. Items and users have numbers from 0 on, in the order of their keys;
-    `users` is None where the model takes none.
+    `users` is None where the model takes none. `data_sha256` is the digest of the library's own file of interactions.
     """
 
     model_config = ConfigDict(frozen=True, extra="ignore")
@@ -50,6 +50,7 @@ class Handover(BaseModel):
     user_keys: tuple[str, ...] | None = None
     rankings: tuple[Ranked, ...]
     popular: tuple[_Number, ...] = ()
+    data_sha256: str | None = None
 
     @model_validator(mode="after")
     def _fits(self) -> Self:

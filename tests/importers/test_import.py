@@ -82,6 +82,7 @@ def handover(folder: Path, change: Callable[[dict[str, object]], object] = lambd
         "users": USERS,
         "user_keys": None,
         "popular": [5, 6],
+        "data_sha256": "ab" * 32,
         "rankings": [
             {"history": [row % ITEMS], "user": user, "items": np.argsort(-(items @ users[user]))[:20].tolist()}
             for row, user in enumerate(asked)
@@ -110,6 +111,7 @@ def test_a_hand_over_keeps_users_by_the_librarys_numbers(tmp_path: Path) -> None
     assert (artifact.card.users.count, artifact.card.users.unknown) == (USERS, "history")
     assert artifact.card.origin is not None
     assert artifact.card.origin.parameters == {"factors": DIM - 1, "learning_rate": 0.01}
+    assert artifact.card.origin.data_sha256 == "ab" * 32
     assert artifact.user_vocabulary is not None
     assert Vocabulary.open(artifact.user_vocabulary, USERS, "user").ids(["0", str(USERS - 1)]) == [0, USERS - 1]
     assert artifact.fallback is not None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import hashlib
 import json
 import random
 import sys
@@ -28,8 +29,8 @@ class Trained:
 
     `form` says which network takes the `arrays`. Items and users are numbered from 0 in the order of their keys; with
     no keys a number is the key. `rank` is the library's own inference. `longest` is the most items it reads. `drawn`
-    are real histories by number, where the library has its data; `popular` are items, best first. A model that takes
-    users and `folds` ranks for new ones by their history.
+    are real histories by number, where the library has its data; `popular` are items, best first; `data` is the file of
+    interactions, if it is at hand. A model that takes users and `folds` ranks for new ones by their history.
     """
 
     def __init__(
@@ -51,6 +52,7 @@ class Trained:
         drawn: Sequence[Sequence[int]] = (),
         popular: Sequence[int] = (),
         folds: bool = True,
+        data: Path | None = None,
     ) -> None:
         self.told = {
             "format": FORMAT,
@@ -65,6 +67,7 @@ class Trained:
             "users": users,
             "user_keys": user_keys,
             "popular": [int(item) for item in popular],
+            "data_sha256": None if data is None else hashlib.sha256(data.read_bytes()).hexdigest(),
         }
         self.arrays = arrays
         self.rank = rank

@@ -61,6 +61,7 @@ def load(arguments: argparse.Namespace) -> Trained:
     counts = dataset.item_counter
     popular = sorted((item for item in counts if item), key=lambda item: (-counts[item], item))
     parameters = {key: value for key, value in config.final_config_dict.items() if key in _told(config)}
+    data = Path(config["data_path"], f"{config['dataset']}.inter")
     common: dict[str, Any] = {
         "library": "recbole",
         "version": recbole.__version__,
@@ -70,6 +71,7 @@ def load(arguments: argparse.Namespace) -> Trained:
         "item_keys": keys,
         "drawn": _histories(dataset, config),
         "popular": [item - 1 for item in popular[:100]],
+        "data": data if data.is_file() else None,
     }
     if name == "EASE":
         weights = np.ascontiguousarray(np.asarray(model.item_similarity, np.float32)[1:, 1:])
