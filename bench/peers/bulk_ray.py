@@ -86,13 +86,15 @@ def run(program: Path, where: Path, output: Path, more: Sequence[str]) -> Run:
     words = ["score", str(many.MODEL), "--input", str(where), "--output", str(output), "--json", *more]
     # Else Ray's workers repeat the `uv run` that this may run in, and have another environment.
     environment = {**os.environ, "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0"}
-    with subprocess.Popen(
-        [str(program), *words], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=environment
-    ) as process:
-        cpu = _cpu_until_it_ends(psutil.Process(process.pid))
-        said = process.stdout.read() if process.stdout else ""
-    if process.returncode:
-        raise SystemExit(f"{' '.join(words)}: exit code {process.returncode}\n{said}")
+    with tempfile.TemporaryFile("w+") as errors:
+        with subprocess.Popen(
+            [str(program), *words], stdout=subprocess.PIPE, stderr=errors, text=True, env=environment
+        ) as process:
+            cpu = _cpu_until_it_ends(psutil.Process(process.pid))
+            said = process.stdout.read() if process.stdout else ""
+        if process.returncode:
+            errors.seek(0)
+            raise SystemExit(f"{' '.join(words)}: exit code {process.returncode}\n{errors.read()[-2000:]}")
     summary = json.loads(said[said.index("{\n") :])
     return Run(summary["rows"], summary["seconds"], cpu)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from array import array
 from collections import Counter
+from pathlib import Path
 from typing import Any
 
 import pyarrow.dataset as pads
@@ -51,8 +52,11 @@ def score_on_ray(
     user of its own then. Rows come in any order, in files of `part_rows` or more. Raises BulkError and StartError.
     """
     began = time.monotonic()
+    where, output = _absolute(where), _absolute(output)
     inputs = find_inputs(where)
     reference, sha256 = pinned(settings, model)
+    if Path(reference.rpartition("@")[0] or reference).exists():
+        reference = _absolute(reference)
     if open_folder(output).files() and checkpoint is None:
         raise BulkError(f"{output} is not empty: name an empty folder")
     if address == "ray":
@@ -101,6 +105,11 @@ def score_on_ray(
     return Summary(counts, parts, 0, time.monotonic() - began, array("d"))
 
 
+def _absolute(where: str) -> str:
+    """A path that means the same in every process, whatever folder that runs in; an address as it is."""
+    return where if "://" in where else str(Path(where).absolute())
+
+
 def _read(kind: str, paths: list[str], filesystem: Any, blocks: int) -> ray.data.Dataset:  # noqa: ANN401 (Ray has no types)
     readers = {"parquet": ray.data.read_parquet, "csv": ray.data.read_csv, "jsonl": ray.data.read_json}
     if kind not in readers:
@@ -120,9 +129,9 @@ def _shared(settings: Settings) -> dict[str, object]:
     catalogue = settings.catalogue
     return {
         "registry_uri": settings.models.registry_uri,
-        "items": catalogue.items,
-        "hidden_items": catalogue.hidden_items,
-        "catalogue_journal": catalogue.catalogue_journal,
+        "items": None if catalogue.items is None else catalogue.items.absolute(),
+        "hidden_items": catalogue.hidden_items and _absolute(catalogue.hidden_items),
+        "catalogue_journal": None if catalogue.catalogue_journal is None else catalogue.catalogue_journal.absolute(),
         **settings.requests.model_dump(),
     }
 
