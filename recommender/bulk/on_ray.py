@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow.dataset as pads
+import pyarrow.fs as pafs
 import ray
 import ray.data
 from ray.data import ActorPoolStrategy, DataContext
@@ -57,8 +58,11 @@ def score_on_ray(
     reference, sha256 = pinned(settings, model)
     if Path(reference.rpartition("@")[0] or reference).exists():
         reference = _absolute(reference)
-    if open_folder(output).files() and checkpoint is None:
-        raise BulkError(f"{output} is not empty: name an empty folder")
+    checkpoint = None if checkpoint is None else _absolute(checkpoint)
+    # Ray deletes the checkpoints of a job that is done: its output would be written again beside itself.
+    if open_folder(output).files() and not (checkpoint is not None and _has_files(checkpoint)):
+        why = "" if checkpoint is None else f", and {checkpoint} has no checkpoints to go on from"
+        raise BulkError(f"{output} is not empty{why}: name an empty folder")
     if address == "ray":
         ray.init(include_dashboard=False, ignore_reinit_error=True, log_to_driver=False)
     else:
@@ -108,6 +112,12 @@ def score_on_ray(
 def _absolute(where: str) -> str:
     """A path that means the same in every process, whatever folder that runs in; an address as it is."""
     return where if "://" in where else str(Path(where).absolute())
+
+
+def _has_files(where: str) -> bool:
+    filesystem, path = open_filesystem(where)
+    found = filesystem.get_file_info(pafs.FileSelector(path, recursive=True, allow_not_found=True))
+    return any(each.is_file for each in found)
 
 
 def _read(kind: str, paths: list[str], filesystem: Any, blocks: int) -> ray.data.Dataset:  # noqa: ANN401 (Ray has no types)
