@@ -8,6 +8,7 @@ from array import array
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -27,6 +28,8 @@ from recommender.engine.provider import runtime_version
 _TRIED_ROWS = 1000
 _FEW_VALUES = ["source", "model_version", "error_kind"]
 """Columns that a dictionary makes smaller; of ids and scores it makes none, and takes time."""
+PARQUET: Mapping[str, Any] = {"compression": "zstd", "compression_level": 1, "use_dictionary": _FEW_VALUES}
+"""How the output is written."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,7 +196,7 @@ class Job:
         """Write a part, and then the manifest that names it."""
         table, counted = self._scoring.write(unit.task.answers)
         content = pa.BufferOutputStream()
-        pq.write_table(table, content, compression="zstd", compression_level=1, use_dictionary=_FEW_VALUES)
+        pq.write_table(table, content, **PARQUET)
         written = content.getvalue()
         for place in unit.part.files:
             self._inputs.check(place)

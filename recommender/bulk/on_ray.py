@@ -18,7 +18,7 @@ from recommender.bulk.answers import Counts
 from recommender.bulk.errors import BulkError
 from recommender.bulk.files.inputs import find_inputs, open_filesystem
 from recommender.bulk.files.output import open_folder
-from recommender.bulk.job import JobOptions, Summary
+from recommender.bulk.job import PARQUET, JobOptions, Summary
 from recommender.bulk.model import pinned
 from recommender.bulk.scorer import Scorer
 from recommender.settings.settings import Settings
@@ -104,6 +104,7 @@ def score_on_ray(
         ray_remote_args={"num_cpus": _READ_CPUS},
         min_rows_per_file=options.part_rows,
         mode="append",
+        **PARQUET,
     )
     counts, parts = _counted(filesystem, path)
     return Summary(counts, parts, 0, time.monotonic() - began, array("d"))
