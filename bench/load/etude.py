@@ -2,8 +2,8 @@
 
 Kersbergen et al. (ICDE 2024) ask catalogues of five shops at fixed rates with p90 within 50 ms end to end, on random
 weights of 2^ceil(log2(C^0.25)) dimensions. Here each that fits is asked at its rate in the open loop, and with a
-linear ramp from nothing to half as much again, which finds the highest rate within the objective. Generator and server
-share the machine. The larger two are reckoned from the measured cost of a row, and are shown as such.
+linear ramp from nothing to half as much again (`--ramp`), which finds the highest rate within the objective. Generator
+and server share the machine. The larger two are reckoned from the measured cost of a row, and are shown as such.
 """
 
 from __future__ import annotations
@@ -86,7 +86,7 @@ def measured(network: str, shop: Shop, given: argparse.Namespace, console: Conso
         plan = Plan(server.target, (Phase(seconds, shop.rate, shop.rate),), items=shop.items)
         warm_up(plan)
         steady = run(plan, metrics=server.metrics, console=console, title=f"{title}: {shop.rate:,.0f}/s")
-        rising = replace(plan, phases=(Phase(2 * seconds, 1.0, 1.5 * shop.rate),))
+        rising = replace(plan, phases=(Phase(2 * seconds, 1.0, given.ramp * shop.rate),))
         ramp = run(rising, metrics=server.metrics, console=console, title=f"{title}: ramp")
     told = facts.machine()
     for name, done in (("steady", steady), ("ramp", ramp)):
@@ -106,6 +106,7 @@ def main() -> int:
     parser.add_argument("--networks", nargs="+", default=["reference", "sasrec", "gru4rec"])
     parser.add_argument("--shops", nargs="+", default=list(FIT), choices=FIT)
     parser.add_argument("--seconds", type=float, default=10.0, help="of the steady run; the ramp takes twice as long")
+    parser.add_argument("--ramp", type=float, default=1.5, help="where the ramp ends, times the published rate")
     parser.add_argument("--edge", default="grpc", choices=get_args(Edge))
     parser.add_argument("--coarse", choices=["none", "int8"], help="see docs/models-export.md")
     parser.add_argument("--reports", type=Path, default=Path("bench-reports"))

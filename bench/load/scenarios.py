@@ -61,10 +61,12 @@ class Result:
 
 @cache
 def model(items: int, dim: int, network: str = "reference", coarse: str | None = None) -> Path:
-    """A model of random weights, exported once for this machine; `coarse` is what `recommender export` has for it."""
+    """A model of random weights, exported once for each state of the code; `coarse` is what the command has for it."""
     name = f"{network}-{items}x{dim}" + (f"-{coarse}" if coarse else "")
     path = Path(tempfile.gettempdir(), "recommender-bench", name, "10_model.onnx")
-    if not path.with_suffix("").with_name("10_model.card.json").exists():
+    card = path.with_name("10_model.card.json")
+    written = max(file.stat().st_mtime for file in Path(facts.ROOT, "recommender", "export").rglob("*.py"))
+    if not card.exists() or card.stat().st_mtime < written:
         path.parent.mkdir(parents=True, exist_ok=True)
         command = [sys.executable, "-m", "recommender", "export", "--network", network, "--items", str(items),
                    "--dim", str(dim), "--num-recommendations", "10", "--output", str(path),
