@@ -18,7 +18,9 @@ COMMANDS = {
     "export": Lazy("recommender.cli.export:export", "Export a torch network as a model file with its card."),
     "import": Lazy("recommender.cli.importing:import_", "Import a model that another library trained."),
     "score": Lazy("recommender.cli.scoring:score", "Score files of histories without a server."),
-    "items": Lazy("recommender.cli.clients.items:app", "Hide items of a running server, show them, add new ones, and list all that."),
+    "items": Lazy(
+        "recommender.cli.clients.items:app", "Hide items of a running server, show them, add new ones, list both."
+    ),
     "models": Lazy("recommender.cli.models:app", "List, show, verify, publish and promote the versions of models."),
     "profile": Lazy("recommender.cli.profile:profile", "Measure a model on this machine and recommend settings."),
     "top": Lazy("recommender.cli.clients.top:top", "Watch a running server: calls, latency, batches, load."),

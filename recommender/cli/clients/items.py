@@ -15,7 +15,7 @@ from recommender.cli.clients.tables import check
 from recommender.cli.lazy import fail, new_typer
 from recommender.recommend_api.v1 import catalogue_api_pb2 as api
 
-app = new_typer("Hide items of a running server, show them, add new ones, and list all that. Check a table of items.")
+app = new_typer("Hide items of a running server, show them, add new ones, list both. Check a table of items.")
 app.command()(check)
 app.command()(upsert)
 app.command()(remove)
