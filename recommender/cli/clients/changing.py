@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Protocol, TypeVar
 
 import grpc
 import typer
@@ -43,6 +43,23 @@ class Target:
         self.timeout = timeout
         self.credentials, token = secrets_of(ca, certificate, key, None, token_file)
         self.metadata = authorization(token)
+
+
+class _Page(Protocol):
+    @property
+    def next_page_token(self) -> str: ...
+
+
+P = TypeVar("P", bound=_Page)
+
+
+def pages(ask: Callable[[str], P]) -> Iterator[P]:
+    """The pages of a list, each asked for by the token of the one before; the first by an empty one."""
+    page = ask("")
+    yield page
+    while page.next_page_token:
+        page = ask(page.next_page_token)
+        yield page
 
 
 @contextmanager

@@ -9,7 +9,18 @@ from typing import Annotated
 import typer
 
 from recommender.cli.clients.ask import CALL_TIMEOUT
-from recommender.cli.clients.changing import Ca, Certificate, Host, Key, Port, Target, Timeout, TokenFile, calling
+from recommender.cli.clients.changing import (
+    Ca,
+    Certificate,
+    Host,
+    Key,
+    Port,
+    Target,
+    Timeout,
+    TokenFile,
+    calling,
+    pages,
+)
 from recommender.cli.clients.new_items import list_new, remove, upsert
 from recommender.cli.clients.tables import check
 from recommender.cli.lazy import fail, new_typer
@@ -99,15 +110,14 @@ def list_hidden(
     """List the items that calls have hidden, a line each: a key, or name@version and an id with a tab between."""
     target = Target(host, port, timeout, ca, certificate, key, token_file)
     with calling(target) as stub:
-        page = ""
-        while True:
-            request = api.ListHiddenItemsRequest(page_token=page)
-            answer = stub.ListHiddenItems(request, timeout=timeout, metadata=target.metadata)
-            for item in answer.items:
+
+        def ask(token: str) -> api.ListHiddenItemsResponse:
+            request = api.ListHiddenItemsRequest(page_token=token)
+            return stub.ListHiddenItems(request, timeout=timeout, metadata=target.metadata)
+
+        for page in pages(ask):
+            for item in page.items:
                 typer.echo(f"{item.model}\t{item.item_id}" if item.model else item.item_key)
-            page = answer.next_page_token
-            if not page:
-                return
 
 
 def _change(

@@ -10,7 +10,18 @@ import typer
 
 from recommender.catalogue.attributes.opening import rows_reader
 from recommender.cli.clients.ask import CALL_TIMEOUT
-from recommender.cli.clients.changing import Ca, Certificate, Host, Key, Port, Target, Timeout, TokenFile, calling
+from recommender.cli.clients.changing import (
+    Ca,
+    Certificate,
+    Host,
+    Key,
+    Port,
+    Target,
+    Timeout,
+    TokenFile,
+    calling,
+    pages,
+)
 from recommender.cli.lazy import fail
 from recommender.cli.running import loaded
 from recommender.client.changes import NewItem, removals, upserts
@@ -96,17 +107,19 @@ def list_new(
     """List the new items, a line each: state, name@version and key with tabs between. Their numbers go to stderr."""
     target = Target(host, port, timeout, ca, certificate, key, token_file)
     with calling(target) as stub:
-        request, first = api.ListNewItemsRequest(), None
-        while True:
-            answer = stub.ListNewItems(request, timeout=timeout, metadata=target.metadata)
-            first = first or answer
-            for item in answer.items:
+
+        def ask(token: str) -> api.ListNewItemsResponse:
+            request = api.ListNewItemsRequest(page_token=token)
+            return stub.ListNewItems(request, timeout=timeout, metadata=target.metadata)
+
+        first: api.ListNewItemsResponse | None = None
+        for page in pages(ask):
+            first = first or page
+            for item in page.items:
                 typer.echo(f"{_STATES.get(item.state, '')}\t{item.model}\t{item.key}")
-            if not answer.next_page_token:
-                break
-            request = api.ListNewItemsRequest(page_token=answer.next_page_token)
-    counts = ", ".join(f"{each.items} {_STATES.get(each.state, '')}" for each in first.counts)
-    typer.echo(f"{first.total} new items, {first.limit} at most{': ' if counts else ''}{counts}", err=True)
+    if first is not None:
+        counts = ", ".join(f"{each.items} {_STATES.get(each.state, '')}" for each in first.counts)
+        typer.echo(f"{first.total} new items, {first.limit} at most{': ' if counts else ''}{counts}", err=True)
 
 
 def _items(rows: Iterator[NewRow]) -> Iterator[NewItem]:
