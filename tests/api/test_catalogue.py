@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -70,6 +71,14 @@ async def test_unknown_keys_are_left_out_and_reported_once(keyed: Client) -> Non
 
     assert answer.unknown_item_keys == ("nothing", "sku/", "other")
     assert answer.item_ids == (await keyed.recommend([1], timeout=TIMEOUT)).item_ids
+
+
+async def test_a_key_in_another_form_of_unicode_is_another_key(keyed: Client) -> None:
+    decomposed = unicodedata.normalize("NFD", KEYS[1])
+    answer = await keyed.recommend(item_keys=[decomposed, KEYS[2]], timeout=TIMEOUT)
+
+    assert decomposed != KEYS[1]
+    assert answer.unknown_item_keys == (decomposed,)
 
 
 @pytest.mark.parametrize(
