@@ -39,6 +39,8 @@ def test_a_call_has_the_requests_that_protobuf_finds_in_it(requests: list[api.Re
 @example(b"\x0a\xff\xff\xff\xff\xff\xff\xff\xff\xff\x01")
 @example(b"\x0a" + b"\xff" * 11)
 @example(b"\x00\x00")
+@example(b"\x80\x80\x80\x80\x10\x00")  # a tag of more than 32 bits
+@example(b"\x0a\x80\x80\x80\x80\x80\x00")  # a size of more bytes than 32 bits need
 def test_what_protobuf_finds_malformed_is_refused_as_a_whole_or_in_its_request(message: bytes) -> None:
     try:
         api.BatchRecommendRequest.FromString(message)
