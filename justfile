@@ -8,6 +8,7 @@ engine := env("CONTAINER_ENGINE", "docker")
 compose := env("COMPOSE", engine + " compose")
 dev := compose + " --env-file .env.dev --file deploy/compose/dev.yaml"
 run := uv + " run --group dev --group model"
+site := "NO_MKDOCS_2_WARNING=1 " + uv + " run --only-group docs"
 proto_dir := "proto/recommend-module"
 proto_files := "recommend_api/v1/recommend_api.proto recommend_api/v1/catalogue_api.proto"
 inference_dir := "proto/open-inference-module"
@@ -115,7 +116,7 @@ down:
 
 # Every check that is not a test
 [group('check')]
-check: lint types imports proto-lint proto-check docs-check dashboards-check
+check: lint types imports proto-lint proto-check docs-check docs-build dashboards-check
 
 # Every file of deployment through its own checker (apt-get install prometheus)
 [group('check')]
@@ -129,7 +130,7 @@ audit:
     set -euo pipefail
     work=$(mktemp -d)
     trap 'rm -rf "$work"' EXIT
-    for groups in "" "--group dev --group model" "--group cuda --no-emit-package onnxruntime"; do
+    for groups in "" "--group dev --group model" "--group docs" "--group cuda --no-emit-package onnxruntime"; do
         # shellcheck disable=SC2086 (words, not one name)
         {{ uv }} export --quiet --locked $groups --no-emit-project --format requirements.txt > "$work/requirements.txt"
         {{ uv }} run --quiet --project deploy/checkers --locked \
@@ -409,12 +410,28 @@ _generate out:
         {{ out }}/recommend_api/v1/*.py* {{ out }}/recommend_api/open_inference/*.py*
     rm {{ out }}/recommend_api/v1/*.old {{ out }}/recommend_api/open_inference/*.old
 
-# Write the pages that come from the code: .env.template and docs/settings.md
+# Write the pages that come from the code and the proto: .env.template, docs/settings.md, docs/api-reference.md
 [group('docs')]
 docs:
     {{ uv }} run recommender config --template > .env.template
     {{ uv }} run recommender config --markdown > docs/settings.md
     {{ uv }} run recommender models schema > docs/card.schema.json
+    {{ uv }} run python -m docs.site.api_reference > docs/api-reference.md
+
+# The documentation site at http://127.0.0.1:8000, rebuilt when a page changes
+[group('docs')]
+docs-serve *options:
+    {{ site }} mkdocs serve "$@"
+
+# Build the documentation site into build/site; fails on a dead link and on a page outside the navigation
+[group('docs')]
+docs-build *options:
+    {{ site }} mkdocs build --quiet --strict "$@"
+
+# How easy each page is to read
+[group('docs')]
+docs-readability:
+    {{ site }} python -m docs.site.readability
 
 # Write the lists of what the outside relies on: commands, settings, metrics, log events, exit codes
 [group('docs')]
@@ -442,3 +459,4 @@ docs-check:
     {{ uv }} run recommender config --template | diff .env.template -
     {{ uv }} run recommender config --markdown | diff docs/settings.md -
     {{ uv }} run recommender models schema | diff docs/card.schema.json -
+    {{ uv }} run python -m docs.site.api_reference | diff docs/api-reference.md -

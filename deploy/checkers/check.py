@@ -68,7 +68,7 @@ def scripts(root: Path) -> None:
 
 def yaml_style(root: Path) -> None:
     """Yamllint reads every YAML file: syntax, keys given twice, style."""
-    found = files(root, "deploy/**/*.yaml", ".github/**/*.yml", "*.yaml")
+    found = files(root, "deploy/**/*.yaml", ".github/**/*.yml", "*.yaml", "*.yml")
     program("yamllint", "--config-file", ".yamllint.yaml", "--strict", *found, root=root)
 
 
