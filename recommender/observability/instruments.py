@@ -1,7 +1,8 @@
 """Every metric and span attribute by its name, declared once, and the shape of a reading of them.
 
 Names, units and attributes follow OpenTelemetry's semantic conventions; those without a convention begin with
-`recommender.`. Prometheus names have underscores for dots, and end in the unit and `_total`. docs/operations.md lists
+`recommender.`. Prometheus names have underscores for dots, and end in the unit and `_total`.
+docs/observability.md lists
 them too.
 """
 

@@ -270,12 +270,12 @@ async def test_files_that_cannot_be_taken_up_are_stale_until_they_are_mended(ser
     assert certificates == 0
 
 
-async def test_the_page_of_operations_lists_every_instrument_as_it_is_served(
+async def test_the_page_of_metrics_lists_every_instrument_as_it_is_served(
     serve: Serve,
     tmp_path: Path,
     edge: Edge,
 ) -> None:
-    page = (ROOT / "docs/operations.md").read_text(encoding="utf-8").splitlines()
+    page = (ROOT / "docs/observability.md").read_text(encoding="utf-8").splitlines()
     token, tokens = new_token(), tmp_path / "tokens.toml"
     tokens.write_text(f'[web]\nsha256 = ["{digest_of(token).hex()}"]\n', encoding="utf-8")
     authority = Authority()
@@ -296,7 +296,7 @@ async def test_the_page_of_operations_lists_every_instrument_as_it_is_served(
         f"{', '.join(f'`{name}`' for name in each.attributes)} | {each.meaning} |"
         for each in telemetry.INSTRUMENTS
     ]
-    assert [row for row in rows if row not in page] == [], "put these rows into the table of docs/operations.md"
+    assert [row for row in rows if row not in page] == [], "put these rows into the table of docs/observability.md"
     listed = [line for line in page if line.startswith(("| `recommender.", "| `rpc.", "| `process."))]
     assert sorted(listed) == sorted(rows)
     for each in telemetry.INSTRUMENTS:

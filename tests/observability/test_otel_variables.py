@@ -1,4 +1,4 @@
-"""Every standard OTEL_* variable is followed or refused, as the table in docs/operations.md says."""
+"""Every standard OTEL_* variable is followed or refused, as the table in docs/observability.md says."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ ANY_VALUE = {"OTEL_SDK_DISABLED", "OTEL_SERVICE_NAME"}
 
 
 def table() -> Iterator[tuple[str, str]]:
-    page = (ROOT / "docs/operations.md").read_text(encoding="utf-8")
+    page = (ROOT / "docs/observability.md").read_text(encoding="utf-8")
     for name, verdict in re.findall(r"^\| `(OTEL_[A-Z_{}]+)` \| (\w+) \|", page, re.MULTILINE):
         for signal in SIGNALS if "{SIGNAL_}" in name else ("",):
             yield name.replace("{SIGNAL_}", signal), verdict
