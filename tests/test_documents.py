@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import re
 import subprocess
+import tomllib
 from pathlib import Path
 
 import pytest
+import yaml
 
 from tests.support.documents import PAGES, blocks
 from tests.support.paths import ROOT
@@ -40,6 +42,14 @@ def test_ci_runs_the_commands_of_the_readme_as_they_stand_there() -> None:
 
 def test_the_workflow_runs_what_ci_runs() -> None:
     assert "bash .ci/run" in (ROOT / ".github/workflows/check.yml").read_text(encoding="utf-8")
+
+
+def test_the_citation_says_what_the_project_says() -> None:
+    cited = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+
+    assert {key: cited[key] for key in ("version", "license")} == {key: project[key] for key in ("version", "license")}
+    assert (cited["title"], cited["cff-version"], cited["type"]) == (project["name"], "1.2.0", "software")
 
 
 def test_every_package_is_on_the_page_of_the_architecture() -> None:

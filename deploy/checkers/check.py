@@ -80,6 +80,13 @@ def workflows(root: Path) -> None:
     program("zizmor", "--offline", "--no-progress", "--no-config", *found, root=root)
 
 
+def issue_forms(root: Path) -> None:
+    """The forms for issues against GitHub's schemas."""
+    config, *forms = sorted(files(root, ".github/ISSUE_TEMPLATE/*.yml"), key=lambda path: path.name != "config.yml")
+    program("check-jsonschema", "--builtin-schema", "vendor.github-issue-config", config, root=root)
+    program("check-jsonschema", "--builtin-schema", "vendor.github-issue-forms", *forms, root=root)
+
+
 def update_bot(root: Path) -> None:
     """Renovate's configuration against its schema."""
     program("check-jsonschema", "--builtin-schema", "vendor.renovate", ".github/renovate.json", root=root)
@@ -236,6 +243,7 @@ CHECKS: dict[str, Callable[[Path], None]] = {
     "scripts": scripts,
     "yaml": yaml_style,
     "workflows": workflows,
+    "issue-forms": issue_forms,
     "update-bot": update_bot,
     "compose": compose,
     "prometheus": prometheus,

@@ -43,6 +43,7 @@ PLANTED = [
         "actions/setup-python@v7",
         "unpinned-uses",
     ),
+    ("issue-forms", ".github/ISSUE_TEMPLATE/bug.yml", "type: dropdown", "type: dropdwn", "dropdwn"),
     ("update-bot", ".github/renovate.json", '"prConcurrentLimit": 5', '"prConcurrentLimit": "five"', "five"),
     ("compose", "deploy/compose/compose.yaml", "read_only: true", "readonly: true", "readonly"),
     ("prometheus", "deploy/compose/prometheus.yaml", "scrape_interval: 5s", "scrape_interval: 5", "duration"),
