@@ -21,6 +21,8 @@ from bench.serving import cpu_seconds
 ROOT = Path(__file__).resolve().parents[2]
 HISTORY = tuple(range(100, 2100, 100))
 PATIENCE = 90.0
+FIXED = {"PYTHONPATH": str(ROOT), "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0"}
+"""Under `uv run` Ray would start its workers in uv's environment, which has no Ray."""
 
 
 class Unavailable(Exception):  # noqa: N818 (what is shown is the reason)
@@ -59,7 +61,7 @@ def hosted(command: Sequence[str], environment: Mapping[str, str], port: int, wi
         log = Path(folder, "log")
         with log.open("wb") as out:
             process = subprocess.Popen(
-                command, env={**inherited, **environment, "PYTHONPATH": str(ROOT)}, stdout=out, stderr=out, cwd=folder
+                command, env={**inherited, **environment, **FIXED}, stdout=out, stderr=out, cwd=folder
             )
         tree = psutil.Process(process.pid)
         try:
