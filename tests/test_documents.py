@@ -70,3 +70,9 @@ def test_decisions_are_numbered_once_and_say_their_number() -> None:
     assert numbers == list(range(1, len(pages) + 1))
     for number, page in zip(numbers, pages, strict=True):
         assert page.read_text(encoding="utf-8").startswith(f"# {number}. ")
+
+
+def test_the_list_of_pages_has_every_page() -> None:
+    listed = set(re.findall(r"\]\(([a-z-]+\.md)\)", (ROOT / "docs/pages.md").read_text(encoding="utf-8")))
+
+    assert listed | {"pages.md"} == {page.name for page in (ROOT / "docs").glob("*.md")}

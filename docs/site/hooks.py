@@ -29,7 +29,7 @@ OUTSIDE = {
 """Pages in the repository's root, and what they are called on the site."""
 DECISIONS = "decisions/index.md"
 _FENCED = re.compile(r"^( *)```.*?^\1```$", re.MULTILINE | re.DOTALL)
-_LINK = re.compile(r"(?<!!)\[(?P<text>[^\]]*)\]\((?P<target>[^)\s#:]+)(?P<anchor>#[^)\s]*)?\)")
+_LINK = re.compile(r"(?P<picture>!?)\[(?P<text>[^\]]*)\]\((?P<target>[^)\s#:]+)(?P<anchor>#[^)\s]*)?\)")
 _LOADED = re.compile(r"<(?:script|img|iframe|link rel=.?stylesheet.?)[^>]*(?:src|href)=[\"']?(?:https?:)?//[^\"'> ]+")
 _log = logging.getLogger("mkdocs.hooks")
 
@@ -100,10 +100,10 @@ def _linked(text: str, page: Page, config: MkDocsConfig) -> str:
             on_site = name.removeprefix("docs/")
         elif config.repo_url:
             kind = "tree" if path.is_dir() else "blob"
-            return f"[{found['text']}]({config.repo_url}/{kind}/main/{name}{found['anchor'] or ''})"
+            return f"{found['picture']}[{found['text']}]({config.repo_url}/{kind}/main/{name}{found['anchor'] or ''})"
         else:
             return f"{found['text']} (`{name}`)"
         target = posixpath.relpath(on_site, posixpath.dirname(here) or ".")
-        return f"[{found['text']}]({target}{found['anchor'] or ''})"
+        return f"{found['picture']}[{found['text']}]({target}{found['anchor'] or ''})"
 
     return _LINK.sub(link, text)
