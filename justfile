@@ -148,7 +148,7 @@ licences:
     {{ uv }} venv --quiet "$work/venv"
     {{ uv }} pip sync --quiet --python "$work/venv/bin/python" "$work/requirements.txt"
     cat > docs/licences.md <<'EOF'
-    # Licences of what serving installs
+    # Licences of the dependencies of a server
 
     Written by `just licences` from the lock on Linux; a package with a licence that is not on its list stops it.
 
