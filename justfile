@@ -204,7 +204,7 @@ test-slow *options:
 test-system *options:
     {{ run }} pytest -m "system" "$@"
 
-# The tests against programs of other projects: uv makes each its environment from PyPI and keeps it in its cache
+# The tests against programs of other projects, in environments that uv makes, and the example clients (apt-get install chromium curl nodejs npm)
 [group('test')]
 test-peers *options:
     {{ run }} pytest -m "peers" --timeout 1200 "$@"

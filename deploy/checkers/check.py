@@ -63,7 +63,7 @@ def containerfile(root: Path) -> None:
 
 def scripts(root: Path) -> None:
     """Shellcheck reads the scripts."""
-    program("shellcheck", *files(root, "deploy/**/*.sh", ".ci/run"), root=root)
+    program("shellcheck", *files(root, "deploy/**/*.sh", "examples/**/*.sh", ".ci/run"), root=root)
 
 
 def yaml_style(root: Path) -> None:
