@@ -7,6 +7,7 @@ from pathlib import Path
 
 import matplotlib as mpl
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 
 OURS, THEIRS = "#0072b2", "#bbbbbb"
 
@@ -33,7 +34,7 @@ def bars(page: str) -> dict[str, list[tuple[str, float, float, float]]]:
 def draw(page: str) -> Figure:
     """One panel a table, the quickest server on top; lines reach from the least to the most of the rounds."""
     tables = bars(page)
-    figure = Figure(figsize=(9.0, 0.5 + 3.6 * len(tables)), layout="constrained")
+    figure = Figure(figsize=(9.0, 0.5 + 3.6 * len(tables)), layout=ConstrainedLayoutEngine(hspace=0.06))
     panels = figure.subplots(len(tables), squeeze=False)[:, 0]
     for axes, (heading, servers) in zip(panels, tables.items(), strict=True):
         ordered = sorted(servers, key=lambda server: server[1])
@@ -47,6 +48,8 @@ def draw(page: str) -> Figure:
         axes.bar_label(axes.containers[-1], [f"{median:,.0f}" for median in medians], padding=14, fontsize=8)
         axes.set_title(f"Calls/s: {heading}", loc="left", fontsize=10, fontweight="bold")
         axes.set_xlim(right=1.15 * max(most for *_, most in ordered))
+        axes.set_xlabel("calls/s: median of the rounds, with the least and the most")
+        axes.xaxis.set_major_formatter("{x:,.0f}")
         axes.spines[["top", "right"]].set_visible(False)
         axes.tick_params(axis="y", length=0)
     return figure

@@ -89,6 +89,7 @@ def _draw_panel(axis: Axes, panel: Mapping[str, Any], asked: Range) -> None:
         series = [(name, times, [value / 1e6 for value in values]) for name, times, values in series]
     axis.set_title(f"{panel['title']}{_unit(panel)}", fontsize=10, loc="left")
     axis.set_xlim(0, asked.end - asked.start)
+    axis.set_xlabel("s", fontsize=8, loc="right", labelpad=1)
     axis.grid(alpha=0.3)
     {"heatmap": _draw_heatmap, "stat": _draw_text}.get(panel["type"], _draw_lines)(axis, series, panel)
 
