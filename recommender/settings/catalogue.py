@@ -1,4 +1,4 @@
-"""Settings of the catalogue: what is known of the items, and which of them nobody gets."""
+"""Settings of the catalogue: attributes, hidden items, new items."""
 
 from __future__ import annotations
 
@@ -13,35 +13,36 @@ from recommender.settings.network import NetworkSettings
 
 
 class CatalogueSettings(Group):
-    """What filters and availability read."""
+    """Settings of filters, hidden items and new items."""
 
     items: Path | None = None
     """Table of the items' attributes, for filters in requests: a .parquet, .csv or .jsonl file whose first column is
-    `key`. It is followed: docs/catalogue.md. Needs the extra recommender[catalogue]; a server does not start without
-    the file, and keeps the last table while a newer one cannot be read. Empty: none."""
+    `key`. Changes are followed: docs/catalogue.md. Needs the extra recommender[catalogue]. A server does not start
+    without the file, and keeps the last table while a newer one is unreadable. Empty: none."""
     items_poll_ms: Annotated[int, Field(ge=10, le=3_600_000)] = 1_000
-    """Milliseconds between two looks at RECOMMENDER_ITEMS: a stat of the file. It is read, and joined with each model's
-    keys, when that has changed; this takes some seconds for a million items."""
+    """Milliseconds between two checks of RECOMMENDER_ITEMS, each a stat of the file. A changed file is read and joined
+    with each model's keys, which takes some seconds for a million items."""
     filter_cache_mb: Annotated[int, Field(ge=1, le=100_000)] = 64
-    """Megabytes that the results of filters may take; those not asked for the longest go first. One takes a bit an
+    """Most megabytes for cached results of filters; the least recently used are dropped first. A result takes a bit an
     item: 125 kB for a million."""
 
     hidden_items: str = ""
-    """File, or http(s) URL, of items that nobody gets: text, a key a line. It is followed: docs/catalogue.md. A server
-    does not start without it, and keeps the last list while it cannot be read. Empty: none."""
+    """File, or http(s) URL, of items that are hidden from every answer: text, one key a line. Changes are followed:
+    docs/catalogue.md. A server does not start without it, and keeps the last list while it is unreadable. Empty:
+    none."""
     hidden_items_poll_ms: Annotated[int, Field(ge=10, le=3_600_000)] = 400
-    """Milliseconds between two looks at RECOMMENDER_HIDDEN_ITEMS: a stat of the file, or a request with If-None-Match.
-    A change is in force after so long and the milliseconds that its keys take."""
+    """Milliseconds between two checks of RECOMMENDER_HIDDEN_ITEMS: a stat of the file, or a request with If-None-Match.
+    A change is in force after that time and the milliseconds to look its keys up."""
     catalogue_journal: Path | None = None
-    """SQLite file of the items that calls hide and add, on a local disk; it is made where it is not there. Workers
-    share it. What it holds stays in force without RECOMMENDER_CATALOGUE_WRITES too. Empty: none."""
+    """SQLite file, on a local disk, of the items that calls hide and add; created if missing. Workers share it. Its
+    content stays in force without RECOMMENDER_CATALOGUE_WRITES too. Empty: none."""
     catalogue_writes: bool = False
-    """Whether calls may hide, show and add items (CatalogueService, docs/catalogue.md). They need a
-    journal (RECOMMENDER_CATALOGUE_JOURNAL), and tokens where other machines reach the port."""
+    """Whether calls may hide, show and add items (CatalogueService, docs/catalogue.md). They need a journal
+    (RECOMMENDER_CATALOGUE_JOURNAL), and tokens if other machines reach the port."""
 
     max_new_items: Annotated[int, Field(ge=0, le=200_000)] = 10_000
-    """New items that calls may add, those of all versions together. Each batch multiplies its rows with all that its
-    version ranks. Beyond it those that versions left behind are dropped, and then calls are refused."""
+    """Most new items that calls may add, of all versions together. Each batch multiplies its rows with all new items of
+    its version. Beyond it items that versions left behind are dropped first, then calls are refused."""
 
     def check_beside(self, network: NetworkSettings) -> None:
         """Hold these settings against each other and the port's. Raises SettingsError."""

@@ -11,7 +11,7 @@ from recommender.settings.group import Group
 Device: TypeAlias = Literal["auto", "cpu", "cuda", "coreml"]
 """Where a model may run; `auto` leaves the choice to the engine."""
 ArenaStrategy: TypeAlias = Literal["next_power_of_two", "same_as_requested"]
-"""How much a device's memory arena takes when it must grow."""
+"""How a device's memory arena grows."""
 CoreMLUnits: TypeAlias = Literal["all", "cpu_and_gpu", "cpu_and_neural_engine", "cpu_only"]
 """Which parts of Apple's chips CoreML may use."""
 CoreMLFormat: TypeAlias = Literal["mlprogram", "neuralnetwork"]
@@ -22,54 +22,54 @@ LARGEST_BATCH: Final = 4096
 
 
 class EngineSettings(Group):
-    """What the engine and the batcher read."""
+    """Settings of the engine and the batcher."""
 
     device: Device = "auto"
-    """Where the model runs: auto, cpu, cuda or coreml. A device that is named and not available stops the start; auto
-    takes CUDA where it works, else the CPU, and says why."""
+    """Where the model runs: auto, cpu, cuda or coreml. A named device that is unavailable stops the start. auto takes
+    CUDA if it works, else the CPU, and logs why."""
     cuda_device_id: Annotated[int, Field(ge=0, le=1023)] = 0
-    """Number of the CUDA device, as nvidia-smi counts them among the visible ones."""
+    """Number of the CUDA device, as nvidia-smi counts the visible ones."""
     cuda_memory_limit_mb: Annotated[int, Field(ge=0, le=10_000_000)] = 0
-    """MiB that the arena on the CUDA device may take. 0: what there is. Set it where several processes share the
-    device; it needs room for the item table and one batch of scores."""
+    """Most MiB for the arena on the CUDA device. 0: no limit. Set it if several processes share the device; it needs
+    room for the item table and one batch of scores."""
     cuda_arena: ArenaStrategy = "next_power_of_two"
-    """How the arena on the CUDA device grows: next_power_of_two takes more than it needs and grows seldom;
-    same_as_requested takes what it needs, for devices that are shared or nearly full."""
+    """How the arena on the CUDA device grows: next_power_of_two over-allocates and grows seldom; same_as_requested
+    allocates what it needs, for shared or nearly full devices."""
     cuda_graph: bool = False
-    """Whether runs on CUDA are captured once for each shape and replayed, which saves the launch of each kernel. Pays
-    off where the catalogue is small. Models with branches or loops, such as those that take exclusions or candidates,
-    cannot be captured; the log says so."""
+    """Whether CUDA runs are captured once for each shape and replayed, which saves kernel launches. Pays off with a
+    small catalogue. Models with branches or loops, such as those that take exclusions or candidates, cannot be
+    captured; the log says so."""
     cuda_tf32: bool = False
-    """Whether CUDA may round the inputs of products to 10 bits of mantissa. Faster on large catalogues, and near ties
-    change places: golden answers may then stop the start."""
+    """Whether CUDA may round the inputs of products to 10 bits of mantissa. Faster on large catalogues, but near ties
+    change places, and golden answers may then stop the start."""
     coreml_compute_units: CoreMLUnits = "cpu_and_gpu"
     """What CoreML may use: all, cpu_and_gpu, cpu_and_neural_engine or cpu_only. The neural engine computes in half
-    precision, which moves near ties."""
+    precision, which reorders near ties."""
     coreml_model_format: CoreMLFormat = "mlprogram"
     """What CoreML compiles the graph to: mlprogram (macOS 12 or newer, more operators) or neuralnetwork."""
     threads: Annotated[int, Field(ge=0, le=MOST_THREADS)] = 0
-    """CPUs that one engine run uses. 0: all that this process may use (affinity and cgroup quota, rounded down), shared
-    out among the engine slots, or one where the model is so quick that more bring nothing. Lower it where other
-    processes need the cores; `recommender profile` measures what it costs."""
+    """CPUs for one engine run. 0: all that this process may use (affinity and cgroup quota, rounded down), divided
+    among the engine slots, or one if the model is so fast that more do not help. Lower it if other processes need the
+    cores; `recommender profile` measures the cost."""
     thread_spinning: bool = False
-    """Whether idle engine threads spin. Spinning saves some microseconds a run on cores that nobody else needs and
-    starves everybody on shared ones."""
+    """Whether idle engine threads spin. Spinning saves some microseconds a run on dedicated cores, and starves other
+    threads on shared ones."""
     engine_slots: Annotated[int, Field(ge=1, le=64)] = 1
     """Batches that run at once. More than 1 pays off only with many cores and a catalogue too small to keep them busy
     with one batch."""
     max_batch_size: Annotated[int, Field(ge=1, le=LARGEST_BATCH)] = 64
-    """Rows of one batch at most. Larger batches raise throughput until the cores are busy, and the time that everybody
-    in the batch waits."""
+    """Most rows of one batch. Larger batches raise throughput until the cores are busy, and the waiting time of every
+    caller in the batch."""
     max_wait_ms: Annotated[float, Field(ge=0, le=100)] = 2.0
-    """Milliseconds that a batch gathers callers while they keep coming. It starts at once where nobody else comes, so a
-    caller by itself does not wait; on a busy server it makes batches larger and each call cheaper. 0: a batch starts
-    with whoever is there when the engine comes free."""
+    """Most milliseconds that a batch waits for more callers while they keep arriving. A lone caller does not wait: a
+    batch starts at once if no other arrives. On a busy server it makes batches larger and each call cheaper. 0: a batch
+    takes the callers that wait when the engine becomes free."""
     max_backlog: Annotated[int, Field(ge=1, le=1_000_000)] = 1024
-    """Requests that wait at most; one more is refused with RESOURCE_EXHAUSTED. The longest wait is about this number
-    divided by the throughput."""
+    """Most waiting requests; one more is refused with RESOURCE_EXHAUSTED. The longest wait is about this number divided
+    by the throughput."""
     engine_timeout_ms: Annotated[int, Field(ge=1, le=3_600_000)] = 30_000
-    """Milliseconds after which an engine run counts as hung: every caller is told and the process exits for its
-    orchestrator to start anew. Not applied to loading and warm-up. Far above the slowest run."""
+    """Milliseconds after which an engine run counts as hung: every caller gets an error and the process exits, for its
+    orchestrator to restart it. Not applied to loading and warm-up. Keep it far above the slowest run."""
     deduplicate: bool = False
-    """Whether equal requests that wait together share one row. Pays off where many callers send the same history at the
+    """Whether equal requests that wait together share one row. Pays off if many callers send the same history at the
     same time."""

@@ -14,30 +14,30 @@ LogFormat: TypeAlias = Literal["auto", "text", "json"]
 
 
 class OperationSettings(Group):
-    """What the life cycle, the supervisor and observability read."""
+    """Settings of the life cycle, the supervisor and observability."""
 
     health_port: Annotated[int | None, Field(ge=0, le=65535)] = None
     """TCP port of a health service for an orchestrator's probes, at RECOMMENDER_HOST: plaintext, no tokens, the names
-    startup, readiness and liveness. 0 takes a free one. Empty: none."""
+    startup, readiness and liveness. 0 takes a free port. Empty: none."""
     workers: Annotated[int, Field(ge=0, le=256)] = 1
     """Servers on the port, each a process with a share of the threads and of the backlog. 0: one for each CPU. More
-    than 1 pays off where the event loop, not the engine, is the limit (docs/workers.md)."""
+    than 1 pays off if the event loop, not the engine, is the limit (docs/workers.md)."""
     drain_wait_ms: Annotated[int, Field(ge=0, le=3_600_000)] = 0
-    """Milliseconds that a draining server, unready already, still takes calls: as long as a load balancer that asks for
-    health needs to notice. 0 where endpoints are taken out before the signal comes."""
+    """Milliseconds that a draining server, already NOT_SERVING, still accepts calls: as long as a load balancer needs
+    to notice by its health checks. 0 if endpoints are removed before the signal."""
     drain_grace_ms: Annotated[int, Field(ge=0, le=3_600_000)] = 10_000
     """Milliseconds that accepted requests get to finish after SIGTERM, SIGINT or SIGHUP. Keep it below the time after
     which the orchestrator kills."""
     metrics_port: Annotated[int | None, Field(ge=0, le=65535)] = None
-    """TCP port of the Prometheus endpoint, at RECOMMENDER_HOST. 0 takes a free one; the log says which. Empty: no
+    """TCP port of the Prometheus endpoint, at RECOMMENDER_HOST. 0 takes a free port; the log names it. Empty: no
     endpoint. `recommender top` reads it too."""
     log_level: LogLevel = "info"
-    """Least severe events to log: debug, info, warning, error."""
+    """Lowest level to log: debug, info, warning, error."""
     log_format: LogFormat = "auto"
     """auto, text or json. auto writes text in a terminal and one JSON object a line elsewhere."""
     config_file: Path | None = None
-    """TOML or YAML file of settings, by their names without RECOMMENDER_, in small letters: `port = 50051` in a .toml
-    file, `port: 50051` in a .yaml or .yml file. Taken from the command line and the environment only. Empty: none."""
+    """TOML or YAML file of settings, by their names without RECOMMENDER_, in lower case: `port = 50051` in a .toml
+    file, `port: 50051` in a .yaml or .yml file. Read from the command line and the environment only. Empty: none."""
     secrets_dir: Path = Path("/run/secrets")
-    """Folder of secrets: a file RECOMMENDER_REGISTRY_URI in it holds the value of that setting. Files of other names
-    are not looked at. Only the default folder need not exist. Taken from the command line and the environment only."""
+    """Folder of secrets: a file RECOMMENDER_REGISTRY_URI in it holds the value of that setting. Files with other names
+    are ignored. Only the default folder may be missing. Read from the command line and the environment only."""

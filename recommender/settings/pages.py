@@ -16,26 +16,25 @@ _TEMPLATE_WIDTH = 100
 _PAGE = """\
 # Settings
 
-Written by `just docs` from `recommender/settings/`; a check fails when it is out of date.
+Settings of `recommender serve`. `just docs` writes this page from `recommender/settings/`. A check keeps it current.
 
-Every setting is an environment variable, or stands in a file that `pydantic-settings` reads. What
-comes first in this list wins:
+Set a setting as an environment variable or in a file. The first source in this list wins:
 
 1. options of `recommender serve`
 2. the environment
 3. `.env` in the working directory
-4. the folder `RECOMMENDER_SECRETS_DIR`: a file for each setting, named as its key
+4. the folder `RECOMMENDER_SECRETS_DIR`: one file for each setting, named by its key
 5. the TOML or YAML file `RECOMMENDER_CONFIG_FILE`
-6. `.env.dev` in the working directory, for local development: `just env` makes it from `.env.template`
+6. `.env.dev` in the working directory, for local development: `just env` creates it from `.env.template`
 7. the default
 
-An unknown `RECOMMENDER_` key, or a value that a setting cannot have, stops the start with a sentence
-that says which. `recommender config` prints what is in force, passwords in addresses masked. Empty
-means: the default. Enumerations are taken in any case. `${{NAME}}` in a `.env` file stands for the value
-of that variable. A process whose environment has every setting, as a server's children do, reads no
-file.
+- An unknown `RECOMMENDER_` key or an invalid value stops the start with a sentence that names it.
+- `recommender config` prints the values in force, with passwords in addresses masked.
+- An empty value means the default. Enumerations ignore case.
+- `${{NAME}}` in a `.env` file is replaced by that variable's value.
+- A process whose environment has every setting, such as a server's child process, reads no file.
 
-| key | default | what it does, and when to move it |
+| key | default | what it does, and when to change it |
 | --- | --- | --- |
 {rows}
 """
@@ -44,7 +43,7 @@ file.
 def template() -> str:
     """`.env.template`: every setting with its comment and its default, commented out."""
     lines = [
-        "# Settings of `recommender serve`. Copy to .env.dev for local development and take out the # where you",
+        "# Settings of `recommender serve`. Copy to .env.dev for local development and remove the # where you",
         "# want another value. Precedence: command line, environment, .env, secrets directory, configuration file,",
         "# .env.dev, the defaults shown here.",
     ]

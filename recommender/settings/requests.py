@@ -17,23 +17,23 @@ LONGEST_HISTORY: Final = 100_000
 
 
 class RequestSettings(Group):
-    """What the API reads: limits of a request, and unknown items."""
+    """Limits of a request, and how unknown items and inputs are treated."""
 
     max_history: Annotated[int, Field(ge=1, le=LONGEST_HISTORY)] = 4096
-    """Items of one history at most; a longer one is refused with INVALID_ARGUMENT. It bounds what one caller can cost
-    everybody in its batch."""
+    """Most items of one history; a longer one is refused with INVALID_ARGUMENT. It bounds what one caller can cost the
+    others in its batch."""
     max_excluded: Annotated[int, Field(ge=0, le=100_000)] = 10_000
-    """Excluded items of one request at most; more are refused with INVALID_ARGUMENT. They cost their own length only,
-    so this bounds messages more than work."""
+    """Most excluded items of one request; more are refused with INVALID_ARGUMENT. They cost only their own length, so
+    this bounds messages more than work."""
     max_candidates: Annotated[int, Field(ge=0, le=10_000)] = 10_000
-    """Candidates of one request at most; more are refused with INVALID_ARGUMENT. Each is looked up by itself, so a long
-    list costs more than ranking the whole of a small catalogue."""
+    """Most candidates of one request; more are refused with INVALID_ARGUMENT. Each is looked up separately, so a long
+    list costs more than ranking all of a small catalogue."""
     max_batch_requests: Annotated[int, Field(ge=1, le=100_000)] = 1_000
-    """Requests of one BatchRecommend call at most; more are refused with INVALID_ARGUMENT."""
+    """Most requests of one BatchRecommend call; more are refused with INVALID_ARGUMENT."""
     unknown_items: UnknownItems = "report"
-    """What becomes of ids and keys that the model does not know: report leaves them out and lists them in the reply,
+    """How ids and keys that the model does not know are treated: report leaves them out and lists them in the reply,
     reject refuses the request with INVALID_ARGUMENT."""
     unknown_inputs: UnknownInputs = "reject"
-    """What becomes of inputs that the request has and the model does not take, such as a user or times: reject refuses
-    the request with INVALID_ARGUMENT, report answers without them and names the fields in the reply. Beside a
-    candidate, inputs that either version takes are never refused."""
+    """How inputs that the model does not take, such as a user or times, are treated: reject refuses the request with
+    INVALID_ARGUMENT, report answers without them and lists the fields in the reply. With a candidate, inputs that
+    either version takes are never refused."""
