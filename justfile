@@ -173,11 +173,12 @@ fix: docs dashboards
     {{ run }} ruff check --fix .
     {{ run }} ruff format .
 
-# Style and the common mistakes
+# Style, spelling and the common mistakes
 [group('check')]
 lint:
     {{ run }} ruff check .
     {{ run }} ruff format --check .
+    {{ run }} codespell
 
 # Types, strictly
 [group('check')]
