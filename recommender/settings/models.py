@@ -66,9 +66,9 @@ class ModelSettings(Group):
     noticed. Each check costs a listing of a folder or a call of a registry. While a registry is down checks become
     rarer, down to one a minute."""
     longest_run_ms: Annotated[int, Field(ge=0, le=3_600_000)] = 0
-    """Most milliseconds for a full batch of a version in its proof; a slower version is refused. 0:
-    RECOMMENDER_ENGINE_TIMEOUT_MS. Set it well above a good version's time on a busy machine: the proof shares the CPUs
-    with requests."""
+    """Most milliseconds for a full batch of a version in its proof; a slower version is refused. 0: as many as a run
+    may take by RECOMMENDER_ENGINE_TIMEOUT_MS. Set it well above a good version's time on a busy machine: the proof
+    shares the CPUs with requests."""
     reload_timeout_ms: Annotated[int, Field(ge=100, le=86_400_000)] = 600_000
     """Most milliseconds for a download, and again for the proof of a version in another process, before the version is
     refused. Keep it far above the need of the largest model on a busy server: the proof runs at low priority."""
