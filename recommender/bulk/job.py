@@ -41,6 +41,8 @@ class JobOptions:
     exclude_history: bool = False
     part_rows: int = 100_000
     limit_rows: int | None = None
+    first_row: int = 0
+    """Rows of the input that are passed over."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,11 +86,21 @@ class _Unit:
 class Job:
     """Scores an input into a folder. `longest` is the seconds that a batch may take.
 
-    Raises BulkError if the model cannot answer rows of such columns.
+    `names` are the input's columns, by default those of its first file. Raises BulkError if the model cannot answer
+    rows of such columns.
     """
 
-    def __init__(self, model: BulkModel, inputs: Inputs, options: JobOptions, *, longest: float) -> None:
-        self.columns = find_columns(inputs.names(), options.columns, options.ignore, model.feature_names)
+    def __init__(
+        self,
+        model: BulkModel,
+        inputs: Inputs,
+        options: JobOptions,
+        *,
+        longest: float,
+        names: Sequence[str] | None = None,
+    ) -> None:
+        names = inputs.names() if names is None else names
+        self.columns = find_columns(names, options.columns, options.ignore, model.feature_names)
         self._model = model
         self._inputs = inputs
         self._options = options
@@ -104,7 +116,8 @@ class Job:
         rows, limit = self._inputs.rows, self._options.limit_rows
         if rows is None:
             return None
-        return rows if limit is None else min(rows, limit)
+        left = max(rows - self._options.first_row, 0)
+        return left if limit is None else min(left, limit)
 
     def facts(self) -> dict[str, object]:
         """What the output depends on, as JSON values: where one of them is another, the output would be."""
@@ -115,6 +128,7 @@ class Job:
             "columns": self.columns.named(),
             "options": {
                 "exclude_history": options.exclude_history,
+                "first_row": options.first_row,
                 "limit_rows": options.limit_rows,
                 "part_rows": options.part_rows,
                 "batch_rows": model.batch_rows,
@@ -180,13 +194,14 @@ class Job:
         return Summary(counts, 0, 0, time.monotonic() - began, seconds)
 
     def _units(self, skip: int, limit: int | None = None) -> Iterator[_Unit]:
-        version = self._model.version
+        version, options = self._model.version, self._options
+        limit = options.limit_rows if limit is None else limit
         for part in cut(
             self._inputs,
             self.columns,
-            skip=skip,
-            rows=self._options.part_rows,
-            limit=self._options.limit_rows if limit is None else limit,
+            skip=options.first_row + skip,
+            rows=options.part_rows,
+            limit=None if limit is None else options.first_row + limit,
             usual_k=version.limit,
             most_k=version.model.max_k,
         ):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -112,6 +114,27 @@ async def open_bulk_model(
         engine.contract,
         None if table is None or version.attributes is None else table.digest,
     )
+
+
+def open_pinned(
+    settings: Settings,
+    reference: str,
+    sha256: str | None,
+    *,
+    threads: int | None = None,
+    batch_rows: int | None = None,
+) -> BulkModel:
+    """Open a model as `open_bulk_model` does, if it has this digest. Blocks, also where an event loop runs.
+
+    Raises StartError.
+    """
+    with ThreadPoolExecutor(1) as alone:
+        opening = open_bulk_model(settings, reference, threads=threads, batch_rows=batch_rows)
+        model = alone.submit(asyncio.run, opening).result()
+    if sha256 not in (None, model.version.sha256):
+        model.close()
+        raise BulkError(f"{reference} has the SHA-256 {model.version.sha256}, not {sha256}")
+    return model
 
 
 def _rows(artifact: Artifact) -> int:

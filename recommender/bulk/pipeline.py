@@ -38,6 +38,9 @@ U = TypeVar("U", bound=Unit)
 T = TypeVar("T")
 
 
+STOPPED = "the job was stopped: the same command goes on where it was"
+
+
 class StoppedError(BulkError):
     """The job was told to stop."""
 
@@ -120,7 +123,7 @@ class Pipeline(Generic[U]):
         if self._error is not None:
             raise self._error
         if not self._ended.is_set():
-            raise StoppedError("the job was stopped: the same command goes on where it was")
+            raise StoppedError(STOPPED)
 
     def stop(self) -> None:
         """End soon; what is not committed is dropped. Callable from any thread."""

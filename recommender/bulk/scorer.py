@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar, cast
@@ -12,8 +11,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from recommender.bulk.columns import canonical, find_columns
-from recommender.bulk.errors import BulkError
-from recommender.bulk.model import BulkModel, open_bulk_model
+from recommender.bulk.model import BulkModel, open_pinned
 from recommender.bulk.scoring import Scoring
 from recommender.settings.settings import Settings
 
@@ -84,14 +82,12 @@ class Scorer:
 
     def _open(self) -> tuple[BulkModel, ThreadPoolExecutor]:
         if self._opened is None:
-            opening = open_bulk_model(
-                Settings.load(self._settings), self._model, threads=self._threads, batch_rows=self._batch_rows
+            model = open_pinned(
+                Settings.load(self._settings),
+                self._model,
+                self._sha256,
+                threads=self._threads,
+                batch_rows=self._batch_rows,
             )
-            # On a thread of its own: the caller's may run an event loop.
-            with ThreadPoolExecutor(1) as alone:
-                model = alone.submit(asyncio.run, opening).result()
-            if self._sha256 not in (None, model.version.sha256):
-                model.close()
-                raise BulkError(f"{self._model} has the SHA-256 {model.version.sha256}, not {self._sha256}")
             self._opened = model, ThreadPoolExecutor(model.slots, "score")
         return self._opened

@@ -20,7 +20,7 @@ from rich.progress import Progress as Bar
 from rich.table import Table
 
 from recommender.cli.lazy import fail
-from recommender.cli.running import load_settings, loaded, logged, run
+from recommender.cli.running import load_settings, logged, run
 from recommender.settings.settings import Settings
 from recommender.threads import in_background
 
@@ -68,9 +68,6 @@ def score(
     max_errors: Annotated[str, typer.Option(help="Bad rows that are no failure: a number, or a share as 1%.")] = "1%",
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Score a few rows, here, and write nothing.")] = False,
     on: Annotated[str | None, typer.Option(help="ray or ray://HOST:PORT, to score on a cluster.")] = None,
-    checkpoint: Annotated[
-        str | None, typer.Option(help="Folder of Ray's checkpoints; each row needs its own user.")
-    ] = None,
     items: Annotated[Path | None, typer.Option(help="Table of items for filters, as RECOMMENDER_ITEMS.")] = None,
     registry: Annotated[str | None, typer.Option(help="Tracking URI of the MLflow registry.")] = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu, cuda or coreml.")] = None,
@@ -113,25 +110,17 @@ def score(
     )
     if on is not None and not dry_run:
         with _needed("ray"):
-            from recommender.bulk.on_ray import score_on_ray  # noqa: PLC0415 (a sentence if its packages are missing)
-        summary = loaded(
-            lambda: score_on_ray(
-                on,
-                model,
-                input_,
-                output,
-                options,
-                settings,
-                threads=threads,
-                batch_rows=batch_rows,
-                checkpoint=checkpoint,
+            from recommender.bulk.cluster.on_ray import score_on_ray  # noqa: PLC0415 (a sentence if its packages are missing)
+        asked = _blocking(
+            lambda tick: score_on_ray(
+                on, model, input_, output, options, settings, tick, threads=threads, batch_rows=batch_rows
             )
         )
     else:
         asked = _here(
             model, input_, None if dry_run else output, options, settings, threads=threads, batch_rows=batch_rows
         )
-        summary = _ended(run(logged(settings, asked, level="warning" if sys.stderr.isatty() else None)))
+    summary = _ended(run(logged(settings, asked, level="warning" if sys.stderr.isatty() else None)))
     _print(summary, as_json=as_json)
     raise typer.Exit(_TOO_MANY_ERRORS if summary.counts.failed > most(summary.counts.rows) else 0)
 
@@ -166,6 +155,17 @@ async def _here(
         return error
     finally:
         await in_background(opened.close)
+
+
+async def _blocking(score: Callable[[Callable[[Progress], None]], Summary]) -> Summary | StoppedError:
+    """Score in the main thread, as Ray wants it. It blocks the event loop, which has nothing else to do."""
+    from recommender.bulk.pipeline import StoppedError  # noqa: PLC0415 (a sentence if its packages are missing)
+
+    with _shown() as tick:
+        try:
+            return score(tick)
+        except StoppedError as error:
+            return error
 
 
 def _ended(outcome: Summary | StoppedError) -> Summary:

@@ -1,35 +1,97 @@
-"""`recommender score --on ray` on a local cluster of two actors, twice; writes what came of it as JSON.
+"""`recommender score --on ray`: killed and resumed on local clusters, and once more on one that runs already.
 
-Runs in an environment of its own.
+Writes what came of it as JSON. Runs in an environment of its own.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import secrets
 import subprocess
 import sys
+import time
 from pathlib import Path
+from socket import socket
+from typing import Any
 
 import pyarrow.parquet as pq
 
 model, path, output = sys.argv[1:]
+SECONDS = 500
+PROGRAMS = Path(sys.executable).parent
+# Else each worker of Ray's repeats the `uv run` that this runs in, and so installs an environment anew.
+ENVIRONMENT = {
+    **os.environ,
+    "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
+    "RAY_AUTH_MODE": "token",
+    "RAY_AUTH_TOKEN": secrets.token_hex(32),
+}
 
 
-def score(into: str, *more: str) -> dict[str, object]:
-    words = ["score", model, "--input", path, "--output", into, "--json", *more]
-    command = [str(Path(sys.executable).with_name("recommender")), *words]
-    # Else each worker of Ray's repeats the `uv run` that this runs in, and so installs an environment anew.
-    environment = {**os.environ, "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0"}
-    done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=500, env=environment)
+def words(into: str, on: str) -> list[str]:
+    """The command; two actors have several shards of several parts each."""
+    shape = ["--threads", "1", "--part-rows", "2000", "--json"]
+    return [str(PROGRAMS / "recommender"), "score", model, "--input", path, "--output", into, "--on", on, *shape]
+
+
+def score(into: str, on: str = "ray") -> dict[str, Any]:
+    """Score to the end; the summary."""
+    done = subprocess.run(
+        words(into, on), check=False, capture_output=True, text=True, timeout=SECONDS, env=ENVIRONMENT
+    )
     if done.returncode:
         raise SystemExit(done.stderr)
-    again = subprocess.run(command, check=False, capture_output=True, text=True, timeout=500, env=environment)
-    assert "is not empty, and" in again.stderr, again.stderr
-    summary: dict[str, object] = json.loads(done.stdout[done.stdout.index("{\n") :])
+    summary: dict[str, Any] = json.loads(done.stdout[done.stdout.index("{\n") :])
     return summary
 
 
-summary = score(output, "--on", "ray", "--threads", "1", "--user", "user", "--checkpoint", f"{output}-checkpoints")
-rows = pq.ParquetDataset(output).read().to_pylist()
-json.dump({"summary": summary, "rows": {row["user"]: row for row in rows}}, sys.stdout)
+def kill(into: str) -> None:
+    """Score until a part is committed, and kill the command."""
+    with subprocess.Popen(
+        words(into, "ray"), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=ENVIRONMENT
+    ) as process:
+        end = time.monotonic() + SECONDS
+        while not any(Path(into).glob("shard-*/part-*.parquet")):
+            assert process.poll() is None
+            assert time.monotonic() < end
+            time.sleep(0.002)  # the folder tells nobody
+        process.kill()
+
+
+def free_port() -> int:
+    with socket() as listening:
+        listening.bind(("127.0.0.1", 0))
+        port: int = listening.getsockname()[1]
+        return port
+
+
+def score_on_a_running_cluster(into: str) -> dict[str, Any]:
+    """Score on a cluster of two CPUs by its address for clients."""
+    port = free_port()
+    ports = ["--port", "0", "--ray-client-server-port", str(port)]
+    start = [str(PROGRAMS / "ray"), "start", "--head", "--block", "--num-cpus", "2", "--include-dashboard", "false"]
+    with subprocess.Popen([*start, *ports], stdout=subprocess.DEVNULL, env=ENVIRONMENT) as cluster:
+        try:
+            end = time.monotonic() + SECONDS
+            while not _listens(port):
+                assert cluster.poll() is None
+                assert time.monotonic() < end
+                time.sleep(0.1)
+            return score(into, f"ray://127.0.0.1:{port}")
+        finally:
+            cluster.terminate()
+            cluster.wait(SECONDS)
+
+
+def _listens(port: int) -> bool:
+    with socket() as asking:
+        return asking.connect_ex(("127.0.0.1", port)) == 0
+
+
+kill(output)
+summary, again = score(output), score(output)
+client = score_on_a_running_cluster(f"{output}-client")
+rows, same = (pq.ParquetDataset(folder).read() for folder in (output, f"{output}-client"))
+found = {"summary": summary, "again": again, "client": client, "same": rows.equals(same), "rows": rows.to_pylist()}
+json.dump(found, sys.stdout)

@@ -35,11 +35,12 @@ def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def assert_same(path: Path, rows: dict[str, dict[str, Any]]) -> None:
+def assert_same(path: Path, rows: list[dict[str, Any]]) -> None:
+    """Rows have the answers of a Scorer here, in the order of the input."""
     expected = Scorer(str(MODEL))(pq.read_table(path)).to_pylist()
     assert len(rows) == len(expected) == ROWS
-    for mine in expected:
-        theirs = rows[str(mine["user"])]
+    for mine, theirs in zip(expected, rows, strict=True):
+        assert theirs["user"] == mine["user"]
         assert theirs["error"] == mine["error"]
         if mine["error"] is None:
             assert Ranking(theirs["item_ids"], theirs["scores"]).equals(
@@ -47,7 +48,9 @@ def assert_same(path: Path, rows: dict[str, dict[str, Any]]) -> None:
             )
 
 
-def test_a_ray_cluster_of_two_actors_gives_the_same_answers(path: Path, tmp_path: Path) -> None:
+def test_a_ray_cluster_of_two_actors_gives_the_same_answers_and_goes_on_after_a_kill(
+    path: Path, tmp_path: Path
+) -> None:
     told = told_by(
         HERE / "ray_scores.py",
         str(MODEL),
@@ -56,18 +59,21 @@ def test_a_ray_cluster_of_two_actors_gives_the_same_answers(path: Path, tmp_path
         packages=(f"recommender[ray] @ {ROOT.as_uri()}",),
     )
 
-    assert told["summary"]["rows"] == ROWS
-    assert told["summary"]["errors"] == {"INVALID_ARGUMENT item_ids": 1}
+    for run in ("summary", "again", "client"):
+        assert told[run]["rows"] == ROWS
+        assert told[run]["errors"] == {"INVALID_ARGUMENT item_ids": 1}
+    assert 0 < told["summary"]["rows_before"] < told["again"]["rows_before"] == ROWS
+    assert told["client"]["rows_before"] == 0
+    assert told["same"]
     assert_same(path, told["rows"])
 
 
 def test_spark_gives_the_same_answers(path: Path) -> None:
-    assert_same(
-        path,
-        told_by(
-            HERE / "spark_scores.py",
-            str(MODEL),
-            str(path),
-            packages=(f"recommender[bulk] @ {ROOT.as_uri()}", "pyspark>=4,<5", "pandas>=2.2"),
-        ),
+    told = told_by(
+        HERE / "spark_scores.py",
+        str(MODEL),
+        str(path),
+        packages=(f"recommender[bulk] @ {ROOT.as_uri()}", "pyspark>=4,<5", "pandas>=2.2"),
     )
+
+    assert_same(path, [told[str(row)] for row in range(ROWS)])

@@ -52,7 +52,7 @@ def test_the_ray_job_calls_the_command_on_the_ray_of_the_lock() -> None:
     assert options["on"] == "ray"
     assert options["threads"] == int(worker["resources"]["requests"]["cpu"])
     mounted = {each["mountPath"] for each in worker["volumeMounts"]}
-    for where in (options["model"], options["input_"], options["output"], options["checkpoint"]):
+    for where in (options["model"], options["input_"], options["output"]):
         assert any(where.startswith(f"{path}/") for path in mounted), where
 
 

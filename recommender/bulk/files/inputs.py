@@ -51,11 +51,17 @@ class InputFile:
 
 @dataclass(frozen=True, slots=True)
 class Inputs:
-    """The files of a job in their order. `rows` is how many rows they have, None where only reading tells."""
+    """The files of a job in their order. It can be pickled."""
 
     filesystem: pafs.FileSystem
     files: Sequence[InputFile]
-    rows: int | None
+    groups: Sequence[Sequence[int]] | None
+    """The rows of each file's row groups; None where only reading tells."""
+
+    @property
+    def rows(self) -> int | None:
+        """How many rows the files have; None where only reading tells."""
+        return None if self.groups is None else sum(map(sum, self.groups))
 
     @property
     def bytes(self) -> int:
@@ -67,6 +73,11 @@ class Inputs:
         for table, _, _ in self._read(self.files[0], 0):
             return [name for name in table.column_names if name != FAULT]
         return []
+
+    def some(self, first: int, after: int) -> Inputs:
+        """The files from place `first` until before place `after`."""
+        groups = None if self.groups is None else self.groups[first:after]
+        return Inputs(self.filesystem, self.files[first:after], groups)
 
     def tables(self, skip: int = 0) -> Iterator[tuple[pa.Table, int, int]]:
         """The rows after the first `skip`, the place of each table's file, and the bytes read of text so far.
@@ -173,7 +184,7 @@ def find_inputs(where: str) -> Inputs:
     if len({file.kind for file in files}) > 1:
         kinds = ", ".join(sorted({file.kind for file in files}))
         raise BulkError(f"{where} has files of several kinds ({kinds}): name those of one, as with a glob")
-    return Inputs(filesystem, tuple(files), _count(filesystem, files))
+    return Inputs(filesystem, tuple(files), _row_groups(filesystem, files))
 
 
 def open_filesystem(where: str) -> tuple[pafs.FileSystem, str]:
@@ -190,18 +201,19 @@ def open_filesystem(where: str) -> tuple[pafs.FileSystem, str]:
     return filesystem, posixpath.join(root, path).rstrip("/")
 
 
-def _count(filesystem: pafs.FileSystem, files: Sequence[InputFile]) -> int | None:
-    """The rows of all files, where their footers tell; None for text."""
+def _row_groups(filesystem: pafs.FileSystem, files: Sequence[InputFile]) -> Sequence[Sequence[int]] | None:
+    """The rows of the row groups of each Parquet file; None for other files."""
     if files[0].kind != "parquet":
         return None
-    rows: int = 0
+    groups = []
     for file in files:
         try:
             with filesystem.open_input_file(file.path) as source:
-                rows += pq.read_metadata(source).num_rows
+                metadata = pq.read_metadata(source)
         except (OSError, pa.ArrowException) as error:
             raise BulkError(f"{file.path} cannot be read: {error}") from error
-    return rows
+        groups.append(tuple(metadata.row_group(place).num_rows for place in range(metadata.num_row_groups)))
+    return tuple(groups)
 
 
 def _rows_of(metadata: pq.FileMetaData) -> int:

@@ -83,7 +83,7 @@ def resume(folder: Folder, job: Mapping[str, object]) -> Manifest:
         raise BulkError(f"{folder.name}/{MANIFEST} cannot be read: {error}; delete the folder to begin anew") from error
     if known != _FORMAT:
         raise BulkError(f"{folder.name}/{MANIFEST} is of format {known} and this program writes {_FORMAT}")
-    told = list(_differences(found.job, json.loads(json.dumps(job))))
+    told = list(differences(found.job, json.loads(json.dumps(job))))
     if told:
         raise BulkError(
             f"{folder.name} holds another job: {'; '.join(told[:_MOST_TOLD])}. Go on with what it was begun with, or "
@@ -95,14 +95,14 @@ def resume(folder: Folder, job: Mapping[str, object]) -> Manifest:
     return found
 
 
-def _differences(old: object, new: object, name: str = "") -> Iterator[str]:
+def differences(old: object, new: object, name: str = "") -> Iterator[str]:
     """What differs between two JSON values, by their names."""
     if isinstance(old, dict) and isinstance(new, dict):
         for key in dict.fromkeys([*old, *new]):
-            yield from _differences(old.get(key), new.get(key), f"{name}.{key}" if name else key)
+            yield from differences(old.get(key), new.get(key), f"{name}.{key}" if name else key)
     elif isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
         for place, (one, other) in enumerate(zip(old, new, strict=True)):
-            yield from _differences(one, other, f"{name}[{place}]")
+            yield from differences(one, other, f"{name}[{place}]")
     elif isinstance(old, list) and isinstance(new, list):
         yield f"{name} was {len(old)} long and is now {len(new)}"
     elif old != new:

@@ -39,11 +39,12 @@ class Folder(Protocol):
 
 
 class LocalFolder:
-    """A folder on a disk."""
+    """A folder on a disk. `patience` is the seconds to wait for the end of another job in it."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, patience: float = 0.0) -> None:
         self.name = str(path)
         self._path = path
+        self._patience = patience
 
     def read(self, file: str) -> bytes | None:
         """The content of a file; None if there is none."""
@@ -82,7 +83,7 @@ class LocalFolder:
         """Make the folder, and keep other jobs out. Raises BulkError if another one is in."""
         try:
             self._path.mkdir(parents=True, exist_ok=True)
-            lock = filelock.FileLock(self._path / _LOCK, timeout=0)
+            lock = filelock.FileLock(self._path / _LOCK, timeout=self._patience)
             lock.acquire()
         except filelock.Timeout as error:
             raise BulkError(f"another job writes into {self.name}: wait for its end, or name another folder") from error
@@ -141,10 +142,13 @@ class RemoteFolder:
         return contextlib.nullcontext()
 
 
-def open_folder(where: str) -> Folder:
-    """The folder of a path or an address. Raises BulkError for an address that cannot be opened."""
+def open_folder(where: str, patience: float = 0.0) -> Folder:
+    """The folder of a path or an address. Raises BulkError for an address that cannot be opened.
+
+    `patience` is the seconds to wait for the end of another job in it, on a disk.
+    """
     if "://" not in where:
-        return LocalFolder(Path(where))
+        return LocalFolder(Path(where), patience)
     filesystem, path = open_filesystem(where)
     return RemoteFolder(filesystem, path, where.rstrip("/"))
 

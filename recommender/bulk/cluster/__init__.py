@@ -1,0 +1,1 @@
+"""One job on many machines: cut into shards, which are jobs themselves."""
