@@ -50,7 +50,7 @@ def cut(
             raise BulkError(f"the files have columns of different types: {error}") from error
         return InputPart(first_row, table, range(first_file, file + 1), read)
 
-    for table, file, read in inputs.tables(skip):  # noqa: B007 (`whole` reads them)
+    for table, file, read in inputs.tables(skip, columns.named().values()):  # noqa: B007 (`whole` reads them)
         rest = canonical(table, columns)
         if limit is not None:
             rest = rest.slice(0, max(limit - first_row - size, 0))

@@ -8,8 +8,10 @@ from __future__ import annotations
 import json
 import os
 import secrets
+import shutil
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 from socket import socket
@@ -24,6 +26,8 @@ PROGRAMS = Path(sys.executable).parent
 ENVIRONMENT = {
     **os.environ,
     "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
+    # Else Ray looks for a cluster of others on this machine.
+    "RAY_TMPDIR": tempfile.mkdtemp(prefix="ray"),
     "RAY_AUTH_MODE": "token",
     "RAY_AUTH_TOKEN": secrets.token_hex(32),
 }
@@ -93,5 +97,6 @@ kill(output)
 summary, again = score(output), score(output)
 client = score_on_a_running_cluster(f"{output}-client")
 rows, same = (pq.ParquetDataset(folder).read() for folder in (output, f"{output}-client"))
+shutil.rmtree(ENVIRONMENT["RAY_TMPDIR"], ignore_errors=True)
 found = {"summary": summary, "again": again, "client": client, "same": rows.equals(same), "rows": rows.to_pylist()}
 json.dump(found, sys.stdout)

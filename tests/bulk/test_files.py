@@ -110,6 +110,29 @@ def test_columns_may_have_other_names_and_keys_are_written_beside_ids(tmp_path: 
     assert (rows[1]["source"], rows[1]["unknown_item_keys"]) == ("fallback", ["nothing"])
 
 
+def test_a_file_without_a_column_of_the_first_one_is_named(tmp_path: Path, job: MakeJob) -> None:
+    (tmp_path / "in").mkdir()
+    pq.write_table(table_of([{"item_ids": [1], "limit": 3}]), tmp_path / "in" / "0.parquet")
+    pq.write_table(table_of([{"item_ids": [1]}]), tmp_path / "in" / "1.parquet")
+
+    with pytest.raises(BulkError, match=r"1\.parquet has no column limit, which other files have"):
+        scored(job, tmp_path / "in", tmp_path / "out")
+
+
+def test_columns_that_nobody_needs_are_not_read(tmp_path: Path, job: MakeJob) -> None:
+    path = tmp_path / "a.parquet"
+    pq.write_table(TABLE.append_column("note", pa.array(["n"] * len(TABLE))), path, compression="zstd")
+    note = pq.read_metadata(path).row_group(0).column(2)
+    assert note.path_in_schema == "note"
+    with path.open("r+b") as file:
+        file.seek(note.dictionary_page_offset)
+        file.write(b"\xff" * note.total_compressed_size)
+    with pytest.raises(OSError, match=r"(?i)thrift|page|corrupt"):
+        pq.read_table(path)
+
+    assert scored(job, path, tmp_path / "out", ignore=("note",)).column("error").null_count == len(TABLE)
+
+
 @pytest.mark.parametrize(
     ("files", "sentence"),
     [

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import fnmatch
 import posixpath
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Literal, TypeAlias
 
@@ -70,7 +71,11 @@ class Inputs:
 
     def names(self) -> list[str]:
         """The columns of the first file. Raises BulkError if it cannot be read."""
-        for table, _, _ in self._read(self.files[0], 0):
+        file = self.files[0]
+        if file.kind == "parquet":
+            with _told(file), self.filesystem.open_input_file(file.path) as source:
+                return list(pq.read_schema(source).names)
+        for table, _, _ in self._read(file, 0, None):
             return [name for name in table.column_names if name != FAULT]
         return []
 
@@ -79,14 +84,17 @@ class Inputs:
         groups = None if self.groups is None else self.groups[first:after]
         return Inputs(self.filesystem, self.files[first:after], groups)
 
-    def tables(self, skip: int = 0) -> Iterator[tuple[pa.Table, int, int]]:
+    def tables(self, skip: int = 0, columns: Collection[str] | None = None) -> Iterator[tuple[pa.Table, int, int]]:
         """The rows after the first `skip`, the place of each table's file, and the bytes read of text so far.
 
-        Raises BulkError if a file cannot be read, or lacks columns that the first one has.
+        Of Parquet only these `columns` are read, by default all. Raises BulkError if a file cannot be read, or lacks
+        one of them.
         """
         before = 0
         for place, file in enumerate(self.files):
-            for table, skipped, read in self._read(file, skip):
+            for table, skipped, read in self._read(file, skip, columns):
+                if missing := [name for name in columns or () if name not in table.column_names]:
+                    raise BulkError(f"{file.path} has no column {missing[0]}, which other files have")
                 skip -= skipped
                 if skip >= len(table):
                     skip -= len(table)
@@ -104,11 +112,11 @@ class Inputs:
                 f"{file.path} has changed since the job began: score it into another folder, or bring the old file back"
             )
 
-    def _read(self, file: InputFile, skip: int) -> Iterator[tuple[pa.Table, int, int]]:
+    def _read(self, file: InputFile, skip: int, columns: Collection[str] | None) -> Iterator[tuple[pa.Table, int, int]]:
         """Tables of one file, each with the rows passed over unread before it (`skip` in all), and the bytes read."""
-        try:
+        with _told(file):
             if file.kind == "parquet":
-                yield from self._parquet(file, skip)
+                yield from self._parquet(file, skip, columns)
             elif file.kind == "arrow":
                 yield from self._arrow(file)
             else:
@@ -116,10 +124,10 @@ class Inputs:
                 with self.filesystem.open_input_file(file.path) as stream:
                     for table in read(stream, file.path):
                         yield table, 0, stream.tell()
-        except (OSError, pa.ArrowException) as error:
-            raise BulkError(f"{file.path} cannot be read: {error}") from error
 
-    def _parquet(self, file: InputFile, skip: int) -> Iterator[tuple[pa.Table, int, int]]:
+    def _parquet(
+        self, file: InputFile, skip: int, columns: Collection[str] | None
+    ) -> Iterator[tuple[pa.Table, int, int]]:
         remote = not isinstance(self.filesystem, pafs.LocalFileSystem)
         buffer = _REMOTE_BUFFER_BYTES if remote else _BUFFER_BYTES
         with (
@@ -131,7 +139,8 @@ class Inputs:
             while groups and skipped + metadata.row_group(groups[0]).num_rows <= skip:
                 skipped += metadata.row_group(groups.pop(0)).num_rows
             if groups:
-                for batch in opened.iter_batches(_rows_of(metadata), row_groups=groups):
+                names = None if columns is None else list(columns)
+                for batch in opened.iter_batches(_rows_of(metadata), row_groups=groups, columns=names):
                     yield pa.Table.from_batches([batch]), skipped, 0
                     skipped = 0
             elif skipped:
@@ -147,6 +156,15 @@ class Inputs:
                 batches = iter(pa.ipc.open_stream(source))
             for batch in batches:
                 yield pa.Table.from_batches([batch]), 0, source.tell()
+
+
+@contextlib.contextmanager
+def _told(file: InputFile) -> Iterator[None]:
+    """Raise a BulkError with the file's path for what goes wrong with it."""
+    try:
+        yield
+    except (OSError, pa.ArrowException) as error:
+        raise BulkError(f"{file.path} cannot be read: {error}") from error
 
 
 def find_inputs(where: str) -> Inputs:
@@ -207,11 +225,8 @@ def _row_groups(filesystem: pafs.FileSystem, files: Sequence[InputFile]) -> Sequ
         return None
     groups = []
     for file in files:
-        try:
-            with filesystem.open_input_file(file.path) as source:
-                metadata = pq.read_metadata(source)
-        except (OSError, pa.ArrowException) as error:
-            raise BulkError(f"{file.path} cannot be read: {error}") from error
+        with _told(file), filesystem.open_input_file(file.path) as source:
+            metadata = pq.read_metadata(source)
         groups.append(tuple(metadata.row_group(place).num_rows for place in range(metadata.num_row_groups)))
     return tuple(groups)
 
