@@ -83,6 +83,7 @@ def score_on_ray(
         "options": {**asdict(options), "batch_rows": batch_rows},
         "shards": len(shards),
     }
+    total = None if inputs.rows is None else sum(shard.rows or 0 for shard in shards)
     folder = open_folder(output)
     counts, seconds, before, parts = Counts(), array("d"), 0, 0
     with folder.held():
@@ -107,8 +108,8 @@ def score_on_ray(
                 seconds.extend(done.summary.batch_seconds)
                 before += done.summary.rows_before
                 parts += done.summary.parts
-                share = number / len(shards) if not inputs.rows else counts.rows / inputs.rows
-                tick(Progress(counts.rows, inputs.rows, share, counts.failed, counts.rows - before))
+                share = counts.rows / total if total else number / len(shards)
+                tick(Progress(counts.rows, total, share, counts.failed, counts.rows - before))
         manifest.complete = True
         manifest.save(folder)
     return Summary(counts, parts, before, time.monotonic() - began, array("d", np.sort(seconds)))
