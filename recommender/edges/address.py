@@ -47,7 +47,7 @@ def is_this_machine(target: str) -> bool:
     address = target.removeprefix(scheme)
     try:
         host = urlsplit(address if "://" in address else f"//{address}").hostname or ""
-    except ValueError:  # no address: whoever asks it will say so
+    except ValueError:  # no address: the bind reports it
         return False
     if host == "localhost" or host.endswith(".localhost"):
         return True

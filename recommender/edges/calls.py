@@ -38,11 +38,11 @@ class CallTracer(Protocol):
     """Metadata keys that `begin` reads."""
 
     def begin(self, method: str, request_id: str, carrier: Mapping[str, str]) -> CallTrace | None:
-        """Take up the call's span; returns None if the call is not sampled."""
+        """Start the call's span; returns None if the call is not sampled."""
 
 
 class CallSampler(Protocol):
-    """Samples calls for an edge whose transport has its own spans."""
+    """Samples calls for an edge whose transport makes the spans itself."""
 
     @property
     def provider(self) -> TracerProvider:
@@ -70,14 +70,14 @@ class Call:
 
     @classmethod
     def begin(cls, metadata: Collection[tuple[str, str | bytes]]) -> Call:
-        """Take up a call with the request id that the caller sent, or a new one."""
+        """Begin a call with the caller's request id, or a new one."""
         return cls(request_id_in(metadata))
 
     def end(self, code: int) -> None:
         """End the call with a google.rpc code. Only the first end counts."""
 
     def fail(self, error: Exception) -> FailedCall:
-        """End the call with the status that stands for an error."""
+        """End the call with the status for an error."""
         if isinstance(error, ProtocolError):
             failed = FailedCall(error.code, str(error), ((REQUEST_ID_KEY, self.request_id),))
         else:
@@ -87,9 +87,9 @@ class Call:
 
 
 class Calls:
-    """The noted calls of one server. `durations` counts those that ended, by method and google.rpc code.
+    """The recorded calls of one server. `durations` counts ended calls, by method and google.rpc code.
 
-    `exemplars` says of which calls the last in each bucket is kept.
+    `exemplars` selects the calls of which the last in each bucket is kept.
     """
 
     def __init__(self, tracer: CallTracer | None = None, exemplars: ExemplarFilter = "trace_based") -> None:
@@ -108,7 +108,7 @@ class Calls:
         return frozenset({REQUEST_ID_KEY}) | (frozenset() if self._tracer is None else self._tracer.context_keys)
 
     def begin(self, method: str, metadata: Collection[tuple[str, str | bytes]]) -> NotedCall:
-        """Take up a call of this full method name."""
+        """Begin a call of this full method name."""
         started = time.monotonic()
         tracer = self._tracer
         request_id = request_id_in(metadata)

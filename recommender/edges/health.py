@@ -48,7 +48,7 @@ class Health:
         self._changed = asyncio.Event()
         self._watches: set[asyncio.Timeout] = set()
         self.guests = Guests()
-        """Lets callers in who need no token."""
+        """Admits callers that need no token."""
 
     def serving(self, name: str = "") -> bool:
         """Whether a service is reported as SERVING."""

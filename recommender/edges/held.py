@@ -19,9 +19,9 @@ _RETRY_SECONDS = 1.0
 
 
 class Held:
-    """Bytes that are held for callers. A connection is named by its caller's address, a colon and a port.
+    """Bytes held for callers. A connection is named by its caller's address, a colon and a port.
 
-    An address may hold as much as it leaves free for others, so a few that hold all they can keep nobody out.
+    An address may hold at most as much as it leaves free, so a few callers cannot use up the whole.
     """
 
     def __init__(self) -> None:

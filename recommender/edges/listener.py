@@ -25,7 +25,7 @@ class Listener(Protocol):
     """Takes the calls of `Methods` on a port."""
 
     def use_certificates(self, certificates: Certificates) -> None:
-        """Speak TLS with these from the next connection on. The first call comes before `listen`."""
+        """Use TLS with these from the next connection on. The first call comes before `listen`."""
 
     async def listen(self, host: str, port: int) -> int:
         """Take calls. Returns the bound port; 0 asks for a free one. Raises StartError."""

@@ -22,7 +22,7 @@ Begin: TypeAlias = Callable[[Metadata], Call]
 
 
 class Caller(Protocol):
-    """Who makes a call."""
+    """The caller of a call."""
 
     @property
     def authorization(self) -> str | None:
@@ -45,10 +45,10 @@ Serve: TypeAlias = Callable[[Messages, Send], Awaitable[None]]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Method:
-    """What every RPC has: `/package.Service/Name`, how a call begins, and its time-out if the caller sets none.
+    """The parts that every RPC has: `/package.Service/Name`, how a call begins, and its default time-out.
 
     `enter` checks a token; None means that the call needs none. `timeout` is in seconds. A message of over `largest`
-    bytes is refused, whatever the edge takes. Calls of a method that is not `traced` have no span.
+    bytes is refused on every edge. Calls of a method that is not `traced` have no span.
     """
 
     path: str
@@ -83,7 +83,7 @@ ANY_OTHER: Final = ""
 async def only(messages: Messages) -> bytes:
     """Read the one message of a call that may have several replies.
 
-    Raises ProtocolError if there is none, DeadlineError if it takes longer than MESSAGE_SECONDS.
+    Raises ProtocolError if it is missing, DeadlineError if it takes longer than MESSAGE_SECONDS.
     """
     try:
         async with asyncio.timeout(MESSAGE_SECONDS), aclosing(messages):

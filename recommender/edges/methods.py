@@ -1,4 +1,4 @@
-"""Every RPC, once for all edges: who may call it, how its messages are read, what answers it."""
+"""Every RPC, once for all edges: its token check, how its messages are parsed, and its service."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from recommender.security.access import Access, Scope
 from recommender.settings.network import NetworkSettings
 
 _OTHER = "_OTHER"
-"""The method, as metrics name it, of calls whose path no method has: callers could name thousands."""
+"""The metric label of calls of unknown paths: callers could name thousands."""
 _LOADING = "the model is being loaded; call another server or retry"
 _STREAM_RETRY_SECONDS = 1.0
 """When to retry a stream that was refused because too many are open."""
@@ -151,7 +151,7 @@ class Methods:
         return None if access is None else lambda caller: access.enter(caller.authorization, requests, scope)
 
     def _recommend(self, message: bytes, deadline: float, request_id: str) -> Awaitable[api.RecommendResponse]:
-        # The fast path: no coroutine of its own.
+        # The fast path: no extra coroutine.
         return self._opened().recommend(decoded(api.RecommendRequest, message), deadline, request_id)
 
     def _batch_recommend(

@@ -1,4 +1,4 @@
-"""The RPCs of the Open Inference Protocol: what each asks of its service, and the health that it tells."""
+"""The RPCs of the Open Inference Protocol, and its health calls."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class OpenInference:
         self._health = health
 
     def probes(self) -> Iterator[tuple[str, Answer]]:
-        """The RPCs that tell the server's health, by name."""
+        """The RPCs that report the server's health, by name."""
         yield "ServerLive", self._server_live
         yield "ServerReady", self._server_ready
         yield "ModelReady", self._model_ready
@@ -59,7 +59,7 @@ class OpenInference:
         return oip.ModelReadyResponse(ready=self._health.serving() and self._opened().ready(request))
 
     def _model_infer(self, message: bytes, deadline: float, request_id: str) -> Awaitable[Message]:
-        # The fast path: no coroutine of its own.
+        # The fast path: no extra coroutine.
         return self._opened().infer(message, deadline, request_id)
 
     async def _server_metadata(self, message: bytes, _deadline: float, _request_id: str) -> Message:

@@ -9,7 +9,7 @@ from typing import Final, Generic, TypeVar
 from recommender.errors import DeadlineError, QuotaError
 
 MESSAGE_SECONDS: Final = 10.0
-"""How long a call's message may take to come in, whatever its deadline."""
+"""Most seconds for a call's message to arrive, whatever its deadline."""
 _HELD_BYTES = 1 << 28
 """What incomplete messages may hold in a process, apart from young ones."""
 _MOST_ON_CONNECTION = 16
@@ -22,11 +22,11 @@ K = TypeVar("K")
 
 
 class Uploads(Generic[K]):
-    """The calls of a server whose message is coming in, by age.
+    """The calls of a server whose message is still arriving, by age.
 
-    One that is late ends. If more are slow than fit into memory with `max_message_bytes` each, or than one connection
-    may have, the oldest end too: a message of an honest caller comes with its headers. `wake` is called when the first
-    one begins: ask for those that `ended` soon, and again while there are any.
+    A late one ends. If more are slow than fit into memory with `max_message_bytes` each, or than one connection may
+    have, the oldest end too: a regular caller's message arrives right after its headers. `wake` is called when the
+    first one begins: ask for those that `ended` soon, and again while there are any.
     """
 
     def __init__(
@@ -51,7 +51,7 @@ class Uploads(Generic[K]):
         self._coming.pop(call, None)
 
     def ended(self, now: float) -> list[tuple[K, Exception]]:
-        """Forget the calls whose message takes too long, and return them with the reason."""
+        """Remove the calls whose message takes too long, and return them with the reason."""
         over: list[tuple[K, Exception]] = []
         crowd = len(self._coming) - self._most_slow
         slow = {

@@ -46,7 +46,7 @@ class EnvoyAdmin:
         await self._ask("POST", "/healthcheck/fail")
 
     async def close_listeners(self) -> None:
-        """Take no more connections; open ones go on."""
+        """Accept no more connections; open ones stay."""
         await self._ask("POST", "/drain_listeners")
 
     async def _ask(self, method: str, path: str) -> tuple[int, bytes]:

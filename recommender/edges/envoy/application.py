@@ -85,7 +85,7 @@ class AsgiEdge:
                 if not call.late:
                     raise
                 await call.fail(call.reason)
-            except Exception as error:  # noqa: BLE001 (whatever went wrong, the caller gets a status)
+            except Exception as error:  # noqa: BLE001 (any error must end in a status)
                 await call.fail(error)
             else:
                 if reply is None:
@@ -104,7 +104,7 @@ class AsgiEdge:
             self._calls.end(call)
 
     async def _answer_large(self, call: HttpCall, reply: bytes, server: Client | None) -> None:
-        """Send a reply within the bounds of what may be unread; a caller who does not read it is cut off."""
+        """Send a reply within the bound of unread bytes; disconnects a caller that does not read it."""
         connection = connection_of(call.client)
         try:
             self._held.hold(connection, len(reply))
@@ -167,7 +167,7 @@ def _is_grpc(content_type: bytes) -> bool:
 
 
 def _no_method(paths: Collection[str]) -> bytes:
-    """Tell a caller without gRPC which methods there are, if the server describes itself at all."""
+    """List the methods for a caller without gRPC, if reflection is on."""
     message = "there is no such method here"
     if any("Reflection" in path for path in paths):
         ours = [path for path in paths if path.startswith(f"/{SERVICE_NAME}/")]

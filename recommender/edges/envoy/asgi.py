@@ -1,4 +1,4 @@
-"""ASGI, as far as it is spoken here, and who makes a call over it."""
+"""The part of ASGI that this edge uses, and the caller of a call."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ Headers: TypeAlias = Mapping[bytes, bytes]
 
 
 class HttpCaller:
-    """Who makes a call."""
+    """The caller of a call."""
 
     __slots__ = ("_client", "_headers")
 

@@ -47,17 +47,17 @@ _REQUEST_ID = REQUEST_ID_KEY.encode()
 _LAST_SECONDS = 1.0
 """How long the last byte of a large reply may take after the deadline."""
 _LONGEST_SECONDS = 600.0
-"""How long it may take, whatever the deadline."""
+"""The longest time that it may take, whatever the deadline."""
 _OK = (b"grpc-status", b"0")
 _PASSED = DeadlineError("the deadline passed while the call was open")
 
 
 class LeftError(Exception):
-    """The caller has left: there is nobody to answer."""
+    """The caller has disconnected: no answer is possible."""
 
 
 class IllegalMoveError(Exception):
-    """A call was told to do what its state does not allow."""
+    """An operation that the call's state does not allow."""
 
 
 class HttpCall:
@@ -123,7 +123,7 @@ class HttpCall:
         """Receive the one message of a unary call, of at most `most` bytes. Raises LeftError, ProtocolError."""
         self._move_request(_AWAITED)
         event = await self._receive()
-        # Nearly always it comes whole and uncompressed.
+        # Nearly always the message arrives whole and uncompressed.
         message = message_of(event.get("body", b""))
         if message is None or len(message) > most or self._request is _LATE:
             message = await self._pieced(event, most)
@@ -179,7 +179,7 @@ class HttpCall:
         self._move_reply(_ENDED)
         await self._send(_START)
         await self._take(framed(reply))
-        # Envoy takes it only when hardly more than its buffers hold is unread of what came before.
+        # Envoy accepts it only when little more than its buffers hold is still unread.
         async with asyncio.timeout(patience):
             await self._take(b"")
         await self._send(_BODY_END)
@@ -204,7 +204,7 @@ class HttpCall:
         )
 
     def expire(self, reason: Exception | None = None) -> asyncio.Task[None] | None:
-        """End the call for its deadline, or another reason that its caller is told.
+        """End the call for its deadline, or for another reason that its caller gets.
 
         The call is cancelled. If it must not be, the task that answers it is returned.
         """
@@ -215,7 +215,7 @@ class HttpCall:
         if not awaited:
             self._cancel()
             return None
-        # Once told the end, the server reports a disconnect, and `message` returns.
+        # After the end of the response the server reports a disconnect, and `message` returns.
         failing = asyncio.create_task(self.fail(self.reason))
         failing.add_done_callback(retrieve_error)
         return failing
@@ -302,6 +302,6 @@ def _frames(headers: Headers, most: int) -> Frames:
 
 
 def retrieve_error(done: asyncio.Future[None]) -> None:
-    """Mark the error of a future as seen: nobody may be left to await it."""
+    """Mark the error of a future as retrieved, in case nothing awaits it."""
     if not done.cancelled():
         done.exception()

@@ -1,7 +1,7 @@
-"""Open calls of the ASGI edge: a sweep ends those that are late and asks after the callers of long ones.
+"""Open calls of the ASGI edge: a sweep ends late calls and checks long ones for a disconnect.
 
-A call is looked at each time its age has grown by half, so a disconnect is noticed late by half the call's age, up to
-`HttpCall.longest_look`. Calls shorter than a sweep are never looked at, and idle ones cost nothing between two looks.
+A call is checked each time its age has grown by half, so a disconnect is noticed late by half the call's age, at most
+`HttpCall.longest_look`. Calls shorter than a sweep are never checked, and idle ones cost nothing between two checks.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ class OpenCalls:
     def __init__(self, max_message_bytes: int) -> None:
         self.uploads: Uploads[HttpCall] = Uploads(max_message_bytes, self._sweep_soon, lambda call: call.client)
         self._young: set[HttpCall] = set()
-        """Those that no sweep has seen; most end before one does."""
+        """Calls that no sweep has seen; most end before one does."""
         self._seen: set[HttpCall] = set()
         """All others."""
         self._looks: list[tuple[float, int, HttpCall]] = []
@@ -34,7 +34,7 @@ class OpenCalls:
         return len(self._young) + len(self._seen)
 
     def begin(self, call: HttpCall) -> None:
-        """Take up a call."""
+        """Add a call."""
         self._young.add(call)
         if not self._soon:
             self._sweep_in(SWEEP_SECONDS)

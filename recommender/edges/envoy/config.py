@@ -23,10 +23,10 @@ _BUFFER_BYTES = 1 << 17
 """What Envoy buffers of one stream in each direction before flow control holds up the sender."""
 
 _HEADER_ROOM = 4
-"""Envoy resets a stream whose metadata is so many times what a call may have."""
+"""Envoy resets a stream whose metadata is this many times the limit of a call."""
 _LEAST_HEADER_BYTES = 1 << 16
 _MOST_HEADER_KIB = 8192
-"""The most that Envoy can be told."""
+"""The largest value that Envoy accepts."""
 
 _RUNTIME: Config = {
     # Envoy closes a connection if more than half of its first streams were reset within a second. Our calls are all
@@ -58,7 +58,7 @@ def envoy_config(
         "max_concurrent_streams": network.max_connection_calls,
         "initial_stream_window_size": _STREAM_WINDOW_BYTES,
         "initial_connection_window_size": _CONNECTION_WINDOW_BYTES,
-        # A call that breaks the rules of HTTP/2 ends alone; by default its connection ends, with everybody's calls.
+        # A call that breaks the rules of HTTP/2 ends alone; by default its whole connection ends.
         "override_stream_error_on_invalid_http_message": True,
     }
     if network.keepalive_ms:
@@ -112,7 +112,7 @@ def envoy_config(
     }
     listener_filters: list[Config] = []
     if tls is None:
-        # It waits for the first bytes of HTTP: without it a caller who says nothing is kept until the idle time-out.
+        # It waits for the first bytes of HTTP: without it a silent connection lasts until the idle time-out.
         inspector = {"@type": f"{_TYPES}.listener.http_inspector.v3.HttpInspector"}
         listener_filters = [{"name": "envoy.filters.listener.http_inspector", "typed_config": inspector}]
     else:

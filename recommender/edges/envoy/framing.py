@@ -1,6 +1,6 @@
 """gRPC's framing over HTTP/2 without a transport: messages, compression, time-outs, status messages.
 
-A message is a byte that tells whether it is compressed, four bytes of length, and that many bytes.
+A message is a byte that flags compression, four bytes of length, and that many bytes.
 """
 
 from __future__ import annotations
@@ -140,7 +140,7 @@ def encoding_of(value: bytes) -> str:
 def timeout_of(value: bytes | None) -> float | None:
     """Parse a `grpc-timeout` into seconds. Raises FrameError if malformed.
 
-    Returns None if absent, or longer than gRPC can say: then the call has no deadline of its own.
+    Returns None if absent, or too long for gRPC: then the call has no deadline.
     """
     if value is None:
         return None

@@ -25,7 +25,7 @@ _COUNT_SECONDS = 1.0
 """How long Envoy may take to report its counters: threads that wait for it must not pile up."""
 _POLL_SECONDS = 0.01
 _KEYS_IN_USE = 2
-"""Private keys that are kept in memory: Envoy may still read the former one."""
+"""Private keys kept in memory: Envoy may still read the previous one."""
 _LISTEN_SECONDS = 30.0
 _FLUSH_SECONDS = 1.0
 """How long Envoy may take at the end of the grace to flush what it was given."""

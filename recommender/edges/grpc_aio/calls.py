@@ -29,7 +29,7 @@ _LAST_SECONDS = 1.0
 
 
 class OpenCalls:
-    """The open calls of one server. A sweep ends those whose message, or whose reader, takes too long."""
+    """The open calls of one server. A sweep ends calls whose message, or whose reader, takes too long."""
 
     def __init__(self, max_message_bytes: int) -> None:
         self.port = 0
@@ -46,7 +46,7 @@ class OpenCalls:
         self._ended = asyncio.Event()
 
     def begin(self, context: Context) -> None:
-        """Take up the call that this task answers. Raises UnavailableError once the server stops."""
+        """Register the call that this task answers. Raises UnavailableError once the server stops."""
         task = asyncio.current_task()
         if task is not None:
             self._tasks[context] = task
@@ -58,7 +58,7 @@ class OpenCalls:
     async def read(self, context: Context, deadline: float, most: int) -> bytes:
         """Read the message of a unary call.
 
-        Raises ProtocolError if there is none or it has over `most` bytes, and what `Uploads` ends it with.
+        Raises ProtocolError if it is missing or has over `most` bytes, and the error by which `Uploads` ends the call.
         """
         self._uploads.begin(context, time.monotonic(), deadline)
         try:

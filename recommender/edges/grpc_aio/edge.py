@@ -32,7 +32,7 @@ Respond: TypeAlias = Callable[[Context, float, str], Awaitable[Message | None]]
 
 
 class GrpcCaller:
-    """Who makes a call."""
+    """The caller of a call."""
 
     __slots__ = ("_context",)
 
@@ -68,7 +68,7 @@ def add_methods(
 
 
 class _Others(grpc.GenericRpcHandler):
-    """Answers every call; the last of several handlers gets those that no other has taken."""
+    """Answers every call; the last of several handlers, for methods that no other handler has."""
 
     def __init__(self, handler: grpc.RpcMethodHandler[bytes, bytes]) -> None:
         self._handler = handler
@@ -117,7 +117,7 @@ def _serving(
     async def serve(_: AsyncIterator[bytes], context: Context) -> bytes | F | None:
         call = begin(context.invocation_metadata() or ())
         context.set_trailing_metadata(((REQUEST_ID_KEY, call.request_id),))
-        # The stubs of grpc say `float`; without a deadline it is None.
+        # grpc's stubs say `float`; without a deadline it is None.
         remaining: float | None = context.time_remaining()
         deadline = time.monotonic() + (timeout if remaining is None else remaining)
         failed: FailedCall | None = None
@@ -132,7 +132,7 @@ def _serving(
         except grpc.aio.InternalError as error:  # a reply could not be sent: the caller has left
             call.end(_cancelled(context))
             raise asyncio.CancelledError from error
-        except Exception as error:  # noqa: BLE001 (whatever went wrong, the caller gets a status)
+        except Exception as error:  # noqa: BLE001 (any error must end in a status)
             failed = call.fail(error)
         except asyncio.CancelledError:
             call.end(_cancelled(context))
@@ -151,7 +151,7 @@ async def _abort(context: Context, failed: FailedCall) -> NoReturn:
 
 
 async def _kept(_: Context, failed: FailedCall) -> FailedCall:
-    """Leave the end to who looks at the outcome: an interceptor would note an abort as an exception."""
+    """Leave the end to the reader of the outcome: an interceptor would record an abort as an exception."""
     return failed
 
 

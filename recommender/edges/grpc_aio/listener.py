@@ -23,14 +23,14 @@ _STREAM_WINDOW = 262_144
 """Bytes that a caller may send ahead of the server's reads: a thousand histories of a hundred items."""
 
 _ABANDONED = 4096
-"""Abandoned calls of a connection that have not ended here yet: so many may be, beside those that may be open."""
+"""Most abandoned calls of a connection that have not ended here yet, in addition to its open calls."""
 
 
 class GrpcListener:
     """Listens with grpc.aio, within the connection limits of `settings`.
 
-    The port speaks TLS only if `use_certificates` comes before `listen`. `shared_port` lets other processes listen on
-    the same port. Calls that `sampler` takes have a span of gRPC's stock interceptor.
+    The port uses TLS only if `use_certificates` is called before `listen`. `shared_port` lets other processes listen on
+    the same port. Calls that `sampler` selects have a span of gRPC's stock interceptor.
     """
 
     def __init__(
@@ -84,7 +84,7 @@ class GrpcListener:
         """Credentials that are looked up for every connection, by a thread of gRPC's."""
         used = first
 
-        def newer() -> Any:  # noqa: ANN401 (None keeps the former ones, which the stubs of grpc do not know)
+        def newer() -> Any:  # noqa: ANN401 (None keeps the previous ones, which grpc's stubs do not know)
             nonlocal used
             if self._certificates is None or self._certificates is used:
                 return None
