@@ -11,7 +11,7 @@ from recommender.new_items import Beside
 from recommender.rules import Rules
 
 UnknownUsers: TypeAlias = Literal["row", "history", "fallback"]
-"""By what a model ranks for a user whom it does not know."""
+"""How a model ranks for an unknown user."""
 
 LARGEST_FLOAT = (2 - 2**-23) * 2.0**127
 """The largest number that float32 holds."""
@@ -23,16 +23,15 @@ FeatureValue: TypeAlias = Number | tuple[Number, ...]
 
 
 class Query(NamedTuple):
-    """One row of a batch: the ids of a history, oldest first, and how many recommendations it wants.
+    """One row of a batch: the ids of a history, oldest first, and how many recommendations to return.
 
-    Items in `excluded` are never recommended. Where `candidates` are given, only they are ranked: each
-    once, ascending, none of them excluded. `user` is read by models that take users; 0 stands for an unknown one.
-    `history_types` and `history_times` (Unix milliseconds) have a number for each item of the history, or none at all:
-    then the model reads its defaults.
-    `features` are in the order of the model's; if there are none, each is its filler.
-    An answer holds only items that each of the `masks` allows: one mask may be every row's, another a row's own.
-    Items `beside` the catalogue are ranked with it; masks, `excluded` and `candidates` tell nothing of these.
-    With `rules` they are ordered and chosen by these; scores are the boosted ones then.
+    Items in `excluded` are never recommended. With `candidates` only they are ranked: each once, ascending, none of
+    them excluded. `user` is read by models that take users; 0 is an unknown one. `history_types` and `history_times`
+    (Unix milliseconds) have a number for each item of the history, or are empty: then the model reads its defaults.
+    `features` are in the order of the model's; if empty, each is its filler. An answer holds only items that each of
+    the `masks` allows: one mask may be shared by all rows, another belong to one. Items `beside` the catalogue are
+    ranked with it; masks, `excluded` and `candidates` do not apply to them. With `rules` items are ordered and chosen
+    by these; scores are then the boosted ones.
     """
 
     history: tuple[int, ...]
@@ -49,7 +48,7 @@ class Query(NamedTuple):
 
     @property
     def told(self) -> str:
-        """The history and what stands beside it, as messages name them."""
+        """The history and its inputs, as messages name them."""
         of_types = f" with the types {list(self.history_types)}" if self.history_types else ""
         of_times = f" at the times {list(self.history_times)}" if self.history_times else ""
         of_user = f" of user {self.user}" if self.user else ""
@@ -64,10 +63,11 @@ class Ranking(NamedTuple):
     scores: list[float]
 
     def equals(self, other: Ranking, tolerance: float) -> bool:
-        """Whether both hold the same items in the same order, save items that `tolerance` cannot tell apart.
+        """Whether both hold the same items in the same order, except for items whose scores `tolerance` cannot
+        separate.
 
-        Sums over padded histories round differently in different company, so two items whose scores
-        lie within `tolerance` of each other may change places, or one push the other off the end.
+        Sums over padded histories round differently in different batches. So two items whose scores are within
+        `tolerance` of each other may change places, or one may push the other off the end.
         """
         if not (self.scores or other.scores):
             return self.item_ids == other.item_ids
@@ -96,10 +96,10 @@ def _close(left: Sequence[float], right: Sequence[float], tolerance: float) -> b
 
 @dataclass(frozen=True, slots=True)
 class Users:
-    """The users that a model takes: `count` ids from `first` on, without a gap.
+    """The users that a model takes: `count` consecutive ids from `first` on.
 
-    Where `first` is 1, 0 stands for an unknown user. `unknown` is how the model ranks for one: by a `row` of its own,
-    by the `history` alone, or not at all, so that the fallback list answers.
+    If `first` is 1, 0 is an unknown user. `unknown` says how the model ranks for one: by a trained `row`, by the
+    `history` alone, or not at all, so that the fallback list answers.
     """
 
     count: int
@@ -114,10 +114,10 @@ class Users:
 
 @dataclass(frozen=True, slots=True)
 class Types:
-    """The types of events that a model tells apart in histories: `count` ids from `first` on, without a gap.
+    """The event types that a model distinguishes in histories: `count` consecutive ids from `first` on.
 
-    Where `first` is 1, 0 is what it pads them with. `unknown` stands for a type that it does not know; None refuses
-    the request. `default` stands for each item of a history without types; None refuses it.
+    If `first` is 1, 0 is padding. `unknown` is the id for a type that it does not know; None refuses the request.
+    `default` is the id for each item of a history without types; None refuses it.
     """
 
     count: int
@@ -135,8 +135,8 @@ class Types:
 class Times:
     """How a model reads the times of histories, in Unix milliseconds.
 
-    `default` stands for each item of a history without times; None refuses the request. So do times that descend, if
-    the model takes `sorted_times` only.
+    `default` is the time of each item of a history without times; None refuses the request. A model that takes
+    `sorted_times` only refuses descending times.
     """
 
     default: int | None = None
@@ -160,7 +160,7 @@ class Feature:
 
     @property
     def filler(self) -> FeatureValue:
-        """What stands in rows that nobody asked for, and in those of a request without the feature."""
+        """The value in padding rows, and in rows of a request without the feature."""
         if self.default is not None:
             return self.default
         least = 0 if self.low is None else max(self.low, 0)
@@ -171,13 +171,13 @@ class Feature:
 
 @dataclass(frozen=True, slots=True)
 class Model:
-    """What the model being served can give.
+    """The inputs and limits of the served model.
 
-    `items` is the size of the catalogue, None where the model does not tell; `longest_history` is the
-    number of most recent items the network reads, None where it reads any number. No answer holds an item of
-    `never_recommended`. `padding_id` stands in histories where no item does; None for 0, which then is an item too.
-    Histories hold ids below `history_items`; None for those of the catalogue. `users` is None where it takes none;
-    so are `history_types` and `history_times`. `features` are in the order in which queries have them.
+    `items` is the size of the catalogue, None if the model does not declare it; `longest_history` is the number of most
+    recent items that the network reads, None for any number. No answer holds an item of `never_recommended`.
+    `padding_id` pads histories; None means 0, which then is an item too. Histories hold ids below `history_items`; None
+    means those of the catalogue. `users` is None if it takes none; so are `history_types` and `history_times`.
+    `features` are in the order of a query's.
     """
 
     name: str
@@ -199,17 +199,17 @@ class Model:
 
     @property
     def readable(self) -> int | None:
-        """Ids below this may be in histories; None where the model does not tell."""
+        """Ids below this may be in histories; None if the model does not declare it."""
         return self.items if self.history_items is None else self.history_items
 
     @property
     def known_items(self) -> int | None:
-        """Ids below this are items that may be in histories or recommended; None where the model does not tell."""
+        """Ids below this are items that may be in histories or recommended; None if the model does not declare it."""
         return None if self.items is None else max(self.items, self.history_items or 0)
 
     @property
     def last_item(self) -> int:
-        """The largest id that a history may hold; 0 where the model does not tell."""
+        """The largest id that a history may hold; 0 if the model does not declare it."""
         last = max((self.readable or 1) - 1, 0)
         return last - 1 if last == self.padding_id else last
 

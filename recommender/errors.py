@@ -1,4 +1,4 @@
-"""Every error raised on purpose, sorted by whose fault it is; the edge maps each to a status."""
+"""Every error raised on purpose, sorted by who is at fault; the edge maps each to a status."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ _SHOWN = 80
 
 
 def quoted(value: object) -> str:
-    """Quote what a caller sent, cut to 80 characters: a message stays small, whatever it is about."""
+    """Quote what a caller sent, cut to 80 characters, so that a message stays small."""
     text = repr(value[: _SHOWN + 1] if isinstance(value, str) else value)
     return text if len(text) <= _SHOWN else text[:_SHOWN] + "…"
 
@@ -36,7 +36,7 @@ class Violation:
 
 
 class InvalidRequestError(RecommenderError):
-    """The request cannot be answered as it stands; `violations` says field by field why."""
+    """The caller's request is invalid; `violations` lists the reasons by field."""
 
     def __init__(self, *violations: Violation) -> None:
         super().__init__("; ".join(map(str, violations)))
@@ -70,7 +70,7 @@ class UnknownModelError(RecommenderError):
     """The request names a model that is not served."""
 
 
-# Nobody's fault: the same request may do later, or elsewhere.
+# No one's fault: the same request may succeed later, or on another server.
 
 
 class BusyError(RecommenderError):
@@ -89,7 +89,7 @@ class BacklogFullError(BusyError):
 
 
 class QuotaError(BusyError):
-    """A caller has reached a limit of its own: of its token, or of streams that are open at once."""
+    """A caller has reached one of its limits: of its token, or of open streams."""
 
 
 class DeadlineError(RecommenderError):

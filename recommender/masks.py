@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 _LISTED = 32
-"""Masks that allow one item in so many, or fewer, keep a list of these beside their bits."""
+"""Masks that allow one item in this many, or fewer, keep a list of these as well as their bits."""
 
 _WORD = 8
 """Bytes of 64 items."""
@@ -17,11 +17,11 @@ _SMALLEST = 40
 
 
 class ItemMask:
-    """The items that an answer may hold, of a catalogue of as many as the bool array `allowed` is long.
+    """The items that an answer may hold, of a catalogue with as many items as the bool array `allowed`.
 
     Immutable, and shared by reference: a mask equals itself only, so make one per filter and catalogue, not per
-    request. It takes a bit an item, and a byte a block once somebody counts by blocks. `items` is the size of the
-    catalogue, `count` how many are allowed. Items beyond the catalogue are not.
+    request. It takes a bit an item, and a byte a block once it is counted by blocks. `items` is the size of the
+    catalogue, `count` how many are allowed. Items beyond the catalogue are not allowed.
     """
 
     __slots__ = ("__weakref__", "_bits", "_counts", "_ids", "count", "items")
@@ -68,7 +68,7 @@ class ItemMask:
 
     @property
     def nbytes(self) -> int:
-        """Bytes that it takes, with those of counts that nobody has asked for yet."""
+        """Its size in bytes, with counts that have not been made yet."""
         return self._bits.nbytes + self.items // _SMALLEST + (0 if self._ids is None else self._ids.nbytes)
 
     def ids(self) -> npt.NDArray[np.int64]:

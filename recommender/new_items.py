@@ -1,4 +1,4 @@
-"""New items: vectors of items that a model's catalogue lacks, ranked beside it until another version has them."""
+"""New items: vectors of items that a model's catalogue lacks, ranked next to it until a version has them."""
 
 from __future__ import annotations
 

@@ -30,7 +30,7 @@ class Boost(NamedTuple):
         return np.where(scores < 0, scores / self.factor, scores * self.factor) + self.addend
 
     def holds(self, ids: Ids, new: NewItems | None) -> Truths:
-        """Which of these items it is for, of which those that the mask lacks are among `new`."""
+        """Which of these items it applies to; those that the mask lacks are looked up in `new`."""
         own = self.mask.holds(ids)
         if new is None or self.new is None:
             return own
@@ -40,7 +40,7 @@ class Boost(NamedTuple):
 
 
 class Values(Protocol):
-    """The values of one attribute, of a version's items and of the new ones beside them."""
+    """The values of one attribute, of a version's items and of its new ones."""
 
     def of(self, ids: Sequence[int]) -> Sequence[Hashable]:
         """The value of each of these items, None for none."""
@@ -58,10 +58,10 @@ class Bound(NamedTuple):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Rules:
-    """What a request says of its list beside which items may be on it.
+    """A request's rules for its list, besides the items that may be on it.
 
-    Items are ordered by their boosted scores, of equal ones by the score of the model, then by the id. Going through
-    all of them in this order, an item is taken unless as many as may be of its value were taken, by one of `bounds`.
+    Items are ordered by their boosted scores, equal ones by the model's score, then by the id. Going through all of
+    them in this order, an item is taken unless as many with its value as one of `bounds` allows were taken before.
     """
 
     boosts: tuple[Boost, ...] = ()

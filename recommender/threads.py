@@ -49,16 +49,16 @@ class Job(Generic[R]):
     def take_back(self) -> bool:
         """See to it that no thread begins it; False if one has, or if it was taken back already."""
         try:
-            self._ticket.pop()  # one of the two threads gets it, whatever they do meanwhile
+            self._ticket.pop()  # one of the two threads gets it, in any order
         except IndexError:
             return False
         return True
 
     def work(self) -> None:
-        """Do it, on a thread, unless it was taken back or nobody waits any longer."""
+        """Run it, on a thread, unless it was taken back or its caller has gone."""
         if self._future.cancelled():
             return
-        self.began = time.monotonic()  # first, so that who comes too late to take it back can read it
+        self.began = time.monotonic()  # first, so that a thread that is too late to take it back can read it
         if not self.take_back():
             self.began = None
             return
@@ -66,11 +66,11 @@ class Job(Generic[R]):
         error: Exception | None = None
         try:
             result = self._function(self._begun)
-        except Exception as raised:  # noqa: BLE001 (the caller gets whatever it was)
+        except Exception as raised:  # noqa: BLE001 (the caller gets the error, of any kind)
             error = raised
         except BaseException as raised:  # noqa: BLE001 (what ends a thread must not end the event loop)
             error = EngineError(f"the engine's thread was told to end: {raised!r}")
-        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody is left to tell
+        with contextlib.suppress(RuntimeError):  # the loop is closed: no caller is left
             self._loop.call_soon_threadsafe(self._settle, result, error)
 
     def _settle(self, result: R | None, error: Exception | None) -> None:
@@ -83,7 +83,7 @@ class Job(Generic[R]):
 
 
 class Threads:
-    """A few daemon threads that do jobs for an event loop: a stuck one keeps nobody from leaving."""
+    """A few daemon threads that run jobs for an event loop: a stuck one does not keep the process from exiting."""
 
     def __init__(self, count: int, name: str = "engine") -> None:
         self._jobs: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
@@ -128,16 +128,16 @@ class Threads:
 
 
 async def in_background(function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
-    """Run a blocking call on a daemon thread of its own; return or raise what it does.
+    """Run a blocking call on a separate daemon thread; return its result, or raise its error.
 
-    Cancelled, it leaves the thread behind: a call that hangs in native code or in a socket can neither be ended nor
-    hold up the end of the process. `asyncio.to_thread` would have its thread joined at the end.
+    Cancelled, it leaves the thread behind: a call that hangs in native code or in a socket cannot be ended, and must
+    not delay the exit of the process. `asyncio.to_thread` would have its thread joined at the end.
     """
     return await begin(function, *args, **kwargs)
 
 
 def begin(function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> asyncio.Future[R]:
-    """Begin a blocking call on a daemon thread of its own; the future is done when the call has ended."""
+    """Begin a blocking call on a separate daemon thread; the future is done when the call has ended."""
     loop = asyncio.get_running_loop()
     future: asyncio.Future[R] = loop.create_future()
 
@@ -152,9 +152,9 @@ def begin(function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> asynci
     def work() -> None:
         try:
             result, error = function(*args, **kwargs), None
-        except BaseException as raised:  # noqa: BLE001 (the caller gets whatever it was)
+        except BaseException as raised:  # noqa: BLE001 (the caller gets the error, of any kind)
             result, error = None, raised
-        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody is left to tell
+        with contextlib.suppress(RuntimeError):  # the loop is closed: no caller is left
             loop.call_soon_threadsafe(settle, result, error)
 
     threading.Thread(target=work, name=_BACKGROUND, daemon=True).start()
@@ -172,10 +172,10 @@ def background_works() -> bool:
 class Turns:
     """Shares the event loop with long computations: one of them computes at a time, for a quarter millisecond a turn.
 
-    After a turn the loop goes round for everybody else until it has nothing to do: a short call takes some ten rounds,
-    and would wait for a turn in each. While short calls are open the next turn waits for their end, `_PAUSE_SECONDS` at
+    After a turn the loop serves everything else until it is idle: a short call takes some ten rounds of the loop, and
+    would wait for a turn in each. While short calls are open the next turn waits for their end, `_PAUSE_SECONDS` at
     most: they have the loop, a CPU and the GIL to themselves. Each computation waits for its next turn behind those
-    that came before. `clock` gives the time in seconds.
+    that arrived before. `clock` gives the time in seconds.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
@@ -195,7 +195,7 @@ class Turns:
             self._go_on(self._paused)
 
     async def once(self, work: Callable[[], R]) -> R:
-        """Do work that cannot be divided in a turn of its own; return or raise what it does."""
+        """Do indivisible work in one turn; return its result, or raise its error."""
         async with self._turn:
             done = work()
             await self._give_way()

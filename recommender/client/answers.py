@@ -11,7 +11,7 @@ from recommender.recommend_api.v1 import recommend_api_pb2 as api
 
 @dataclass(frozen=True, slots=True)
 class Recommendations:
-    """A server's answer: items, best first, with their scores and keys, and how they came about."""
+    """A server's answer: items, best first, with scores and keys, and how they were ranked."""
 
     item_ids: tuple[int, ...]
     scores: tuple[float, ...]

@@ -28,12 +28,12 @@ R = TypeVar("R")
 
 
 class Client:
-    """Asks one server, at `target` (`host:port`), over a connection of its own; an async context manager.
+    """Calls one server, at `target` (`host:port`), over one connection; an async context manager.
 
-    Without `credentials` the channel is plaintext; `token` is sent with every call. Calls raise
-    grpc.aio.AioRpcError with the server's status. `timeout` (seconds, or inf) covers a call with all its retries.
+    Without `credentials` the channel is plaintext; `token` is sent with every call. Calls raise grpc.aio.AioRpcError
+    with the server's status. `timeout` (seconds, or inf) covers a call with all its retries.
 
-    If OpenTelemetry's tracer provider is set by then, each attempt is a span, and the server continues its trace.
+    If OpenTelemetry's tracer provider is set before, each attempt is a span, and the server continues its trace.
     """
 
     def __init__(
@@ -56,7 +56,7 @@ class Client:
         return recommendations_of(await self._call(self._stub.Recommend, request, timeout, request_id))
 
     async def recommend_many(self, requests: Iterable[Request], *, timeout: float) -> list[Recommendations | Refusal]:
-        """Answers to many requests in one call, in their order, each with an outcome of its own."""
+        """Answers to many requests in one call, in their order, with one outcome each."""
         request = api.BatchRecommendRequest(requests=requests)
         response = await self._call(self._stub.BatchRecommend, request, timeout)
         return [outcome_of(result) for result in response.results]

@@ -68,7 +68,7 @@ def authorization(token: str | None) -> tuple[tuple[str, str], ...]:
 
 
 def naming(request_id: str) -> tuple[tuple[str, str], ...]:
-    """The id under which all attempts of a call are one to whoever reads the server's log; made where none is given."""
+    """The request id that all attempts of a call share in the server's log; generated if absent."""
     return ((_REQUEST_ID_KEY, request_id or secrets.token_hex(8)),)
 
 

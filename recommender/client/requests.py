@@ -14,7 +14,7 @@ Request: TypeAlias = api.RecommendRequest
 
 
 class Fields(TypedDict, total=False):
-    """What a request may hold beside its history as the message does."""
+    """Fields of a request, besides its history, that are passed to the message as they are."""
 
     limit: int
     item_keys: Sequence[str]
@@ -37,7 +37,7 @@ class Fields(TypedDict, total=False):
 
 
 class Options(Fields, total=False):
-    """What a request may hold beside its history, as the proto describes it."""
+    """Fields of a request besides its history, as the proto describes them."""
 
     features: Mapping[str, Feature]
     filter_parameters: Mapping[str, Feature]

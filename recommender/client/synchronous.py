@@ -46,7 +46,7 @@ class SyncClient:
         return recommendations_of(self._call(self._stub.Recommend, request, timeout, request_id))
 
     def recommend_many(self, requests: Iterable[Request], *, timeout: float) -> list[Recommendations | Refusal]:
-        """Answers to many requests in one call, in their order, each with an outcome of its own."""
+        """Answers to many requests in one call, in their order, with one outcome each."""
         response = self._call(self._stub.BatchRecommend, api.BatchRecommendRequest(requests=requests), timeout)
         return [outcome_of(result) for result in response.results]
 

@@ -1,7 +1,7 @@
 """Spans of gRPC's stock client interceptors, under the names of the stable semantic conventions as well.
 
 The interceptors call no hook for a failed call of a synchronous channel, nor for a stream. So the spans themselves add
-the stable names, whatever the interceptor says by its older ones.
+the stable names to the interceptor's older ones.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _SERVICE = "rpc.service"
 
 
 class StableNames(TracerProvider):
-    """Hands out tracers of `provider` whose spans have the stable names too."""
+    """Creates tracers of `provider` whose spans have the stable names too."""
 
     def __init__(self, provider: TracerProvider) -> None:
         self._provider = provider

@@ -64,7 +64,7 @@ class Attempts:
         self._signal = signal
         self._delivery = delivery
         url = in_force(signal, "ENDPOINT") or f"localhost:{4317 if protocol == 'grpc' else 4318}"
-        # Neither a password nor a path: a collector is one, whatever the signal.
+        # No password and no path: a collector counts as one, for all signals.
         self._endpoint = url.rpartition("://")[2].partition("/")[0].rpartition("@")[2]
         self._open = True
         self.failing = False
@@ -169,7 +169,7 @@ async def in_daemon(work: Callable[[], object], seconds: float | None = None) ->
 
 
 class _Reasons(logging.Filter):
-    """Takes what the exporters log, and keeps the last reason in each thread for `Delivery` to tell."""
+    """Captures the exporters' log lines, and keeps each thread's last reason for `Delivery`."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -55,7 +55,7 @@ SPAN_BATCH: Final = "batch"
 
 @dataclass(frozen=True, slots=True)
 class Instrument:
-    """A declared metric: `unit` in UCUM, `meaning` for people, `attributes` that tell its series apart."""
+    """A declared metric: `unit` in UCUM, `meaning` for people, `attributes` that distinguish its series."""
 
     name: str
     kind: Kind
@@ -90,7 +90,7 @@ class DataPoint:
 
 
 Reading: TypeAlias = list[tuple[Instrument, list[DataPoint]]]
-"""Every instrument with its data points; there are none as long as it has nothing to report."""
+"""Every instrument with its data points, which are empty while it has nothing to report."""
 
 
 CALL_DURATION: Final = Instrument(

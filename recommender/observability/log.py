@@ -56,7 +56,7 @@ class Limiter:
 Listener: TypeAlias = Callable[[Mapping[str, object]], None]
 
 also: Final[set[Listener]] = set()
-"""Listeners who get each event beside standard error. They must not block, log or raise."""
+"""Listeners that get each event in addition to standard error. They must not block, log or raise."""
 
 
 def _tell_listeners(
@@ -144,7 +144,7 @@ class Writer:
             try:
                 self._target.write(line)
                 self._target.flush()
-            except (OSError, ValueError):  # closed for good; the service goes on without a log
+            except (OSError, ValueError):  # closed for good; the service continues without a log
                 continue
             if self._lost:
                 lost, self._lost = self._lost, 0
@@ -154,12 +154,12 @@ class Writer:
 def set_up_logging(level: LogLevel, log_format: LogFormat, *, worker: int | None = None, hold: float = 0.0) -> Writer:
     """Write events to standard error: one JSON object a line, or text; `auto` is text in a terminal.
 
-    Call `finish` on the returned writer, or the last lines may be missing. Lines of one of several servers have its
-    number as `worker`, and lines of a call what was bound with `structlog.contextvars`. Names and passwords in URLs are
-    masked. Call it once, before anything logs.
+    Call `finish` on the returned writer, or the last lines may be missing. With several workers each line has the
+    worker's number as `worker`; lines of a call have the variables bound with `structlog.contextvars`. Names and
+    passwords in URLs are masked. Call it once, before anything logs.
 
-    The first lines are held back for at most `hold` seconds: until the writer is told what becomes of them, or until
-    an error is logged. At level debug none are.
+    The first lines are held back for at most `hold` seconds: until the writer is released or dropped, or until an error
+    is logged. At level debug none are.
     """
     text = log_format == "text" or (log_format == "auto" and sys.stderr.isatty())
     renderer: list[structlog.typing.Processor] = (
@@ -198,7 +198,7 @@ def set_up_logging(level: LogLevel, log_format: LogFormat, *, worker: int | None
 def _mask(
     _logger: structlog.typing.WrappedLogger, _level: str, event: structlog.typing.EventDict
 ) -> structlog.typing.EventDict:
-    """Mask names and passwords in addresses, whatever the value is that holds them."""
+    """Mask names and passwords in addresses, in values of any type."""
     return {key: _masked(value) for key, value in event.items()}
 
 

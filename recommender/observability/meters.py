@@ -168,7 +168,7 @@ class _WithHistograms(MetricExporter):
     def _distributions(
         self, instrument: Instrument, points: Iterable[DataPoint]
     ) -> Iterable[tuple[DataPoint, Distribution]]:
-        """What is to be sent of each point: all or, as a delta, what came since the last time; with new exemplars."""
+        """The values of each point to send: all or, as a delta, those since the last time; with new exemplars."""
         for point in points:
             if isinstance(point.value, Distribution):
                 whole = point.value
@@ -235,7 +235,7 @@ def _exponential(
 
 
 def _place(value: float) -> int:
-    """The index of the exponential bucket whose upper bound is the least that is not below the value."""
+    """The index of the exponential bucket with the least upper bound that is not below the value."""
     return math.ceil(math.log2(value) * (1 << _SCALE)) - 1
 
 

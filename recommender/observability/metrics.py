@@ -55,10 +55,9 @@ class _Left(NamedTuple):
 
 
 class Metrics:
-    """Everything to read: calls, event loop, process, and what was added. `engine` has the limits to report.
+    """Everything to read: calls, event loop, process, and added sources. `engine` has the limits to report.
 
-    What a removed version has counted is read for `keep` seconds more, so that a reader that comes now and then misses
-    none of it.
+    The counts of a removed version are read for `keep` more seconds, so that an infrequent reader misses none of them.
     """
 
     def __init__(self, rpcs: Calls, engine: EngineSettings, *, keep: float = _KEEP_SECONDS) -> None:

@@ -52,7 +52,7 @@ class Monitoring:
         self, operations: OperationSettings, engine: EngineSettings, otlp: Otlp, *, intercepted: bool = False
     ) -> None:
         self.metrics_port = 0
-        """Port of the endpoint once started; 0 if there is none."""
+        """Port of the endpoint once started; 0 without an endpoint."""
         self._wanted_port = operations.metrics_port
         self._ending = contextlib.AsyncExitStack()
         self._tracing: Tracing | None = None
@@ -69,7 +69,7 @@ class Monitoring:
             self._send(engine, otlp, intercepted=intercepted)
         except SettingsError:
             raise
-        except Exception as error:  # whatever a library raises on a value, operators get a sentence
+        except Exception as error:  # any error of a library about a value becomes one sentence for operators
             raise SettingsError(f"OpenTelemetry refuses a value of its OTEL_ variables: {error}") from error
 
     def _send(self, engine: EngineSettings, otlp: Otlp, *, intercepted: bool) -> None:

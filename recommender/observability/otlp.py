@@ -76,7 +76,7 @@ def record_exporter(protocol: Protocol) -> LogRecordExporter:
 
 
 class SpanSender:
-    """Sends spans in batches from a thread of its own; a full `processor` drops spans."""
+    """Sends spans in batches from a separate thread; a full `processor` drops spans."""
 
     def __init__(self, protocol: Protocol, delivery: Delivery) -> None:
         exporter = span_exporter(protocol)

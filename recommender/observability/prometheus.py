@@ -32,9 +32,9 @@ _QUEUED = 128
 
 
 class Endpoint:
-    """Serves `/metrics` at `host` and `port` (0 takes a free one) in a thread of its own, until `close`.
+    """Serves `/metrics` at `host` and `port` (0 takes a free one) in a separate thread, until `close`.
 
-    Each scrape asks `collector` and has `patience` seconds. Raises StartError if it cannot listen.
+    Each scrape reads `collector` and has `patience` seconds. Raises StartError if it cannot listen.
     """
 
     def __init__(self, collector: Collector, host: str, port: int, *, patience: float = _CONNECTION_SECONDS) -> None:
@@ -74,7 +74,7 @@ class _Server(ThreadingMixIn, WSGIServer):
         self._since: dict[socket.socket, float] = {}
         """Open connections, oldest first."""
         self._asking: set[socket.socket] = set()
-        """Those that have not asked yet."""
+        """Connections that have not sent a request yet."""
         family, _, _, _, address = socket.getaddrinfo(
             listening_host(host), port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )[0]
@@ -120,7 +120,7 @@ class _Server(ThreadingMixIn, WSGIServer):
                 self._end(connection)
 
     def handle_error(self, request: Any, client_address: Any) -> None:  # noqa: ANN401 (as the base class)
-        """Pass over the error of a caller that has left; a scrape that fails is told so by the application."""
+        """Ignore the error of a caller that has disconnected; the application reports a failed scrape."""
 
     def _end(self, connection: socket.socket) -> None:
         """Make the thread of a connection end."""
@@ -137,7 +137,7 @@ class _Handler(WSGIRequestHandler):
     server: _Server
 
     def parse_request(self) -> bool:
-        """Read the rest of a request; False if it is malformed, which the caller is told."""
+        """Read the rest of a request; returns False, and answers the caller, if it is malformed."""
         parsed = super().parse_request()
         self.server.asked(self.connection)
         return parsed

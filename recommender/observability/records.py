@@ -1,4 +1,4 @@
-"""Log lines as records of OpenTelemetry, sent to a collector beside the log on standard error."""
+"""Log lines as records of OpenTelemetry, sent to a collector in addition to standard error."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _NO_ATTRIBUTES = frozenset({"event", "level", "timestamp", "trace_id", "span_id"
 
 
 class RecordSender:
-    """Sends what is logged from now on, in batches from a thread of its own; a full queue drops records."""
+    """Sends log records in batches from a separate thread; a full queue drops records."""
 
     def __init__(self, resource: Resource, protocol: Protocol, delivery: Delivery) -> None:
         exporter = record_exporter(protocol)
@@ -73,7 +73,7 @@ class RecordSender:
 
 
 def _context(event: Mapping[str, object]) -> Context:
-    """The trace of the call on whose behalf the line is logged; empty if there is none."""
+    """The trace of the call that logs the line; empty without a call."""
     trace_id, span_id = event.get("trace_id"), event.get("span_id")
     if not isinstance(trace_id, str) or not isinstance(span_id, str):
         return Context()

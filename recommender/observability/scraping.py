@@ -35,7 +35,7 @@ class Scrape:
     samples: Mapping[str, Mapping[Labels, float]]
 
     def sum(self, name: str, **labels: str) -> float:
-        """Sum of the samples of that name that have these labels; 0 if there are none."""
+        """Sum of the samples of that name that have these labels; 0 without any."""
         return sum(value for has, value in self.samples.get(name, {}).items() if labels.items() <= dict(has).items())
 
 

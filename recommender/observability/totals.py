@@ -1,4 +1,4 @@
-"""Totals that never go down, made of counts that may start anew."""
+"""Totals that never decrease, made of counts that may restart."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from recommender.observability.instruments import DataPoint, Distribution, Instr
 
 
 class Totals:
-    """Adds up the counts of versions that come back: each time they are counted anew.
+    """Adds up the counts of versions that come back: their counts restart each time.
 
-    Otherwise a counter would go down, which the protocol allows only with a new start time, and a delta would be
+    Otherwise a counter would decrease, which the protocol allows only with a new start time, and a delta would be
     negative.
     """
 

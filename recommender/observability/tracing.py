@@ -46,17 +46,17 @@ log = structlog.get_logger(__name__)
 
 
 class Tracing:
-    """Makes the spans of one server and hands them to `processor`.
+    """Makes the spans of one server and passes them to `processor`.
 
-    If `intercepted`, an interceptor makes the calls' own spans with `sampling.provider`, and `begin` takes up the
-    current span. Otherwise it samples, and starts a span.
+    If `intercepted`, an interceptor makes the calls' own spans with `sampling.provider`, and `begin` uses the current
+    span. Otherwise it samples, and starts a span.
     """
 
     def __init__(
         self, processor: SpanProcessor, resource: Resource, *, ratio: float = 1.0, intercepted: bool = False
     ) -> None:
         self.sampling = Sampling(resource, ratio)
-        # A batch has a span if a call in it is sampled, which was decided when the call came.
+        # A batch has a span if a call in it is sampled, which was decided when the call arrived.
         batches = TracerProvider(resource=resource, sampler=ALWAYS_ON, shutdown_on_exit=False)
         for provider in (self.sampling.provider, batches):
             provider.add_span_processor(processor)
@@ -187,7 +187,7 @@ class BatchTracing:
         arrived: dict[CallSpans, float] = {}
         for waiter in batch.waiters:
             if isinstance(waiter.trace, CallSpans):
-                arrived.setdefault(waiter.trace, waiter.arrived)  # the oldest comes first
+                arrived.setdefault(waiter.trace, waiter.arrived)  # the oldest first
         if arrived:
             try:
                 self._begin(batch, arrived)

@@ -1,4 +1,4 @@
-"""Metrics of several workers in one scrape, told apart by the label `worker`."""
+"""Metrics of several workers in one scrape, distinguished by the label `worker`."""
 
 from __future__ import annotations
 
@@ -72,9 +72,7 @@ def _read(port: int) -> Sequence[Metric] | None:
     try:
         # Prometheus' own text format has no exemplars.
         page = urllib.request.Request(f"http://127.0.0.1:{port}/metrics", headers={"Accept": _OPENMETRICS})
-        direct = urllib.request.build_opener(
-            urllib.request.ProxyHandler({})
-        )  # this machine, whatever proxies there are
+        direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # loopback, without any proxy
         with direct.open(page, timeout=_READ_SECONDS) as answer:
             return _families(answer.read().decode())
     except (OSError, http.client.HTTPException, ValueError):

@@ -1,1 +1,1 @@
-"""Which version answers, also beside a canary or a shadow."""
+"""Which version answers a request, also with a canary or a shadow."""

@@ -1,6 +1,6 @@
-"""Answer requests: pick a version, rank, answer with the live one where a canary fails, mirror to a shadow.
+"""Answer requests: pick a version, rank, fall back to the live one if a canary fails, mirror to a shadow.
 
-A request comes as an `Asked`, which knows for each version what is to be ranked. Nothing here knows a message.
+A request arrives as an `Asked`, which knows for each version what to rank. This module knows no messages.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ _WORTH_ANOTHER_TRY = (EngineError, BacklogFullError, UnavailableError)
 
 
 class Remarks(NamedTuple):
-    """Facts about an answer beside its ranking. Unknown items are those that the version lacks, each once."""
+    """Facts about an answer besides its ranking. Unknown items are those that the version lacks, each once."""
 
     unknown_item_ids: Sequence[int] = ()
     unknown_item_keys: Sequence[str] = ()
@@ -47,7 +47,7 @@ class Remarks(NamedTuple):
     is_user_alone: bool = False
     """Whether the model ranked for the user without a history."""
     unknown_user: bool = False
-    """Whether the request names a user whom the version does not know."""
+    """Whether the request names a user that the version does not know."""
     ignored_inputs: Sequence[str] = ()
     """Fields of the request that the version has no input for."""
     matching_items: int | None = None
@@ -194,9 +194,9 @@ class Answering:
         return version, *asked.for_version(version)
 
     def _compare(self, call: _Call, candidate: Candidate, live: Version, seconds: float) -> _Call:
-        """Count how the rows of a call ended, and mirror them. Returns those that the live version answers instead.
+        """Count how the rows of a call ended, and mirror them. Returns those that the live version must answer instead.
 
-        A row counts with the seconds of its call, on both sides alike.
+        Each row counts with the seconds of its call, on both sides.
         """
         mirrors, now_live, instead = candidate.mode == "shadow", self._router.live, _Call()
         copies: list[_Copy] = []
@@ -227,7 +227,7 @@ class Answering:
 
 
 class _Call:
-    """The requests of one call. Each gets an outcome of its own, by its place."""
+    """The requests of one call. Each gets an outcome, by its place."""
 
     def __init__(self) -> None:
         self.outcomes: dict[int, Outcome] = {}
@@ -300,7 +300,7 @@ def _mirror(candidate: Candidate, live: Version, copies: Sequence[_Copy], turns:
 
 
 async def _shadow(candidate: Candidate, copies: Sequence[_Copy], turns: Turns) -> None:
-    """Let a shadow answer copies of one call, and compare; its answers reach nobody."""
+    """Let a shadow answer copies of one call, and compare; its answers are discarded."""
     version = candidate.version
     rows: list[tuple[Query, Sequence[int]]] = []
 

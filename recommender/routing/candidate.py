@@ -1,8 +1,9 @@
-"""A candidate beside the live version: its share of the requests, how the two compare, and when it must go.
+"""A candidate next to the live version: its share of the requests, how both compare, and when it is given up.
 
 A canary answers a share of the requests. A stable hash of the routing key picks them, so a user stays on one side. A
-shadow gets copies of a share of them, and its answers reach nobody. Under load copies are shed first. Both are compared
-with the live version over the same time. A candidate that fails more often or is slower than its bounds allow goes.
+shadow gets copies of a share of them, and its answers are discarded. Under load copies are shed first. Both are
+compared with the live version over the same time. A candidate that fails more often or is slower than its bounds allow
+is given up.
 """
 
 from __future__ import annotations
@@ -86,10 +87,10 @@ def place_of(key: str, salt: str) -> float:
 
 @dataclass(frozen=True, slots=True)
 class CandidateReport:
-    """The counts of a candidate and of the live version beside it; latencies are seconds.
+    """The counts of a candidate and of the live version; latencies are seconds.
 
-    `mirrored` counts copies that were compared, `shed` copies that were left out under load. `overlap` is the mean
-    share of the items that both recommend to a mirrored request, None if nothing was mirrored.
+    `mirrored` counts copies that were compared, `shed` copies that were dropped under load. `overlap` is the mean share
+    of the items that both recommend for a mirrored request, None if nothing was mirrored.
     """
 
     candidate: str
@@ -107,7 +108,7 @@ class CandidateReport:
 
 
 class Candidate:
-    """A version on trial beside the live one. `give_up` is called once, with the reason, when it must go."""
+    """A version on trial next to the live one. `give_up` is called once, with the reason, when it fails the trial."""
 
     def __init__(
         self, version: Version, *, mode: CandidateMode, share: float, bounds: Bounds, give_up: Callable[[str], None]
@@ -139,7 +140,7 @@ class Candidate:
                 self.abandon(reason)
 
     def abandon(self, reason: str) -> None:
-        """Give the candidate up, whatever was counted."""
+        """Give the candidate up, regardless of the counts."""
         if not self._given_up:
             self._given_up = True
             self._give_up(reason)

@@ -32,7 +32,7 @@ class Filtered(Protocol):
 
 
 async def prepare(asked: Filtered, router: Router, deadline: float) -> None:
-    """Have the versions that may answer a request evaluate its filter, those that come meanwhile too.
+    """Evaluate a request's filter for each version that may answer it, including versions that arrive meanwhile.
 
     Raises what `Router.route` and `Filtered.prepare` raise.
     """

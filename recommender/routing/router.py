@@ -48,7 +48,7 @@ class Lane:
 class Router:
     """The lanes of one server. `live` is the version that answers requests that name no model; unset until one serves.
 
-    `retire_grace` (seconds) bounds how long a replaced version goes on answering. `observer` gets every VersionEvent.
+    `retire_grace` (seconds) bounds how long a replaced version keeps answering. `observer` gets every VersionEvent.
     """
 
     live: Version
@@ -80,7 +80,7 @@ class Router:
         bounds: Bounds,
         refuse: Callable[[str], None],
     ) -> None:
-        """Adopt a version as the candidate beside the live one; `refuse` gets the reason if it must go."""
+        """Adopt a version as the candidate next to the live one; `refuse` gets the reason if it is given up."""
 
         def give_up(reason: str) -> None:
             log.error("candidate rolled back", version=version.label, reason=reason, still_serving=self.live.label)
@@ -124,9 +124,9 @@ class Router:
         return ended
 
     def route(self, name: str) -> Version:
-        """The version that a request means by `name`, `name@version` or `name@alias`; empty means the first lane's.
+        """The version that a request names by `name`, `name@version` or `name@alias`; empty means the first lane's.
 
-        Raises UnknownModelError if there is none of that name, UnavailableError if it is yet to be loaded.
+        Raises UnknownModelError if the name is unknown, UnavailableError if it is still loading.
         """
         if not name:
             return self.live

@@ -1,1 +1,1 @@
-"""Who may call: tokens, certificates, and secrets taken up anew."""
+"""Who may call: tokens, certificates, and reloading them."""

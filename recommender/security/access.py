@@ -1,10 +1,10 @@
-"""Who may call, and how much: bearer tokens, known by their digests, with a name and limits each.
+"""Authorisation and quotas: bearer tokens, known by their digests, with a name and limits each.
 
-An edge calls `enter` with what the caller sent and holds the visit open while the call lasts. What the call
-costs is charged where it is known, by `charge`: deep inside, so the visit travels in the task's context.
+An edge calls `enter` with the caller's header and holds the visit open while the call lasts. The cost of a call is
+charged where it is known, by `charge`: deep inside, so the visit travels in the task's context.
 
-Tokens are random and long (`new_token`), so a plain SHA-256 of one cannot be turned back; a digest is compared
-with every digest there is, each in constant time, so nothing is to be learned from how long that takes.
+Tokens are random and long (`new_token`), so a plain SHA-256 of one cannot be reversed. A digest is compared with every
+known digest, each in constant time, so the duration reveals nothing.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ _CONCURRENCY_RETRY = 0.05
 """Seconds after which a caller with too many open calls may try again: one of them may have ended by then."""
 
 _ROUNDING = 1e-9
-"""Time comes as a float: a request that is due is not refused over its last digits."""
+"""Times are floats: a request that is due is not refused for rounding."""
 
 log = structlog.get_logger(__name__)
 
@@ -77,7 +77,7 @@ class Usage:
 
 
 class Access:
-    """Lets callers in by their tokens; nobody until `replace` has given it some. For one event loop."""
+    """Admits callers by their tokens; none until `replace` has set some. For one event loop."""
 
     def __init__(
         self, *, clock: Callable[[], float] = time.monotonic, now: Callable[[], datetime] = lambda: datetime.now(UTC)
@@ -91,16 +91,16 @@ class Access:
         """Calls without a token that is good: `missing`, `unknown` or `expired`."""
 
     def replace(self, grants: dict[str, Grant]) -> None:
-        """From now on these names and tokens are good, and no others. Calls under way go on."""
+        """Replace the valid names and tokens. Open calls continue."""
         self._digests = tuple(
             (bytes.fromhex(digest), name, grant) for name, grant in grants.items() for digest in grant.sha256
         )
         self.usage = {name: self.usage.get(name, Usage()) for name in grants}
 
     def enter(self, authorization: str | None, requests: int = 1, scope: Scope | None = None) -> Visit:
-        """Let a call in that brings this `authorization` and needs this `scope`, and charge it so many requests.
+        """Admit a call with this `authorization` that needs this `scope`, and charge it for its requests.
 
-        Raises UnauthenticatedError, in the same words whatever is wrong, PermissionDeniedError or QuotaError.
+        Raises UnauthenticatedError, in the same words for every reason, PermissionDeniedError or QuotaError.
         """
         name, grant = self._known(authorization)
         usage = self.usage[name]
@@ -138,7 +138,7 @@ class Access:
 
 
 class Visit:
-    """One call that was let in; a context manager that lasts as long as the call."""
+    """One admitted call; a context manager that lasts as long as the call."""
 
     __slots__ = ("_clock", "_grant", "_token", "_usage", "name")
 
@@ -170,7 +170,7 @@ class Visit:
     def __enter__(self) -> Self:
         self._usage.open += 1
         self._token = _visit.set(self)
-        # Every line that is logged on behalf of this call then says whose it is.
+        # Every log line of this call then has the token's name.
         structlog.contextvars.bind_contextvars(token=self.name)
         return self
 
@@ -216,7 +216,7 @@ def read_grants(contents: Sequence[bytes]) -> dict[str, Grant]:
 
 
 def new_token() -> str:
-    """A token that nobody can guess: 256 random bits, and a prefix by which scanners of leaked secrets know it."""
+    """A new token: 256 random bits, and a prefix by which scanners of leaked secrets recognise it."""
     return f"rcm_{secrets.token_urlsafe(32)}"
 
 

@@ -1,4 +1,4 @@
-"""PEM files as people keep them: with comments, byte-order marks and other blocks between those that are meant."""
+"""PEM files as they occur in practice: with comments, byte-order marks and other blocks in between."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _BLOCK = re.compile(rb"-----BEGIN ([A-Z0-9 ]+)-----.*?-----END \1-----", re.DOTA
 
 
 def pem_blocks(content: bytes, kind: bytes) -> bytes:
-    """Return the blocks whose label ends in `kind`, and nothing around them; libraries stumble over what they need not.
+    """Return the blocks whose label ends in `kind`, without the text around them, at which libraries fail.
 
     Empty if there are none.
     """

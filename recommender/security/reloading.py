@@ -39,7 +39,7 @@ class ReloadedFiles(Generic[T]):
         self.used: T | None = None
         """What was parsed last and is in use; None before `start`."""
         self.stale = False
-        """Whether the last look could not take up what is on disk."""
+        """Whether the last check could not load the files on disk."""
         self._parse = parse
         self._use = use
         self._every = every
@@ -74,7 +74,7 @@ class ReloadedFiles(Generic[T]):
                 log.error("files not reloaded: the former ones stay in use", what=self.what, reason=complaint)
 
     async def _look(self) -> str:
-        """Take up what has changed; what keeps that from being used, if anything does."""
+        """Load changed files; returns the reason if they cannot be used."""
         try:
             contents = await in_background(self._read)
             if contents == self._contents:
@@ -82,7 +82,7 @@ class ReloadedFiles(Generic[T]):
             self._take_up(await in_background(self._parse, contents))
         except StartError as error:
             return str(error)
-        except Exception as error:  # noqa: BLE001 (whatever is wrong with the files, the watch goes on)
+        except Exception as error:  # noqa: BLE001 (any error in the files must not end the watch)
             return repr(error)
         self._contents = contents
         log.info("reloaded", what=self.what)

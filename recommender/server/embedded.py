@@ -40,8 +40,8 @@ _SUPERVISOR = 0
 _SWITCH_SECONDS = 0.0002
 """How long a thread of Python may keep the GIL from another.
 
-Envoy's thread needs the GIL for each part of a call, and waits this long if a thread that takes it back at once has it:
-with CPython's 5 ms single calls beside large ones take 10 ms more.
+Envoy's thread needs the GIL for each part of a call, and waits this long for a thread that takes it back at once: with
+CPython's 5 ms, single calls that run with large ones take 10 ms more.
 """
 _LAST_LINES_SECONDS = 1.0
 """How long flushing the log may take."""
@@ -76,7 +76,7 @@ class Embedded:
         order: Order = pickle.loads(await reader.readexactly(size))  # noqa: S301 (from the process that started us)
         settings = order.settings
         sys.setswitchinterval(_SWITCH_SECONDS)
-        sys.executable = order.executable  # by itself it would be Envoy, which cannot start child interpreters
+        sys.executable = order.executable  # the default is Envoy's program, which cannot start child interpreters
         lines = set_up_logging(settings.operations.log_level, settings.operations.log_format, hold=HELD_SECONDS)
 
         def listener(methods: Methods) -> EnvoyListener:
@@ -145,7 +145,7 @@ async def _finish(lines: Writer) -> None:
 
 
 async def _obey(server: Server, reader: asyncio.StreamReader, folder: Path) -> None:
-    """Stop when told to; if the supervisor is gone, remove the folder that it would have, and kill this process."""
+    """Stop on a signal; if the supervisor is gone, remove its folder, and kill this process."""
     with contextlib.suppress(OSError):  # a reset is an end of file too
         while await reader.readline():
             server.stop()

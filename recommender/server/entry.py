@@ -13,9 +13,9 @@ _LOOPBACK = "localhost,127.0.0.1,::1"
 
 
 def open_standard_files() -> None:
-    """Open `/dev/null` where descriptor 0, 1 or 2 is closed.
+    """Open `/dev/null` for a closed descriptor 0, 1 or 2.
 
-    Else the next socket gets its number, and whatever prints writes into it.
+    Otherwise the next socket gets its number, and anything printed goes into it.
     """
     for number, (name, flags, mode) in enumerate(_MODES):
         try:
@@ -39,7 +39,7 @@ def discard_output(number: int) -> None:
 
 
 def prepare_environment() -> None:
-    """Set what libraries read from the environment: no logs beside ours, no reports, no proxies to this machine."""
+    """Set what libraries read from the environment: no log lines besides ours, no reports, no proxies for loopback."""
     # gRPC's C core logs what it also raises, and we say it in a sentence.
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     # With the listener of its event engine, gRPC hands every read from one thread to another: 15 % of an empty call.
@@ -65,4 +65,4 @@ def end_on_signals() -> None:
 
 
 def _end(_number: int, _frame: FrameType | None) -> None:
-    os._exit(0)  # an exception could be lost in whatever is imported now
+    os._exit(0)  # an exception could be lost in a module that is being imported

@@ -41,11 +41,11 @@ _MARGIN_SECONDS = 10.0
 _END_SECONDS = 5.0
 """Time for Envoy to end after SIGTERM."""
 _LONGEST_SOCKET = 107
-"""Bytes of the path of a Unix socket; macOS takes 103, and Envoy says so itself."""
+"""Bytes of the path of a Unix socket; macOS allows 103, and Envoy reports that itself."""
 
 
 class EnvoyServer:
-    """A server behind Envoy in a process of its own; started, stopped and run as `Server` is.
+    """A server behind Envoy in a separate process, with the interface of `Server`.
 
     `application` is the ASGI application of that process as module:attribute. `otlp` sends its telemetry.
     """
@@ -75,7 +75,7 @@ class EnvoyServer:
             await self._spawn()
             told = await self._hear()
         except BaseException:
-            self._done = self._stop.is_set()  # a load that hangs would not end by itself
+            self._done = self._stop.is_set()  # a load that hangs would not end
             await self.close()
             raise
         if "port" not in told:
@@ -108,9 +108,9 @@ class EnvoyServer:
         return ExitCode(told["code"])
 
     async def close(self) -> bool:
-        """End Envoy, by force if it takes long or has finished its work; always True, as nothing of it is left.
+        """End Envoy, by force if it is slow or has finished its work; always True, as nothing of it is left.
 
-        When Envoy exits by itself it frees objects that Python threads still hold, and crashes now and then.
+        When Envoy exits by itself it frees objects that Python threads still hold, and sometimes crashes.
         """
         process = self._process
         if process is not None and process.returncode is None:

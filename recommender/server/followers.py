@@ -89,7 +89,7 @@ class Followers:
         )
 
     def _trial(self, source: Source, lane: Lane) -> Follower:
-        """Follow the candidate's source: its versions are tried out beside the live one."""
+        """Follow the candidate's source: its versions are tried next to the live one."""
         models = self._settings.models
         bounds = Bounds(
             errors=models.candidate_max_error_percent / 100,

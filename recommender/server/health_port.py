@@ -34,7 +34,7 @@ class HealthPort:
 
     def __init__(self, network: NetworkSettings) -> None:
         self._health = Health(("", STARTUP, READINESS, LIVENESS))
-        # Anybody who reaches this port needs no token: it gives little and takes little.
+        # This port needs no token: it reveals little and costs little.
         options = port_options(network, calls=_MOST_CALLS, message_bytes=_MOST_BYTES, metadata_bytes=_MOST_BYTES)
         self._server = grpc.aio.server(options=options)
         self._calls = OpenCalls(_MOST_BYTES)

@@ -1,7 +1,7 @@
 """Heartbeat of a worker to its supervisor, over two pipes.
 
 Four times a second the worker's standard output says that its event loop runs, and whether it answers calls. Standard
-input carries nothing: its end means that the supervisor is gone, for whatever reason.
+input carries nothing: its end means that the supervisor is gone.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class Tied(Protocol):
 
     @property
     def metrics_port(self) -> int:
-        """Port of its metrics; 0 if there is none."""
+        """Port of its metrics; 0 without metrics."""
 
     def stop(self) -> None:
         """Start to drain; returns at once."""

@@ -28,7 +28,7 @@ class ExitCode(IntEnum):
     GRACE_RAN_OUT = 3
     """Stopped as asked; requests still open after the grace were given up."""
     ENGINE_LOST = 70
-    """The engine hung or died; callers were told. Restart the process."""
+    """The engine hung or died; callers were answered. Restart the process."""
     EDGE_LOST = 71
     """Envoy, or the server inside it, ended unasked. Restart the process."""
     WORKERS_LOST = 72
@@ -77,7 +77,7 @@ async def stopping_on_signals(server: Stoppable) -> AsyncIterator[None]:
 
 
 async def any_of(*waits: Coroutine[Any, Any, object] | asyncio.Task[Any]) -> None:
-    """Wait until one of these is done. Coroutines that are not are then cancelled; tasks go on."""
+    """Wait until one of these is done. Unfinished coroutines are then cancelled; tasks continue."""
     ours = [asyncio.create_task(each) for each in waits if not isinstance(each, asyncio.Task)]
     tasks = [each for each in waits if isinstance(each, asyncio.Task)]
     try:

@@ -112,7 +112,7 @@ class Server:
         self._monitoring.watch_followers(self._followers.statistics)
         self.port = 0
         self.health_port = 0
-        """Port of the probes' health service; 0 if there is none."""
+        """Port of the probes' health service; 0 without one."""
         self.serving = False
         """Whether calls are answered and more are welcome."""
 
@@ -140,7 +140,7 @@ class Server:
 
     @property
     def metrics_port(self) -> int:
-        """Port of the Prometheus endpoint; 0 if there is none."""
+        """Port of the Prometheus endpoint; 0 without one."""
         return self._monitoring.metrics_port
 
     async def start(self) -> None:
@@ -294,7 +294,7 @@ class Server:
     async def _give_up(self, lost: EngineError) -> ExitCode:
         log.error("engine lost", reason=str(lost))
         self._turn_unready(alive=False)
-        # Health watchers are told before their streams end.
+        # Health watchers get the last status before their streams end.
         await asyncio.sleep(_LAST_STATUS_SECONDS)
         await self._end()
         return ExitCode.ENGINE_LOST
@@ -318,7 +318,7 @@ def _secrets(network: NetworkSettings, listener: Listener, access: Access | None
 
 
 def _preparing(availability: Availability, attributes: ItemAttributes) -> Callable[[Version], Awaitable[None]]:
-    """What is done with a version before it answers anybody."""
+    """The checks of a version before it answers any request."""
 
     async def prepare(version: Version) -> None:
         await attributes.attach(version)

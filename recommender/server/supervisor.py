@@ -1,7 +1,7 @@
 """Several servers on one port: start, watch, restart and drain them, and merge their metrics.
 
-Each is a process of its own, spawned and never forked. The kernel distributes connections among those that listen
-(SO_REUSEPORT), and each listens only once it can answer. The supervisor takes no calls itself.
+Each is a separate process, spawned and never forked. The kernel distributes connections among those that listen
+(SO_REUSEPORT), and each listens only once it can answer. The supervisor accepts no calls itself.
 """
 
 from __future__ import annotations
@@ -58,13 +58,13 @@ class _Worker:
     serves_since: float | None = None
     """When this process began to serve, in monotonic seconds; None before."""
     has_served: bool = False
-    """Whether this process or one before it ever served."""
+    """Whether this process or a previous one ever served."""
     deaths: int = 0
     early_deaths: int = 0
     code: int = 0
 
     def cannot_start(self) -> bool:
-        """Whether it ended before it ever served, by a setting, the model or the port: another try is no use."""
+        """Whether it ended before it ever served, by a setting, the model or the port: a restart would not help."""
         return self.code == ExitCode.NOT_STARTED and not self.has_served
 
     def died_early(self, early: float) -> bool:
@@ -118,7 +118,7 @@ class Supervisor:
     async def start(self) -> None:
         """Reserve the port and start the workers. Raises StartError, with nothing left running.
 
-        Returns early if told to stop, or if a worker died too often to go on.
+        Returns early on a signal, or if a worker died too often.
         """
         host, operations = self._settings.network.host, self._settings.operations
         try:
@@ -223,7 +223,7 @@ class Supervisor:
     async def _live(self, worker: _Worker) -> int:
         """Run a worker once. Returns its exit code."""
         worker.serves_since = None
-        # A session of its own: Ctrl-C in a terminal reaches the supervisor only, which drains.
+        # A separate session: Ctrl-C in a terminal reaches only the supervisor, which drains.
         process = worker.process = await asyncio.create_subprocess_exec(
             *self._command,
             str(worker.number),
@@ -294,7 +294,7 @@ class Supervisor:
         return {worker.number: worker.deaths for worker in self._workers}
 
     def _environment(self) -> dict[str, str]:
-        """Environment of a worker: its share of threads and backlog, and no ports of its own but for metrics."""
+        """Environment of a worker: its share of threads and backlog, and no port but that of its metrics."""
         settings, count = self._settings, len(self._workers)
         own = settings.replace(
             workers=1,
