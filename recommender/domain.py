@@ -63,8 +63,7 @@ class Ranking(NamedTuple):
     scores: list[float]
 
     def equals(self, other: Ranking, tolerance: float) -> bool:
-        """Whether both hold the same items in the same order, except for items whose scores `tolerance` cannot
-        separate.
+        """Whether both have the same items in the same order, up to scores that `tolerance` cannot separate.
 
         Sums over padded histories round differently in different batches. So two items whose scores are within
         `tolerance` of each other may change places, or one may push the other off the end.

@@ -1,7 +1,7 @@
-"""A batch call before its requests are read: divided into them, and held to the largest reply that is sent.
+"""A batch call before its requests are parsed: divided into them, and held to the largest reply.
 
-To parse a message of 4 MB at once would hold the event loop for 10 to 200 ms; empty requests take 80 times their bytes.
-So its requests are found by their lengths, and each is parsed by itself.
+Parsing a message of 4 MB at once would hold the event loop for 10 to 200 ms, and empty requests take 80 times their
+bytes. So requests are found by their lengths, and each is parsed separately.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from recommender.recommend_api.v1 import recommend_api_pb2 as api
 
 _REQUESTS = api.BatchRecommendRequest.DESCRIPTOR.fields_by_name["requests"].number
 _OTHERS = 100
-"""Fields beside requests that are skipped: those of a later version of the proto."""
+"""Most other fields to skip: those of a later version of the proto."""
 _PART_BYTES = 1 << 18
 _ITEM_BYTES = 9
 """An id and a score in a reply."""
 _MOST_ITEMS = ceiling(api.RecommendRequest, "limit")
-"""A request for more is refused by itself."""
+"""A request for more is refused by its own check."""
 
 
 class BatchCall:
@@ -72,7 +72,7 @@ class ReplySize:
         """Count the items that a request may get: its limit, or else that of the version."""
         try:
             limit = api.RecommendRequest.FromString(request).limit
-        except DecodeError:  # it is refused by itself
+        except DecodeError:  # its own check refuses it
             return
         if 0 <= limit <= _MOST_ITEMS:
             self._items += limit or self._limit

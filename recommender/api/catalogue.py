@@ -1,4 +1,4 @@
-"""The catalogue of a version, as requests name its items: what is known of them, and what is left out and told."""
+"""The catalogue of a version, as requests name its items, with unknown items left out and reported."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ _NAMED_VIOLATIONS = 10
 
 
 class Catalogue:
-    """Finds the items that one request names among a version's, and keeps account of those that it lacks.
+    """Looks up the items of one request in a version, and collects those that it lacks.
 
-    `matching` items are what its filter selects; None without a filter. New items are known by the side of the
-    version's own, but histories: the model has learned nothing of them.
+    `matching` items are what its filter selects; None without a filter. New items are known like the version's own,
+    except in histories: the model has learned nothing about them.
     """
 
     def __init__(self, version: Version, *, reject_unknown: bool, matching: int | None = None) -> None:
@@ -66,7 +66,7 @@ class Catalogue:
         return tuple(item for item in known if item not in unknown)
 
     def readable(self, named: tuple[int, ...], *, by_keys: bool) -> tuple[int, ...]:
-        """Return those of known items that the model reads in histories; the others are told of as unknown."""
+        """Return the known items that the model reads in histories; the others are reported as unknown."""
         end = self._version.model.readable
         if not named or end is None or max(named) < end:
             return named
@@ -98,7 +98,7 @@ class Catalogue:
     def beside(
         self, excluded: Collection[int], candidates: Collection[int] | None, wanted: Filter | None
     ) -> Beside | None:
-        """Return the new items that an answer may hold; None if there are none."""
+        """Return the new items that an answer may hold; None without any."""
         version = self._version
         if version.beside is None or not (excluded or candidates is not None or wanted is not None):
             return version.beside
@@ -114,13 +114,13 @@ class Catalogue:
 
     @property
     def matching(self) -> int | None:
-        """How many items the filter selects, new ones included once `beside` was asked; None without a filter."""
+        """How many items the filter selects, new ones included once `beside` was read; None without a filter."""
         return self._matching
 
     def remarks(
         self, user: User, ignored: Sequence[str], *, is_fallback: bool = False, is_user_alone: bool = False
     ) -> Remarks:
-        """Return what is to be told of the request beside its ranking; `ignored` are fields without an input."""
+        """Return the report on the request besides its ranking; `ignored` are fields without an input."""
         told = self._unknown_ids or self._unknown_keys or user.unknown or ignored
         if not (told or is_fallback or is_user_alone or self._matching is not None or self._new):
             return NO_REMARKS
@@ -151,7 +151,7 @@ class Catalogue:
 
 
 def keys_of(version: Version, ids: Sequence[int], new: NewItems | None) -> list[str]:
-    """The keys of items that a version with a vocabulary ranked, beside which it had `new` ones."""
+    """The keys of items that a version with a vocabulary ranked, with its `new` items at the time."""
     vocabulary = version.vocabulary
     if vocabulary is None:
         raise AssertionError("a version without a vocabulary has no keys")

@@ -74,7 +74,7 @@ def plain_features(features: Mapping[str, api.FeatureValue]) -> dict[str, Given]
 
 
 def _given(value: api.FeatureValue) -> Given:
-    """A value that is one of its own, else its message."""
+    """A scalar value, else its message."""
     field = value.WhichOneof("value")
     if field is None or field in _LISTS:
         return value
@@ -175,7 +175,7 @@ def _read(feature: Feature, value: Given, version: Version) -> FeatureValue | st
     elif feature.kind == "float":
         numbers = [*map(float, given)]
     else:
-        numbers = [*given]  # type: ignore[list-item]  # strings are none of this kind
+        numbers = [*given]  # type: ignore[list-item] # strings have another branch
     fault = _beyond(feature, numbers)
     if fault is not None:
         return fault
@@ -183,7 +183,7 @@ def _read(feature: Feature, value: Given, version: Version) -> FeatureValue | st
 
 
 def _beyond(feature: Feature, numbers: Sequence[Number]) -> str | None:
-    """Why these numbers are none that the feature may have; None if they are."""
+    """Why the feature may not have these numbers; None if it may."""
     low, high = bounds(feature)
     for number in numbers:
         if number < low:

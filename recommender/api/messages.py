@@ -14,10 +14,10 @@ from recommender.errors import InvalidRequestError, Violation, quoted
 from recommender.recommend_api.validate import validate_pb2
 
 _MOST_VIOLATIONS = 10
-"""A caller's status stays small, whatever the caller sent."""
+"""A status message stays small, whatever the caller sent."""
 
 _LOOKED_THROUGH = 64
-"""Items of each list in which every violation is looked for; of later ones only the first is told."""
+"""Items of each list in which every violation is reported; of later ones only the first."""
 
 _NAME = 80
 """Characters of a feature's name that are shown."""

@@ -1,4 +1,4 @@
-"""What calls carry beside their message: the service's name, keys of metadata, request ids; how large replies are."""
+"""Metadata of calls: the service's name, keys, request ids; and how large replies may be."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ DETAILS_KEY = "grpc-status-details-bin"
 SERVICE_NAME = api.DESCRIPTOR.services_by_name["RecommenderService"].full_name
 
 MOST_REPLY_BYTES = 1 << 25
-"""A call whose reply could be larger is refused before anything is ranked for it."""
+"""A call whose reply could be larger is refused before anything is ranked."""
 
 _LONGEST_REQUEST_ID = 128
 

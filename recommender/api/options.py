@@ -1,4 +1,4 @@
-"""What a request holds beside the ids of its history, and the inputs of a model among it."""
+"""The options of a request besides the ids of its history, and the model inputs among them."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Items(NamedTuple):
 
 @dataclass(slots=True)
 class Options:
-    """What a request holds beside the ids of its history; the first two are of the limits, not its own choice."""
+    """The options of a request besides the ids of its history; the first two come from the limits."""
 
     reject_unknown: bool = False
     reject_inputs: bool = True
@@ -80,7 +80,7 @@ class Options:
 
 
 def _instead(version: Version, untaken: str) -> str:
-    """What a version does not take, and the inputs that it does take beside a history."""
+    """Options that a version does not take, and the inputs that it takes besides a history."""
     model = version.model
     inputs = {
         "users": model.users,
@@ -147,7 +147,7 @@ def _check_lengths(request: api.RecommendRequest) -> None:
 
 
 def _items(ids: Sequence[int], keys: Sequence[str]) -> Items | None:
-    """A list of a message as a value of its own; None if it names nothing."""
+    """A list of a message as a separate value; None if it is empty."""
     return Items(ids[:], keys[:]) if ids or keys else None
 
 

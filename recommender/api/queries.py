@@ -68,9 +68,9 @@ class Limits:
 class Asked:
     """A request that was read. `history` names items by ids, unless the options have keys for it.
 
-    `highest` is the largest id of a plain request, one that holds ids of a history and nothing else. It is infinite for
-    any other request; `highest_beside` is the same of one that holds inputs of a model beside them. An Asked is made
-    for every call, so it is not frozen: that would take five times as long.
+    `highest` is the largest id of a plain request, which has ids of a history and nothing else. It is infinite for any
+    other request; `highest_beside` is the same for one that also has inputs of a model. An Asked is made for every
+    call, so it is not frozen: that would take five times as long.
     """
 
     history: tuple[int, ...]
@@ -87,7 +87,7 @@ class Asked:
 
     @property
     def filter(self) -> Mapping[str, Filter] | None:
-        """The filters to prepare, by their fields; None if there are none."""
+        """The filters to prepare, by their fields; None without any."""
         return self.options.filters
 
     async def prepare(self, version: Version, deadline: float) -> None:
@@ -103,9 +103,9 @@ class Asked:
     def for_version(self, version: Version, *, leniently: bool = False) -> tuple[Query | Ranking, Remarks]:
         """Read the request for a version, without side effects: a query, or the ranking if nothing is left to rank.
 
-        Read `leniently`, inputs that the version does not take are ignored, whatever the limits say.
-        Raises InvalidRequestError if the request wants more than the version can give, InputsError if the version takes
-        other inputs.
+        Read `leniently`, inputs that the version does not take are ignored, whatever the limits say. Raises
+        InvalidRequestError if the request needs more than the version offers, InputsError if the version takes other
+        inputs.
         """
         if self.highest < version.plain_items:
             history = self.history[-version.plain_history :]
@@ -168,7 +168,7 @@ class Asked:
         return Query(read, k, tuple(sorted(excluded)), allowed, *inputs, masks, beside, rules), remarks
 
     def _beside(self, version: Version) -> Query | None:
-        """Read a history of known items and inputs beside it, if the version reads all that there is of them.
+        """Read a history of known items and other inputs, if the version reads all of them.
 
         Raises InputsError if it cannot read one of them.
         """
@@ -224,10 +224,10 @@ class Reader:
     def read(
         self, request: api.RecommendRequest, request_id: str = "", frame: api.StreamRecommendRequest | None = None
     ) -> Asked:
-        """Read a request. `frame` is the message that it came in, if the rules of that are to be kept too.
+        """Read a request. `frame` is the message that contained it, if its rules must be checked too.
 
         Most requests are plain: ids of a history and nothing else. Their rules are checked here, in a third of the time
-        that the validator takes. Raises InvalidRequestError if the request is at fault whichever version answers it.
+        of the validator. Raises InvalidRequestError if the request is invalid for every version.
         """
         limits = self._limits
         fields = request.ListFields()

@@ -44,7 +44,7 @@ log = structlog.get_logger(__name__)
 
 
 def has_many_keys(answer: Answer) -> bool:
-    """Whether the keys of an answer take so long to look up that it is to be written in parts."""
+    """Whether the keys of an answer take so long to look up that it must be written in parts."""
     return len(answer.ranking.item_ids) > _PART_KEYS and answer.version.vocabulary is not None
 
 
@@ -91,7 +91,7 @@ def write(asked: Asked, answer: Answer, reply: api.RecommendResponse, keys: Sequ
 
 
 def failure(error: Exception) -> status_pb2.Status:
-    """The status of one request among many. An error that is our fault is logged: no failed call would tell of it."""
+    """The status of one request among many. A server error is logged, because no failed call would report it."""
     status = status_of(error)
     if status.code == code_pb2.INTERNAL:
         log.error("request failed", exc_info=error)

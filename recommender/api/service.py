@@ -48,10 +48,10 @@ class RecommenderService:
         return reply
 
     async def batch_recommend(self, message: bytes, deadline: float = math.inf) -> api.BatchRecommendResponse:
-        """Answer every request of a `BatchRecommendRequest`, each with an outcome of its own.
+        """Answer every request of a `BatchRecommendRequest`, with one outcome each.
 
-        Raises InvalidRequestError if the message is malformed, has more requests than it may, or if its reply could be
-        larger than any that is sent; QuotaError if its token has more requests than it may.
+        Raises InvalidRequestError if the message is malformed, has too many requests, or if its reply could be too
+        large to send; QuotaError if its token allows fewer requests.
         """
         call = self._reader.divided(message)
         charge(len(call))
@@ -62,7 +62,7 @@ class RecommenderService:
         return response
 
     async def _check_reply(self, call: BatchCall) -> None:
-        """Refuse a call whose reply could be larger than any that is sent, before anything is ranked for it."""
+        """Refuse a call whose reply could be too large to send, before anything is ranked."""
         size = ReplySize(self._router.live)
         if size.may_exceed(len(call)):
             await self.turns.each(call, size.add)
@@ -123,7 +123,7 @@ class RecommenderService:
         return response
 
     def get_model(self, request: api.GetModelRequest) -> api.GetModelResponse:
-        """Describe the model that a name stands for. Raises InvalidRequestError, and what `Router.route` raises."""
+        """Describe the model of this name. Raises InvalidRequestError, and what `Router.route` raises."""
         version = self._router.route(self._reader.model_of(request))
         return api.GetModelResponse(model=description(version, self._router))
 
@@ -133,4 +133,4 @@ class RecommenderService:
 
 
 def _done(_: None) -> None:
-    """Stand for work that an iterator does by itself."""
+    """Work that an iterator does step by step."""

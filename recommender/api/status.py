@@ -72,7 +72,7 @@ def status_of(error: Exception) -> status_pb2.Status:
 
 @dataclass(frozen=True, slots=True)
 class FailedCall:
-    """How a call that failed ends: a gRPC status code, its message, and the trailing metadata beside them."""
+    """How a failed call ends: a gRPC status code, its message, and the trailing metadata."""
 
     code: int
     message: str
@@ -80,7 +80,7 @@ class FailedCall:
 
 
 def refusal(error: Exception, request_id: str) -> FailedCall:
-    """What a caller is told of an error, with details a client can act on; what is our fault is logged."""
+    """The status for an error, with details that a client can act on; server errors are logged."""
     status = status_of(error)
     metadata: list[tuple[str, str | bytes]] = [(REQUEST_ID_KEY, request_id)]
     if status.code == code_pb2.INTERNAL:

@@ -39,7 +39,7 @@ def known_user(version: Version, named: int | str) -> int | None:
 
 
 def find_user(version: Version, named: int | str | None) -> User:
-    """Find a user by id or by key; None is nobody.
+    """Find a user by id or by key; None means no user.
 
     Raises InvalidRequestError if the version takes users and has no keys for them.
     """

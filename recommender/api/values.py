@@ -16,7 +16,7 @@ def feature_value(value: Feature) -> api.FeatureValue:
 
     Raises TypeError if it is of no type that features have, or of several.
     """
-    given: Any = value  # numpy's arrays and numbers are no types that are told apart here
+    given: Any = value  # numpy's arrays and numbers have no types to tell apart here
     if hasattr(given, "tolist"):
         given = given.tolist()
     is_list = isinstance(given, Sequence) and not isinstance(given, str | bytes)

@@ -1,9 +1,9 @@
-"""Whether a caller is let in: estimates of how long it would wait, held against its deadline.
+"""Whether a caller is admitted: estimates of its wait, compared with its deadline.
 
 1. At most `max_backlog` callers wait. One more is refused, with the time after which room is expected.
-2. A caller whose deadline comes before its answer can is refused.
-3. A wrong estimate never locks the door. An idle engine with nobody waiting takes everyone. After a second
-   without an admission the next caller is let in as a probe.
+2. A caller is refused if its answer would come after its deadline.
+3. A wrong estimate never refuses callers for good. An idle engine with an empty backlog admits every caller. After a
+   second without an admission the next caller is admitted as a probe.
 
 Plain code that knows no asyncio, threads or clocks. Times are seconds on the caller's clock.
 """
@@ -31,7 +31,7 @@ class Load(NamedTuple, Generic[T]):
 
     waiting: int
     cells: int
-    """Items in the histories of those who wait, padding not included."""
+    """Items in the histories of waiting callers, without padding."""
     running: Sequence[Batch[T]]
     last_admitted: float
 
@@ -52,7 +52,7 @@ class Admission:
         self.worst_wait = math.inf
         """No caller with a history up to `longest` is expected to wait longer than these seconds.
 
-        A caller who has more time needs no `check`, which spares most callers its cost.
+        A caller with more time needs no `check`, which spares most callers its cost.
         """
         self._max_batch_size = max_batch_size
         self._max_backlog = max_backlog
@@ -89,12 +89,12 @@ class Admission:
         self.worst_wait = self._full_backlog_seconds(now)
 
     def retry_after(self, waiting: int, cells: int, now: float) -> float:
-        """Seconds until those who wait now are expected to be answered; between 1 ms and a minute."""
+        """Seconds until the waiting callers are expected to be answered; between 1 ms and a minute."""
         seconds = waiting / self._max_batch_size * self._full_batch_seconds(waiting, cells, now) / self._slots
         return min(max(seconds, _LEAST_RETRY), _MOST_RETRY)
 
     def expected_seconds(self, length: int, load: Load[T], now: float) -> float:
-        """Seconds until a caller with a history of `length`, who came now, is expected to be answered."""
+        """Seconds until a caller with a history of `length`, arriving now, is expected to be answered."""
         ahead, beside = divmod(load.waiting, self._max_batch_size)
         busy = len(load.running) >= self._slots
         wait = 0.0
@@ -105,7 +105,7 @@ class Admission:
             )
         if ahead:
             wait += ahead * self._full_batch_seconds(load.waiting, load.cells, now) / self._slots
-        # Others will come before its batch starts: as many as came to the last one, by all one knows.
+        # Others will arrive before its batch starts: estimated as many as joined the last one.
         rows = max(beside + 1, self._last_rows) if busy else beside + 1
         return wait + self._estimator.seconds(
             rows, rows * max(self._mean_length(load.waiting, load.cells), length), now

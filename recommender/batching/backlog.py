@@ -1,14 +1,14 @@
-"""The callers who wait for an engine slot, and the batches that have one.
+"""The callers that wait for an engine slot, and the batches that have one.
 
-1. A caller whose deadline has come, or who has left, is in no batch. If its batch runs, it is told so then.
-2. A batch is formed when a slot is free, by the rules of `batches.py`. Whether it gathers more callers first
-   is decided in `gathering.py`. Single callers go before the rows of large calls in a batch of their own, if that costs
-   little. After such a batch the rows go first.
-3. A full batch that later callers cannot change may be formed before its slot is free. Its callers wait until then.
-   If one of them leaves or is late, the batch is formed anew.
+1. A caller whose deadline has passed, or that has left, is in no new batch. If its batch runs, it is answered at once.
+2. A batch is formed when a slot is free, by the rules of `batches.py`. Whether it gathers more callers first is decided
+   in `gathering.py`. Single callers go before the rows of large calls in a separate batch, if that costs little. After
+   such a batch the rows go first.
+3. A full batch that later callers cannot change may be formed before its slot is free. Its callers wait until then. If
+   one of them leaves or is late, the batch is formed again.
 
-Who is let in is decided in `admission.py`. Plain code that knows no asyncio, threads or clocks. Times are seconds on
-the caller's clock.
+Admission is decided in `admission.py`. Plain code that knows no asyncio, threads or clocks. Times are seconds on the
+caller's clock.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ T = TypeVar("T")
 
 
 class Backlog(Generic[T]):
-    """At most `max_backlog` callers who wait for `slots` engine slots, oldest first.
+    """At most `max_backlog` callers that wait for `slots` engine slots, oldest first.
 
-    Refusals are counted in `outcomes` if it is given.
+    Refusals are counted in `outcomes` if given.
     """
 
     def __init__(
@@ -54,7 +54,7 @@ class Backlog(Generic[T]):
         self._rules = BatchRules(max_batch_size, estimator.cost, deduplicate)
         self._waiting: OrderedDict[Waiter[T], None] = OrderedDict()
         self._rows: OrderedDict[Waiter[T], None] = OrderedDict()
-        """Those who wait as one of many of their call; `_waiting` has all others."""
+        """Callers that wait as one of many of their call; `_waiting` has all others."""
         self._passed = False
         """Whether the last batch went before rows that waited."""
         self._running: list[Batch[T]] = []
@@ -64,7 +64,7 @@ class Backlog(Generic[T]):
         self._begun = 0
 
     def __len__(self) -> int:
-        """Number of callers who wait; those in a running batch no longer do."""
+        """Number of waiting callers, without those in a running batch."""
         return len(self._waiting) + len(self._rows)
 
     @property
@@ -74,13 +74,13 @@ class Backlog(Generic[T]):
 
     @property
     def next_deadline(self) -> float:
-        """No deadline of a caller who waits or runs comes before this; infinite if nobody has one."""
+        """No deadline of a waiting or running caller is before this; infinite without deadlines."""
         return _earliest((self._earliest, *(batch.earliest for batch in self._running)))
 
     def admit(self, query: Query, deadline: float, payload: T, now: float, *, one_of_many: bool = False) -> Waiter[T]:
-        """Let a caller in; `deadline` may be infinite.
+        """Admit a caller; `deadline` may be infinite.
 
-        Raises BacklogFullError if nobody else may wait, DeadlineError if the answer cannot come in time.
+        Raises BacklogFullError if the backlog is full, DeadlineError if the answer would be late.
         """
         admission = self._admission
         waiting = len(self._waiting) + len(self._rows)
@@ -107,7 +107,7 @@ class Backlog(Generic[T]):
         return True
 
     def expire(self, now: float) -> list[Waiter[T]]:
-        """Callers whose deadline has come since the last call; those who waited are taken out."""
+        """Callers whose deadline has passed since the last call; waiting ones are taken out."""
         late = []
         if now >= self._earliest:
             late = [waiter for waiter in chain(self._waiting, self._rows) if waiter.deadline <= now]
@@ -121,7 +121,7 @@ class Backlog(Generic[T]):
         return late
 
     def next_batch(self, now: float) -> Batch[T] | None:
-        """Begin the next batch; None if no slot is free or nobody waits. Call `expire` first."""
+        """Begin the next batch; None if no slot is free or no caller waits. Call `expire` first."""
         if not len(self) or len(self._running) >= self.slots:
             return None
         batch = self._rules.next_batch(self._next(), now)
@@ -131,14 +131,14 @@ class Backlog(Generic[T]):
     def full_batch(self, now: float) -> Batch[T] | None:
         """Form the batch for the next free slot if later callers cannot change it; None if they can.
 
-        Its callers go on waiting. `begin` starts it, provided that none of them has left.
+        Its callers keep waiting. `begin` starts it, provided that none of them has left.
         """
         if len(self) < self.max_batch_size:
             return None
         return self._rules.full_batch(self._next(), now)
 
     def overtakes(self, batch: Batch[T]) -> bool:
-        """Whether single callers are to go before a full batch of rows, which was formed before they came."""
+        """Whether single callers go before a full batch of rows that was formed before they arrived."""
         return bool(self._waiting) and batch.waiters[0].one_of_many and isinstance(self._next(), list)
 
     def begin(self, batch: Batch[T], now: float) -> None:
@@ -161,20 +161,20 @@ class Backlog(Generic[T]):
         self._running.append(batch)
 
     def finish(self, batch: Batch[T], now: float, *, learn: bool) -> None:
-        """Free the slot of a batch; `learn` says whether its duration tells what batches cost."""
+        """Free the slot of a batch; `learn` says whether its duration is evidence of a batch's cost."""
         self._running.remove(batch)
         if learn:
             self._admission.ended(batch, now)
 
     def hurry(self, now: float) -> float:
-        """When a batch of those who wait must start to meet their earliest deadline; infinite if they have none."""
+        """When a batch of the waiting callers must start for their earliest deadline; infinite without deadlines."""
         if self._earliest == math.inf:
             return math.inf
         rows = len(self)
         return self._earliest - self._estimator.seconds(rows, rows * self._admission.longest, now)
 
     def clear(self) -> list[Waiter[T]]:
-        """Take out everyone who waits."""
+        """Take out all waiting callers."""
         everyone = [*self._waiting, *self._rows]
         self._waiting.clear()
         self._rows.clear()
@@ -183,11 +183,11 @@ class Backlog(Generic[T]):
         return everyone
 
     def retry_after(self, now: float) -> float:
-        """Seconds until those who wait now are expected to be answered."""
+        """Seconds until the waiting callers are expected to be answered."""
         return self._admission.retry_after(len(self), self._cells, now)
 
     def _next(self) -> Iterable[Waiter[T]]:
-        """Those who wait, as the next batch takes them; a list if it is of single callers before rows that wait."""
+        """The waiting callers in the order of the next batch; a list if single callers go before rows that wait."""
         waiting, rows = self._waiting, self._rows
         if not rows:
             return waiting

@@ -1,8 +1,8 @@
 """The async shell around the backlog: callers submit, batches run, each caller is answered exactly once.
 
-`submit` puts a caller into the backlog and waits on a future of its own. Whenever a caller comes or a slot comes free,
-`_pump` starts what the backlog says is next; `runs.py` runs it. If the engine is lost, every caller is told, and
-`broken` tells the owner.
+`submit` puts a caller into the backlog and waits on its future. Whenever a caller arrives or a slot becomes free,
+`_pump` starts the next batch of the backlog; `runs.py` runs it. If the engine is lost, every caller gets an error, and
+`broken` reports it to the owner.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ from recommender.errors import DeadlineError, EngineError, RecommenderError, Una
 class Batcher:
     """Answers queries in batches; one object serves one engine, on one event loop.
 
-    `max_backlog` bounds the callers who wait, `slots` the batches that run at once, `engine_timeout`
-    (seconds) the duration of a run, `max_wait` (seconds) how long a batch gathers callers while they
-    keep coming. `clock` gives the seconds that deadlines are measured on. `observer` is told
-    of every batch that has ended, `tracer` follows sampled callers.
+    `max_backlog` bounds the waiting callers, `slots` the batches that run at once, `engine_timeout` (seconds) the
+    duration of a run, `max_wait` (seconds) how long a batch gathers callers while they keep arriving. `clock` gives the
+    seconds that deadlines are measured on. `observer` gets every batch that has ended, `tracer` follows sampled
+    callers.
     """
 
     def __init__(
@@ -52,7 +52,7 @@ class Batcher:
     ) -> None:
         self._clock = clock
         self._loop = asyncio.get_running_loop()
-        # A batch runs on behalf of everybody in it: what is bound for the one caller that starts it is not its context.
+        # A batch runs for all its callers, so it must not run in the context of the one that starts it.
         self._context = contextvars.copy_context()
         self._counts = Counts()
         self._outcomes = self._counts.outcomes
@@ -95,11 +95,11 @@ class Batcher:
         self._idle = asyncio.Event()
 
     async def submit(self, query: Query, *, deadline: float = math.inf) -> Ranking:
-        """Rank for a query; `deadline` is a time on the batcher's clock.
+        """Rank a query; `deadline` is a time on the batcher's clock.
 
-        Raises BacklogFullError or DeadlineError if it is not admitted, DeadlineError if the deadline comes
-        while the query waits, InvalidRequestError if the model finds the query at fault, EngineError if the
-        engine fails on it, UnavailableError once the batcher is closed or broken.
+        Raises BacklogFullError or DeadlineError if it is not admitted, DeadlineError if the deadline passes while the
+        query waits, InvalidRequestError if the model finds the query at fault, EngineError if the engine fails on it,
+        UnavailableError once the batcher is closed or broken.
         """
         future: asyncio.Future[Ranking] = self._loop.create_future()
         now = self._clock()
@@ -126,7 +126,7 @@ class Batcher:
         return await Many(queries, deadline, trace, self._door).outcomes()
 
     async def drain(self) -> None:
-        """Wait until nobody waits and nothing runs. Callers may still submit; the owner bounds the wait."""
+        """Wait until no caller waits and nothing runs. Callers may still submit; the owner bounds the wait."""
         if len(self._backlog) or len(self._runs):
             self._idle.clear()
             await self._idle.wait()
@@ -136,13 +136,13 @@ class Batcher:
         return await asyncio.shield(self._broken)
 
     async def close(self) -> None:
-        """Refuse every caller from now on, fail those who still wait, and end the tasks."""
+        """Refuse every caller from now on, fail the waiting ones, and end the tasks."""
         self._shut(UnavailableError("the server is shutting down; call another one"))
         await self._runs.cancel()
 
     @property
     def waiting(self) -> int:
-        """Number of callers who wait for a batch."""
+        """Number of callers that wait for a batch."""
         return len(self._backlog)
 
     @property
@@ -169,7 +169,7 @@ class Batcher:
         return self._backlog.admit(query, deadline, payload, now, one_of_many=one_of_many)
 
     def _admitted(self, deadline: float, now: float) -> None:
-        """Start or stage the batch of callers who were just admitted, and watch their deadline."""
+        """Start or stage the batch of callers that were just admitted, and watch their deadline."""
         backlog = self._backlog
         if backlog.running >= backlog.slots:
             self._staging.look(now)
@@ -182,7 +182,7 @@ class Batcher:
             self._timer.watch(deadline, now)
 
     def _leave(self, waiters: Sequence[Waiter[Payload]], cancelled: int) -> None:
-        """Take callers out who do not wait any longer, and count how many requests were cancelled with them."""
+        """Remove callers that no longer wait, and count how many requests were cancelled with them."""
         self._staging.leave(waiters)
         self._outcomes[Outcome.CANCELLED] += cancelled
         self._note_idle()
@@ -210,7 +210,7 @@ class Batcher:
             self._pump()
 
     def _expire(self, now: float) -> None:
-        """Tell callers whose deadline has come."""
+        """Answer callers whose deadline has passed."""
         for waiter in self._staging.expire(now):
             if not waiter.payload.done():
                 waiter.payload.set_exception(
@@ -219,7 +219,7 @@ class Batcher:
         self._note_idle()
 
     def _break(self, error: EngineError) -> None:
-        """Give up for good: the engine cannot be trusted to answer anybody."""
+        """Stop for good: the engine cannot be trusted any more."""
         if not self._broken.done():
             self._broken.set_result(error)
         self._shut(UnavailableError("the server has lost its engine and restarts; call another one"))

@@ -42,7 +42,7 @@ class Waiter(Generic[T]):
     trace: object | None = None
     """The trace of a sampled caller."""
     passed: bool = False
-    """Whether a batch of callers who came with it went ahead of it."""
+    """Whether a batch of callers that arrived with it went ahead of it."""
 
 
 class CloseReason(Enum):
@@ -51,7 +51,7 @@ class CloseReason(Enum):
     FULL = "full"
     """It has `max_batch_size` rows."""
     DRAINED = "drained"
-    """Nobody else was waiting when the slot came free."""
+    """No other caller was waiting when the slot became free."""
     ALIKE = "alike"
     """The other waiters have histories of another length: a second batch is cheaper."""
 

@@ -1,13 +1,13 @@
 """Whether a batch that could start waits for more callers.
 
 A run costs about the same for one row as for a few. A busy event loop has read more calls than have been submitted. So
-a batch starts when callers stop coming: after `_QUIET_TURNS` turns of the event loop without a new one. A turn of an
-idle loop takes microseconds, so a caller by itself hardly waits. A turn of a busy loop takes as long as the work in
-it, which makes the batches of a busy server large. The wait is bounded by `longest`, by the rows after which another
-one makes no row cheaper, and by the earliest deadline.
+a batch starts when callers stop arriving: after `_QUIET_TURNS` turns of the event loop without a new one. A turn of an
+idle loop takes microseconds, so a lone caller hardly waits. A turn of a busy loop takes as long as the work in it,
+which makes the batches of a busy server large. The wait is bounded by `longest`, by the rows after which another one
+makes no row cheaper, and by the earliest deadline.
 
-Those turns cost a caller by itself a tenth of its CPU. Where nobody came while the last `_ALONE` callers were waited
-with, a batch starts after `_ALONE_TURNS`, unless somebody comes in these.
+Those turns cost a lone caller a tenth of its CPU. If none of the last `_ALONE` batches was joined by a second caller, a
+batch starts after `_ALONE_TURNS`, unless a caller arrives in these.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class Gathering:
         self._most = 0
         self._quiet = 0
         self._alone = 0
-        """Batches in a row that gathered nobody beside their first caller."""
+        """Batches in a row that gathered only their first caller."""
 
     def begin(self, now: float) -> None:
         """Note that a batch could start from `now` on."""

@@ -40,11 +40,11 @@ class Halving:
     counts: Counts
 
     async def isolate(self, batch: Batch[Payload], error: Exception) -> None:
-        """Answer everybody in a batch that failed with `error`, and give guilty rows an error of their own.
+        """Answer all callers of a batch that failed with `error`, and give each faulty row its own error.
 
-        Halving takes ⌈log2 rows⌉ levels at most. If both halves of a batch fail, a row known to be good is tried. If it
-        fails too, the engine is at fault and all other rows are given up at once. Raises EngineHungError if a run
-        hangs; callers without an answer are then left to whoever catches it.
+        Halving takes at most ⌈log2 rows⌉ levels. If both halves of a batch fail, a row known to be good is tried. If it
+        fails too, the engine is at fault and all other rows fail at once. Raises EngineHungError if a run hangs; the
+        catcher must then answer the remaining callers.
         """
         rows = [_Row(query) for query in batch.queries]
         for waiter, row in zip(batch.waiters, batch.rows, strict=True):

@@ -1,7 +1,7 @@
 """A call of many queries: each is admitted, answered and counted like any other, a batch's worth at a time.
 
-So a call of a thousand rows does not stand a thousand places ahead of a caller who comes after it with one. Nor do a
-hundred such calls: together they have two batches' worth, one to run and one to wait, and one query each at least.
+So a call of a thousand rows is not a thousand places ahead of a later caller with one. Nor are a hundred such calls:
+together they have two batches' worth, one to run and one to wait, and at least one query each.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class Payload(Protocol):
 
 
 def answer(payload: Payload, outcome: Ranking | Exception) -> None:
-    """Answer who waits, unless that is done already."""
+    """Answer the waiting caller, unless it is answered already."""
     if payload.done():
         return
     if isinstance(outcome, Ranking):
@@ -142,7 +142,7 @@ class Many:
             door.admitted(deadline, now)
 
     def _admit_more(self) -> None:
-        """Go on after many refusals, unless the call was cancelled."""
+        """Continue after many refusals, unless the call was cancelled."""
         if not self._finished.done():
             try:
                 self._admit()
@@ -171,5 +171,5 @@ class Part:
         self.call.settle(self.place, ranking)
 
     def set_exception(self, error: Exception, /) -> None:
-        """Tell it why there is no answer."""
+        """Give it the reason of the missing answer."""
         self.call.settle(self.place, error)

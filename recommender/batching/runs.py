@@ -1,7 +1,7 @@
-"""The runs of batches, each in a task of its own: from its slot to the answers of its callers.
+"""The runs of batches, each in a task: from its slot to the answers of its callers.
 
-A batch that fails is halved and tried again, so that only the guilty row fails. A run that does not end within the
-engine timeout loses the engine: its callers are told, and `lost` tells the batcher.
+A batch that fails is halved and retried, so that only the faulty row fails. A run that does not end within the engine
+timeout loses the engine: its callers get an error, and `lost` reports it to the batcher.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class Tracer(Protocol):
     """Follows sampled callers through their batches; must not raise."""
 
     def caller(self, now: float) -> object | None:
-        """The trace of the caller on whose behalf this runs, who waits from now on; None if it is not sampled."""
+        """The trace of the caller for which this runs and which waits from now on; None if it is not sampled."""
 
     def started(self, batch: Batch[Payload]) -> None:
         """A batch starts: look at the `trace` of its waiters."""
@@ -96,11 +96,11 @@ class Runs:
 
     @property
     def callers(self) -> int:
-        """Number of callers in these batches who have no answer yet."""
+        """Number of callers in these batches without an answer yet."""
         return sum(not waiter.payload.done() for batch in self._batches.values() for waiter in batch.waiters)
 
     async def cancel(self) -> None:
-        """Cancel every run, and wait until their callers are told."""
+        """Cancel every run, and wait until their callers are answered."""
         tasks = list(self._batches)
         for task in tasks:
             task.cancel()
@@ -172,7 +172,7 @@ class Runs:
         timeout.reschedule(self._loop.time() + self._timeout / 2)
 
     def _end(self, batch: Batch[Payload], *, failed: bool) -> None:
-        """Free the slot of a batch that needs the engine no more; tell tracer and observer."""
+        """Free the slot of a batch that no longer needs the engine; notify tracer and observer."""
         now = self._clock()
         self._backlog.finish(batch, now, learn=not failed)
         if self._tracer is not None:
@@ -188,7 +188,7 @@ class Runs:
                 run=now - batch.started,
                 failed=failed,
             )
-            # In a turn of its own: what an observer raises is the loop's to report and nobody's fate.
+            # In a separate callback: the loop reports what an observer raises, and no caller is affected.
             self._loop.call_soon(self._observer, ended)
         self._freed(now)
 
@@ -202,7 +202,7 @@ class Runs:
                 outcome = EngineError("the engine cancelled a run that nobody had given up")
                 self._lost(outcome)
         elif (error := task.exception()) is not None:
-            # Its own callers get an error that nobody retries: a row that hangs engines must not go round.
+            # Its own callers get an error that is never retried: a row that hangs engines must not travel on.
             outcome = error if isinstance(error, EngineHungError) else bug(error)
             self._lost(outcome)
         for waiter in batch.waiters:
@@ -212,7 +212,7 @@ class Runs:
 
 
 def bug(error: BaseException) -> EngineError:
-    """Wrap an exception that nobody expected for the callers it strands."""
+    """Wrap an unexpected exception for the callers that it leaves without an answer."""
     failure = EngineError(f"the batcher failed: {error!r}")
     failure.__cause__ = error
     return failure

@@ -37,7 +37,7 @@ from recommender.domain import Query, Ranking
 
 
 class StagedRun(Protocol):
-    """A run that an engine begins when it comes to it, unless it is taken back before."""
+    """A run that an engine begins when it is free, unless it is taken back before."""
 
     @property
     def began(self) -> float | None:
@@ -69,8 +69,8 @@ _UNDECIDED: Final = _Empty.UNDECIDED
 class Staging:
     """Starts and stages the batches of a backlog.
 
-    `stage` hands the engine a run to have ready; it returns None if the engine wants none. `start` is told of each
-    batch that gets a slot, with its run if it was staged. `clock` gives the batcher's time.
+    `stage` gives the engine a run to hold ready; it returns None if the engine wants none. `start` gets each batch that
+    has a slot, with its run if it was staged. `clock` gives the batcher's time.
     """
 
     def __init__(
@@ -133,13 +133,13 @@ class Staging:
             self._backlog.leave(waiter)
 
     def expire(self, now: float) -> list[Waiter[Payload]]:
-        """Unstage callers whose deadline has passed; returns all whose deadline has come since the last call."""
+        """Unstage callers whose deadline has passed; returns all whose deadline has passed since the last call."""
         if isinstance(self._state, _Staged) and self._state.batch.earliest <= now:
             self._unstage()
         return self._backlog.expire(now)
 
     def clear(self) -> list[Waiter[Payload]]:
-        """Stage nothing, and take everyone who waits out of the backlog."""
+        """Stage nothing, and take all waiting callers out of the backlog."""
         self._unstage()
         return self._backlog.clear()
 

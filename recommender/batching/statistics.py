@@ -37,7 +37,7 @@ class Outcome(StrEnum):
     """The batcher was closed or broken."""
 
 
-# Names of their own spare the hot path a look-up in the enum's class, which is slow in Python 3.11.
+# Module-level names spare the hot path a look-up in the enum's class, which is slow in Python 3.11.
 ANSWERED: Final = Outcome.ANSWERED
 REFUSED_FULL: Final = Outcome.REFUSED_FULL
 _FAILED: Final = Outcome.FAILED
@@ -128,7 +128,7 @@ def _sum(values: Sequence[Any]) -> Any:  # noqa: ANN401 (numbers, histograms and
 
 @dataclass(frozen=True, slots=True)
 class BatchEnded:
-    """What an observer is told of a batch. Times are in seconds."""
+    """An observer's report of a batch. Times are in seconds."""
 
     number: int
     """Counts the batches that have begun, this one included."""

@@ -9,11 +9,11 @@ from contextvars import Context
 
 
 class DeadlineTimer:
-    """Calls `expire(now)` when a watched deadline has come, and goes on with `next_deadline()`.
+    """Calls `expire(now)` when a watched deadline has passed, and continues with `next_deadline()`.
 
-    `expire` is called at the deadline or just after it, or once too often: a deadline whose caller has left is watched
-    all the same. If it raises, `failed` gets the error and nothing is watched. `clock` gives the seconds of
-    deadlines. Callbacks run on the event loop in `context`.
+    `expire` is called at the deadline or just after it, or once too often: a deadline whose caller has left is still
+    watched. If it raises, `failed` gets the error and nothing is watched. `clock` gives the seconds of deadlines.
+    Callbacks run on the event loop in `context`.
     """
 
     def __init__(
@@ -26,7 +26,7 @@ class DeadlineTimer:
         context: Context,
     ) -> None:
         self.at = math.inf
-        """The earliest deadline that is watched: only one before it needs `watch`. Infinite if there is none."""
+        """The earliest watched deadline: only an earlier one needs `watch`. Infinite without deadlines."""
         self._expire = expire
         self._next_deadline = next_deadline
         self._failed = failed
@@ -36,7 +36,7 @@ class DeadlineTimer:
         self._handle: asyncio.TimerHandle | None = None
 
     def watch(self, deadline: float, now: float) -> None:
-        """Watch a finite deadline that comes before `at`."""
+        """Watch a finite deadline that is before `at`."""
         self.cancel()
         self.at = deadline
         self._handle = self._loop.call_later(max(deadline - now, 0.0), self._fire, context=self._context)

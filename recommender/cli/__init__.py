@@ -1,1 +1,1 @@
-"""The command line: one module a command; `clients` has those that speak to a running server."""
+"""The command line: one module a command; `clients` has those that call a running server."""

@@ -1,4 +1,4 @@
-"""`recommender demo`: a server, 256 requests at once, and what came of them."""
+"""`recommender demo`: a server, 256 requests at once, and their answers."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ _SHOWN = 5
 
 
 def demo() -> None:
-    """Start a server, send it concurrent requests, show what came of it.
+    """Start a server, send it concurrent requests, show the answers.
 
-    The server listens on a free port, by grpc.aio. Without a model file it serves the reference model.
+    The server listens on a free port with grpc.aio. Without a model file it serves the reference model.
     """
     here = {"port": 0, "host": "127.0.0.1", "log_level": "warning", "edge": "grpc"}
     settings = load_settings(**here)

@@ -25,7 +25,7 @@ class Lazy:
     summary: str = ""
 
     def load(self, name: str) -> Command:
-        """Import the command: a function, or a Typer with commands of its own."""
+        """Import the command: a function, or a Typer with subcommands."""
         found = imported(self.path)
         if not isinstance(found, typer.Typer):
             alone = new_typer()
@@ -77,9 +77,9 @@ def group_of(table: Mapping[str, Lazy]) -> type[TyperGroup]:
 
 
 def fail(message: str, code: int) -> NoReturn:
-    """End the process with a sentence on standard error, names and passwords in addresses masked.
+    """Exit with a sentence on standard error, with names and passwords in addresses masked.
 
-    The exit code is the same if nobody reads it.
+    The exit code is the same if nothing reads it.
     """
     try:
         typer.echo(f"recommender: {masked(message)}", err=True)

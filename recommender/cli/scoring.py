@@ -77,8 +77,8 @@ def score(
 
     The output is Parquet with the same answers as online and an error column.
 
-    Stopped or killed, the same command goes on where it was. Exit code 0: done; 1: done, with more bad rows than
-    --max-errors; 2: it cannot start or go on; 3: stopped by a signal.
+    Stopped or killed, the same command continues where it was. Exit code 0: done; 1: done, with more bad rows than
+    --max-errors; 2: it cannot start or continue; 3: stopped by a signal.
     """
     most = _max_errors(max_errors)
     settings = load_settings(

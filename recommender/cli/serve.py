@@ -37,7 +37,7 @@ def serve(
 ) -> None:
     """Serve a model until SIGTERM, SIGINT or SIGHUP.
 
-    Every setting is an environment variable or stands in a file; `recommender config` lists them all. Options win.
+    Set settings as environment variables or in a file; `recommender config` lists them all. Options win.
     """
     settings = load_settings(
         host=host,

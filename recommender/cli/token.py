@@ -38,8 +38,8 @@ def token(
 ) -> None:
     """Make a bearer token.
 
-    The token goes to standard output, once. With --tokens-file its digest goes into that file, under NAME; the last
-    token of the same name stays good beside it. Without, its table goes to standard error.
+    The token goes to standard output, once. With --tokens-file its digest goes into that file, under NAME; the previous
+    token of the same name stays valid. Without, its table goes to standard error.
     """
     made = new_token()
     digest = digest_of(made).hex()

@@ -25,7 +25,7 @@ def worker(number: Annotated[int, typer.Argument(help="Which of the supervisor's
 
 
 def serve_alone(settings: Settings) -> NoReturn:
-    """Serve without a supervisor until it is told to stop; ends the process."""
+    """Serve without a supervisor until a signal; ends the process."""
     _serve(settings, None)
 
 

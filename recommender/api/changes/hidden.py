@@ -19,7 +19,7 @@ from recommender.recommend_api.v1 import catalogue_api_pb2 as api
 from recommender.routing.router import Router
 
 _MOST_FIELDS = 3_000
-"""Lists of 1,000 items and the fields beside them; ids that are not packed are a field each."""
+"""Room for lists of 1,000 items and other fields; ids that are not packed are a field each."""
 _TOLD = 100
 
 log = structlog.get_logger(__name__)

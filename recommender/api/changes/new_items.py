@@ -38,7 +38,7 @@ _MOST_FIELDS = 3_000
 _ITEMS, _VECTOR = 2, 2
 """Numbers of fields: the items of a request, and the vector of an item."""
 _MOST_FIELDS_OF_ITEM = 128
-"""An item's attributes and what is beside them, but its vector, which takes as many bytes as it has."""
+"""Room for an item's attributes and other fields, but not for its vector, which takes its own bytes."""
 _LONGEST_VECTOR = 65_536
 _ATTRIBUTE_BYTES = 4_096
 _NAMED = 10
@@ -243,7 +243,7 @@ def _refused(why: str) -> InvalidRequestError:
 
 
 def _attributes(item: api.NewItem, field: str) -> tuple[dict[str, Attribute], list[Violation]]:
-    """The attributes of an item, and those that are of no type that attributes have."""
+    """The attributes of an item, and those of unsupported types."""
     given: dict[str, Attribute] = {}
     wrong = []
     for name, value in item.attributes.items():

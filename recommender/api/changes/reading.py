@@ -7,7 +7,7 @@ import json
 from recommender.errors import InvalidRequestError, Violation, quoted
 
 PAGE = 1_000
-"""Items of a page for callers who ask for no number."""
+"""Items of a page by default."""
 
 
 def check_label(model: str, why: str) -> None:
@@ -22,9 +22,9 @@ def token_of(model: str, item: str) -> str:
 
 
 def place_of(token: str) -> tuple[str, str] | None:
-    """The model and item that a page token stands for; None for the first page.
+    """The model and item of a page token; None for the first page.
 
-    Raises InvalidRequestError if it is none of ours.
+    Raises InvalidRequestError if the token is not one of this service.
     """
     if not token:
         return None

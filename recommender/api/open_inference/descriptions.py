@@ -46,7 +46,7 @@ _INPUTS: Final[Mapping[str, _Tensor]] = MappingProxyType(
     }
 )
 _ALWAYS: Final = frozenset({HISTORY, "history_length"})
-"""Inputs that requests may have whatever the model takes."""
+"""Inputs that requests may have for any model."""
 _OF_FEATURES: Final[Mapping[FeatureKind, str]] = MappingProxyType(
     {"int64": "INT64", "float": "FP32", "bool": "BOOL", "string": "BYTES"}
 )

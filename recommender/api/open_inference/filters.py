@@ -26,9 +26,9 @@ _KINDS: Final = {
 
 
 def filter_of(request: oip.ModelInferRequest) -> Filter | None:
-    """The parameter `filter`, with those called `filter.NAME` as its own; None if there is none.
+    """The parameter `filter`, with those called `filter.NAME` as its parameters; None if absent.
 
-    Raises InvalidRequestError if one breaks the rules that native requests keep.
+    Raises InvalidRequestError if one breaks the rules of native requests.
     """
     names = sorted(name for name in request.parameters if name.startswith(_PARAMETER))
     if FILTER not in request.parameters:

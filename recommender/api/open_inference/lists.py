@@ -19,10 +19,10 @@ _FEW: Final = 1 << 13
 
 
 class Lists:
-    """A list of items for each row: ids from `starts` to `ends` of the elements, or so many of the next keys.
+    """A list of items for each row: ids from `starts` to `ends` of the elements, or that many of the next keys.
 
-    A row may have `most` items, and ids up to `last`. `width` is what the keys of a row take up, 0 if they stand one
-    row right after another.
+    A row may have `most` items, and ids up to `last`. `width` is the number of places for a row's keys, 0 if rows
+    follow one another without padding.
     """
 
     def __init__(
@@ -83,7 +83,7 @@ class Lists:
 
 
 def lists_beside(tensors: Mapping[str, Tensor], name: str, rows: int, most: int, last: int = MOST_ID) -> Lists | None:
-    """What a tensor has for each item of the histories, in whose shape it comes."""
+    """A tensor's values for each item of the histories, in whose shape it comes."""
     tensor, history = tensors.get(name), tensors.get(HISTORY)
     if tensor is None:
         return None

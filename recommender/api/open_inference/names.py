@@ -1,4 +1,4 @@
-"""Names of the inputs, and the fields of a RecommendRequest that they stand for."""
+"""Names of the inputs, and the fields of a RecommendRequest that they map to."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ _FIELDS: Final = {
     "history_type_ids": TYPES,
     "history_type_keys": TYPES,
 }
-"""Fields of a RecommendRequest, and the inputs that stand for them."""
+"""Fields of a RecommendRequest, and the inputs that map to them."""
 _WORDS: Final = {
     "neither item_ids nor item_keys": "no item",
     "by user_id": "by its id",
@@ -49,7 +49,7 @@ _FEATURE: Final = re.compile(r"\bfeatures\[(.*?)\]")
 
 
 def about_inputs(error: InvalidRequestError, row: int | None) -> InvalidRequestError:
-    """Say an error about a RecommendRequest of the inputs that stand for its fields, and of a row if one is given."""
+    """Reword an error about a RecommendRequest for the inputs of its fields, and for a row if one is given."""
     place = "" if row is None else f"row {row}: "
     return type(error)(
         *(Violation(_field(each.field), place + _description(each.description)) for each in error.violations)

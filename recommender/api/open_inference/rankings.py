@@ -27,7 +27,7 @@ _WITH_SCORES: Final = ((), _USUAL)
 PLAIN_OUTPUTS: Final = frozenset({(), (RECOMMENDATIONS,), _USUAL})
 """What requests name as outputs that `reply_to_one` takes."""
 NO_ITEM: Final = -1
-"""Stands for an item where a ranking is shorter than the longest; its score is NaN and its key empty."""
+"""Pads rankings that are shorter than the longest; its score is NaN and its key empty."""
 
 _ITEM_BYTES: Final = 12
 """An id and a score."""
@@ -42,9 +42,9 @@ def outputs_of(version: Version) -> tuple[str, ...]:
 
 
 def wanted_outputs(request: oip.ModelInferRequest, version: Version) -> tuple[str, ...]:
-    """The outputs that a request asks for: those that it names, else the recommendations and their scores.
+    """The outputs that a request names, else the recommendations and their scores.
 
-    Raises InvalidRequestError if the version does not give one, if one is named twice, or wanted in shared memory.
+    Raises InvalidRequestError if the version lacks one, if one is named twice, or wanted in shared memory.
     """
     if not request.outputs:
         return _usual_outputs(version)
@@ -74,7 +74,7 @@ def _check_outputs(names: Sequence[str], version: Version) -> None:
 
 
 def check_size(rows: int, longest: int, names: Sequence[str], version: Version) -> None:
-    """Refuse a call whose reply could be larger than any that is sent. Raises InvalidRequestError."""
+    """Refuse a call whose reply could be too large to send. Raises InvalidRequestError."""
     keys = version.vocabulary.usual_bytes if KEYS in names and version.vocabulary is not None else 0
     size = rows * longest * (_ITEM_BYTES + keys)
     if size > MOST_REPLY_BYTES:
@@ -119,7 +119,7 @@ class Reply:
         """Return the whole, with the id of its request."""
         message = self._message
         message.model_name = self._versions[0].model.name
-        # A call whose canary failed for some rows has answers of two versions.
+        # If a canary failed for some rows, two versions answered the call.
         message.model_version = ",".join([version.model.version for version in self._versions])
         if request_id:
             message.id = request_id

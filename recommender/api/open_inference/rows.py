@@ -102,7 +102,7 @@ class Rows:
         yield range(begin, self.count)
 
     def longest(self, limit: int) -> int:
-        """The most items that a row asks for, those without a number of their own for `limit`."""
+        """The most items that a row asks for; rows without a number ask for `limit`."""
         return limit if self.k is None else max([k or limit for k in self.k])
 
     def _add_events(self, options: Options, items: int, row: int) -> None:

@@ -30,7 +30,7 @@ from recommender.threads import Turns
 _MOST_FIELDS: Final = 1000
 """Tensors, outputs and parameters of a request; there are names for some twenty."""
 _SHORT_BYTES: Final = 1 << 16
-"""Bytes of a message that is parsed in 0.2 ms; a longer one is parsed in a turn of its own."""
+"""Bytes of a message that parses in 0.2 ms; a longer one gets a separate turn."""
 _FEW_ITEMS: Final = 1 << 12
 """Items that are written at once: some 0.1 ms."""
 
@@ -44,7 +44,7 @@ class _Wanted:
     """Of the outputs."""
     rows: Rows
     raw: bool
-    """Whether outputs are to be raw, as the inputs were."""
+    """Whether outputs are raw, as the inputs were."""
 
 
 class OpenInferenceService:

@@ -37,7 +37,7 @@ _TYPED: Final[Mapping[str, str]] = MappingProxyType(
 )
 """The field of typed contents for each datatype."""
 _LENGTH_BYTES = 4
-"""What stands before each element of raw BYTES: its length, little-endian."""
+"""The prefix of each element of raw BYTES: its length, little-endian."""
 _MOST_DIMENSIONS = 2
 _AT_ONCE = 1 << 12
 """Typed contents that are copied at once, in some 0.2 ms."""
@@ -145,9 +145,9 @@ class Tensors:
 
 
 def read_tensors(request: oip.ModelInferRequest, known: Mapping[str, Sequence[str]]) -> Tensors:
-    """Read the inputs of a request; `known` are the names that there may be, with their datatypes.
+    """Read the inputs of a request; `known` are the possible names, with their datatypes.
 
-    Raises InvalidRequestError if one is unknown, comes twice, or is not what its datatype and its shape say.
+    Raises InvalidRequestError if one is unknown, occurs twice, or does not fit its datatype and its shape.
     """
     inputs, raw = request.inputs, request.raw_input_contents
     if len(inputs) > len(known):

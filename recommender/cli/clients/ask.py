@@ -191,7 +191,7 @@ def sending_a_trace() -> Iterator[None]:
 def print_answers(
     histories: Sequence[tuple[int | str, ...]], answers: Sequence[Recommendations], *, details: bool = False
 ) -> None:
-    """Print a table of histories with their recommendations; `details` adds how each answer came about."""
+    """Print a table of histories with their recommendations; `details` adds how each was ranked."""
     console = Console()
     asked = [escape(" ".join(map(str, history))) for history in histories]
     room = console.width - min(max(map(len, asked), default=0), console.width // 2) - len("│  │  │")

@@ -1,4 +1,4 @@
-"""Ask a health port, and say what a failed call means to the person who typed it. Imports no Typer: it is slow."""
+"""Call a health port, and explain a failed call to a user. Does not import Typer, which is slow."""
 
 from __future__ import annotations
 

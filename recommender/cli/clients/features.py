@@ -16,7 +16,7 @@ _TRUTH = {"true": True, "false": False}
 
 
 def split(words: Sequence[str], example: str = "a feature such as age=33") -> dict[str, str]:
-    """The values of `name=value` words by their names. Raises ValueError if one has no name, or comes twice."""
+    """The values of `name=value` words by their names. Raises ValueError if a name is missing or repeated."""
     given: dict[str, str] = {}
     for word in words:
         name, equals, value = word.partition("=")
@@ -47,7 +47,7 @@ def _alike(words: Sequence[str]) -> Feature:
 
 
 def typed(given: Mapping[str, str], taken: Iterable[api.FeatureInput]) -> dict[str, Feature]:
-    """The values as the model takes them; of a feature that it does not tell of, as a word looks.
+    """The values as the model takes them; a feature that it does not list is guessed from its word.
 
     Raises ValueError if a word cannot be of the feature's type.
     """

@@ -54,7 +54,7 @@ def hide(
     key: Key = None,
     token_file: TokenFile = None,
 ) -> None:
-    """Hide items: nobody gets them from a second later on."""
+    """Hide items: they are in no answer from a second later on."""
     unknown: list[str] = []
     target = Target(host, port, timeout, ca, certificate, key, token_file)
     with calling(target) as stub:

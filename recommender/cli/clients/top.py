@@ -135,7 +135,7 @@ def top(
 
 
 def watch(url: str, interval: float) -> Iterator[RenderableType]:
-    """A picture every `interval` seconds, for ever. Raises NoMetricsError only if there never were any."""
+    """A picture every `interval` seconds, without end. Raises NoMetricsError only if there never were any."""
     screen, before = Screen(url), scrape(url)
     while True:
         time.sleep(interval)

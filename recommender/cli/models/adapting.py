@@ -46,7 +46,7 @@ def adapt(
     ] = None,
     max_k: Annotated[int | None, typer.Option(help="The most a caller may ask for; by default 1000.")] = None,
 ) -> None:
-    """Write a foreign ONNX file anew with our inputs, an exact top-K and a card; it ranks by the scores it had."""
+    """Rewrite a foreign ONNX file with our inputs, an exact top-K and a card; it ranks by the scores it had."""
     settings = load_settings(num_recommendations=num_recommendations)
     try:
         from recommender.importers.adapt.adapt import AdaptOptions  # noqa: PLC0415 (needs onnx, which serving does not)

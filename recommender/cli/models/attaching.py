@@ -93,7 +93,7 @@ def card(
     features: Annotated[Path | None, typer.Option(help="JSON of its inputs that are features, by name.")] = None,
     parity: Annotated[Path | None, typer.Option(help="JSONL of histories with what was recommended.")] = None,
 ) -> None:
-    """Write the card of a model file, with its keys and lists beside it, after trying it as a server would."""
+    """Write the card of a model file, with its keys and lists, after trying it as a server would."""
     settings = load_settings(num_recommendations=1 if default_k is None else default_k)
     written: Files = {}
     told: str | None = None
@@ -162,7 +162,7 @@ def card(
 def _facts(
     settings: Settings, file: Path, given: Mapping[str, int | None], features: tuple[Feature, ...]
 ) -> tuple[Model, OnnxFile]:
-    """What the file and the options tell of the model, and what the file is made of."""
+    """The facts that the file and the options give about the model, and the files it is made of."""
     artifact = Artifact(file, file_sha256(file), None)
     more = {f"recommender.{key}": str(value) for key, value in given.items() if value is not None}
 
@@ -217,9 +217,9 @@ async def _attach(settings: Settings, file: Path, described: Card) -> str:
 
 
 async def _answers(engine: OnnxEngine) -> tuple[tuple[Golden, ...], float]:
-    """Golden answers, and how far scores lie apart between a history alone and beside others."""
+    """Golden answers, and how far scores of a history differ between a run by itself and a batch."""
     model = engine.model
-    drawn = random.Random(1)  # noqa: S311 (the same histories for everybody, and no secret)
+    drawn = random.Random(1)  # noqa: S311 (fixed histories, and no secret)
     longest = min(model.longest_history or _LONGEST, _LONGEST)
     histories = [tuple(drawn.choices(range(model.readable or 1), k=1 + place % longest)) for place in range(_MEASURED)]
     known = [tuple(model.some_item if item == model.padding_id else item for item in history) for history in histories]

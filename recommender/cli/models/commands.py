@@ -198,7 +198,7 @@ def promote(
     registry: RegistryUri = None,
     as_json: Json = False,
 ) -> None:
-    """Let an alias stand for a version: every server that follows the alias serves it within seconds."""
+    """Point an alias at a version: every server that follows the alias serves it within seconds."""
     with _told():
         before = _registry(registry).promote(name, version, alias)
     if as_json:
@@ -215,7 +215,7 @@ def rollback(
     registry: RegistryUri = None,
     as_json: Json = False,
 ) -> None:
-    """Let an alias stand for the version that it stood for before the last promotion."""
+    """Point an alias at the version that it had before the last promotion."""
     with _told():
         before, version = _registry(registry).roll_back(name, alias)
     if as_json:
@@ -225,7 +225,7 @@ def rollback(
 
 
 def _described(feature: Feature, version: Version) -> str:
-    """A feature with how many strings it tells apart, and whether requests must name it."""
+    """A feature with the number of its strings, and whether requests must name it."""
     tokens = version.tokens.get(feature.name)
     told = [] if tokens is None else [f"{len(tokens.vocabulary):,} tokens"]
     told += ["needed"] if feature.default is None else []
