@@ -14,7 +14,7 @@ from recommender.server.entry import prepare_environment
 COMMANDS = {
     "serve": Lazy("recommender.cli.serve:serve", "Serve a model until SIGTERM, SIGINT or SIGHUP."),
     "client": Lazy("recommender.cli.clients.ask:app", "Ask a running server for recommendations."),
-    "demo": Lazy("recommender.cli.demo:demo", "Start a server, send it concurrent requests, show what came of it."),
+    "demo": Lazy("recommender.cli.demo:demo", "Start a server, send it concurrent requests, show the answers."),
     "export": Lazy("recommender.cli.export:export", "Export a torch network as a model file with its card."),
     "import": Lazy("recommender.cli.importing:import_", "Import a model that another library trained."),
     "score": Lazy("recommender.cli.scoring:score", "Score files of histories without a server."),
