@@ -1,8 +1,8 @@
 """Rows that may get items beside the catalogue: exact top-K of both together.
 
 The model ranks its catalogue and gives each row's vector. The other items are a small table, multiplied here. Only
-those that score more than the last of k items of the catalogue are looked at: their ids are larger, so of equal scores
-the catalogue's item comes first.
+those that score more than the last of k items of the catalogue are considered: their ids are larger, so among equal
+scores the catalogue's item comes first.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def read_of(query: Query) -> Hashable:
 def ranked_beside(
     queries: Sequence[Query], outcomes: Sequence[Outcome], vectors: Mapping[Hashable, Floats]
 ) -> list[Outcome]:
-    """The outcomes of these queries with the items beside the catalogue; each that has such items needs a vector."""
+    """The outcomes of these queries with the items beside the catalogue; each query with such items needs a vector."""
     merged = list(outcomes)
     sharing: dict[NewItems, list[int]] = {}
     for place, (query, outcome) in enumerate(zip(queries, outcomes, strict=True)):
@@ -58,7 +58,7 @@ def ranked_beside(
 
 def _merged(queries: Sequence[Query], rankings: Sequence[Ranking], rows: Floats, items: NewItems) -> list[Ranking]:
     """The rankings of rows that share these items, with the best of them."""
-    # Of a row that is not finite, or whose products are not, no comparison is true.
+    # For a row that is not finite, or whose products are not, no comparison is true.
     sound = np.abs(rows).sum(axis=1, dtype=np.float64) * max(items.largest, 1.0) <= _MOST
     scores = _product(np.where(sound[:, None], rows, np.float32(0)), items.vectors)
     scores += items.biases

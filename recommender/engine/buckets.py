@@ -1,9 +1,9 @@
-"""Runs in a few fixed shapes, through buffers that stay where the model runs.
+"""Runs in a few fixed shapes, through buffers that stay on the device.
 
-A GPU likes to see the same shapes again: memory is taken once, kernels are chosen once, and a whole run
-can be captured and replayed. So a batch is padded up to its bucket (rows × history × k), its arrays are
-copied into that bucket's buffers, and the answer is cut back to what was asked. Padding rows hold item
-0 once; nobody reads their answers. The code is the same on every device, and is tested on the CPU.
+A GPU is fast with repeated shapes: memory is allocated once, kernels are chosen once, and a whole run can be captured
+and replayed. So a batch is padded up to its bucket (rows × history × k), its arrays are copied into that bucket's
+buffers, and the answer is cut back to the requested size. Padding rows hold item 0 once; their answers are discarded.
+The code is the same on every device, and is tested on the CPU.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ class Buckets:
         self._lock = threading.Lock()
 
     def fits(self, feed: Feed) -> bool:
-        """Whether the run names no items: such lists have a length of their own and go without a bucket."""
+        """Whether the run names no items: such lists have their own length and use no bucket."""
         return not any(feed[name].size for name in ("excluded", "candidates") if name in feed)
 
     def shapes(self, max_rows: int, max_history: int) -> Iterator[Bucket]:
@@ -121,7 +121,7 @@ class Buckets:
 
 
 class _Bound:
-    """One bucket's buffers, bound to the session; `number` tells its captured graph from others'."""
+    """One bucket's buffers, bound to the session; `number` distinguishes its captured graph."""
 
     def __init__(
         self,

@@ -76,7 +76,7 @@ MOST_LOOKED_UP = 1 << 18
 _LIGHT = 1 << 12
 """Numbers, of histories or of rankings, that are turned from or into Python's in some 0.1 ms."""
 NO_ITEM = -1
-"""Stands in `recommendations` where fewer than k items were left."""
+"""Fills `recommendations` when fewer than k items were left."""
 _MOST_ITEMS = 1 << 31
 """Ids travel as int32."""
 
@@ -85,9 +85,9 @@ _MOST_ITEMS = 1 << 31
 class Contract:
     """The form of the contract that one model has.
 
-    The ids that it may recommend are below `items`, and `padding` fills its histories up. `type` and `time` stand for
-    each item of a history that has none. `features` are its other inputs, each row of which has `feature_cells`
-    numbers in all.
+    The ids that it may recommend are below `items`, and `padding` pads its histories. `type` and `time` are used for
+    each item of a history without them. `features` are its other inputs, each row of which has `feature_cells` numbers
+    in total.
     """
 
     inputs: frozenset[str]
@@ -103,9 +103,9 @@ class Contract:
 
     @classmethod
     def of(cls, inputs: Mapping[str, Port], outputs: Mapping[str, Port]) -> Contract:
-        """The form that these inputs and outputs have; ModelError if it is none, saying what does not fit.
+        """The form of these inputs and outputs. Raises ModelError, with every misfit, if they fit none.
 
-        Inputs that are none of the contract's are left to `others`.
+        Inputs outside the contract are left to `others`.
         """
         if inputs == _OLDER_INPUTS and outputs == _OLDER_OUTPUTS:
             return cls(frozenset(inputs), frozenset(outputs), batched=False)
@@ -146,16 +146,16 @@ class Contract:
 
     @property
     def others(self) -> frozenset[str]:
-        """The inputs that are none of the contract's: features, if the card declares them."""
+        """The inputs outside the contract: features, if the card declares them."""
         return self.inputs - _REQUIRED.keys() - _OPTIONAL.keys()
 
     @property
     def takes_k(self) -> bool:
-        """Whether a run can be asked for a number of its own."""
+        """Whether a run can ask for its own number of items."""
         return "k" in self.inputs
 
     def unrestricted_widths(self, shapes: Mapping[str, Sequence[int | str | None]]) -> dict[str, int]:
-        """The named dimensions of these input shapes that are 0 in a run where nobody excludes or names candidates."""
+        """The named dimensions of these input shapes that are 0 in a run without exclusions and candidates."""
         dimensions = [dimension for shape in shapes.values() for dimension in shape]
         widths = [shapes[name][axis] for name, axis in (("excluded", 0), ("candidates", 1)) if name in shapes]
         return {width: 0 for width in widths if isinstance(width, str) and dimensions.count(width) == 1}
@@ -163,8 +163,8 @@ class Contract:
     def runs(self, queries: Sequence[Query]) -> list[list[int]]:
         """Which queries, by their places, share a run of the model.
 
-        Those who rank the whole catalogue do. Those who rank candidates share with whom has about as many: a run
-        looks up rows × the longest list among them.
+        Queries that rank the whole catalogue do. Queries with candidates share with those that have about as many: a
+        run looks up rows × the longest list among them.
         """
         if all(query.candidates is None for query in queries):
             return [list(range(len(queries)))]
@@ -188,10 +188,10 @@ class Contract:
         return self.batched and not any(apart) and cells <= _LIGHT
 
     def pack(self, queries: Sequence[Query], padding: int | None = None) -> Feed:
-        """The feed of one run, histories filled up with the model's own padding id unless another is given.
+        """The feed of one run, histories padded with the model's own padding id unless another is given.
 
-        Their types and times are filled up with 0, or then with the last type and a time to come. Raises nothing: what
-        queries hold was validated at the door.
+        Their types and times are padded with 0, or then with the last type and a future time. Raises nothing: queries
+        were validated on admission.
         """
         type_behind, time_behind = (0, 0) if padding is None else (self.last_type, _TIME_TO_COME)
         padding = self.padding if padding is None else padding
@@ -218,7 +218,7 @@ class Contract:
         return feed
 
     def unrestricted(self, feed: Feed) -> bool:
-        """Whether nobody in this feed excludes items or names candidates."""
+        """Whether no query of this feed excludes items or names candidates."""
         return not any(name in feed and feed[name].size for name in _RESTRICTING)
 
     def pack_alone(self, query: Query) -> Feed:
@@ -290,7 +290,7 @@ def _int64(values: list[int]) -> npt.NDArray[np.int64]:
 
 
 def _filled(rows: Sequence[Sequence[int]], lengths: Sequence[int], longest: int, behind: int) -> npt.NDArray[np.int64]:
-    """Rows of these lengths as int64 [batch, longest], each filled up with what stands behind it."""
+    """Rows of these lengths as int64 [batch, longest], each padded with the values behind it."""
     # One flat list, made into an array once, is two to five times quicker than numpy row by row.
     flat: list[int] = []
     for row, length in zip(rows, lengths, strict=True):

@@ -1,4 +1,4 @@
-"""Queries drawn at random, with all that a model takes beside a history: for its checks, its card and its profile."""
+"""Random queries, with all inputs that a model takes besides a history: for its checks, its card and its profile."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The engine: runs batches through one model's sessions, on threads of its own."""
+"""The engine: runs batches through one model's sessions, on its own threads."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from recommender.settings.engine import EngineSettings
 from recommender.threads import Job, Threads
 
 _WARMED_HISTORY = 512
-"""Items of the longest history whose bucket is filled before the first request; longer ones are filled on demand."""
+"""Items of the longest history whose bucket is run before the first request; longer ones are run on demand."""
 _LARGE = 32
 """Rows of a run that is worth a handover: see `Threads.call`."""
 
@@ -38,10 +38,10 @@ Run: TypeAlias = Callable[[Sequence[Query]], Awaitable[Sequence[Ranking]]]
 
 
 class OnnxEngine:
-    """Runs one model on threads of its own, as many runs at once as its sessions have slots.
+    """Runs one model on its own threads, as many runs at once as its sessions have slots.
 
     The event loop waits at most a millisecond, for a run of many rows to begin. `provider` is ONNX Runtime's name of
-    what runs the model, `fallback_reason` why that is not what `auto` prefers. `threads` is the CPUs of one run, and
+    the provider, `fallback_reason` why that is not the first choice of `auto`. `threads` is the CPUs of one run, and
     `captures` whether runs are captured as CUDA graphs.
     """
 
@@ -71,22 +71,21 @@ class OnnxEngine:
     async def run(
         self, queries: Sequence[Query], *, general: bool = False, padding: int | None = None
     ) -> Sequence[Ranking]:
-        """Rank for every query, in their order, on the engine's own thread.
+        """Rank every query, in order, on the engine's own thread.
 
         Blocks the event loop until a run of `_LARGE` rows or more has begun, for a millisecond at most. `general` keeps
-        it off the quicker session for queries without exclusions and candidates. `padding` fills histories up in place
-        of the model's own padding id. A cancelled call does not end the
-        run; `terminate` does.
+        it off the quicker session for queries without exclusions and candidates. `padding` replaces the model's own
+        padding id. A cancelled call does not end the run; `terminate` does.
 
-        Of queries with `masks` exactly the allowed items are ranked, whatever their number; a model without the inputs
-        `k` and `candidates` fails a row if it gives too few that are allowed. Masks may be of another size than the
+        For queries with `masks` exactly the allowed items are ranked, whatever their number; a model without the inputs
+        `k` and `candidates` fails a row if it gives too few that are allowed. Masks may have another size than the
         catalogue: items beyond them are not allowed. One mask object that many queries share costs no more than one.
 
         Queries with `rules` are ranked by these; the model needs the inputs `k` and `candidates`, and gives scores.
-        Items `beside` the catalogue, which only a model with the output `query` may be asked for, are ranked with it.
+        Items `beside` the catalogue, which need a model with the output `query`, are ranked with it.
 
         Raises InvalidRequestError if the only query holds an id that the model does not have, and FaultyRowsError if
-        what the model gave for some rows is no answer. Raises what ONNX Runtime raises if the run failed.
+        the model's output for some rows is invalid. Raises what ONNX Runtime raises if the run failed.
         """
         rank = partial(self._rank, queries, general=general, padding=padding)
         return await self._threads.call(rank, at_once=len(queries) >= _LARGE)
@@ -108,9 +107,9 @@ class OnnxEngine:
         return self._rank(queries, lambda: None)
 
     def run_feed(self, feed: Feed, k: int) -> Outputs:
-        """Run a packed feed whose rows want `k` recommendations at most, on the caller's thread; several may at once.
+        """Run a packed feed whose rows want at most `k` recommendations, on the caller's thread.
 
-        Raises what ONNX Runtime raises.
+        Several may run at once. Raises what ONNX Runtime raises.
         """
         return self._with_options(partial(self._sessions.run, feed, k))
 
@@ -263,7 +262,7 @@ class OnnxEngine:
         options: onnxruntime.RunOptions,
         padding: int | None,
     ) -> list[Ranking]:
-        """Rank the catalogue by `rank`, and the items beside it by the vectors that the runs give."""
+        """Rank the catalogue by `rank`, and the items beside it by the vectors of the runs."""
         vectors: Vectors = {}
         alone = [query._replace(beside=None) for query in queries]
         outcomes = outcomes_of(partial(rank, alone, vectors=vectors))
@@ -299,7 +298,7 @@ def _noting(vectors: Vectors | None, queries: Sequence[Query], run: Callable[...
 
 @dataclass(frozen=True, slots=True)
 class PackedRun:
-    """A staged run whose feed is packed; `result` unpacks its outputs."""
+    """A staged run with a packed feed; `result` unpacks its outputs."""
 
     job: Job[Outputs]
     contract: Contract

@@ -12,7 +12,7 @@ from typing import BinaryIO
 def open_regular(path: Path) -> BinaryIO:
     """Open a regular file to read its bytes.
 
-    Raises OSError if it is something else or cannot be read: opening a FIFO would wait for its writer for ever.
+    Raises OSError if it is something else or unreadable: opening a FIFO would wait for its writer without end.
     """
     number = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     file = os.fdopen(number, "rb")

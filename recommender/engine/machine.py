@@ -1,7 +1,7 @@
-"""What this process may use of the machine: CPUs and memory, as its affinity and its cgroups limit them.
+"""CPUs and memory available to this process, as its affinity and its cgroups limit them.
 
-Both generations of cgroups are read, from the process's own group up to the root, since a limit of any of
-them holds. In a container the own group often stands at the root of the mount; both places are tried.
+Both generations of cgroups are read, from the process's own group up to the root, since every limit on the way holds.
+In a container the own group is often at the root of the mount; both places are tried.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _TELLING_BYTES = 1 << 25
 class Memory:
     """Bytes that a model takes: its constants, and the growth of the process while it loaded.
 
-    `loaded` is None where the system does not tell.
+    `loaded` is None on systems that do not report it.
     """
 
     constants: int
@@ -32,7 +32,7 @@ class Memory:
 
     @property
     def copies(self) -> float | None:
-        """Copies of the constants in memory; None if they are too small to tell.
+        """Copies of the constants in memory; None if they are too small to measure.
 
         ONNX Runtime keeps the constant operand of a product twice: as it was, and packed for its kernel.
         """
@@ -78,10 +78,10 @@ def one_cpu_busy() -> Iterator[None]:
 
 
 def available_memory(root: Path = _ROOT) -> int | None:
-    """Bytes that this process can still take without swapping or being killed; None where nobody tells.
+    """Bytes that this process can still take without swapping or being killed; None if unknown.
 
-    The kernel's estimate for the machine, or what its cgroups leave where that is less. Cached files count
-    as free: the kernel gives them up. `root` is where /proc and /sys stand.
+    The kernel's estimate for the machine, or what its cgroups leave if that is less. Cached files count as free: the
+    kernel releases them. `root` is the parent of /proc and /sys.
     """
     left = []
     with contextlib.suppress(OSError, ValueError, StopIteration):
@@ -99,14 +99,14 @@ def available_memory(root: Path = _ROOT) -> int | None:
 
 
 def resident_memory(root: Path = _ROOT) -> int | None:
-    """Bytes of physical memory that this process holds now; None where nobody tells."""
+    """Bytes of physical memory that this process holds now; None if unknown."""
     with contextlib.suppress(OSError, ValueError):
         return int(_text(root / "proc/self/statm").split()[1]) * os.sysconf("SC_PAGE_SIZE")
     return None
 
 
 def memory_growth(before: int | None) -> int | None:
-    """Bytes that this process holds more than `before`; None where nobody tells."""
+    """Bytes that this process holds more than `before`; None if unknown."""
     now = resident_memory()
     return None if before is None or now is None else max(now - before, 0)
 

@@ -53,9 +53,9 @@ _SMALL_BYTES = 1 << 26
 class OnnxFile:
     """The constants of a model, and the names of the nodes that look rows up in one of them.
 
-    `tables` are the constants of two or more dimensions, of other than whole numbers, that a product or a
-    look-up reads. `elsewhere` are the files that hold constants, wherever in the model they are named, as it names
-    them. `opset` is the version of its operators; 0 if it does not tell.
+    `tables` are the constants of two or more dimensions, not of whole numbers, that a product or a look-up reads.
+    `elsewhere` are the files that hold constants, as the model names them. `opset` is the version of its operators; 0
+    if absent.
     """
 
     constants: tuple[Constant, ...]
@@ -67,20 +67,20 @@ class OnnxFile:
 
     @property
     def constant_bytes(self) -> int:
-        """What the constants take in memory if each stands there once."""
+        """Bytes of the constants in memory, each once."""
         return sum(constant.size for constant in self.constants)
 
     @property
     def small(self) -> bool:
-        """Whether the constants are so few that loading them once more costs nobody anything.
+        """Whether the constants are so small that loading them twice does not matter.
 
-        Such a model is quick enough for a second session to pay: one that knows that nobody excludes items or names
-        candidates, and from which ONNX Runtime drops all that would ask. That is a quarter of a small model's run.
+        Such a model is fast enough for a second session to pay: one without exclusions and candidates, from which ONNX
+        Runtime removes their nodes. That is a quarter of a small model's run.
         """
         return self.constant_bytes <= _SMALL_BYTES
 
     def check_tables(self) -> None:
-        """Raise ModelError if a table holds a NaN or an infinity: it would reach whoever meets that row."""
+        """Raise ModelError if a table holds NaN or infinity, which would reach the rows that read it."""
         for table in self.tables:
             kind = _FLOATS.get(table.element)
             place = _first_bad(table, kind) if kind is not None else None
@@ -286,7 +286,7 @@ def _check_place(constant: Constant, model: Path) -> None:
 
 
 def _first_bad(table: Constant, kind: np.dtype[Any]) -> list[int] | None:
-    """The place in the table of its first number that is none; read in pieces, so it takes little memory."""
+    """The index of the first NaN or infinity in the table; read in pieces, so it takes little memory."""
     if table.size != math.prod(table.shape) * kind.itemsize:
         return None  # packed in another way, or of another size than its shape: ONNX Runtime's to refuse
     left = table.size // kind.itemsize

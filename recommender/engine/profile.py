@@ -63,8 +63,8 @@ async def profile(
 ) -> list[Point]:
     """Measure every combination for about `seconds` each; `done` is called after each of `steps`.
 
-    `open_engine` gives a checked engine that runs on so many threads. The combinations of one engine are
-    measured in turns, so that a machine whose speed drifts favours none of them.
+    `open_engine` gives a checked engine with that many threads. The combinations of one engine are measured in turns,
+    so that a machine with a drifting speed favours none of them.
     """
     points = []
     for count in threads:
@@ -100,8 +100,8 @@ def steps(threads: Sequence[int], rows: Sequence[int], histories: Sequence[int])
 def advise(points: Sequence[Point], objective: float, history: int) -> Advice:
     """The settings with the highest throughput whose p99 stays within `objective` seconds, at this history.
 
-    Whoever comes just after a batch has started waits for its end and then for the own one, so a batch
-    may take half of the objective. The backlog is what can still be answered in time.
+    A caller that arrives just after a batch has started waits for two, so a batch may take half of the objective. The
+    backlog is what can still be answered in time.
     """
     measured = [point for point in points if point.history == history]
     fitting = [point for point in measured if 2 * point.quantile(0.99) <= objective]

@@ -40,9 +40,9 @@ class FileBytes:
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """A protobuf message between two places of a file; fields that are bytes come as messages of their own.
+    """A protobuf message between two places of a file; bytes fields are returned as messages.
 
-    Its methods raise ModelError if it is no message, and OSError if the file is cut short meanwhile.
+    Its methods raise ModelError if it is malformed, and OSError if the file is truncated meanwhile.
     """
 
     data: FileBytes

@@ -1,7 +1,7 @@
-"""Execution providers: which one a session gets, what it is told, and whether it does what was asked.
+"""Execution providers: which one a session gets, its options, and whether it does the work.
 
-ONNX Runtime takes the CPU where it cannot have what it was asked for, and says so in a log at most. Here
-every fallback is an error with a sentence, and `auto` turns that sentence into a reason it can show.
+ONNX Runtime silently falls back to the CPU if a provider fails. Here every fallback is an error with a sentence, and
+`auto` turns that sentence into a reason it can show.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _REMEDIES: Mapping[str, str] = {
 CONTROL_FLOW = frozenset({"If", "Loop", "Scan"})
 """Operators that CUDA cannot capture in a graph."""
 _HEAVY = frozenset({"MatMul", "Gemm", "FusedMatMul", "FusedGemm", "TopK"})
-"""What must run where the operator said; look-ups in a table count too, and are told by their names."""
+"""Operators that must run on the requested provider; look-ups in a table count too, by their names."""
 _QUIETEST = 4  # ONNX Runtime's own log says nothing that the errors it raises do not say.
 _MEGABYTE = 1 << 20
 _NAMED_NODES = 5
@@ -42,7 +42,7 @@ _NAMED_NODES = 5
 
 @dataclass(frozen=True, slots=True)
 class CudaOptions:
-    """What CUDA is told: `memory_limit_mb` bounds its arena in MiB, 0 not at all; `tf32` rounds products."""
+    """Options of CUDA: `memory_limit_mb` bounds its arena in MiB, 0 not at all; `tf32` rounds products."""
 
     device_id: int = 0
     memory_limit_mb: int = 0
@@ -65,7 +65,7 @@ class CudaOptions:
 
 @dataclass(frozen=True, slots=True)
 class CoreMLOptions:
-    """What CoreML is told: which of the chip's units it may use, and what it compiles the graph to."""
+    """Options of CoreML: which of the chip's units it may use, and what it compiles the graph to."""
 
     units: CoreMLUnits = "cpu_and_gpu"
     format: CoreMLFormat = "mlprogram"
@@ -86,12 +86,12 @@ class CoreMLOptions:
 
 @dataclass(frozen=True, slots=True)
 class SessionPlan:
-    """How a session is built: `threads` CPUs a run, and what each provider is told.
+    """How a session is built: `threads` CPUs a run, and the options of each provider.
 
-    `table_look_ups` names the nodes that read rows of the item table; they may not run on the CPU while
-    another provider was asked for, where nodes that compute shapes may. `pinned` fixes dimensions of the inputs by
-    their names, so that ONNX Runtime works out at load what depends on nothing else. With `memory_patterns` the CPU's
-    runs keep a memory plan for each shape of the inputs: microseconds quicker, and megabytes for a large model.
+    `table_look_ups` names the nodes that read rows of the item table; they may not run on the CPU if another provider
+    was requested; nodes that compute shapes may. `pinned` fixes dimensions of the inputs by their names, so that ONNX
+    Runtime computes at load what depends on nothing else. With `memory_patterns` the CPU's runs keep a memory plan for
+    each shape of the inputs: microseconds quicker, and megabytes for a large model.
     """
 
     threads: int
@@ -105,9 +105,9 @@ class SessionPlan:
 
 @dataclass(frozen=True, slots=True)
 class Opened:
-    """A session and the provider it runs on; `fallback_reason` says why that is not what `auto` prefers.
+    """A session and its provider; `fallback_reason` says why that is not the first choice of `auto`.
 
-    `loaded` is how many bytes the process grew by, None where the system does not tell.
+    `loaded` is the growth of the process in bytes, None if unknown.
     """
 
     session: onnxruntime.InferenceSession

@@ -99,7 +99,7 @@ def ranked_by_rules(queries: Sequence[Query], rank: Rank, items: int) -> list[Ou
 
 
 def _go_on(row: _Row, seen: Sequence[int], items: int) -> bool:
-    """Leave out what a row has seen and what its bounds no longer let in; False if nothing is left."""
+    """Leave out the items that a row has seen and that its bounds exclude; False if nothing is left."""
     query = row.query
     allowed = np.ones(items, np.bool_)
     beside = query.beside

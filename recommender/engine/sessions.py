@@ -68,13 +68,13 @@ Raises ModelError if they contradict each other.
 
 @dataclass(slots=True, kw_only=True)
 class Sessions:
-    """The sessions of one model on one provider, and what is known of it.
+    """The sessions of one model on one provider, and facts about it.
 
-    `general` takes every feed. `plain` is quicker and takes feeds without exclusions and candidates; None if the
-    model is not small. `buckets` runs such feeds in a few fixed shapes; None if they go as they come.
-    `fallback_reason` says why `provider` is not the one that `auto` prefers. `slots` runs may go at once.
-    `coarse_rows` says which batches start from scores in 8 bits; None if the model has none. `block` is the items of
-    a block whose bounds the model gives; None if it is not asked for them.
+    `general` takes every feed. `plain` is quicker and takes feeds without exclusions and candidates; None if the model
+    is not small. `buckets` runs such feeds in a few fixed shapes; None without buckets. `fallback_reason` says why
+    `provider` is not the first choice of `auto`. `slots` runs may go at once. `coarse_rows` says which batches start
+    from scores in 8 bits; None if the model has none. `block` is the number of items of a block with a bound; None if
+    bounds are not used.
     """
 
     path: Path

@@ -1,1 +1,1 @@
-"""What a version of a model is, where it comes from, and whether it may serve."""
+"""A version of a model: where it comes from, and whether it may be served."""

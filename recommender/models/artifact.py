@@ -22,8 +22,8 @@ _SHOWN = 80
 class Release:
     """One version of a model, as its source names it.
 
-    `stamp` is another whenever the content may be another, so a release that was refused is tried again only when
-    it may have been mended. `aliases` are names beside the version that a request may call it by.
+    `stamp` changes whenever the content may have changed, so a refused release is tried again only if it may have been
+    fixed. `aliases` are further names by which a request may ask for the version.
     """
 
     name: str
@@ -39,9 +39,9 @@ class Release:
 
 @dataclass(frozen=True, slots=True)
 class Artifact:
-    """A model file that is what its card says; `card` is None where there is none to hold it to.
+    """A model file that matches its card; `card` is None for a file without one.
 
-    `release` is what its source calls it, which stands above what the card does.
+    `release` is the source's name for it, which overrides the card's.
     """
 
     path: Path
@@ -108,9 +108,9 @@ def open_version(folder: Path, release: Release) -> Artifact:
 
 
 def open_artifact(path: Path) -> Artifact:
-    """Read the card beside a model file and hold every file it lists to its size and digest.
+    """Read the card beside a model file and check the size and digest of every file it lists.
 
-    Raises ModelError if the card cannot be read or a file is missing, cut short or altered.
+    Raises ModelError if the card is unreadable or a file is missing, truncated or altered.
     """
     beside = card_path(path)
     if not os.path.lexists(beside):

@@ -33,7 +33,7 @@ class ItemAttributes:
             await self._tables.close()
 
     async def attach(self, version: Version) -> None:
-        """Join a version's items with the table, before it answers anybody."""
+        """Join a version's items with the table, before it answers requests."""
         model, vocabulary = version.model, version.vocabulary
         if self._tables is None:
             return

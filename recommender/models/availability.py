@@ -1,4 +1,4 @@
-"""Availability: which items nobody gets, and which are ranked beside the model's, in every version that is loaded."""
+"""Availability: hidden items, and new items ranked beside the model's, in every loaded version."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ NewItemState: TypeAlias = Literal["ranked", "waiting", "left_behind", "in_catalo
 
 @dataclass(frozen=True, slots=True)
 class Shelf:
-    """How many items of a version are hidden, and how many keys of the list it does not have.
+    """How many items of a version are hidden, and how many keys of the list it lacks.
 
     `new` items are ranked beside its own, and `in_catalogue` are new items that it has itself.
     """
@@ -66,9 +66,9 @@ class _Items:
 class Availability:
     """Hides items in versions, from `attach` to `forget`: those of a list, and those that calls have hidden.
 
-    `source` is where the list comes from, and `every` how often it is looked at, in seconds; `journal` keeps what calls
-    hide and add. Each may be None. Calls may add `most_new` items; where that is 0, versions rank none. A change is in
-    force in all versions before the next look for changes.
+    `source` provides the list, and `every` is the seconds between two checks of it; `journal` keeps the changes of
+    calls. Each may be None. Calls may add `most_new` items; with 0 versions rank none. A change is in force in all
+    versions before the next check for changes.
     """
 
     def __init__(
@@ -84,7 +84,7 @@ class Availability:
         self._lock = asyncio.Lock()
         self.most_new = most_new
         self.list = None if source is None else FollowedList(source, self._use, every=every, patience=_PATIENCE_SECONDS)
-        """The list that is followed; None if there is none."""
+        """The followed list; None without one."""
         self.kept = None if journal is None else KeptChanges(journal, self._follow, self._follow_new)
         """What calls have hidden and added; None if there is no journal."""
 
@@ -103,7 +103,7 @@ class Availability:
             await self.kept.close()
 
     async def attach(self, version: Version) -> None:
-        """Hide items in this version too, and let it rank new ones, before it answers anybody."""
+        """Hide items in this version too, and let it rank new ones, before it answers requests."""
         async with self._lock:
             hiding = HiddenItems(version.label, version.model.items or 0, version.vocabulary)
             items = _Items(version, hiding, self._new(version))
@@ -118,11 +118,11 @@ class Availability:
             self._versions[version] = items
 
     def forget(self, version: Version) -> None:
-        """Leave a version as it is: it answers nobody any longer."""
+        """Leave a version as it is: it answers no more requests."""
         self._versions.pop(version, None)
 
     def shelves(self) -> Mapping[str, Shelf]:
-        """What is hidden in each version and ranked beside it, by its label."""
+        """Counts of each version's hidden and new items, by its label."""
         return {version.label: _shelf(version, items) for version, items in self._versions.items()}
 
     async def unknown(self, keys: Sequence[str]) -> list[str]:

@@ -1,4 +1,4 @@
-"""The card: what a model file says about itself, as JSON beside it."""
+"""The card: a model's description, as JSON beside its file."""
 
 from __future__ import annotations
 
@@ -110,10 +110,10 @@ class Expected(_Asked):
 
 
 class CardUsers(_Record):
-    """The users that a model takes: `count` ids from `first` on, without a gap.
+    """The users that a model takes: `count` consecutive ids from `first` on.
 
-    Where `first` is 1, the model is given 0 for a user whom it does not know. `unknown` says how it ranks for one:
-    `row` by numbers learned for that, `history` by the history alone. `fallback` means that it cannot.
+    If `first` is 1, the model gets 0 for an unknown user. `unknown` says how it ranks for one: `row` by a trained row,
+    `history` by the history alone. `fallback` means that it cannot.
     """
 
     count: Annotated[int, Field(ge=1, lt=2**63)]
@@ -128,11 +128,11 @@ class CardUsers(_Record):
 
 
 class CardTypes(_Record):
-    """The types of events that a model tells apart in histories: `count` ids from `first` on, without a gap.
+    """The event types that a model distinguishes in histories: `count` consecutive ids from `first` on.
 
-    Where `first` is 1, histories of types are padded with 0, which is no type. `unknown` is the id that stands for a
-    type that it does not know, and `default` the one for each item of a history without types. Where they are None,
-    such a request is refused.
+    If `first` is 1, histories of types are padded with 0, which is no type. `unknown` is the id for a type that it does
+    not know, and `default` the id for each item of a history without types. If they are None, such a request is
+    refused.
     """
 
     count: Annotated[int, Field(ge=1, lt=2**31)]
@@ -161,11 +161,11 @@ class CardTimes(_Record):
 
 
 class CardFeature(_Record):
-    """An input of the model beside those of the contract: [batch], or [batch, `width`] where it is a list.
+    """An input of the model besides those of the contract: [batch], or [batch, `width`] for a list.
 
-    A request without the feature has its `default`; without one every request must hold it. `minimum` and `maximum`
-    bound numbers. Strings are the lines of a `vocabulary`, one of the card's files, of `tokens` keys: key i is number
-    `first_token` + i to the model, and any other string is `unknown_token`.
+    A request without the feature has its `default`; without a default every request must have it. `minimum` and
+    `maximum` bound numbers. Strings are the lines of a `vocabulary`, one of the card's files, of `tokens` keys: key i
+    is number `first_token` + i to the model, and any other string is `unknown_token`.
     """
 
     name: Annotated[str, Field(min_length=1, max_length=128)]
@@ -225,9 +225,9 @@ def is_of(kind: FeatureType, value: float | str) -> bool:
 
 
 class Origin(_Record):
-    """Where a model was trained, if not for this server: the library's class with its hyper-parameters.
+    """Where a model was trained, if it was imported: the library's class with its hyper-parameters.
 
-    `data_sha256` is the digest of the interactions that were at hand when it was imported.
+    `data_sha256` is the digest of the interactions that were given to the import.
     """
 
     library: str
@@ -238,21 +238,19 @@ class Origin(_Record):
 
 
 class Card(_Record):
-    """What a model is: its files with their digests, its limits, and answers to hold it to.
+    """The description of a model: its files with their digests, its limits, and answers that it must give.
 
     `items` is the size of the catalogue: recommended ids run from 0 to `items - 1`. Those in histories run to
-    `history_items - 1`; None where that is the same. `default_k` is how many
-    recommendations a caller gets who asks for no number, `max_k` the most a caller may ask for.
-    `embedding_size` is 0 where the network yields scores and no user vectors.
-    `longest_history` is the most recent items the network reads; None where it reads any number.
-    `never_recommended` are the items that no answer holds, ascending; histories may hold them. `padding_id` means
-    padding to the network, so no history holds it. `users` is None where the model has no input `user`; the same holds
-    for `history_types` and `history_times`. `features` are its inputs beside those of the contract.
-    A model that does not `reads_history` ranks for requests without one. One that gives its `query_vector` can rank
-    items that it lacks, by vectors of `embedding_size` numbers. Vectors of one version fit another that names the same
-    `embedding_space`; None fits no other.
-    Two rankings are equal when they differ only among items whose scores lie within
-    `score_tolerance` of each other. `origin` is None where the model was not imported from a library.
+    `history_items - 1`; None means the same. `default_k` is the number of recommendations for a request without a
+    limit, `max_k` the largest limit. `embedding_size` is 0 if the network returns scores and no user vectors.
+    `longest_history` is the most recent items that the network reads; None means any number. `never_recommended` are
+    the items that no answer holds, ascending; histories may hold them. `padding_id` means padding to the network, so no
+    history holds it. `users` is None if the model has no input `user`; the same holds for `history_types` and
+    `history_times`. `features` are its inputs besides those of the contract. A model that does not `reads_history`
+    ranks for requests without one. One that gives its `query_vector` can rank items that it lacks, by vectors of
+    `embedding_size` numbers. Vectors of one version fit another that names the same `embedding_space`; None fits no
+    other. Two rankings are equal if they differ only among items whose scores lie within `score_tolerance` of each
+    other. `origin` is None if the model was not imported from a library.
     """
 
     schema_version: Annotated[int, Field(ge=1)] = SCHEMA_VERSION
@@ -286,7 +284,7 @@ class Card(_Record):
 
 
 def card_path(model: Path) -> Path:
-    """Where the card of this model file stands: `10_model.onnx` → `10_model.card.json`, `model.onnx` → `card.json`."""
+    """The path of this model file's card: `10_model.onnx` → `10_model.card.json`, `model.onnx` → `card.json`."""
     return model.with_name(CARD_NAME) if model.name == MODEL_NAME else model.with_suffix(".card.json")
 
 

@@ -95,7 +95,7 @@ def _fault(ranking: Ranking, model: Model) -> str | None:
 
 
 async def check_restrictions(run: Run, path: Path, model: Model, inputs: frozenset[str]) -> None:
-    """Raise ModelError unless exclusions and candidates hold, beside a row that has neither.
+    """Raise ModelError unless exclusions and candidates hold, in a batch with a row that has neither.
 
     Only restrictions with an input of the model are tried.
     """

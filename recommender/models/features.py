@@ -25,7 +25,7 @@ Numbers: TypeAlias = Callable[[Iterable[str]], list[int]]
 
 @dataclass(frozen=True, slots=True)
 class Tokens:
-    """The strings that a feature tells apart, and what the model reads for them: `unknown` for any other."""
+    """The strings that a feature distinguishes, and their numbers: `unknown` for any other."""
 
     vocabulary: Vocabulary
     first: int
@@ -60,7 +60,7 @@ class Taken(NamedTuple):
 
 
 def taken(features: Iterable[Feature], tokens: Mapping[str, Tokens]) -> tuple[Taken, ...]:
-    """The features of a model, in its order, with the strings that they tell apart."""
+    """The features of a model, in its order, with the strings that they distinguish."""
     return tuple(
         Taken(
             feature.name,

@@ -1,11 +1,11 @@
-"""Follows a source: what it wants is fetched, proven, loaded and adopted while the version before it serves.
+"""Follows a source: fetches, proves, loads and adopts its versions while the previous one serves.
 
-1. A version that cannot be fetched, or fails its proof, is refused: what serves goes on serving, and the same content
+1. A version that cannot be fetched, or fails its proof, is refused: the current one keeps serving, and the same content
    is not tried again.
-2. What the source wants is asked again before a loaded version is adopted: of two promotions in a row, or one that is
-   taken back, only the last word counts.
-3. A source that cannot be asked changes nothing. It is asked again later and later, with jitter, a minute apart at
-   most. One that hangs holds a few threads at most: then it is asked nothing until it returns.
+2. The source is asked again before a loaded version is adopted: of two promotions in a row, or one that is taken back,
+   only the last counts.
+3. A source that cannot be asked changes nothing. It is asked again with growing pauses and jitter, at most a minute
+   apart. One that hangs holds a few threads at most: then it is not asked until it returns.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ than its bounds allow.
 
 SourceFailure: TypeAlias = Literal["SOURCE_TIMEOUT", "SOURCE_UNREACHABLE", "NO_VERSION"]
 Refusal: TypeAlias = Literal["VERSION_REFUSED", "VERSION_FAILED", "ROLLED_BACK"]
-"""What callers are told of a failure. Its reason may name hosts, users and paths: it is the operator's to know."""
+"""The code of a failure that callers get. Its reason may name hosts, users and paths, so only operators see it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,11 +73,11 @@ class FollowerStatus:
 
 
 class Follower:
-    """Brings the versions of one source in, one at a time.
+    """Loads the versions of one source, one at a time.
 
-    `prove` tries an artifact in a process of its own, `load` makes of it what answers, `adopt` lets that serve and
-    `discard` ends it unused. `interval` is the seconds between two questions, `patience` those that an answer may
-    take, and `timeout` those of a download.
+    `prove` tries an artifact in another process, `load` makes a Version of it, `adopt` lets that serve and `discard`
+    ends it unused. `interval` is the seconds between two questions, `patience` those that an answer may take, and
+    `timeout` those of a download.
     """
 
     def __init__(
@@ -114,10 +114,10 @@ class Follower:
         self._outcomes: dict[Outcome, int] = {"served": 0, "refused": 0, "overtaken": 0, "rolled_back": 0}
 
     async def start(self) -> None:
-        """Bring the first version in, without a proof elsewhere: nobody is being served who could suffer.
+        """Load the first version, without a proof in another process: no traffic is at risk yet.
 
-        Where what the source wants is not to be had, the next best that it knows serves, with a warning. Raises the
-        first error if there is none.
+        If the wanted version is unavailable, the next best known one serves, with a warning. Raises the first error if
+        none is available.
         """
         try:
             wanted = await self._wanted()
@@ -142,7 +142,7 @@ class Follower:
         return self.source.may_change or self._current is None
 
     async def follow(self) -> NoReturn:
-        """Ask the source for ever, and bring in what it wants; at once if nothing of it serves yet."""
+        """Ask the source without end, and load what it wants; at once if none of its versions serves yet."""
         if self._current is None:
             await self.check()
         while True:
@@ -173,7 +173,7 @@ class Follower:
         else:
             if outcome == "served":
                 self._refused = self._refusal = self._refusal_code = None
-            # In the turn in which the version began to serve: who looks sees both, or neither.
+            # In the turn in which the version began to serve: a reader sees both, or neither.
             self._report(wanted, outcome, time.monotonic() - started)
             if outcome == "served":
                 await self._keep(wanted)
@@ -238,7 +238,7 @@ class Follower:
         """Have the source remember what serves; without that it serves all the same."""
         try:
             await self._bounded(self._patience, self.source.keep, release)
-        except Exception as error:  # noqa: BLE001 (whatever it was, the next version is to be followed)
+        except Exception as error:  # noqa: BLE001 (after any error the next version must be followed)
             log.warning("what serves is not noted for the next start", version=release.label, reason=repr(error))
 
     async def _wants_another(self, release: Release) -> bool:
@@ -268,7 +268,7 @@ class Follower:
         return call.result()
 
     def _returned(self, call: asyncio.Future[Any]) -> None:
-        """Note that a call has returned that nobody waits for: its result or error is no news."""
+        """Note that a call has returned that nothing waits for: its result or error is ignored."""
         self._hung.discard(call)
         if not call.cancelled():
             call.exception()

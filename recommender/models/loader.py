@@ -35,10 +35,10 @@ log = structlog.get_logger(__name__)
 
 
 class Loader:
-    """Loads versions, each with an engine and a batcher of its own.
+    """Loads versions, each with its own engine and batcher.
 
-    `open_engine` builds the engine and may block, `make_batcher` gives it a batcher for what its runs cost. `limit` is
-    the number of recommendations for callers who set none, `max_history` the most items of a history,
+    `open_engine` builds the engine and may block, `make_batcher` gives it a batcher for the cost of its runs. `limit`
+    is the number of recommendations for requests without one, `max_history` the most items of a history,
     `max_batch_size` the rows of the largest batch, and `longest_run` the seconds that a batch may take in the checks.
     `prepare` gets each version before it is handed out.
     """
@@ -102,7 +102,7 @@ class Loader:
         return version
 
     def _check_limit(self, model: Model) -> None:
-        """Raise ModelError if callers who set no number would get more than the model gives."""
+        """Raise ModelError if the default limit is more than the model gives."""
         if self._limit > model.max_k:
             raise ModelError(
                 f"RECOMMENDER_NUM_RECOMMENDATIONS is {self._limit} and {model.label} returns "
@@ -208,9 +208,9 @@ def loader(
     opened_engine: Callable[[OnnxEngine], None] = lambda _: None,
     prepare: Callable[[Version], Awaitable[None]] | None = None,
 ) -> Loader:
-    """A loader of versions as the settings say; `tracer` gives the tracer of a model's calls, None for none.
+    """A loader of versions by the settings; `tracer` gives the tracer of a model's calls, None for none.
 
-    `opened_engine` is told of each engine before it is warmed up, `prepare` gets each version before it is handed out.
+    `opened_engine` gets each engine before it is warmed up, `prepare` each version before it is handed out.
     """
 
     def batcher(engine: OnnxEngine, cost: Cost) -> Batcher:

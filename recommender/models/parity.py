@@ -26,7 +26,7 @@ _SPARE = 10
 class Names:
     """What a parity file may name: items by id or by a key of `ids`, users and types of events the same way.
 
-    Recommended ids are below `items`, those of histories below `readable`. `users` and `types` are None where the model
+    Recommended ids are below `items`, those of histories below `readable`. `users` and `types` are None if the model
     takes none, and so are `times`. `features` are as the card declares them, with the numbers of their strings.
     """
 

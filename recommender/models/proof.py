@@ -1,7 +1,7 @@
-"""The proof of a version in a process of its own, before the server loads it.
+"""The proof of a version in another process, before the server loads it.
 
-That process opens the files as the server would, checks the model against its card and its limits, and measures it.
-Its priority is low from the start, so that requests go first. A model that hangs, crashes or fills the memory does it
+That process opens the files as the server would, checks the model against its card and its limits, and measures it. Its
+priority is low from the start, so that requests go first. A model that hangs, crashes or fills the memory does so
 there.
 """
 

@@ -1,4 +1,4 @@
-"""Trials of a version with random histories: alone and in company, whatever pads them, and with several numbers."""
+"""Trials of a version with random histories: single and batched, with any padding, and with several numbers."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ async def check_histories(engine: OnnxEngine, path: Path) -> None:
     k = model.default_k
     with as_model_error(path):
         items = range(model.readable) if model.readable is not None else await _recommended(engine, path)
-        draw = random.Random(1)  # noqa: S311 (the same queries for everybody, and no secret)
+        draw = random.Random(1)  # noqa: S311 (fixed queries, and no secret)
         queries = [drawn_query(model, history, k, draw) for history in _random_histories(model, items)]
         if model.users is not None:
             if model.users.unknown != "fallback":
@@ -76,7 +76,7 @@ async def check_parity(engine: OnnxEngine, artifact: Artifact) -> None:
 
 
 async def _recommended(engine: OnnxEngine, path: Path) -> Sequence[int]:
-    """The items of some answers, of a model that does not tell its catalogue: it must read them in histories."""
+    """The items of some answers, of a model that does not declare its catalogue: it must read them in histories."""
     model = engine.model
     (ranking,) = await engine.run([Query((model.some_item,), model.max_k)])
     for item in {*ranking.item_ids[:_HISTORIES], max(ranking.item_ids, default=model.some_item)}:
@@ -93,7 +93,7 @@ async def _recommended(engine: OnnxEngine, path: Path) -> Sequence[int]:
 
 def _random_histories(model: Model, items: Sequence[int]) -> list[tuple[int, ...]]:
     """Histories of different lengths from these items, without the padding id."""
-    drawn = random.Random(0)  # noqa: S311 (the same histories for everybody, and no secret)
+    drawn = random.Random(0)  # noqa: S311 (fixed histories, and no secret)
     longest = min(model.longest_history or _LONGEST, _LONGEST)
     histories = []
     for number in range(_HISTORIES):

@@ -21,10 +21,10 @@ from recommender.new_items import Beside, NewItems
 
 @dataclass(slots=True, eq=False)
 class Version:
-    """One version of a model, loaded and warm. `limit` is the number of recommendations for callers who set none.
+    """One version of a model, loaded and warm. `limit` is the number of recommendations for requests without one.
 
     Of a history of ids below `plain_items` the last `plain_history` are ranked: none of them is unknown. It is -1 if
-    the model needs more than a history. Beside a known user, features, types or times the same holds below
+    the model needs more than a history. With a known user, features, types or times the same holds below
     `plain_beside`.
     """
 
@@ -46,9 +46,9 @@ class Version:
     """Times of its batches, measured before it served."""
     vocabulary: Vocabulary | None = None
     user_vocabulary: Vocabulary | None = None
-    """Key i stands for user `model.users.first + i`."""
+    """Key i is user `model.users.first + i`."""
     type_vocabulary: Vocabulary | None = None
-    """Key i stands for type `model.history_types.first + i`."""
+    """Key i is type `model.history_types.first + i`."""
     plain_beside: float = 0
     needs_features: bool = False
     """Whether a request may not leave out every feature."""
@@ -64,12 +64,11 @@ class Version:
     """How many requests were answered from the fallback list."""
     aliases: tuple[str, ...] = ()
     masks: tuple[ItemMask, ...] = ()
-    """Hold the items of every answer: those that are not hidden. Replaced, never changed."""
+    """The items that answers may hold: those that are not hidden. Replaced, never changed."""
     embedding_space: str | None = None
-    """Names the space of its item vectors, which versions of the same space share; None if it has one of its own."""
+    """The space of its item vectors, which versions with the same name share; None for its own."""
     beside: Beside | None = None
-    """New items that its answers may hold beside those of the catalogue; None if there are none. Replaced, never
-    changed."""
+    """New items that its answers may hold besides those of the catalogue; None without any. Replaced, never changed."""
     attributes: Attributes | None = None
     """What is known of its items, for filters; None if that is nothing."""
     offered: tuple[int, ...] = field(init=False)

@@ -1,8 +1,8 @@
-"""Keys: the strings that stand for a model's items, users or types of events, in a compact file that is mapped.
+"""Keys: the strings of a model's items, users or event types, in a compact file that is mapped.
 
-The file is a MARISA trie (Yata 2011, "Recursive LOUDS tries"), which shares what keys have in common,
-then two int32 arrays between the trie's own numbering and item ids, then a footer that says where
-they start. Pages that nobody asks for stay on disk, and processes share those that are read.
+The file is a MARISA trie (Yata 2011, "Recursive LOUDS tries"), which shares what keys have in common, then two int32
+arrays between the trie's own numbering and item ids, then a footer with their offsets. Unread pages stay on disk, and
+processes share the others.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ _MOST_TRIED = 1_000_000
 """Keys that a check looks up both ways: some three seconds."""
 _TRIED_AT_ONCE = 10_000
 Of: TypeAlias = Literal["item", "user", "type", "token"]
-"""What keys stand for."""
+"""The kind of thing that keys name."""
 _WHOLE: dict[Of, str] = {"item": "catalogue", "user": "model", "type": "model", "token": "card"}
 
 
 class Vocabulary:
-    """Keys to ids and back; `len()` is the number of keys, one for each of what they stand for."""
+    """Keys to ids and back; `len()` is the number of keys, one for each thing they name."""
 
     def __init__(self, trie: marisa_trie.Trie, item_of: npt.NDArray[np.int32], place_of: npt.NDArray[np.int32]) -> None:
         self._trie = trie
@@ -129,7 +129,7 @@ def _are_inverse(item_of: npt.NDArray[np.int32], place_of: npt.NDArray[np.int32]
 
 
 def write_vocabulary(keys: Sequence[str], path: Path) -> None:
-    """Write a vocabulary: key i stands for item i. Raises ValueError if one comes twice, is empty or holds NUL."""
+    """Write a vocabulary: key i names item i. Raises ValueError if a key is repeated, empty or holds NUL."""
     if not all(keys):
         raise ValueError(f"key {list(keys).index('')} is empty; every item needs a key")
     for item, key in enumerate(keys):

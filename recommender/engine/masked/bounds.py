@@ -1,9 +1,8 @@
-"""Bounds of blocks: what a model says of rows that are looked at outside of its graph.
+"""Bounds of blocks: a model's output for rows that are ranked outside of its graph.
 
-A model may take `bounded` int64 [rows], the rows of a batch that it need not rank; by default there are none. For each
-of them it gives `bounds` float32 [rows, blocks]: no item of that block scores more. Items after the last full block
-have no bound. A run that does not go by blocks gives no rows. The metadata `recommender.block` tells how many items a
-block has.
+A model may take `bounded` int64 [rows], the rows of a batch that it need not rank; by default none. For each of them it
+gives `bounds` float32 [rows, blocks]: no item of that block scores more. Items after the last full block have no bound.
+A run that does not go by blocks gives no rows. The metadata `recommender.block` is the number of items in a block.
 """
 
 from __future__ import annotations

@@ -1,11 +1,11 @@
-"""Looks: the allowed items of a row's best blocks, and of those that may hold better ones than these.
+"""Looks: the allowed items of a row's best blocks, and of blocks that may hold better items.
 
-The model tells a bound of the scores in each block, see `bounds.py`. The row first ranks the allowed items of the
-blocks whose bounds are the largest. The last of the k that it finds has a score that no better answer can lack. So only
-blocks with bounds as large as that are looked at once more: what is then found is exact, equal scores included.
+The model gives a bound of the scores in each block, see `bounds.py`. The row first ranks the allowed items of the
+blocks with the largest bounds. The k-th score that it finds is a lower bound of the answer. So only blocks with bounds
+at least as large are looked at once more. The result is exact, equal scores included.
 
-A block without allowed items is never looked at. So it is allowed items that cost, whatever share they have, and about
-as many for every share: where few are allowed, more blocks are looked at for as many items.
+A block without allowed items is never looked at. So the cost is in allowed items, whatever their share, and about the
+same for every share: if few are allowed, more blocks are looked at for as many items.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _DEVIATIONS = 3
 _GROUPS = 8
 """Groups for each bound that is wanted."""
 _MOST_TIED = 4
-"""A first look at so many times as many blocks as it wanted is given up: their bounds are equal, and tell nothing."""
+"""A first look at this many times the blocks that it wanted is abandoned: their bounds are equal and do not help."""
 _MOST_SHARE = 16
 """A second look at more than one item in so many of the catalogue is given up: other ways are quicker."""
 
@@ -90,9 +90,9 @@ class Look:
 def look_of(
     place: int, query: Query, bounds: npt.NDArray[np.float32], size: int, items: int, combined: Combined
 ) -> Look | None:
-    """The first look of a row; None if the bounds of its blocks of `size` items do not tell these apart.
+    """The first look of a row; None if the bounds of its blocks of `size` items do not distinguish these.
 
-    The catalogue has so many `items`; those after the last full block are always looked at.
+    The catalogue has `items` items; those after the last full block are always looked at.
     """
     allowed = combined.get(query.masks)
     if allowed is None:
@@ -134,5 +134,5 @@ def _floor(bounds: npt.NDArray[np.float32], wanted: int) -> np.float32:
 
 
 def _cut(bits: Bits, size: int) -> Bits:
-    """The first numbers of a mask, which is filled up where it is for fewer items."""
+    """The first numbers of a mask, padded if it is for fewer items."""
     return bits[:size] if len(bits) >= size else np.pad(bits, (0, size - len(bits)))

@@ -1,7 +1,7 @@
 """Rows that rank exactly the items that they name.
 
-They are ranked as candidates, in runs of `MOST_LOOKED_UP` at most, whose best are merged. So memory is bounded, also
-where all items of a large catalogue are named.
+They are ranked as candidates, in runs of `MOST_LOOKED_UP` at most, whose best are merged. So memory is bounded, even if
+all items of a large catalogue are named.
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ from recommender.errors import EngineError
 from recommender.masks import ItemMask
 
 _ALIKE = 4
-"""Rows that name so many times fewer items than others have a run of their own: a run looks up as many for each."""
+"""Rows that name this many times fewer items than others have a separate run: a run looks up the longest list for
+all."""
 
 Outcome: TypeAlias = Ranking | EngineError
 Ids: TypeAlias = npt.NDArray[np.int64]
@@ -48,7 +49,7 @@ class NamedRanking:
         self._padding = padding
 
     def outcomes(self, rows: Sequence[Named]) -> dict[int, Outcome]:
-        """What each row comes to, by its place, in runs of rows that have about as many items."""
+        """The outcome of each row, by its place, in runs of rows with about as many items."""
         pieces = [
             Named(row.place, row.query, row.ids[start : start + MOST_LOOKED_UP])
             for row in rows

@@ -39,11 +39,12 @@ _MUCH = 3
 _ROWS_BESIDE = 8
 """Rows that a product takes side by side."""
 _SPARE = 4
-"""A row may ask for one item in so many more than its batch-mates do, who get as many: they hardly notice."""
+"""A row may ask for one item in this many more than its batch-mates do, who get as many: they hardly notice."""
 _AGAIN = 4
 """A row that has too few left asks for so many times as many."""
 _ALIKE = 4
-"""Rows that ask for more than so many times as many as others have a run of their own: a run gives each row as many."""
+"""Rows that ask for this many times the number of others have a separate run: a run gives each row the largest
+number."""
 _MOST_ASKED = 256
 """Items that a row asks for at most, to drop some, where it may rank exactly the allowed ones instead."""
 
@@ -87,10 +88,10 @@ Walk: TypeAlias = Callable[[Sequence[Query], Sequence[Query]], Walked]
 
 
 class MaskedRanking:
-    """Ranks for queries of which some carry masks, by means of a model that knows no masks.
+    """Ranks queries of which some carry masks, with a model that knows no masks.
 
     `rank` gives the outcomes of queries without masks. `run` runs a feed for a number of recommendations. `padding` is
-    that of `Contract.pack`. `walk` is asked for the bounds of blocks of `block` items, unless that is None.
+    that of `Contract.pack`. `walk` gives the bounds of blocks of `block` items, unless that is None.
     """
 
     def __init__(
@@ -113,7 +114,7 @@ class MaskedRanking:
         self._names = "candidates" in contract.inputs
 
     def outcomes(self, queries: Sequence[Query]) -> list[Outcome]:
-        """What each query comes to, in their order."""
+        """The outcome of each query, in order."""
         found: dict[int, Outcome] = {}
         shared: list[_Masked] = []
         named: list[Named] = []
@@ -158,7 +159,7 @@ class MaskedRanking:
         found: dict[int, Outcome],
         named: list[Named],
     ) -> list[_Masked]:
-        """Put what rows came to into `found`, or those of which all allowed items are to be ranked into `named`.
+        """Put the outcomes of rows into `found`, or rows that must rank all their allowed items into `named`.
 
         Returns those that ask for more.
         """
@@ -185,9 +186,9 @@ class MaskedRanking:
     def _look(
         self, rows: Sequence[_Masked], bounds: npt.NDArray[np.float32], found: dict[int, Outcome]
     ) -> list[_Masked]:
-        """Look at the best blocks of rows, and at those that may hold better items than they found.
+        """Look at the best blocks of rows, and at those that may hold better items.
 
-        Returns the rows of which the bounds leave too many items to look at.
+        Returns the rows whose bounds leave too many items to look at.
         """
         if self._block is None or len(bounds) < len(rows):
             return list(rows)
@@ -261,7 +262,7 @@ def kept_alone(ranking: Ranking, query: Query, most: int) -> Outcome:
 
 
 def _held(places: Iterable[int], ids: Sequence[int], mask: ItemMask) -> Iterator[int]:
-    """Those of the places whose items the mask allows. For the few that a row asks for numpy would take longer."""
+    """The places whose items the mask allows. For the few that a row asks for numpy would be slower."""
     bits, items = mask.bits.data, mask.items
     for at in places:
         item = ids[at]

@@ -21,7 +21,7 @@ _MOST_BYTES = 512 << 20
 
 
 def main() -> None:
-    """Answer the lines on standard input, until it ends; whatever is under way ends with it."""
+    """Answer the lines on standard input, until it ends; work in progress ends with it."""
     out = os.dup(sys.stdout.fileno())
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # what libraries print is no answer
     asked: queue.SimpleQueue[bytes] = queue.SimpleQueue()

@@ -1,10 +1,10 @@
-"""Files of versions on this machine's disk that nobody else writes, by digest: complete or not there.
+"""Files of versions on this machine's disk, by digest, complete or absent, written by this package only.
 
-`versions/<digest>/` holds the files of one version, readable only. They arrive in `versions/<digest>.partial`, under a
-lock that the system gives back however the process ends, and take their name once they are verified. So whoever holds
-the lock may throw away what a dead process has left. `served/` remembers what each reference served last.
+`versions/<digest>/` holds the files of one version, read-only. They arrive in `versions/<digest>.partial`, under a lock
+that the system releases however the process ends, and get their name once they are verified. So the holder of the lock
+may remove what a dead process has left. `served/` remembers what each reference served last.
 
-What is mapped is mapped from here: a file that is cut short while it is mapped would end the process with SIGBUS. All
+Mapped files are mapped from here: a file that is truncated while it is mapped would end the process with SIGBUS. All
 processes map the same file, so it is in memory once.
 """
 
@@ -73,14 +73,14 @@ class Cache:
                     fill(draft)
                     artifact = check(draft)
                     _protect(draft)
-                    shutil.rmtree(entry, ignore_errors=True)  # the disk, or somebody, has altered it
+                    shutil.rmtree(entry, ignore_errors=True)  # the disk, or another process, has altered it
                     draft.replace(entry)
                 finally:
                     shutil.rmtree(draft, ignore_errors=True)
             return dataclasses.replace(artifact, path=entry / artifact.path.name)
 
     def remember(self, reference: str, release: Release) -> None:
-        """Take note that a reference serves a release whose `stamp` is its digest here, and tidy up."""
+        """Record that a reference serves a release whose `stamp` is its digest here, and clean up."""
         with self._written():
             place = self._place()
             note = _note(place, reference)

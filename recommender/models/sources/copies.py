@@ -1,4 +1,4 @@
-"""Versions with files that are mapped while they serve: opened from a copy in the cache that nobody else writes."""
+"""Versions with files that are mapped while they are served: opened from a copy in the cache."""
 
 from __future__ import annotations
 

@@ -26,10 +26,10 @@ _NAMED_VERSIONS = 10
 
 @dataclass(frozen=True, slots=True)
 class FolderSource:
-    """The versions in the folder of one model; `pinned` is the only one to serve, else the largest is.
+    """The versions in the folder of one model; `pinned` is the only one to serve, else the latest is.
 
-    A subfolder is a version as soon as it has a card, so whoever copies one in copies the card last. Versions are
-    compared number by number, so 10 is larger than 9 and 1.10 than 1.9. Folders whose names begin with a dot are none.
+    A subfolder is a version as soon as it has a card, so copy the card last. Versions are compared number by number, so
+    10 is later than 9 and 1.10 than 1.9. Folders whose names begin with a dot are ignored.
     """
 
     folder: Path
@@ -55,7 +55,7 @@ class FolderSource:
         return self.pinned is None
 
     def wanted(self) -> Release:
-        """The largest version, or the pinned one. Raises ModelError if there is none."""
+        """The latest version, or the pinned one. Raises ModelError without one."""
         versions = self.versions()
         if self.pinned is not None:
             if self.pinned not in versions:

@@ -27,7 +27,7 @@ _ARTIFACT = "model"
 _LONGEST_TRAIL = 20
 _REPORT_SECONDS = 0.5
 _DEFAULTS = {
-    # MLflow retries for minutes; whoever asks here asks again, and says so meanwhile.
+    # MLflow retries for minutes; the caller here retries too, and reports meanwhile.
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
     "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",
@@ -89,7 +89,7 @@ class Registry:
             return _registered(self._client.get_model_version(name, version))
 
     def by_alias(self, name: str, alias: str) -> Registered:
-        """The version that an alias stands for."""
+        """The version of an alias."""
         with _translated(f"{self.address} has no model {name!r} with the alias {alias!r}"):
             return _registered(self._client.get_model_version_by_alias(name, alias))
 
@@ -161,8 +161,8 @@ class Registry:
     ) -> Registered:
         """Log files and card as a model of a new run, and register it as the next version.
 
-        The files' names are those in the card, whose own is `card.json`. `write_description` puts MLflow's own into a
-        file, given the id of the run.
+        The files' names are those in the card; the card itself is `card.json`. `write_description` puts MLflow's own
+        into a file, given the id of the run.
         """
         with _translated(f"{self.address} cannot take {name!r}"):
             client = self._client
@@ -205,7 +205,7 @@ class Registry:
             return _registered(version)
 
     def promote(self, name: str, version: str, alias: str) -> str | None:
-        """Let an alias stand for a version from now on; the version that it stood for, or None."""
+        """Point an alias at a version; returns the previous version, or None."""
         wanted = self.version(name, version)
         before = self._version_of(name, alias)
         if before == wanted.version:
@@ -215,9 +215,9 @@ class Registry:
         return before
 
     def roll_back(self, name: str, alias: str) -> tuple[str, str]:
-        """Let an alias stand for the version before; what it stood for, and what it stands for now.
+        """Point an alias at its previous version; returns the version before and after the call.
 
-        The version before is the one that `promote` replaced; where it replaced none, the next lower one.
+        The previous version is the one that `promote` replaced, or else the next lower one.
         """
         current = self.by_alias(name, alias).version
         trail = self._trail(name, alias)
@@ -285,7 +285,7 @@ def _errors_of_s3() -> tuple[type[Exception], ...]:
 
 @contextlib.contextmanager
 def _reporting(folder: Path, total: int, progress: Progress) -> Iterator[None]:
-    """Tell of a download from the size of what is there: no client of any store reports alike."""
+    """Report a download by the size of its files: the stores' clients report in different ways."""
     ended = threading.Event()
 
     def report() -> None:

@@ -73,7 +73,7 @@ def open_registry(settings: ModelSettings) -> Registry:
 
 
 def open_remote_registry(settings: ModelSettings) -> RemoteRegistry:
-    """Open it for a server, to be asked by a process of its own. Blocks. Raises as `open_registry` does."""
+    """Open it for a server, with a separate process that asks it. Blocks. Raises as `open_registry` does."""
     return RemoteRegistry(
         _registry_uri(settings),
         patience=settings.registry_timeout_ms / 1e3,

@@ -1,4 +1,4 @@
-"""The reference model that comes with the package: small, exact, with random weights."""
+"""The reference model of this package: small, exact, with random weights."""
 
 from __future__ import annotations
 

@@ -20,9 +20,9 @@ _REFERENCE = re.compile(r"models:/(?P<name>[^/@]+)(?:@(?P<alias>[^/@]+)|/(?P<ver
 
 
 class RegisteredSource:
-    """What an alias stands for, as it moves, or one version.
+    """The version of an alias, followed as it moves, or one fixed version.
 
-    Its files come from the registry once and from the cache ever after.
+    Its files come from the registry once and later from the cache.
     """
 
     def __init__(self, reference: str, registry: Lookup, cache: Cache) -> None:
@@ -47,7 +47,7 @@ class RegisteredSource:
         return self._alias is not None
 
     def wanted(self) -> Release:
-        """What the alias stands for now, or the version."""
+        """The current version of the alias, or the fixed one."""
         return self._release(self._ask())
 
     def others(self) -> Sequence[Release]:

@@ -1,8 +1,8 @@
-"""A registry that is asked by a process of its own: one that hangs, drips, or answers without end is killed.
+"""A registry that a separate process asks: one that hangs, drips, or answers without end is killed.
 
 A thread in MLflow's client can neither be ended nor bounded in what it reads. The process speaks JSON, one object a
-line: it is told the URI and then calls, and it answers each with a result or an error. It ends when its standard input
-does, so it never outlives the process that asks.
+line: it gets the URI and then calls, and answers each with a result or an error. It ends when its standard input does,
+so it never outlives its parent.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class Lookup(Protocol):
         """A version by its number."""
 
     def by_alias(self, name: str, alias: str) -> Registered:
-        """The version that an alias stands for."""
+        """The version of an alias."""
 
     def download(self, registered: Registered, folder: Path, progress: Progress) -> None:
         """Put the files of a version into a folder."""
@@ -79,7 +79,7 @@ class RemoteRegistry:
         return registered_of(self._ask("version", self._patience, name, version))
 
     def by_alias(self, name: str, alias: str) -> Registered:
-        """The version that an alias stands for. Raises as `version` does."""
+        """The version of an alias. Raises as `version` does."""
         return registered_of(self._ask("by_alias", self._patience, name, alias))
 
     def download(self, registered: Registered, folder: Path, progress: Progress) -> None:
@@ -149,7 +149,7 @@ class _LostError(Exception):
 
 
 class _Process:
-    """The process that asks. It is told the URI at once, and imports MLflow's client meanwhile."""
+    """The process that asks. It gets the URI at once, and imports MLflow's client meanwhile."""
 
     def __init__(self, uri: str) -> None:
         self._ready = False
@@ -170,7 +170,7 @@ class _Process:
         self._tell({"uri": uri})
 
     def wait_until_ready(self) -> None:
-        """Raise ModelError or SourceError if the URI is none of a registry, _LostError if it takes too long."""
+        """Raise ModelError or SourceError if the URI is not a registry's, _LostError if it takes too long."""
         if not self._ready:
             self._answer(_START_SECONDS, lambda *_: None)
             self._ready = True
@@ -209,7 +209,7 @@ class _Process:
         self._process.kill()
 
     def end(self) -> None:
-        """Kill it and close its pipes: nobody may be asking it."""
+        """Kill it and close its pipes: no question may be in progress."""
         self._process.kill()
         self._process.wait()
         self._in.close()

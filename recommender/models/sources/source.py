@@ -8,11 +8,11 @@ from typing import Protocol, TypeAlias
 from recommender.models.artifact import Artifact, Release
 
 Progress: TypeAlias = Callable[[int, int], None]
-"""Told of a download: bytes that are there, and bytes in all."""
+"""Progress of a download: bytes so far, and bytes in all."""
 
 
 class Source(Protocol):
-    """Where the versions of one model come from. Every method may block, and is called on a thread of its own."""
+    """The source of one model's versions. Every method may block, and is called on a separate thread."""
 
     @property
     def reference(self) -> str:
