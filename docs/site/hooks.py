@@ -1,4 +1,4 @@
-"""What MkDocs does beyond its own: pages from outside docs/, links to source files, the list of decisions."""
+"""MkDocs hooks: pages from outside docs/, links to source files, the list of decisions."""
 
 from __future__ import annotations
 

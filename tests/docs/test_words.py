@@ -1,4 +1,4 @@
-"""Pages say things in the words of the trade; what this list has must be translated in the reader's head."""
+"""Pages, comments, docstrings and messages have none of the words that a reader must translate in the head."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ BETTER = {
     r"\b(?:that which|whoever)\b": "name them: callers, clients",
     r"\bthe interpreter (?:is handed|that is handed|for itself)": "the GIL",
     r"\b(?:that|if|where) (?:there|it|they)? ?(?:is|are) none\b": "absent; without; if malformed",
+    r'"""(?:Who|Whose|Whatever|What|None where) [a-z]+': "begin with the noun or the verb",
     r"(?:^|[.:] )(?:Who|Whose|Whatever) [a-z]+s?\b(?![^.\n]*\?)": "begin with the noun or the verb",
 }
 """Patterns, and what to write instead."""
@@ -37,12 +38,52 @@ NOT_YET = {
 }
 """Pages that still have some of them."""
 
+ROOMS = [
+    *sorted(
+        path
+        for path in (ROOT / "recommender").iterdir()
+        if (path.is_dir() or path.suffix == ".py") and path.name[0] != "_"
+    ),
+    *(ROOT / name for name in ("bench", "deploy", "docs/site", "examples", "proto")),
+]
+ROOMS_NOT_YET = {
+    "bench",
+    "deploy",
+    "proto",
+    "recommender/api",
+    "recommender/batching",
+    "recommender/bulk",
+    "recommender/catalogue",
+    "recommender/cli",
+    "recommender/client",
+    "recommender/domain.py",
+    "recommender/edges",
+    "recommender/engine",
+    "recommender/export",
+    "recommender/importers",
+    "recommender/models",
+    "recommender/observability",
+    "recommender/routing",
+    "recommender/rules.py",
+    "recommender/security",
+    "recommender/server",
+    "recommender/settings",
+}
+"""Packages whose comments, docstrings or messages still have some of them."""
+
 
 def faults(text: str) -> list[str]:
-    """What a page says in such words, code left out, each with the better ones."""
+    """The words to avoid in a text, code in backticks left out, each with the better ones."""
     prose = re.sub(r"^( *)```.*?^\1```$|`[^`\n]+`", "", text, flags=re.MULTILINE | re.DOTALL)
-    found = {better: re.findall(pattern, prose, re.MULTILINE) for pattern, better in BETTER.items()}
-    return [f"{word!r}: {better}" for better, words in found.items() for word in words]
+    return [
+        f"{word!r}: {better}" for pattern, better in BETTER.items() for word in re.findall(pattern, prose, re.MULTILINE)
+    ]
+
+
+def sources(room: Path) -> list[Path]:
+    """The Python and proto files of a package that somebody wrote."""
+    found = [room] if room.is_file() else [*room.rglob("*.py"), *room.rglob("*.proto")]
+    return [path for path in found if not {".venv", "recommend_api"} & {*path.parts} or path.suffix == ".proto"]
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
@@ -50,6 +91,14 @@ def test_a_page_has_none_of_these_words(page: Path) -> None:
     if str(page.relative_to(ROOT)) in NOT_YET or page.name in GENERATED:
         return
     assert faults(page.read_text(encoding="utf-8")) == []
+
+
+@pytest.mark.parametrize("room", ROOMS, ids=lambda room: str(room.relative_to(ROOT)))
+def test_a_package_has_none_of_these_words(room: Path) -> None:
+    if str(room.relative_to(ROOT)) in ROOMS_NOT_YET:
+        return
+    for path in sources(room):
+        assert faults(path.read_text(encoding="utf-8")) == [], path
 
 
 def test_the_words_are_found_where_they_are_and_not_in_code() -> None:
