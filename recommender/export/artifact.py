@@ -1,4 +1,4 @@
-"""The artifact: model file, external data, lists and card, written beside each other in one move."""
+"""The artifact: model file, external data, lists and card, written together in one move."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _PAGE = 4096
 
 @contextmanager
 def drafts(output: Path) -> Iterator[Path]:
-    """A folder beside `output`, on the same file system, which is gone afterwards whatever happens."""
+    """A folder beside `output`, on the same file system, which is removed afterwards in every case."""
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".export-", dir=output.parent) as folder:
@@ -82,9 +82,9 @@ def _write_beside(data: Path, tensors: Mapping[str, Array]) -> Iterator[TensorPr
 
 
 def publish(files: Files, card: Card, output: Path) -> None:
-    """Move the files to where `output` stands and write the card: the model after its data, the card last.
+    """Move the files to the place of `output` and write the card: the model after its data, the card last.
 
-    A reader in between sees a card that does not fit its files, which the digests tell.
+    A reader in between sees a card that does not match its files, as the digests show.
     """
     model, *rest = files
     draft = model.parent / card_path(output).name

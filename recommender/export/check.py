@@ -1,4 +1,4 @@
-"""The check: a written model against the torch network and a brute-force ranking, before anybody may have it."""
+"""The check: a written model against the torch network and a brute-force ranking, before the file is published."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class ModelFile:
     ) -> Rankings:
         """Rank for these histories; `candidates` are one ascending list a row, or None for the whole catalogue.
 
-        `beside` has what the model takes beside them.
+        `beside` has the model's other inputs.
         """
         return self.rank_in_each_way(histories, k, excluded, candidates, beside=beside)[-1]
 
@@ -61,8 +61,8 @@ class ModelFile:
     ) -> list[Rankings]:
         """The same in each way that the engine may take, the quickest last.
 
-        These are float32 and scores in 8 bits, and a session of its own without exclusions and candidates. `padding`
-        int64 [batch, history] or wider stands behind each history instead of 0.
+        These are float32 and scores in 8 bits, and a separate session without exclusions and candidates. `padding`
+        int64 [batch, history] or wider pads each history instead of 0.
         """
         rows = len(histories)
         few, few_lengths = (
@@ -84,7 +84,7 @@ class ModelFile:
                 for session in sessions
                 for span in ([{COARSE_ROWS: rows} for rows in self._spans] or [{}])
             ]
-        except Exception as error:  # ONNX Runtime's errors have no base of their own
+        except Exception as error:  # ONNX Runtime's errors have no common base
             raise ExportError(f"ONNX Runtime cannot run what torch exported: {obstacle(error)}") from error
 
 
@@ -96,7 +96,7 @@ def _session(path: Path, **pinned: int) -> ort.InferenceSession:
         options.add_free_dimension_override_by_name(name, size)
     try:
         return ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # ONNX Runtime's errors have no base of their own
+    except Exception as error:  # ONNX Runtime's errors have no common base
         raise ExportError(f"ONNX Runtime cannot load what torch exported: {obstacle(error)}") from error
 
 
@@ -192,11 +192,11 @@ def check_model(
     max_k: int,
     beside: Beside = NOTHING,
 ) -> float:
-    """Hold a model to the torch network's scores [len(histories), items]; returns the measured score tolerance.
+    """Compare a model with the torch network's scores [len(histories), items]; returns the measured score tolerance.
 
     Single and batched, ragged, with other ids below `readable` in the padding, with several k, exclusions and
-    candidates. `max_k` is at most the number of items that may be recommended. `beside` has
-    what the model takes beside the histories. ExportError where an answer differs.
+    candidates. `max_k` is at most the number of items that may be recommended. `beside` has the model's inputs besides
+    the histories. Raises ExportError if an answer differs.
     """
     items = truth.scores.shape[1]
     random = np.random.default_rng(0)

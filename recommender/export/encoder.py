@@ -32,7 +32,7 @@ _EXAMPLE_BATCH, _EXAMPLE_HISTORY = 3, 5
 _SPECIAL_ROWS = 16
 _LARGE_BYTES = 1 << 20
 _LOUD = ("torch.onnx", "torch.export", "torch.fx.experimental.symbolic_shapes", "onnxscript", "onnx_ir")
-"""Loggers that tell of every step, and print whole graphs where one fails."""
+"""Loggers that report every step, and print whole graphs on a failure."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,10 +64,10 @@ def export_encoder(
 ) -> Encoder:
     """The network's `forward` as an ONNX model with dynamic batch and history.
 
-    `name` is what messages call it. Inputs `user_history` int64 [batch, history], `history_length` int64 [batch] and
-    those of `beside`, whose rows tell their types and shapes; one output, the user vectors or the scores. `embeddings`
-    float32 [items, d] are the item table, if there is one. A network with `onnx_model()` has that graph already.
-    ExportError where torch cannot export the module.
+    `name` is used in messages. Inputs are `user_history` int64 [batch, history], `history_length` int64 [batch] and
+    those of `beside`, whose rows give their types and shapes. The one output is the user vectors or the scores.
+    `embeddings` float32 [items, d] are the item table, if any. A network with `onnx_model()` has that graph already.
+    Raises ExportError if torch cannot export the module.
     """
     written = getattr(network, "onnx_model", None)
     if written is not None:
@@ -191,7 +191,7 @@ def _look_up(g: Nodes, ids: str, table: LookUp, *, items: int, size: int, column
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Torch's exporter prints its progress and warns about itself; neither helps who exports."""
+    """Torch's exporter prints its progress and warns about itself; neither helps a user."""
     loggers = [logging.getLogger(name) for name in _LOUD]
     levels = [logger.level for logger in loggers]
     fast = torch.backends.mha.get_fastpath_enabled()

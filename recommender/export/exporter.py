@@ -52,13 +52,13 @@ def export_model(
 ) -> Path:
     """Export a network as a model file with its card beside it and return the file's path.
 
-    A `network` that is given is that of the options, which name it only; `origin` says where it was trained.
+    A given `network` replaces that of the options, which then only name it; `origin` says where it was trained.
 
-    `progress` is called with what is being done and the share of the whole that is done, 0 to 1; `tell` in the end with
-    each sentence on what was taken for what. The file is checked against the torch network before it takes its place;
-    until then an older file there stays as it was.
+    `progress` is called with the current step and the share of the whole that is done, 0 to 1; `tell` at the end with
+    each sentence on how the network was read. The file is checked against the torch network before it is published;
+    until then an existing file stays as it was.
 
-    Raises ExportError where the network, its numbers or the options do not make a model that answers right.
+    Raises ExportError if the network, its numbers or the options do not make a model that answers correctly.
     """
     progress("building the network", 0.0)
     subject = Subject.of(load_network(options) if network is None else network, options)

@@ -53,11 +53,11 @@ def build_graph(
     beside: Beside = NOTHING,
     metadata: Mapping[str, str] = types.MappingProxyType({}),
 ) -> onnx.ModelProto:
-    """A whole model but for the numbers of `item_table` and `item_codes`: these initializers the writer adds.
+    """A whole model except for the numbers of `item_table` and `item_codes`: the writer adds these initializers.
 
-    `encode` adds the encoder's nodes and returns the name of the user vectors; or, where there is no layout, of
-    the scores of all `items`. The rows of `beside` tell types and shapes of the inputs beside histories. The table has
-    `NEVER` for the items in `never`; other arguments are those of `add_head`.
+    `encode` adds the encoder's nodes and returns the name of the user vectors; or, without a layout, of the scores of
+    all `items`. The rows of `beside` give types and shapes of the inputs besides histories. The table has `NEVER` for
+    the items in `never`; other arguments are those of `add_head`.
     """
     g = Nodes()
     encoded = encode(g)
@@ -70,7 +70,7 @@ def build_graph(
     ports = [helper.make_tensor_value_info(name, _INT64, shape) for name, shape in _INPUTS.items()]
     ports += [_input(name, values) for name, values in beside.items()]
     if codes is not None:
-        # An input with a default: who does not know of it need not give it.
+        # An input with a default: a caller that does not know it may omit it.
         ports.append(helper.make_tensor_value_info(COARSE_ROWS, _INT64, (2,)))
         g.initializers.append(numpy_helper.from_array(EVERY_BATCH, COARSE_ROWS))
     if layout is not None and BOUNDS in outputs:
@@ -93,11 +93,11 @@ def build_graph(
 
 
 def _input(name: str, values: npt.NDArray[Any]) -> onnx.ValueInfoProto:
-    """The declaration of an input beside the history."""
+    """The declaration of an input besides the history."""
     shape = _INPUTS["user_history"] if name in PER_ITEM else ("batch", *values.shape[1:])
     return helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(values.dtype), shape)
 
 
 def describe(model: onnx.ModelProto, metadata: Mapping[str, str]) -> None:
-    """Let the file itself tell these facts, for when its card is lost."""
+    """Store these facts in the file itself, for when its card is lost."""
     helper.set_model_props(model, {f"recommender.{key}": value for key, value in metadata.items()})

@@ -1,4 +1,4 @@
-"""The lists beside a model: the items' keys, and what to recommend where nothing is known."""
+"""The lists beside a model: the items' keys, and the fallback list."""
 
 from __future__ import annotations
 
@@ -112,7 +112,7 @@ class Lists:
                 )
 
     def write(self, model: Path) -> Files:
-        """Write what there is beside the model file; returns the files."""
+        """Write the lists beside the model file; returns the files."""
         files: Files = {}
         if self.keys is not None:
             path = model.with_suffix(".keys")

@@ -38,7 +38,7 @@ class Nodes:
         return self._shared.initializers
 
     def fresh(self, word: str) -> str:
-        """A name nobody else has."""
+        """A unique name."""
         self._shared.count += 1
         return f"{self.part}.{word}_{self._shared.count}"
 

@@ -1,4 +1,4 @@
-"""Obstacles: what torch and ONNX Runtime say where they cannot go on, put into a sentence with the way round it."""
+"""Obstacles: errors of torch and ONNX Runtime, turned into a sentence with the workaround."""
 
 from __future__ import annotations
 

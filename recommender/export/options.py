@@ -36,24 +36,23 @@ class ExportOptions:
     """One export.
 
     `network` is "reference", "sasrec", "gru4rec", "tisasrec", "two-tower" or "module:factory". `items`, `dim`,
-    `layers`, `heads` and `longest_history` shape the built-in ones; None stands for the number in `Sizes`. A factory
-    brings its own network, to which `items`, `dim` and `longest_history` must not be contrary; the last holds where it
-    tells none. The file is `output`, or `weights/{num_recommendations}_model.onnx`. `max_k` is the most a caller may
-    ask for; None means `min(items, 1000)`. `checkpoint` is a `state_dict` written by `torch.save`.
-    `vocabulary` is a text file with the items' keys, line i the key of item i; `fallback` is one with what to
-    recommend where nothing is known, best first: a key a line where there is a vocabulary, else an item id.
-    `never_recommend` is one with items that no answer may hold, in the same form. `parity` is a JSONL file of histories
-    with what was recommended where the model was trained, as `read_parity` takes it. `padding_id` is an id that means
-    padding to the network, which stands on its `padding_side`; no item has it. `users`, `first_user` and `unknown_user`
-    are those of the card's `users`, where the network does not say them; `user_vocabulary` is a text file with the
-    users' keys, the first user's first. `types`, `first_type`, `unknown_type`, `default_type` and `type_vocabulary` say
-    the same of the types of events, and `default_time` and `sorted_times` are those of the card's `history_times`.
-    `embedding_space` names the space of item vectors: those that were made for one version fit all others of that name.
-    `features` is a JSON file that declares the features that `forward` takes, where the network does not. A table of at
-    least `external_data_bytes` goes into a file of its own beside the model. `head` "plain" is one product and one
-    selection, for GPUs; "blocks" is quicker on CPUs.
+    `layers`, `heads` and `longest_history` shape the built-in ones; None means the number in `Sizes`. A factory makes
+    its own network, which `items`, `dim` and `longest_history` must not contradict; the last is used if the network has
+    none. The file is `output`, or `weights/{num_recommendations}_model.onnx`. `max_k` is the largest limit of a
+    request; None means `min(items, 1000)`. `checkpoint` is a `state_dict` written by `torch.save`. `vocabulary` is a
+    text file with the items' keys, line i the key of item i; `fallback` is one with recommendations for unknown users,
+    best first: a key a line with a vocabulary, else an item id. `never_recommend` is one with items that no answer may
+    hold, in the same form. `parity` is a JSONL file of histories with the rankings of the training side, as
+    `read_parity` takes it. `padding_id` is an id that means padding to the network, on its `padding_side`; no item has
+    it. `users`, `first_user` and `unknown_user` are those of the card's `users`, if the network has none;
+    `user_vocabulary` is a text file with the users' keys, the first user's first. `types`, `first_type`,
+    `unknown_type`, `default_type` and `type_vocabulary` are the same for event types, and `default_time` and
+    `sorted_times` are those of the card's `history_times`. `embedding_space` names the space of item vectors: vectors
+    made for one version fit all others of that name. `features` is a JSON file that declares the features of `forward`,
+    if the network does not. A table of at least `external_data_bytes` goes into a separate file beside the model.
+    `head` "plain" is one product and one selection, for GPUs; "blocks" is quicker on CPUs.
 
-    Raises ExportError where a number or a name makes no sense by itself.
+    Raises ExportError for a number or a name that is invalid by itself.
     """
 
     network: str = "reference"

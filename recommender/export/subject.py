@@ -25,17 +25,17 @@ from recommender.export.options import ExportOptions
 from recommender.export.table import NEVER
 from recommender.export.truth import Ids, Scores, Truth
 
-# Ids beside the items that tables of embeddings have rows for: padding, mask, unknown.
+# Further rows of embedding tables besides the items: padding, mask, unknown.
 _SPECIAL_IDS = 8
 _NOTHING_DECLARED = Declared()
 
 
 @dataclass(frozen=True, slots=True)
 class Subject:
-    """A network and its item table; `embeddings` is None where the network yields the scores of all items itself.
+    """A network and its item table; `embeddings` is None if the network returns the scores of all items itself.
 
-    `network` has the `forward` that is exported, `name` is what messages call it. `padding_id` means padding to it, and
-    is no item. `never` are the items that no answer holds, ascending. Histories hold ids below `readable`.
+    `network` has the `forward` that is exported, `name` is used in messages. `padding_id` means padding to it, and is
+    not an item. `never` are the items that no answer holds, ascending. Histories hold ids below `readable`.
     """
 
     network: nn.Module
@@ -117,7 +117,7 @@ class Subject:
         return self.items - len(self.never)
 
     def checked(self, histories: Sequence[History]) -> tuple[list[History], Beside]:
-        """Histories to check with, some without an item where it needs none, and what is beside them."""
+        """Histories to check with, some empty if the network allows that, and their other inputs."""
         by_themselves = alone(self.users)
         empty = len(by_themselves) or int(not self.reads_history)
         checked = [*histories, *([] for _ in range(empty))]
@@ -127,7 +127,7 @@ class Subject:
         return checked, beside
 
     def beside(self, query: Query) -> Beside:
-        """What the network takes beside a history, as a query has it or by default."""
+        """The network's inputs besides a history, from a query or by default."""
         beside: dict[str, npt.NDArray[Any]] = {}
         size, types, times = max(len(query.history), 1), self.types, self.times
         if self.users is not None:
@@ -140,9 +140,10 @@ class Subject:
         return beside | pack_features(self.declared.features, [query])
 
     def truth(self, histories: Sequence[History], beside: Beside = NOTHING) -> Truth:
-        """The scores of all items [len(histories), items], each history by itself, with what is `beside` it.
+        """The scores of all items [len(histories), items], each history by itself, with its inputs in `beside`.
 
-        ExportError where a history gets another answer beside longer ones, or with other ids in its padding.
+        Raises ExportError if a history gets another answer in a batch with longer ones, or with other ids in its
+        padding.
         """
         yielded = np.concatenate(
             [_run(self.network, self.name, [history], rows_of(beside, [row])) for row, history in enumerate(histories)]
@@ -153,7 +154,7 @@ class Subject:
         return Truth.of_vectors(yielded, self.embeddings, self.bias, self.never)
 
     def _check_padding(self, histories: Sequence[History], beside: Beside, alone: Scores) -> None:
-        """Raise ExportError unless the network yields the same for all histories in one batch, whatever pads them."""
+        """Raise ExportError unless the network returns the same for all histories in one batch, with any padding."""
         widest = max(map(len, histories))
         noise = np.random.default_rng(4).integers(0, self.readable, (len(histories), widest))
         size = np.linalg.norm(alone, axis=1) if self.embeddings is not None else np.median(np.abs(alone), axis=1)
@@ -175,7 +176,7 @@ class Subject:
 def _beside(
     users: Users | None, types: Types | None, times: Times | None, declared: Declared, histories: Sequence[History]
 ) -> Beside:
-    """What a network takes beside these histories, to check it with."""
+    """Inputs of a network besides these histories, to check it with."""
     beside: dict[str, npt.NDArray[Any]] = {}
     if users is not None:
         beside["user"] = np.array(checked_users(users, len(histories)), np.int64)
@@ -242,9 +243,9 @@ def _run(
     beside: Beside,
     padding: Ids | None = None,
 ) -> Scores:
-    """What the network yields for these histories, with what it takes beside them.
+    """The network's output for these histories, with its other inputs.
 
-    ExportError where it fails or yields something else than numbers.
+    Raises ExportError if it fails or returns anything else than numbers.
     """
     inputs = [torch.from_numpy(part) for part in arrays(histories, beside, padding).values()]
     try:
@@ -277,7 +278,7 @@ def _never(network: nn.Module, items: int) -> list[int]:
         return []
     name = f"{type(network).__name__}.never_recommended_items()"
     try:
-        ids = [int(item) for item in named]  # type: ignore[attr-defined]  # whatever the user's code returns
+        ids = [int(item) for item in named]  # type: ignore[attr-defined] # the user's code may return anything
     except (TypeError, ValueError) as error:
         raise ExportError(f"{name} is {type(named).__name__}; it must be item ids, in a list or a tensor.") from error
     if ids and not 0 <= min(ids) <= max(ids) < items:
@@ -286,7 +287,7 @@ def _never(network: nn.Module, items: int) -> list[int]:
 
 
 def _numbers(network: nn.Module, attribute: str, *, dimensions: int) -> Scores | None:
-    """The numbers that a network tells of its items; None where it tells none."""
+    """The network's numbers for its items; None without any."""
     told = _told(network, attribute)
     if told is None:
         return None

@@ -1,8 +1,8 @@
-"""The item table as it stands in a model file: one row an item, one copy for every use.
+"""The item table as stored in a model file: one row an item, one copy for every use.
 
-The table is float32 [rows, columns]. Row i is item i; after the last item come zero rows up to whole slabs. A block
-is the items whose largest score the head keeps; a slab is the blocks whose scores it computes in one step.
-An item bias is one more column, which meets a user vector that ends in 1. An item that is never recommended has the
+The table is float32 [rows, columns]. Row i is item i; after the last item come zero rows up to whole slabs. A block is
+the items whose largest score the head keeps; a slab is the blocks whose scores it computes in one step. An item bias is
+one more column, which is multiplied by a 1 at the end of the user vector. An item that is never recommended has the
 bias `NEVER` there, which the head recognises in its scores.
 """
 
@@ -22,7 +22,7 @@ TABLE = "item_table"
 NEVER = -(2.0**127)
 # Small enough for the scores of a batch to stay in the third cache, large enough for the threads to meet seldom.
 _SLAB_ITEMS = 32_768
-# Up to here all scores at once are quickest, whatever the batch.
+# Up to here all scores at once are quickest, at any batch size.
 _ONE_SLAB_ITEMS = 65_536
 # The larger the catalogue, the more there is to select from and the less a chosen block matters.
 _BLOCK, _LARGE_BLOCK, _LARGE_CATALOGUE = 32, 64, 200_000

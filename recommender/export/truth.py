@@ -1,7 +1,7 @@
-"""The truth that a model file is held to: the torch network's own scores, and how far a sum may be from each.
+"""The reference of a model file: the torch network's own scores, and the error bound of each.
 
-What a sum in float32 may be off by grows with what is summed: the product of a user's and an item's norm, and the
-item's bias. So each item has a bound of its own. An item whose bias is -1e9 loosens nobody else's.
+The error of a sum in float32 grows with its terms: the product of a user's and an item's norm, and the item's bias. So
+each item has a separate bound. An item whose bias is -1e9 widens no other bound.
 """
 
 from __future__ import annotations

@@ -124,7 +124,7 @@ def _without(told: Handover, never_recommend: Path | None) -> Handover:
 
 
 def _popular(told: Handover, interactions: Interactions | None) -> Sequence[int]:
-    """Items for the fallback list, by the interactions at hand, else by the library's own data."""
+    """Items for the fallback list, by the given interactions, else by the library's own data."""
     if interactions is None:
         return told.popular[:_MOST_POPULAR]
     numbers = {_name(told, item): item for item in range(told.items)}

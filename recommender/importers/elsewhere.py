@@ -1,4 +1,4 @@
-"""The library's side: a script of ours that its own interpreter runs, and the folder that comes back."""
+"""The library's side: our script run by the library's own interpreter, and the folder that it writes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`vectors --encoder`: what makes a user's vector of a history, by whatever ids and width it was exported with."""
+"""`vectors --encoder`: a network that makes a user's vector of a history, with any ids and width."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def _filling(
         if longest is None:
             raise ExportError(f"{path} takes any width, padded on the left; say the width by --longest-history.")
         width = longest + masked
-    # Beside lengths no id means padding by itself, so an item's will do.
+    # With lengths no id has to mean padding, so an item's will do.
     for what, special in (("padding", None if takes_lengths else padding_id), ("mask", mask_id)):
         if special is not None and first <= special < first + items:
             raise ExportError(

@@ -90,7 +90,7 @@ class Evaluation:
 async def evaluate(path: Path, data: Interactions, settings: Settings) -> Evaluation:
     """Rank for each user by ONNX Runtime and through a server on a free port of this machine.
 
-    The server has the device and the threads of these settings, and no others. Raises ExportError if nobody can be
+    The server has the device and the threads of these settings, and no others. Raises ExportError if no user can be
     ranked for, or the two differ by more than 1e-6; StartError if the server cannot start.
     """
     artifact = open_artifact(path)

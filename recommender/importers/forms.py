@@ -29,7 +29,7 @@ _TRANSFORMERS = {
 def network_of(told: Handover, arrays: Mapping[str, Array]) -> nn.Module:
     """The network with the numbers of a hand-over.
 
-    Raises ExportError if there is no such network, or the numbers are not exactly those that it has.
+    Raises ExportError if there is no such network, or the arrays are not exactly its own.
     """
     owner = f"{told.library}'s {told.network}"
     numbers, sizes = Numbers(arrays, owner), Sizes(told.sizes, owner)

@@ -1,4 +1,4 @@
-"""A hand-over: what a library's script tells of a trained model, as JSON, and its numbers, as plain arrays."""
+"""A hand-over: a trained model from a library's script, as JSON, with its numbers as plain arrays."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Handover(BaseModel):
     """A trained model as its library knows it.
 
     `form` names the network that takes the arrays. Items and users have numbers from 0 on, in the order of their keys;
-    `users` is None where the model takes none. `data_sha256` is the digest of the library's own file of interactions.
+    `users` is None if the model takes none. `data_sha256` is the digest of the library's own file of interactions.
     """
 
     model_config = ConfigDict(frozen=True, extra="ignore")
@@ -65,7 +65,7 @@ class Handover(BaseModel):
 
 
 def read_handover(folder: Path) -> tuple[Handover, Mapping[str, Array]]:
-    """Read a folder that a library's script wrote; raises ExportError if it is none, or was cut short."""
+    """Read a folder that a library's script wrote; raises ExportError if it is malformed or truncated."""
     try:
         told = Handover.model_validate_json((folder / HANDOVER).read_bytes())
         with (folder / ARRAYS).open("rb") as file, np.load(file, allow_pickle=False) as saved:

@@ -1,4 +1,4 @@
-"""Interactions: who took which item when. Histories, a test split and popularity come from them."""
+"""Interactions: who took which item when. Histories, a test split and popularity are made of them."""
 
 from __future__ import annotations
 
@@ -38,10 +38,10 @@ class Interactions:
 
     @classmethod
     def read(cls, path: Path) -> Interactions:
-        """Read a text file with a header: columns of users, items and, to tell the order, times.
+        """Read a text file with a header: columns of users, items and, for the order, times.
 
-        Commas, semicolons, tabs or bars part the columns. `user_id:token`, as RecBole writes it, is `user_id`. Raises
-        ExportError if the file cannot be read so.
+        Columns are separated by commas, semicolons, tabs or bars. `user_id:token`, as RecBole writes it, is `user_id`.
+        Raises ExportError if the file cannot be read so.
         """
         found: dict[str, list[tuple[float, str]]] = {}
         try:
@@ -60,7 +60,7 @@ class Interactions:
         return cls(histories, hashlib.sha256(content).hexdigest())
 
     def held_out(self) -> list[Held]:
-        """Each user's last item by itself; users of one item have nothing to rank by and are left out."""
+        """Each user's last item; users with one item have no history to rank by and are left out."""
         return [Held(user, history[:-1], history[-1]) for user, history in self.histories.items() if len(history) > 1]
 
     def popular(self) -> list[str]:

@@ -44,7 +44,7 @@ class OnnxEncoder(nn.Module):
         options.log_severity_level = 4  # it logs the errors that it raises
         try:
             self._session = ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-        except Exception as error:  # ONNX Runtime's errors have no base of their own
+        except Exception as error:  # ONNX Runtime's errors have no common base
             raise ExportError(f"ONNX Runtime cannot load {path}: {obstacle(error)}.") from error
 
     def forward(self, user_history: Tensor, history_length: Tensor) -> Tensor:

@@ -14,11 +14,11 @@ class ImportOptions:
 
     `source` is a saved model, or a folder that the library's script wrote; for `vectors` a file of item vectors.
     `python` is the interpreter of the library's environment. `interactions` are those of the training: histories to
-    check with and the fallback list come from them. `item_keys` and `user_keys` are text files, for models that keep no
-    ids. `bias`, `encoder` and `similarity` belong to `vectors`: a bias for each item, what makes a user's vector of a
-    history instead of the mean, and whether the numbers are a similarity of items. `first_item` is the encoder's id of
-    item 0, `padding_id` fills up on the `padding_side`, `mask_id` stands behind the history; with none of the four it
-    takes our numbers. `max_k` and `num_recommendations` are those of an export.
+    check with and the fallback list are made of them. `item_keys` and `user_keys` are text files, for models without
+    ids. `bias`, `encoder` and `similarity` are for `vectors`: a bias for each item, a network that makes a user's
+    vector of a history instead of the mean, and whether the numbers are a similarity of items. `first_item` is the
+    encoder's id of item 0, `padding_id` pads on the `padding_side`, `mask_id` follows the history; with none of the
+    four it takes our numbers. `max_k` and `num_recommendations` are those of an export.
     """
 
     library: str

@@ -36,7 +36,7 @@ class Program:
 def read_program(path: Path) -> Program:
     """The encoder in a `.pt2`.
 
-    Raises ExportError if it is none, holds Python objects, branches on data, or takes one size of batch only.
+    Raises ExportError if it is malformed, holds Python objects, branches on data, or takes one size of batch only.
     """
     if path.suffix != ".pt2":
         raise ExportError(
@@ -87,7 +87,7 @@ def _sizes(path: Path, program: ExportedProgram) -> tuple[int | None, bool]:
 
 
 def _objects(path: Path) -> str | None:
-    """The first entry of the archive that torch would unpickle; None if there is none."""
+    """The first entry of the archive that torch would unpickle; None without any."""
     with zipfile.ZipFile(path) as archive:
         names = archive.namelist()
         if not any(name.endswith("archive_format") for name in names):

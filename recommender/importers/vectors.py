@@ -1,4 +1,4 @@
-"""Plain files: a vector for each item, made by whatever made them; the mean of a history's vectors is its user."""
+"""Plain files: a vector for each item, from any source; the mean of a history's vectors is its user."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _LONGEST = 50
 def read_vectors(options: ImportOptions, interactions: Interactions | None) -> tuple[Handover, nn.Module]:
     """Read the table, and rank some histories by NumPy in float64, or by the encoder itself.
 
-    Raises ExportError if a file is none of those that are known, or they do not fit each other.
+    Raises ExportError if a file has no known format, or the files do not fit each other.
     """
     keys, table = _table(options.source)
     if options.item_keys is not None:
@@ -135,7 +135,7 @@ def _word2vec(path: Path) -> tuple[list[str], Table]:
 def _parquet(path: Path) -> tuple[list[str] | None, Table]:
     """A column of keys and one of lists, or several columns of numbers."""
     try:
-        from pyarrow import parquet  # noqa: PLC0415 (only who brings such a file needs it)
+        from pyarrow import parquet  # noqa: PLC0415 (needed for such a file only)
     except ModuleNotFoundError as error:
         raise ExportError(f"{path} needs the package pyarrow; install it: pip install pyarrow.") from error
     read = parquet.read_table(path)

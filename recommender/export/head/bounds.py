@@ -1,8 +1,8 @@
-"""Bounds: the largest score that each block may hold, given for rows that are looked at outside of the graph.
+"""Bounds: the largest score that each block may hold, for rows that are ranked outside of the graph.
 
-A row that may get some items only is not ranked by its blocks, of which the best may hold none of these. It stands in
-the input `bounded` instead, and the output `bounds` has what the walk over the table found for it. So it costs its
-batch-mates nothing. A batch of such rows only ranks nothing at all.
+A row with only some allowed items is not ranked by its blocks, of which the best may hold none of these. It is named in
+the input `bounded` instead, and the output `bounds` has the maxima that the walk over the table found for it. So it
+costs its batch-mates nothing. A batch of such rows only ranks nothing at all.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class Bounds:
         return cls(g.op("Equal", g.op("Shape", BOUNDED), batch_of(g, users)))
 
     def rank(self, g: Nodes, users: str, ranked: Callable[[Nodes], tuple[str, ...]], told: int = 0) -> tuple[str, ...]:
-        """What `ranked` gives, unless every row is bounded: ids, scores, and as many int64 [batch] as are `told`."""
+        """The outputs of `ranked`, unless every row is bounded: ids, scores, and `told` many int64 [batch]."""
 
         def nothing(inner: Nodes) -> tuple[str, ...]:
             batch = batch_of(inner, users)
@@ -51,5 +51,5 @@ def bounded_rows(g: Nodes, values: str) -> str:
 
 
 def no_bounds(g: Nodes) -> str:
-    """Stands in `bounds` where a batch was not ranked by blocks."""
+    """Fills `bounds` if a batch was not ranked by blocks."""
     return g.constant(np.empty((0, 0), np.float32))

@@ -151,7 +151,7 @@ class CoarseHead:
         maxima: str,
         first: _Ranked,
     ) -> tuple[str, str, str]:
-        """The answers with those rows ranked anew of which `few` is true, by the blocks and items that they need."""
+        """The answers, with the rows for which `few` is true ranked again, by the blocks and items that they need."""
         own = rows.only(g, few)
         users = CodedUsers.of(g, own.take(g, vectors), self.codes)
         pairs = Pairs.of(g, own.pairs(g, excluded, batch_of(g, vectors)))
@@ -207,9 +207,9 @@ class CoarseHead:
         number: str,
         items: Callable[[str], str],
     ) -> _Ranked:
-        """Look at this `number` of blocks, int64 [1], and at so many of their items.
+        """Look at this `number` of blocks, int64 [1], and at as many of their items.
 
-        `items` tells how many from the finer sums, float32 [batch, items of the blocks].
+        `items` is the number of items by the finer sums, float32 [batch, items of the blocks].
         """
         zero, one = g.int64(0), g.int64(1)
         best, order = g.ops("TopK", 2, maxima, g.op("Add", number, one), axis=1)

@@ -1,10 +1,10 @@
-"""Codes: the item table in 8 bits, with what is known of its error.
+"""Codes: the item table in 8 bits, with bounds of its error.
 
-Column j of the table is coded as whole numbers q between -127 and 127: e ≈ middle_j + step_j · q. They stand in the
-file as q + 128, one row an item, so one copy serves the product (on its left, read as it stands) and look-ups.
+Column j of the table is coded as whole numbers q between -127 and 127: e ≈ middle_j + step_j · q. They are stored in
+the file as q + 128, one row an item, so one copy serves the product (on its left, read as stored) and look-ups.
 
-A few items far longer than all others would take the steps for themselves, and the others could not be told apart.
-Such items are not coded: a ranking looks at all of them.
+A few items far longer than all others would use up the steps, and the others could not be distinguished. Such items are
+not coded: a ranking scores all of them exactly.
 """
 
 from __future__ import annotations
@@ -109,7 +109,7 @@ def _long(items: npt.NDArray[np.float32], able: npt.NDArray[np.bool_]) -> npt.ND
 
 
 def _raised(items: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-    """The biases, the last column of `items`, with those that lie far below the others raised to a bound."""
+    """The biases, the last column of `items`, with those that are far below the others raised to a bound."""
     embeddings, bias = items[:, :-1], items[:, -1]
     middle = np.median(bias)
     spread = max(float(bias.max() - middle), float(np.ptp(embeddings)))

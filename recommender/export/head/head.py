@@ -86,10 +86,10 @@ def add_head(
         one = g.constant(np.ones((1, 1), np.float32))
         column = g.op("Expand", one, g.op("Concat", batch, g.int64(1), axis=0))
         users = g.op("Concat", users, column, axis=1)
-    # Of one row, whose shape has no part but the width: ONNX Runtime folds whole shapes only.
+    # Of one row, whose shape has only the width: ONNX Runtime folds whole shapes only.
     row = g.op("Gather", "candidates", g.constant(np.array(0)), axis=0)
     whole = g.op("Equal", g.op("Shape", row), g.int64(0))
-    # Outputs beside ids and scores.
+    # Outputs besides ids and scores.
     more = (() if codes is None else ("fallbacks",)) + ((BOUNDS,) if gives_bounds(layout, codes) else ())
     if codes is None:
         rank, candidates = _plan(g, users, layout, whole), partial(from_candidates, users=users, layout=layout)
@@ -147,7 +147,7 @@ def _plan(g: Nodes, users: str, layout: Layout, whole: str) -> Plan:
     at_once = g.op("And", whole, g.op("Or", g.op("Less", batch_of(g, users), g.int64(_SLAB_ROWS)), many))
     their, pairs = _where(g, at_once, users, "excluded")
     # Outside of every If: ONNX Runtime packs a table only for a product at the top level, and masks in place only what
-    # was made beside it.
+    # was made with it.
     scores, bounds = all_scores(g, their, pairs, layout), Bounds.of(g, users)
     return lambda inner: inner.choose(
         at_once,

@@ -23,7 +23,7 @@ def with_long(g: Nodes, ids: str, long: Ids) -> str:
 
 
 def once(g: Nodes, ids: str, scores: str, long: Ids, pairs: Pairs) -> str:
-    """The `scores` of `ids`, ascending, both [batch, m]; masked where an id stands once more, or is excluded."""
+    """The `scores` of `ids`, ascending, both [batch, m]; masked if an id occurs twice, or is excluded."""
     if not len(long):
         return scores
     zero, one = g.int64(0), g.int64(1)

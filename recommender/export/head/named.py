@@ -1,9 +1,9 @@
 """Candidates: top-K of the items that each row names, ascending, by a gathered product.
 
-Where the file has a table in 8 bits, a row that names many of them looks at their codes first, a quarter of the bytes.
-The finer scores f of `coarse.py` choose those that are scored in float32. If the K-th of these lies above the largest f
-that was left out, plus its bound, nothing left out can be among the K best. A row of which this is not true is ranked
-by all its candidates.
+If the file has a table in 8 bits, a row with many candidates looks at their codes first, a quarter of the bytes. The
+finer scores f of `coarse.py` choose those that are scored in float32. If the K-th of these is above the largest f that
+was left out, plus its bound, nothing left out can be among the K best. Otherwise the row is ranked by all its
+candidates.
 """
 
 from __future__ import annotations

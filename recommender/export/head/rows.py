@@ -1,4 +1,4 @@
-"""Rows: some rows of a batch, ranked by themselves and put back among the others."""
+"""Rows: some rows of a batch, ranked separately and put back among the others."""
 
 from __future__ import annotations
 

@@ -12,9 +12,9 @@ from recommender.export.nodes import Array, Nodes
 INT64, UINT8 = TensorProto.INT64, TensorProto.UINT8
 FLOAT, BOOL = TensorProto.FLOAT, TensorProto.BOOL
 MASKED = float(np.nextafter(np.finfo(np.float32).min, np.float32(0)))
-"""Stands for no score inside a graph, as the least that TopK orders on every device.
+"""Marks a missing score inside a graph: the least that TopK orders on every device.
 
-CUDA's TopK takes -inf, and float32's lowest, for its own filler: what it says of such a score's place is no place.
+CUDA's TopK takes -inf, and float32's lowest, for its own filler: the position that it gives such a score is wrong.
 """
 LOWEST: Array = np.array(MASKED, np.float32)
 
@@ -65,10 +65,10 @@ def mask(g: Nodes, scores: str, places: str, keep: str, lowest: float = MASKED) 
 
 
 def mask_in_place(g: Nodes, scores: str, places: str, shape: str, lowest: Array = LOWEST) -> str:
-    """Put `lowest` at these places, int64 [nnz], of `scores` counted as one row; costs what `places` is long.
+    """Put `lowest` at these places, int64 [nnz], of `scores` flattened to one row; the cost is the length of `places`.
 
-    `shape` is that of `scores`. ScatterND copies all of its data, ScatterElements does not: where nobody else reads
-    them, and data and result are known to have one shape.
+    `shape` is that of `scores`. ScatterND copies all of its data. ScatterElements does not, if nothing else reads them
+    and data and result are known to have one shape.
     """
     flat = g.op("Reshape", scores, g.int64(-1))
     each = g.op("Expand", g.constant(lowest), g.op("Shape", places))
@@ -87,7 +87,7 @@ def flat_places(g: Nodes, pairs: str, width: str) -> str:
 def search(g: Nodes, known: str, rows: str, sought: str) -> tuple[str, str]:
     """Binary search in `known` int64 [batch, m], ascending in each row: `sought` [nnz] in `rows` [nnz].
 
-    Returns the column, int64 [nnz], and whether `sought` stands there, bool [nnz].
+    Returns the column, int64 [nnz], and whether `sought` is there, bool [nnz].
     """
     last, two = g.int64(-1), g.int64(2)
     width = g.op("Shape", known, start=1, end=2)

@@ -1,7 +1,7 @@
 """Slabs: the largest number of each block, from a walk over a table that never holds the numbers of all items.
 
-A slab is a stretch of the table whose numbers for a batch fit into a cache. The table stands on the left of the
-product, so it is read as it stands in the file: no packed copy of it is made.
+A slab is a stretch of the table whose numbers for a batch fit into a cache. The table is the left operand of the
+product, so it is read as stored in the file: no packed copy of it is made.
 """
 
 from __future__ import annotations
@@ -112,7 +112,7 @@ def view(g: Nodes, table: str, users: str, *shape: int) -> str:
 
 
 def batch_of(g: Nodes, users: str) -> str:
-    """The number of rows, int64 [1]; asked where it is used, so that nobody pays who does not."""
+    """The number of rows, int64 [1]; computed where it is used, so that other paths do not pay for it."""
     return g.op("Shape", users, start=0, end=1)
 
 

@@ -15,7 +15,7 @@ from recommender.export.errors import ExportError
 State: TypeAlias = Mapping[str, Tensor]
 
 _WRAPPERS = ("state_dict", "model_state_dict", "model_state", "model", "network", "net", "module", "weights")
-"""Keys under which trainers keep a `state_dict` beside the optimizer's and others."""
+"""Keys under which trainers keep a `state_dict`, next to the optimizer's and others."""
 _SAFETENSORS = ".safetensors"
 _A_CLASS = "Unsupported global"
 """What torch says of a pickle that names a class or a function."""
@@ -54,7 +54,7 @@ def restore(network: nn.Module, checkpoint: Path) -> str | None:
 
 
 def _prefix(own: State, state: State) -> str:
-    """What stands before the network's own keys in the checkpoint, the prefix that fits most of them."""
+    """The prefix of the network's keys in the checkpoint that fits most of them."""
     fitting = len(own.keys() & state.keys())
     best = ""
     first = next(iter(own), None)
@@ -69,7 +69,7 @@ def _prefix(own: State, state: State) -> str:
 
 def _safetensors(checkpoint: Path) -> State:
     try:
-        from safetensors import SafetensorError  # noqa: PLC0415 (only who brings such a file needs it)
+        from safetensors import SafetensorError  # noqa: PLC0415 (needed for such a file only)
         from safetensors.torch import load_file  # noqa: PLC0415
     except ModuleNotFoundError as error:
         raise ExportError(

@@ -1,4 +1,4 @@
-"""Networks whose `forward` takes types or times of a history's items: what they know of them."""
+"""Networks whose `forward` takes types or times of a history's items, and their numbers."""
 
 from __future__ import annotations
 

@@ -104,7 +104,7 @@ def read_features_file(file: Path, model: Path) -> Declared:
 def read_declared(told: object, folder: Path, model: Path) -> Declared:
     """Read declarations by name, each a mapping of the fields of the card's `features`.
 
-    A string has its `tokens` in a list, or a `vocabulary`, a text file with one a line. The vocabularies are to stand
+    A string has its `tokens` in a list, or a `vocabulary`, a text file with one a line. The vocabularies are written
     beside `model`. Raises ExportError that names the feature at fault.
     """
     if not isinstance(told, Mapping):
@@ -135,7 +135,7 @@ def read_declared(told: object, folder: Path, model: Path) -> Declared:
 
 def checked_features(features: tuple[Feature, ...], rows: int) -> dict[str, npt.NDArray[Any]]:
     """Values for so many rows to check with, the least and the largest among them, by the features' names."""
-    draw = random.Random(8)  # noqa: S311 (the same for everybody, and no secret)
+    draw = random.Random(8)  # noqa: S311 (fixed values, and no secret)
     drawn = [*extreme_features(features), *(some_features(features, draw) for _ in range(rows))]
     return pack_features(features, [Query((), 1, features=each) for each in drawn[:rows]])
 

@@ -1,4 +1,4 @@
-"""What a network takes beside the history and its length: the arrays, their shapes, and one order for all networks."""
+"""Inputs of a network besides the history and its length: the arrays, their shapes, and one order for all networks."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from recommender.export.truth import Ids
 
 History: TypeAlias = Sequence[int]
 Beside: TypeAlias = Mapping[str, npt.NDArray[Any]]
-"""Inputs beside histories by their names: [rows, …], or [rows, widest history] for what each item has."""
+"""Inputs besides histories by their names: [rows, …], or [rows, widest history] for values of each item."""
 
 NOTHING: Beside = types.MappingProxyType({})
 PER_ITEM = frozenset({"history_types", "history_times"})
@@ -24,7 +24,7 @@ _HISTORY = ("user_history", "history_length")
 
 
 class Named(nn.Module):
-    """Gives a network what its `forward` names: `beside` in this order, and the history or its length if it asks."""
+    """Passes a network its arguments: `beside` in this order, and the history or its length if named."""
 
     def __init__(self, network: nn.Module, beside: Sequence[str]) -> None:
         super().__init__()
@@ -59,7 +59,7 @@ def rows_of(beside: Beside, chosen: Sequence[int]) -> Beside:
 
 
 def arrays(histories: Sequence[History], beside: Beside = NOTHING, padding: Ids | None = None) -> dict[str, Any]:
-    """The inputs of a run, by their names; padding is 0 everywhere, or what `padding` and `beside` have there."""
+    """The inputs of a run, by their names; padding is 0 everywhere, or the values of `padding` and `beside`."""
     rows, lengths = padded(histories, padding)
     width = rows.shape[1]
     real = np.arange(width) < lengths[:, None]

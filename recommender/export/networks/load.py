@@ -66,7 +66,7 @@ def _from_factory(word: str) -> nn.Module:
             f"network is {word!r}; give {', '.join(map(repr, BUILT_IN))}, or 'module:factory' "
             "where factory() returns a torch.nn.Module."
         )
-    # As `python -m` does: a module beside which one stands is found.
+    # As `python -m` does: a module next to the one named is found.
     sys.path.insert(0, str(Path.cwd()))
     try:
         module = importlib.import_module(module_name)

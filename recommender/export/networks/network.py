@@ -15,14 +15,13 @@ from torch import Tensor, nn
 
 
 class Network(Protocol):
-    """What an exportable module offers besides being a `torch.nn.Module`.
+    """The members of an exportable module besides those of a `torch.nn.Module`.
 
-    It may also have `item_bias() -> Tensor` float32 [items], and `longest_history: int`, the most recent items that
-    it reads. `forward` may have an argument `user` int64 [batch] beside the others; then `known_users: int` says how
-    many there are, or `user_embeddings() -> Tensor` float32 [users + 1, d], and `history_length` may be 0. It may
-    have `history_types` int64 [batch, history], of which `known_types: int` says how many there are, and
-    `history_times` int64 [batch, history] in Unix milliseconds. Any other argument is a feature, which `feature_inputs`
-    declares by its name.
+    It may also have `item_bias() -> Tensor` float32 [items], and `longest_history: int`, the most recent items that it
+    reads. `forward` may have a further argument `user` int64 [batch]; then `known_users: int` is their number, or
+    `user_embeddings() -> Tensor` float32 [users + 1, d] gives it, and `history_length` may be 0. It may have
+    `history_types` int64 [batch, history], with `known_types: int` as their number, and `history_times` int64 [batch,
+    history] in Unix milliseconds. Any other argument is a feature, which `feature_inputs` declares by its name.
     """
 
     def forward(self, user_history: Tensor, history_length: Tensor) -> Tensor:

@@ -14,11 +14,11 @@ from recommender.export.options import Side
 
 
 class Padded(nn.Module):
-    """Puts `padding_id` wherever `history_length` says that no item stands, then asks the network.
+    """Puts `padding_id` wherever `history_length` says that there is no item, then calls the network.
 
-    On the right the history stays as wide as it comes. On the left it is always `longest_history` wide, as in training,
-    so that the last column is the most recent item. What `beside` has for each item moves with it, padded with 0. A
-    `forward` of one argument gets the history only.
+    On the right the history keeps its width. On the left it is always `longest_history` wide, as in training, so that
+    the last column is the most recent item. Values of `beside` for each item move with it, padded with 0. A `forward`
+    of one argument gets the history only.
     """
 
     def __init__(
@@ -46,7 +46,7 @@ class Padded(nn.Module):
                 each.gather(1, place) if per_item else each
                 for per_item, each in zip(self._per_item, beside, strict=True)
             )
-        # Nobody has such a history; without this one of nothing else would be all padding, and its answer NaN.
+        # No request has such a history; without this one, an empty history would be all padding, and its answer NaN.
         user_history = torch.where(user_history == self._padding_id, self._item, user_history)
         user_history = torch.where(real, user_history, self._padding_id)
         beside = tuple(

@@ -14,7 +14,7 @@ from recommender.export.networks.network import last_state
 
 
 class _Block(nn.Module):
-    """Causal self-attention and a feed-forward part, each added to what came in: [batch, history, dim]."""
+    """Causal self-attention and a feed-forward part, each added to its input: [batch, history, dim]."""
 
     def __init__(self, dim: int, heads: int) -> None:
         super().__init__()
@@ -28,7 +28,7 @@ class _Block(nn.Module):
     def forward(self, states: Tensor) -> Tensor:
         parts = self.queries_keys_values(self.before_attention(states)).chunk(3, dim=-1)
         queries, keys, values = (part.unflatten(-1, (self.heads, -1)).transpose(1, 2) for part in parts)
-        # Padding stands on the right, so a causal mask hides it from every real item already.
+        # Padding is on the right, so a causal mask already hides it from every real item.
         attended = functional.scaled_dot_product_attention(queries, keys, values, is_causal=True)
         states = states + self.mix(attended.transpose(1, 2).flatten(2))
         fed: Tensor = states + self.feed_forward(self.before_feed_forward(states))

@@ -13,12 +13,12 @@ from recommender.export.errors import ExportError
 from recommender.export.networks.network import last_state, real_items
 
 _INTERVALS = 256
-"""The largest interval that is told apart, in units of the shortest one of its history."""
+"""The largest interval that is distinguished, in units of the shortest one of its history."""
 _EVER = 1 << 62
 
 
 class _Block(nn.Module):
-    """Causal self-attention and a feed-forward part, each added to what came in: [batch, history, dim].
+    """Causal self-attention and a feed-forward part, each added to its input: [batch, history, dim].
 
     Keys and values of a pair of items also depend on the positions and on the interval between them.
     """
@@ -42,7 +42,7 @@ class _Block(nn.Module):
         of_gaps = (queries @ self._by_head(gap_keys).transpose(-1, -2)).gather(3, each)
         scores = (queries @ keys.transpose(-1, -2) + of_gaps) * queries.shape[-1] ** -0.5
         column = torch.arange(states.shape[1], device=states.device)
-        # Padding stands on the right, so a causal mask hides it from every real item already.
+        # Padding is on the right, so a causal mask already hides it from every real item.
         weights = scores.masked_fill(column[None, :] > column[:, None], -torch.inf).softmax(-1)
         by_gap = torch.zeros_like(of_gaps[..., :1]).expand(-1, -1, -1, len(gap_keys)).scatter_add(3, each, weights)
         attended = weights @ values + by_gap @ self._by_head(gap_values)
@@ -108,5 +108,5 @@ def intervals(times: Tensor, real: Tensor) -> Tensor:
     apart = (times[:, :, None] - times[:, None, :]).abs()
     counted = real[:, :, None] & real[:, None, :] & (apart > 0)
     shortest = torch.where(counted, apart, _EVER).amin(dim=(1, 2))
-    # Not `torch.div`: in ONNX it would divide floats, which cannot tell milliseconds apart.
+    # Not `torch.div`: in ONNX it would divide floats, which cannot distinguish milliseconds.
     return (apart // shortest[:, None, None]).clamp(max=_INTERVALS)

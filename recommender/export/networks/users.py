@@ -1,4 +1,4 @@
-"""Networks whose `forward` takes users: how many they know."""
+"""Networks whose `forward` takes users, and their number."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def _unknown(told: object) -> UnknownUsers:
 
 
 def _rows(network: nn.Module) -> int | None:
-    """How many rows the table of users has; None if the network tells of none."""
+    """The number of rows of the table of users; None without one."""
     told = getattr(network, "user_embeddings", None)
     try:
         told = told() if callable(told) and not isinstance(told, Tensor | nn.Embedding) else told

@@ -34,7 +34,7 @@ _LARGE = 1_500_000_000
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AdaptOptions:
-    """One adaption: the foreign file, what it does not tell, and what an export takes beside a network."""
+    """One adaption: the foreign file, the facts that it lacks, and the options of an export."""
 
     file: Path
     output: Path
@@ -52,7 +52,7 @@ class AdaptOptions:
 def adapt(options: AdaptOptions, tell: Callable[[str], None] = lambda _: None) -> Path:
     """Write the model file with its card and return its path; `tell` gets what was assumed.
 
-    Raises ExportError if the file has no known shape, or the result does not rank by the scores that it had.
+    Raises ExportError if the file has no known shape, or the result does not rank by the original scores.
     """
     if options.output.resolve() == options.file.resolve():
         raise ExportError(f"{options.output} is the file itself; give another output.")

@@ -10,7 +10,7 @@ from onnx import GraphProto, NodeProto, helper
 from recommender.export.errors import ExportError
 
 _SIZES = ("Shape", "Size")
-"""Operators whose results tell sizes only, whatever the values are."""
+"""Operators whose results depend on sizes only."""
 
 
 def refuse_branches(path: Path, graph: GraphProto, inputs: Sequence[str]) -> None:
@@ -25,7 +25,7 @@ def refuse_branches(path: Path, graph: GraphProto, inputs: Sequence[str]) -> Non
 
 
 def _branch(graph: GraphProto, valued: set[str]) -> NodeProto | None:
-    """The first node that branches on what comes from `valued`, to which the names of such results are added."""
+    """The first node that branches on what depends on `valued`, to which the names of such results are added."""
     for node in graph.node:
         subgraphs = [helper.get_attribute_value(each) for each in node.attribute if each.HasField("g")]
         decides = {"If": node.input[:1], "Loop": node.input[:2]}.get(node.op_type, ())

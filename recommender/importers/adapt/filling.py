@@ -16,8 +16,8 @@ from recommender.export.options import Side
 class Filling:
     """How a history becomes ids.
 
-    `first_item` is the network's id of item 0. `padding_id` fills up to `width` on the `side`; a network whose `width`
-    is None takes any, filled up on the right. `mask_id` stands behind the last item, unless it is None.
+    `first_item` is the network's id of item 0. `padding_id` pads to `width` on the `side`; a network whose `width` is
+    None takes any, padded on the right. `mask_id` follows the last item, unless it is None.
     """
 
     width: int | None

@@ -1,4 +1,4 @@
-"""A foreign file: which of the known shapes of contract it has, and what it scores by itself."""
+"""A foreign file: which of the known shapes of contract it has, and its own scores."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ _MASKS = ("attention_mask", "mask", "padding_mask")
 
 @dataclass(frozen=True, slots=True)
 class Declared:
-    """What a file does not tell of itself; None stands for what is usual for its shape.
+    """Facts that a file does not contain; None means the usual value for its shape.
 
-    `first_item` is the model's id of item 0, `mask_id` an id that it wants behind the history. `width` is the number of
+    `first_item` is the model's id of item 0, `mask_id` an id that it needs after the history. `width` is the number of
     ids that it takes, `items` the size of the catalogue, `first_column` the output's column of item 0.
     """
 
@@ -94,7 +94,7 @@ class Foreign:
         try:
             session = ort.InferenceSession(self.path, options, providers=["CPUExecutionProvider"])
             rows = [session.run([self.output], self._fed(history))[0][0] for history in histories]
-        except Exception as error:  # ONNX Runtime's errors have no base of their own
+        except Exception as error:  # ONNX Runtime's errors have no common base
             raise ExportError(f"{self.path} does not run as it is taken: {obstacle(error)}.") from error
         left = self.filling.side == "left"
         at = [-1 if left else len(self.filling.ids(history)) - 1 for history in histories]
@@ -118,7 +118,7 @@ class Foreign:
 
 
 def read_foreign(path: Path, declared: Declared) -> Foreign:
-    """Tell which shape a file has; raises ExportError that names each part that fits none."""
+    """Identify the shape of a file; raises ExportError that names each part that fits none."""
     model = load_model(path)
     given = {each.name for each in model.graph.initializer}
     inputs = [each for each in model.graph.input if each.name not in given]

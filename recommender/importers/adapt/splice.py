@@ -51,7 +51,7 @@ def of_our_opset(path: Path, model: onnx.ModelProto) -> onnx.ModelProto:
         return model
     try:
         return version_converter.convert_version(model, OPSET)
-    except Exception as error:  # the converter's errors have no base of their own
+    except Exception as error:  # the converter's errors have no common base
         raise ExportError(
             f"{path} has operators of version {versions.get('')}, which cannot be turned to {OPSET}: "
             f"{sentence(error)}. Export it with opset {OPSET}."

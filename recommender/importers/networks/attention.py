@@ -13,10 +13,10 @@ from recommender.importers.networks.numbers import Numbers
 
 
 class Attention(nn.Module):
-    """Multi-head attention: queries [batch, q, d] look at states [batch, history, d].
+    """Multi-head attention: queries [batch, q, d] attend to states [batch, history, d].
 
     `mask` float32 [batch or 1, 1, q, keys] is added to the weights: -inf hides a key. With one more key than there are
-    states, the last one stands for states of zeros.
+    states, the last one is for states of zeros.
     """
 
     def __init__(self, query: nn.Linear, key: nn.Linear, value: nn.Linear, out: nn.Linear, heads: int) -> None:
@@ -63,7 +63,7 @@ def hiding(hidden: Tensor) -> Tensor:
 
 
 def causal(width: Tensor) -> Tensor:
-    """The mask [1, 1, width, width] of a history whose states look back only; `width` is int64 [width]."""
+    """The mask [1, 1, width, width] of a history whose states attend to earlier ones only; `width` is int64 [width]."""
     column = torch.arange(width.shape[0])
     return hiding(column[None, :] > column[:, None])[None, None]
 

@@ -22,7 +22,7 @@ _FEWEST_STEPS = 4
 
 
 class _Factors(nn.Module):
-    """Users by number, from 1 on; 0 is an unknown one, for whom `unknown_user` says how it is ranked."""
+    """Users by number, from 1 on; 0 is an unknown one, which is ranked as `unknown_user` says."""
 
     unknown_user: UnknownUsers = "history"
 

@@ -34,7 +34,7 @@ class _Block(nn.Module):
         self.by_distance = None if weights is None else nn.Parameter(weights)
 
     def forward(self, queries: Tensor, states: Tensor, ahead: Tensor, visible: Tensor) -> Tensor:
-        """`ahead` int64 [batch or 1, q, keys] is how far a key stands before its query, `visible` whether it counts."""
+        """`ahead` int64 [batch or 1, q, keys] is how far a key is before its query, `visible` whether it counts."""
         gate, query = functional.silu(self.norm(queries) @ self.of_query).chunk(2, dim=-1)
         value, key = functional.silu(self.norm(states) @ self.of_key).chunk(2, dim=-1)
         weights = self._split(query) @ self._split(key).transpose(2, 3)

@@ -37,7 +37,7 @@ class Numbers:
         return name in self._arrays
 
     def take(self, name: str, *shape: int | None) -> Tensor:
-        """The array as float32; None in the shape stands for any size."""
+        """The array as float32; None in the shape means any size."""
         array = self._take(name, shape)
         if array.dtype.kind not in "fiu":
             raise ExportError(f"{name!r} of {self._owner} is {array.dtype}; it must be numbers.")

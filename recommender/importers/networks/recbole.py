@@ -24,7 +24,7 @@ _ACTIVATIONS: Mapping[str, Callable[[Tensor], Tensor]] = {
 
 
 class _Block(nn.Module):
-    """Attention and a feed-forward part, each normalised after what came in is added."""
+    """Attention and a feed-forward part, each normalised after its input is added."""
 
     def __init__(self, numbers: Numbers, name: str, sizes: Sizes) -> None:
         super().__init__()
@@ -85,7 +85,7 @@ class RecBoleSasRec(nn.Module):
 
 
 class RecBoleBert4Rec(nn.Module):
-    """RecBole's BERT4Rec: a mask stands behind the history, whose first item is dropped; see `Network`."""
+    """RecBole's BERT4Rec: a mask follows the history, whose first item is dropped; see `Network`."""
 
     def __init__(self, numbers: Numbers, sizes: Sizes) -> None:
         super().__init__()

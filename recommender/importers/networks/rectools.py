@@ -1,8 +1,8 @@
 """RecTools' transformers: padded with 0 on the left, positions counted from the end; here padded on the right.
 
-Without `use_key_padding_mask` each item also looks at the padding before it. SASRec's own layers make zeros of its
-states, which all look alike: one key stands for them, with the logarithm of their number as its weight. Other layers
-give them states that depend on their place only, so these are computed once, and stand before the history.
+Without `use_key_padding_mask` each item also attends to the padding before it. SASRec's own layers make zeros of its
+states, which are all equal: one key represents them, with the logarithm of their number as its weight. Other layers
+give them states that depend on their place only, so these are computed once, and precede the history.
 """
 
 from __future__ import annotations
@@ -219,7 +219,7 @@ class RecToolsSasRec(nn.Module):
 
 
 class RecToolsBert4Rec(nn.Module):
-    """RecTools' BERT4Rec: a mask stands behind the history and padding is hidden; see `Network`."""
+    """RecTools' BERT4Rec: a mask follows the history and padding is hidden; see `Network`."""
 
     def __init__(self, numbers: Numbers, sizes: Sizes) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""The sizes of a trained model: what its arrays alone do not tell."""
+"""The sizes of a trained model that its arrays do not show."""
 
 from __future__ import annotations
 

@@ -16,12 +16,12 @@ import numpy as np
 FORMAT = 1
 HISTORIES = 256
 SHOWN = 20
-"""Items that are ranked for each history: ten are looked at, the others tell ties."""
+"""Items that are ranked for each history: ten are compared, the others reveal ties."""
 MOST_SIMILAR = 10_000
 """Items of a similarity of all with all: the file holds every pair, 400 MB for so many."""
 
 Rank = Callable[[Sequence[Sequence[int]], Sequence["int | None"]], Sequence[Sequence[int]]]
-"""Histories, and the user beside each, to what the library recommends for them; all by number, from 0 on."""
+"""Histories, each with its user, to the library's recommendations for them; all by number, from 0 on."""
 
 
 class Trained:
@@ -29,8 +29,8 @@ class Trained:
 
     `form` says which network takes the `arrays`. Items and users are numbered from 0 in the order of their keys; with
     no keys a number is the key. `rank` is the library's own inference. `longest` is the most items it reads. `drawn`
-    are real histories by number, where the library has its data; `popular` are items, best first; `data` is the file of
-    interactions, if it is at hand. A model that takes users and `folds` ranks for new ones by their history.
+    are real histories by number, if the library has its data; `popular` are items, best first; `data` is the file of
+    interactions, if available. A model that takes users and `folds` ranks for new ones by their history.
     """
 
     def __init__(

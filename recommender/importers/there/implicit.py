@@ -19,7 +19,7 @@ FACTORS = {
 
 
 def load(arguments: argparse.Namespace) -> Trained:
-    """The model in a `.npz`; its fields tell its class."""
+    """The model in a `.npz`, whose fields identify its class."""
     fields = _fields(arguments.source)
     name = next((name for name, needed in FACTORS.items() if needed <= fields.keys()), None)
     if name is None and not fields.keys() >= SIMILARITY:

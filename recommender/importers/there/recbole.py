@@ -150,7 +150,7 @@ def _ranked(torch: Any, config: Any, model: Any, histories: Sequence[Sequence[in
 
 
 def _ranked_by_ease(torch: Any, config: Any, model: Any, histories: Sequence[Sequence[int]]) -> list[list[int]]:
-    """What `full_sort_predict` scores best for users who have taken each item of these histories once."""
+    """The best items of `full_sort_predict` for users who have taken each item of these histories once."""
     from recbole.data.interaction import Interaction
     from scipy.sparse import csr_matrix
 

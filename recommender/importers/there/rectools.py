@@ -94,13 +94,13 @@ def _ease(model: Any, arguments: argparse.Namespace, version: str) -> Trained:
 
 
 def _ranked_by_ease(model: Any, histories: Sequence[Sequence[int]], items: int) -> list[list[int]]:
-    """What the library recommends when each history is a user who has taken each of its items once."""
+    """The library's recommendations if each history is a user who has taken each of its items once."""
     import pandas as pd
     from rectools import Columns
     from rectools.dataset import Dataset, IdMap, Interactions
 
     rows = [(user, item) for user, history in enumerate(histories) for item in sorted(set(history))]
-    # Its matrix has columns up to the last item that somebody has taken, so one more user takes the very last.
+    # Its matrix has columns up to the last item that a user has taken, so one more user takes the very last.
     rows.append((len(histories), items - 1))
     frame = pd.DataFrame(rows, columns=[Columns.User, Columns.Item])
     frame[Columns.Weight] = 1.0
@@ -138,7 +138,7 @@ def _model(source: str) -> Any:
 
 
 def _refuse_unknown(name: str, model: Any, network: Any) -> None:
-    """The networks here are those of RecTools; parts of one's own are none."""
+    """Refuse networks with custom parts; RecTools' own are supported."""
     layers = type(network.transformer_layers).__name__
     parts = (
         type(network).__name__,
@@ -165,7 +165,7 @@ def _refuse_unknown(name: str, model: Any, network: Any) -> None:
 
 
 def _ranked(model: Any, keys: list[str], histories: Sequence[Sequence[int]]) -> list[list[int]]:
-    """What the library recommends when each history is a user of its own."""
+    """The library's recommendations if each history is a separate user."""
     import pandas as pd
     from rectools import Columns
     from rectools.dataset import Dataset
@@ -176,7 +176,7 @@ def _ranked(model: Any, keys: list[str], histories: Sequence[Sequence[int]]) -> 
     frame = pd.DataFrame(rows, columns=[Columns.User, Columns.Item])
     frame[Columns.Weight] = 1.0
     frame[Columns.Datetime] = pd.to_datetime(range(len(frame)), unit="s")
-    # An item that repeats stands in a history as often as it occurs.
+    # A repeated item is in a history as often as it occurs.
     found = model.recommend(
         users=list(range(len(histories))), dataset=Dataset.construct(frame), k=SHOWN, filter_viewed=False
     )
