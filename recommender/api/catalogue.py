@@ -203,7 +203,7 @@ def attributes_of(version: Version) -> Attributes:
             Violation(
                 "filter",
                 f"nothing is known of the items of model {version.model.label}: filters need a table of items "
-                f"(RECOMMENDER_ITEMS, and the extra {EXTRA}) and a model with keys",
+                f"(RECOMMENDER_ITEMS and a model with keys, or a table that its card lists) and the extra {EXTRA}",
             )
         )
     return version.attributes

@@ -13,7 +13,6 @@ import structlog
 from recommender.api.queries import Limits
 from recommender.bulk.errors import BulkError
 from recommender.bulk.ranker import Ranker
-from recommender.catalogue.attributes.opening import open_tables
 from recommender.catalogue.availability.opening import open_list
 from recommender.engine.contract import Contract
 from recommender.engine.engine import OnnxEngine
@@ -87,7 +86,7 @@ async def open_bulk_model(
     engines: list[OnnxEngine] = []
     catalogue = settings.catalogue
     availability = Availability(open_list(catalogue.hidden_items), journal=catalogue.catalogue_journal)
-    attributes = ItemAttributes(open_tables(catalogue))
+    attributes = ItemAttributes.of(catalogue)
 
     async def prepare(version: Version) -> None:
         await availability.attach(version)
@@ -100,7 +99,6 @@ async def open_bulk_model(
     finally:
         await availability.close()
         await attributes.close()
-    table = attributes.statistics()
     await version.batcher.close()
     (engine,) = engines
     return BulkModel(
@@ -112,7 +110,7 @@ async def open_bulk_model(
         engine.threads,
         rows,
         engine.contract,
-        None if table is None or version.attributes is None else table.digest,
+        None if version.attributes is None else version.attributes.digest,
     )
 
 

@@ -85,6 +85,9 @@ def export(
     features: Annotated[
         Path | None, typer.Option(help="JSON of the features that your network's forward takes, by name.")
     ] = None,
+    items_table: Annotated[
+        Path | None, typer.Option(help="A table of the items' attributes, by key or by id, for filters.")
+    ] = None,
     name: Annotated[str | None, typer.Option(help="The model's name; by default the network's.")] = None,
     version: Annotated[str, typer.Option(help="The model's version.")] = "1",
     embedding_space: Annotated[
@@ -138,6 +141,7 @@ def export(
             default_time=default_time,
             sorted_times=sorted_times,
             features=features,
+            items_table=items_table,
             name=name,
             version=version,
             embedding_space=embedding_space,

@@ -65,7 +65,7 @@ def export_model(
     keys = max(subject.items, subject.readable)
     lists = Lists.read(options.vocabulary, options.fallback, subject.items, options.never_recommend, keys)
     lists = lists.with_users(options.user_vocabulary, subject.users)
-    lists = lists.with_types(options.type_vocabulary, subject.types)
+    lists = lists.with_types(options.type_vocabulary, subject.types).with_table(options.items_table, subject.items)
     subject = subject.barring(lists.never)
     lists.check_fallback(subject.never)
     max_k = _max_k(options, subject)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from recommender.catalogue.attributes.opening import check_own_table
 from recommender.domain import Times, Types, Users
+from recommender.errors import StartError
 from recommender.export.errors import ExportError
 from recommender.models.card import Files
 from recommender.models.fallback import write_fallback
@@ -19,7 +22,7 @@ class Lists:
     """The key of each item, in the order of ids, and a fallback list of item ids, best first; None where not given.
 
     `never` are the items of the never-recommend list, `user_keys` the key of each user, in the order of their numbers,
-    `type_keys` those of the types of events.
+    `type_keys` those of the types of events, `table` a table of the items' attributes.
     """
 
     keys: tuple[str, ...] | None
@@ -27,6 +30,7 @@ class Lists:
     never: tuple[int, ...] = ()
     user_keys: tuple[str, ...] | None = None
     type_keys: tuple[str, ...] | None = None
+    table: Path | None = None
 
     @classmethod
     def read(
@@ -82,6 +86,16 @@ class Lists:
             )
         return replace(self, type_keys=keys)
 
+    def with_table(self, table: Path | None, items: int) -> Lists:
+        """The same with a table of the items' attributes; raises ExportError if it is none for so many items."""
+        if table is None:
+            return self
+        try:
+            check_own_table(table, items, has_keys=self.keys is not None)
+        except StartError as error:
+            raise ExportError(f"{error}.") from error
+        return replace(self, table=table)
+
     def names(
         self,
         items: int,
@@ -130,6 +144,12 @@ class Lists:
             path = model.with_suffix(".types")
             write_vocabulary(self.type_keys, path)
             files[path] = "type_vocabulary"
+        if self.table is not None:
+            path = model.with_suffix(f".items{self.table.suffix.lower()}")
+            if path.exists() and path.samefile(self.table):
+                raise ExportError(f"{self.table} is where the model's own copy of it goes; give it another name.")
+            shutil.copyfile(self.table, path)
+            files[path] = "items_table"
         return files
 
 

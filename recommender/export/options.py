@@ -50,7 +50,8 @@ class ExportOptions:
     `sorted_times` are those of the card's `history_times`. `embedding_space` names the space of item vectors: vectors
     made for one version fit all others of that name. `features` is a JSON file that declares the features of `forward`,
     if the network does not. A table of at least `external_data_bytes` goes into a separate file beside the model.
-    `head` "plain" is one product and one selection, for GPUs; "blocks" is quicker on CPUs.
+    `head` "plain" is one product and one selection, for GPUs; "blocks" is quicker on CPUs. `items_table` is a table of
+    the items' attributes, by key or by id, that becomes a file of the version.
 
     Raises ExportError for a number or a name that is invalid by itself.
     """
@@ -84,6 +85,7 @@ class ExportOptions:
     default_time: int | None = None
     sorted_times: bool | None = None
     features: Path | None = None
+    items_table: Path | None = None
     name: str | None = None
     version: str = "1"
     embedding_space: str | None = None

@@ -76,6 +76,11 @@ class Artifact:
         """The file of the fallback list, if the card names one."""
         return self._file("fallback")
 
+    @property
+    def items_table(self) -> Path | None:
+        """The file of the items' attributes, if the card names one."""
+        return self._file("items_table")
+
     def feature_vocabulary(self, name: str) -> Path | None:
         """The file of a feature's strings, if the card lists it as one."""
         files = self.card.files if self.card else ()

@@ -1,26 +1,44 @@
-"""Attributes of items: the table that the settings name, joined with every version that is loaded."""
+"""Attributes of items: the table that the settings name, or the one that a version's card lists."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import structlog
 
-from recommender.catalogue.attributes.filters import Tables, TableStatistics
+from recommender.catalogue.attributes.filters import Attributes, Tables, TableStatistics
+from recommender.catalogue.attributes.opening import open_tables, own_tables
+from recommender.errors import ModelError, StartError
 from recommender.models.version import Version
 from recommender.new_items import AttributeValues
+from recommender.settings.catalogue import CatalogueSettings
 from recommender.threads import in_background
+
+if TYPE_CHECKING:
+    from recommender.catalogue.attributes.own import OwnTables
 
 log = structlog.get_logger(__name__)
 
 
 class ItemAttributes:
-    """Gives each version what is known of its items; nothing without `tables`."""
+    """Gives each version what is known of its items: by `tables`, or by its own table where there are none.
+
+    Filters over tables of versions may take `cache_mb` megabytes.
+    """
 
     what = "items"
 
-    def __init__(self, tables: Tables | None = None) -> None:
+    def __init__(self, tables: Tables | None = None, *, cache_mb: int = 1) -> None:
         self._tables = tables
+        self._cache_mb = cache_mb
+        self._own: OwnTables | None = None
+
+    @classmethod
+    def of(cls, settings: CatalogueSettings) -> ItemAttributes:
+        """What these settings name; nothing is read yet. Raises StartError if libraries for it are missing."""
+        return cls(open_tables(settings), cache_mb=settings.filter_cache_mb)
 
     async def start(self) -> None:
         """Read the table, and follow it until `close`. Raises StartError if it cannot be read."""
@@ -33,20 +51,52 @@ class ItemAttributes:
             await self._tables.close()
 
     async def attach(self, version: Version) -> None:
-        """Join a version's items with the table, before it answers requests."""
-        model, vocabulary = version.model, version.vocabulary
-        if self._tables is None:
-            return
-        if vocabulary is None or model.items is None:
-            log.warning("the table of items is not for this model: it has no keys", model=version.label)
+        """Join a version's items with a table, before it answers requests.
+
+        Raises ModelError if that is the version's own, and is not valid.
+        """
+        model, vocabulary, own = version.model, version.vocabulary, version.items_table
+        if model.items is None or (vocabulary is None and own is None):
+            if self._tables is not None:
+                log.warning("the table of items is not for this model: it has no keys", model=version.label)
             return
         never = model.never_recommended | (set() if model.padding_id is None else {model.padding_id})
-        version.attributes = await in_background(self._tables.attributes, vocabulary.ids, model.items, never)
+        if self._tables is not None and vocabulary is not None:
+            if own is not None:
+                log.warning(
+                    "the model's own table of items is not used: RECOMMENDER_ITEMS names another",
+                    model=version.label,
+                    path=str(own),
+                )
+            version.attributes = await in_background(self._tables.attributes, vocabulary.ids, model.items, never)
+        elif own is not None:
+            version.attributes = await in_background(self._of_version, version, own, model.items, never)
 
-    def faults(self, given: AttributeValues) -> Iterator[tuple[str, str]]:
-        """Those of a new item's attributes that the table does not have, or not of that type, each with why."""
+    def faults(self, given: AttributeValues, version: Version | None) -> Iterator[tuple[str, str]]:
+        """What the table cannot have of a new item's attributes, each with why; `version` is the item's, if served."""
+        if version is not None and version.attributes is not None:
+            return version.attributes.faults(given)
         return iter(()) if self._tables is None else self._tables.faults(given)
 
     def statistics(self) -> TableStatistics | None:
-        """The table in use, and the filters up to now; None without a table."""
-        return None if self._tables is None else self._tables.statistics()
+        """The table in use, or those of versions, and the filters up to now; None if there are none."""
+        if self._tables is not None:
+            return self._tables.statistics()
+        return None if self._own is None else self._own.statistics()
+
+    def _of_version(self, version: Version, path: Path, items: int, never: frozenset[int]) -> Attributes | None:
+        """What a version's own table tells; None, with a warning, if the libraries for it are missing."""
+        try:
+            self._own = self._own or own_tables(self._cache_mb)
+        except StartError as error:
+            log.warning(
+                "the model's own table of items is not read, so filters are refused",
+                model=version.label,
+                reason=str(error),
+            )
+            return None
+        ids = None if version.vocabulary is None else version.vocabulary.ids
+        try:
+            return self._own.attributes(path, ids, items, never)
+        except StartError as error:
+            raise ModelError(str(error)) from error

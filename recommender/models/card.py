@@ -28,6 +28,7 @@ FileRole = Literal[
     "user_vocabulary",
     "type_vocabulary",
     "feature_vocabulary",
+    "items_table",
 ]
 FeatureType = Literal["int64", "float32", "bool", "string"]
 Given: TypeAlias = bool | int | float | tuple[bool | int | float, ...]

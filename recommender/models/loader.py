@@ -19,6 +19,7 @@ from recommender.engine.machine import memory_growth, resident_memory
 from recommender.engine.sessions import as_model_error
 from recommender.errors import ModelError
 from recommender.models.artifact import Artifact, check_listed
+from recommender.models.attributes import ItemAttributes
 from recommender.models.checks import check_answers, check_seconds, measure
 from recommender.models.description import describe
 from recommender.models.fallback import read_fallback
@@ -144,6 +145,7 @@ class Loader:
             type_vocabulary=type_vocabulary,
             tokens=open_tokens(artifact),
             fallback=fallback or (),
+            items_table=artifact.items_table,
             aliases=artifact.release.aliases if artifact.release else (),
         )
 
@@ -211,6 +213,7 @@ def loader(
     """A loader of versions by the settings; `tracer` gives the tracer of a model's calls, None for none.
 
     `opened_engine` gets each engine before it is warmed up, `prepare` each version before it is handed out.
+    Without `prepare` a version is joined with its own table of items, so that a bad one is found.
     """
 
     def batcher(engine: OnnxEngine, cost: Cost) -> Batcher:
@@ -241,12 +244,8 @@ def loader(
         max_history=settings.requests.max_history,
         max_batch_size=settings.engine.max_batch_size,
         longest_run=min(settings.models.longest_run_ms or math.inf, settings.engine.engine_timeout_ms) / 1e3,
-        prepare=prepare or _as_it_is,
+        prepare=prepare or ItemAttributes().attach,
     )
-
-
-async def _as_it_is(_: Version) -> None:
-    """Prepare nothing."""
 
 
 def _log_batch(ended: BatchEnded) -> None:

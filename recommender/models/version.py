@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from itertools import compress
+from pathlib import Path
 
 import numpy as np
 
@@ -69,6 +70,8 @@ class Version:
     """The space of its item vectors, which versions with the same name share; None for its own."""
     beside: Beside | None = None
     """New items that its answers may hold besides those of the catalogue; None without any. Replaced, never changed."""
+    items_table: Path | None = None
+    """Its own table of the items' attributes; None if it has none."""
     attributes: Attributes | None = None
     """What is known of its items, for filters; None if that is nothing."""
     offered: tuple[int, ...] = field(init=False)

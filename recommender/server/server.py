@@ -20,7 +20,6 @@ from recommender.api.queries import Limits
 from recommender.api.service import RecommenderService
 from recommender.batching.batcher import Batcher
 from recommender.batching.statistics import Statistics
-from recommender.catalogue.attributes.opening import open_tables
 from recommender.catalogue.availability.opening import open_list
 from recommender.domain import Model
 from recommender.edges.address import address_of
@@ -101,7 +100,7 @@ class Server:
             most_new=settings.catalogue.max_new_items,
         )
         self._monitoring.watch_availability(self._availability)
-        self._attributes = ItemAttributes(open_tables(settings.catalogue))
+        self._attributes = ItemAttributes.of(settings.catalogue)
         self._monitoring.watch_attributes(self._attributes)
         loading = loader(
             settings,

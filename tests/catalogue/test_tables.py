@@ -86,7 +86,7 @@ def test_a_table_in_parquet_may_have_any_width_of_its_types(tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("name", "content", "why"),
     [
-        ("items.csv", "id,price\n1,2\n", "its first column is 'id', and must be 'key'; a table by id serves one model"),
+        ("items.csv", "id,price\n1,2\n", "its first column is 'id', and must be 'key'; a table by id is that of one"),
         ("items.csv", "key,price\na,1\na,2\n", "the key 'a' comes twice"),
         ("items.csv", "key,price\n,1\n", "row 1 has no key"),
         ("items.csv", "key,price\n", "it has no rows"),

@@ -159,24 +159,25 @@ class NewItemsCalls:
         items: list[NewItem] = []
         wrong: list[Violation] = []
         seen: set[str] = set()
+        version = self._version(request.model)
         for place, (item, vector) in enumerate(zip(request.items, vectors, strict=True)):
             if item.key in seen:
                 wrong.append(Violation(f"items[{place}].key", f"{quoted(item.key)} comes twice"))
             seen.add(item.key)
-            attributes, faults = self._attributes_of(item, place)
+            attributes, faults = self._attributes_of(item, place, version)
             wrong += faults
             items.append(NewItem(item.key, vector.tobytes(), item.bias, attributes))
         if wrong:
             raise InvalidRequestError(*wrong[:_NAMED])
         return request, items
 
-    def _attributes_of(self, item: api.NewItem, place: int) -> tuple[str, list[Violation]]:
+    def _attributes_of(self, item: api.NewItem, place: int, version: Version | None) -> tuple[str, list[Violation]]:
         """The attributes of an item as JSON, and what is wrong with them."""
         if not item.attributes:
             return "{}", []
         field = f"items[{place}].attributes"
         given, faults = _attributes(item, field)
-        faults += [Violation(f"{field}[{name}]", why) for name, why in self._attributes.faults(given)]
+        faults += [Violation(f"{field}[{name}]", why) for name, why in self._attributes.faults(given, version)]
         written = json.dumps(given, ensure_ascii=False, separators=(",", ":"))
         if len(written.encode()) > _ATTRIBUTE_BYTES:
             faults.append(Violation(field, f"they take more than {_ATTRIBUTE_BYTES} bytes as JSON"))

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
 import numpy as np
 import pyarrow as pa
 
+from recommender.catalogue.attributes.evaluating import nearest
 from recommender.catalogue.attributes.table import Column, ItemTable, Lists, Numbers, Strings
+from recommender.errors import quoted
 from recommender.new_items import AttributeValues
 
 _EPOCH: Final = datetime.fromtimestamp(0, UTC)
@@ -36,6 +38,17 @@ def value_of(given: object, kind: str) -> bool | int | float | str | list[str] |
     elif isinstance(given, list) and kind == "list of strings":
         value = given if all(isinstance(each, str) for each in given) else None
     return value
+
+
+def faults_of(given: AttributeValues, table: ItemTable) -> Iterator[tuple[str, str]]:
+    """Those of an item's attributes that a table does not have, or not of that type, each with why."""
+    kinds = table.kinds
+    for name, value in given.items():
+        kind = kinds.get(name)
+        if kind is None:
+            yield name, f"the table of items has no attribute {quoted(name)}{nearest(name, kinds)}"
+        elif value_of(value, kind) is None:
+            yield name, f"{quoted(value)} is no {kind}, which it is in the table of items"
 
 
 def _column(given: Sequence[object], like: Column) -> Column:

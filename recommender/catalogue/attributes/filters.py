@@ -37,6 +37,13 @@ class Filter(NamedTuple):
 class Attributes(Protocol):
     """What is known of one version's items."""
 
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the table's file, in lower-case hex."""
+
+    def faults(self, given: AttributeValues) -> Iterator[tuple[str, str]]:
+        """Those of an item's attributes that the table does not have, or not of that type, each with why."""
+
     async def prepare(self, wanted: Filter, deadline: float = math.inf) -> ItemMask:
         """See to it that `mask` has the answer ready, for as long as what this returns is kept.
 
@@ -71,10 +78,10 @@ class Attributes(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class TableStatistics:
-    """The table in use: `rows`, `bytes` and `digest` of it, how often it was `replaced`, and whether it is `stale`.
+    """The table in use: `rows` and `bytes` of it, how often it was `replaced`, and whether it is `stale`.
 
-    It is if a newer file was refused. `ready` and `evaluated` count the filters that were in the cache and those that
-    were not.
+    It is if a newer file was refused. Where versions bring tables of their own, these are counted together. `ready` and
+    `evaluated` count the filters that were in the cache and those that were not.
     """
 
     rows: int
@@ -83,7 +90,6 @@ class TableStatistics:
     stale: bool
     ready: int
     evaluated: int
-    digest: str
 
 
 class Tables(Protocol):

@@ -6,14 +6,14 @@ import asyncio
 import math
 import time
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 
 import numpy as np
 import numpy.typing as npt
 
-from recommender.catalogue.attributes.added import added_table
+from recommender.catalogue.attributes.added import added_table, faults_of
 from recommender.catalogue.attributes.cache import Key, MaskCache
 from recommender.catalogue.attributes.evaluating import evaluate, nearest
 from recommender.catalogue.attributes.filters import Filter
@@ -22,7 +22,7 @@ from recommender.catalogue.attributes.table import ItemTable, Lists
 from recommender.catalogue.attributes.values import ColumnValues
 from recommender.errors import BacklogFullError, DeadlineError, InvalidRequestError, Violation, quoted
 from recommender.masks import ItemMask
-from recommender.new_items import NewItems, Truths
+from recommender.new_items import AttributeValues, NewItems, Truths
 from recommender.rules import Values
 from recommender.threads import in_background
 
@@ -98,11 +98,29 @@ class JoinedAttributes:
         table = current.table
         rows = np.full(self._items, len(table), np.int32)  # the row of which nothing is known
         for start in range(0, len(table), _KEYS_AT_ONCE):
-            found = self._ids(table.keys.slice(start, _KEYS_AT_ONCE).to_pylist())
-            ids = np.array([-1 if item is None else item for item in found], np.int64)
+            keys = table.keys.slice(start, _KEYS_AT_ONCE)
+            if table.by_id:
+                ids = keys.to_numpy()
+            else:
+                found = self._ids(keys.to_pylist())
+                ids = np.array([-1 if item is None else item for item in found], np.int64)
             known = np.flatnonzero((ids >= 0) & (ids < self._items))
             rows[ids[known]] = start + known
         self._joined = (current, rows)
+
+    @property
+    def table(self) -> ItemTable:
+        """The table that it is joined with."""
+        return self._current()[0].table
+
+    @property
+    def digest(self) -> str:
+        """The digest of that table; see `Attributes`."""
+        return self.table.digest
+
+    def faults(self, given: AttributeValues) -> Iterator[tuple[str, str]]:
+        """What that table cannot have of an item's attributes; see `Attributes`."""
+        return faults_of(given, self.table)
 
     def mask(self, wanted: Filter) -> ItemMask:
         """The items that a filter selects and that the version may recommend; see `Attributes`."""

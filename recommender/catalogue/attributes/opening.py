@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,6 +13,7 @@ from recommender.errors import StartError
 from recommender.settings.catalogue import CatalogueSettings
 
 if TYPE_CHECKING:
+    from recommender.catalogue.attributes.own import OwnTables
     from recommender.catalogue.attributes.rows import NewRow
     from recommender.catalogue.attributes.table import ItemTable
 
@@ -33,11 +35,31 @@ def open_tables(settings: CatalogueSettings) -> Tables | None:
     )
 
 
-def reader() -> Callable[[Path], ItemTable]:
-    """Read a table of items; blocks. Raises StartError if the libraries are not installed."""
+def own_tables(cache_mb: int) -> OwnTables:
+    """The tables of versions that bring their own; filters may take so many megabytes.
+
+    Raises StartError if the libraries are not installed.
+    """
+    with _installed():
+        from recommender.catalogue.attributes.own import OwnTables  # noqa: PLC0415 (its libraries are an extra)
+    return OwnTables(cache_bytes=cache_mb * 1_000_000)
+
+
+def reader(*, of_version: bool = False) -> Callable[[Path], ItemTable]:
+    """Read a table of items, which may be by id if it is that `of_version`; blocks.
+
+    Raises StartError if the libraries are not installed.
+    """
     with _installed():
         from recommender.catalogue.attributes.reading import read_table  # noqa: PLC0415 (its libraries are an extra)
-    return read_table
+    return partial(read_table, of_version=of_version)
+
+
+def check_own_table(path: Path, items: int, *, has_keys: bool) -> None:
+    """Raise StartError unless a file is a table for a version of `items` items, or if the libraries are missing."""
+    with _installed():
+        from recommender.catalogue.attributes.own import read_own  # noqa: PLC0415 (its libraries are an extra)
+    read_own(path, items, has_keys=has_keys)
 
 
 def rows_reader() -> Callable[[Path], Iterator[NewRow]]:

@@ -1,7 +1,8 @@
 """Read a table of items from a Parquet, CSV or JSON Lines file, and hold it to its rules.
 
-The first column is `key`, a string for each item, as the model's vocabulary has it. Every other one is an attribute: a
-bool, an int, a double, a timestamp, a string or a list of strings. Any value of it may be missing.
+The first column is `key`, a string for each item, as the model's vocabulary has it; or `id`, in a table that belongs to
+one version. Every other one is an attribute: a bool, an int, a double, a timestamp, a string or a list of strings. Any
+value of it may be missing.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ import pyarrow.parquet
 from recommender.catalogue.attributes.errors import TableError
 from recommender.catalogue.attributes.table import Column, ItemTable, Lists, NumberKind, Numbers, Strings, Truths
 
-KEY = "key"
+KEY, ID = "key", "id"
 MOST_COLUMNS = 100
 MOST_ROWS = 100_000_000
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
@@ -31,12 +32,15 @@ _LONGEST_NAME = 64
 _TYPES = "a bool, an int, a double, a timestamp, a string or a list of strings"
 
 
-def read_table(path: Path) -> ItemTable:
-    """Read a table; blocks. Raises TableError, which names the file and says what is wrong with it."""
+def read_table(path: Path, *, of_version: bool = False) -> ItemTable:
+    """Read a table, which may be by id if it is that `of_version`; blocks.
+
+    Raises TableError, which names the file and says what is wrong with it.
+    """
     before = signature(path)
     digest = _digest(path)
     try:
-        columns = dict(_columns(path))
+        columns = dict(_columns(path, of_version=of_version))
     except TableError as error:
         raise TableError(f"{path}: {error}") from error
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
@@ -44,11 +48,11 @@ def read_table(path: Path) -> ItemTable:
     if signature(path) != before:
         raise TableError(f"{path} changed while it was read; write it beside and rename it")
     pa.default_memory_pool().release_unused()
-    keys = columns.pop(KEY)
+    first = next(iter(columns))
+    keys = columns.pop(first)
     assert isinstance(keys, pa.Array)  # noqa: S101 (`_columns` begins with them)
-    return ItemTable(
-        {name: column for name, column in columns.items() if not isinstance(column, pa.Array)}, keys, digest
-    )
+    attributes = {name: column for name, column in columns.items() if not isinstance(column, pa.Array)}
+    return ItemTable(attributes, keys, digest, by_id=first == ID)
 
 
 def signature(path: Path) -> tuple[int, ...]:
@@ -68,15 +72,15 @@ def _digest(path: Path) -> str:
         raise TableError(f"{path} cannot be read: {error.strerror or error}") from error
 
 
-def _columns(path: Path) -> Iterator[tuple[str, Column | pa.Array]]:
-    """The keys, then each column, one after the other, so that the file's own form is never in memory as a whole."""
+def _columns(path: Path, *, of_version: bool) -> Iterator[tuple[str, Column | pa.Array]]:
+    """The keys or ids, then each column, one by one, so that the file's own form is never in memory as a whole."""
     names, rows, column = _open(path)
-    _check_names(names)
+    _check_names(names, of_version=of_version)
     if not rows:
         raise TableError("it has no rows")
     if rows > MOST_ROWS:
         raise TableError(f"it has {rows} rows, and {MOST_ROWS} are the most")
-    yield KEY, _keys(column(KEY))
+    yield names[0], _keys(column(KEY)) if names[0] == KEY else _ids(column(ID))
     pool = pa.default_memory_pool()
     for name in names[1:]:
         # Arrow keeps the memory of the last column, which the next one may not fit into: more than the table takes.
@@ -116,14 +120,16 @@ def _whole(chunked: pa.ChunkedArray) -> pa.Array:
     return combined if isinstance(combined, pa.Array) else pa.concat_arrays(combined.chunks)
 
 
-def _check_names(names: list[str]) -> None:
-    if not names or names[0] != KEY:
+def _check_names(names: list[str], *, of_version: bool) -> None:
+    if not names or names[0] not in ((KEY, ID) if of_version else (KEY,)):
+        must = f"{KEY!r} or {ID!r}" if of_version else f"{KEY!r}"
         advice = (
-            "; a table by id serves one model version only, so give the keys of its vocabulary instead"
-            if names and names[0] == "id"
+            "; a table by id is that of one model version: list it in the card (`recommender export --items-table`), "
+            "or give the keys of the vocabulary instead"
+            if names and names[0] == ID
             else ""
         )
-        raise TableError(f"its first column is {names[0] if names else None!r}, and must be {KEY!r}{advice}")
+        raise TableError(f"its first column is {names[0] if names else None!r}, and must be {must}{advice}")
     if len(names) > MOST_COLUMNS:
         raise TableError(f"it has {len(names)} columns, and {MOST_COLUMNS} are the most")
     for place, name in enumerate(names):
@@ -144,11 +150,27 @@ def _keys(values: pa.Array) -> pa.Array:
     empty = pc.fill_null(pc.equal(values, ""), True)  # noqa: FBT003 (what stands for a missing one)
     if pc.any(empty).as_py():
         raise TableError(f"row {pc.index(empty, True).as_py() + 1} has no key")
+    _check_once(values, KEY)
+    return values
+
+
+def _ids(values: pa.Array) -> pa.Array:
+    """The ids of the rows, int64, each of them once and none below 0."""
+    if not pa.types.is_integer(values.type):
+        raise TableError(f"column {ID!r} is {values.type}, and ids are whole numbers")
+    values = values.cast(pa.int64())
+    wrong = pc.fill_null(pc.less(values, 0), True)  # noqa: FBT003 (what stands for a missing one)
+    if pc.any(wrong).as_py():
+        raise TableError(f"row {pc.index(wrong, True).as_py() + 1} has no id from 0 on")
+    _check_once(values, ID)
+    return values
+
+
+def _check_once(values: pa.Array, what: str) -> None:
     counts = pc.value_counts(values)
     if len(counts) < len(values):
         twice = counts.field(0)[pc.index(pc.greater(counts.field(1), 1), True).as_py()].as_py()
-        raise TableError(f"the key {twice!r} comes twice")
-    return values
+        raise TableError(f"the {what} {twice!r} comes twice")
 
 
 def _typed(values: pa.Array) -> Column:

@@ -76,12 +76,14 @@ Column: TypeAlias = Numbers | Strings | Lists
 class ItemTable:
     """A table that was read: its `columns` by their names, and the `keys` of its rows, a string each.
 
-    `digest` is the SHA-256 of its file, in lower-case hex.
+    A table that is `by_id` has the ids of one version's items as its keys, an int64 each. `digest` is the SHA-256 of
+    its file, in lower-case hex.
     """
 
     columns: Mapping[str, Column]
     keys: pa.Array
     digest: str
+    by_id: bool = False
 
     def __len__(self) -> int:
         """Number of items that it has."""

@@ -11,14 +11,13 @@ from pathlib import Path
 
 import structlog
 
-from recommender.catalogue.attributes.added import value_of
+from recommender.catalogue.attributes.added import faults_of
 from recommender.catalogue.attributes.cache import MaskCache
-from recommender.catalogue.attributes.evaluating import nearest
 from recommender.catalogue.attributes.filters import TableStatistics
 from recommender.catalogue.attributes.joined import Current, JoinedAttributes, Workshop
 from recommender.catalogue.attributes.reading import read_table, signature
 from recommender.catalogue.attributes.table import ItemTable
-from recommender.errors import StartError, quoted
+from recommender.errors import StartError
 from recommender.new_items import AttributeValues
 from recommender.threads import in_background
 
@@ -77,20 +76,11 @@ class FollowedTables:
             stale=self._stale,
             ready=self._workshop.ready,
             evaluated=self._workshop.evaluated,
-            digest="" if current is None else current.table.digest,
         )
 
     def faults(self, given: AttributeValues) -> Iterator[tuple[str, str]]:
         """Those of an item's attributes that the table in use cannot have; see `Tables`."""
-        if self._current is None:
-            return
-        kinds = self._current.table.kinds
-        for name, value in given.items():
-            kind = kinds.get(name)
-            if kind is None:
-                yield name, f"the table of items has no attribute {quoted(name)}{nearest(name, kinds)}"
-            elif value_of(value, kind) is None:
-                yield name, f"{quoted(value)} is no {kind}, which it is in the table of items"
+        return iter(()) if self._current is None else faults_of(given, self._current.table)
 
     async def _follow(self) -> None:
         complaint = ""

@@ -91,6 +91,9 @@ def card(
     ] = None,
     sorted_times: Annotated[bool, typer.Option("--sorted-times", help="Refuse histories whose times descend.")] = False,
     features: Annotated[Path | None, typer.Option(help="JSON of its inputs that are features, by name.")] = None,
+    items_table: Annotated[
+        Path | None, typer.Option(help="A table of the items' attributes, by key or by id, for filters.")
+    ] = None,
     parity: Annotated[Path | None, typer.Option(help="JSONL of histories with what was recommended.")] = None,
 ) -> None:
     """Write the card of a model file, with its keys and lists, after trying it as a server would."""
@@ -113,7 +116,7 @@ def card(
         lists = lists.with_users(user_vocabulary, known)
         events = _types(model, {"first": first_type, "unknown": unknown_type, "default": default_type})
         known_types = None if events is None else Types(**events.model_dump())
-        lists = lists.with_types(type_vocabulary, known_types)
+        lists = lists.with_types(type_vocabulary, known_types).with_table(items_table, count)
         timed = _times(model, file, CardTimes(default=default_time, sorted_times=sorted_times))
         known_times = None if timed is None else Times(**timed.model_dump())
         beside: Files = {file.with_name(each): "external_data" for each in sorted(content.elsewhere)}
