@@ -19,7 +19,7 @@ FeatureKind: TypeAlias = Literal["int64", "float", "bool", "string"]
 Number: TypeAlias = int | float
 """A bool is one too."""
 FeatureValue: TypeAlias = Number | tuple[Number, ...]
-"""What a model reads for a feature: one number, or as many as the feature is wide."""
+"""The value of a feature: one number, or as many as the feature is wide."""
 
 
 class Query(NamedTuple):

@@ -1,4 +1,4 @@
-"""What commands share without importing more than Typer: the group that imports them when called, and `fail`."""
+"""The group that imports commands when they are called, and `fail`; imports nothing but Typer."""
 
 from __future__ import annotations
 

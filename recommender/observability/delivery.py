@@ -1,4 +1,4 @@
-"""What becomes of telemetry on its way to a collector: one warning when it fails, one line when it works again.
+"""Report whether telemetry reaches its collector: one warning when it fails, one line when it works again.
 
 A failing collector never harms the service: what cannot be delivered is dropped.
 """

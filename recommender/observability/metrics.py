@@ -47,7 +47,7 @@ AskEdge: TypeAlias = Callable[[], Awaitable[Connections | None]]
 
 
 class _Left(NamedTuple):
-    """What a version had counted when it left."""
+    """The counts of a version when it was retired."""
 
     until: float
     """When it is read no longer, on the monotonic clock."""

@@ -74,7 +74,7 @@ def parse(text: str, at: float, url: str = "the address") -> Scrape:
 
 
 class Change:
-    """What happened between two scrapes of one server."""
+    """The difference between two scrapes of one server."""
 
     def __init__(self, before: Scrape, after: Scrape) -> None:
         self._before = before

@@ -36,7 +36,7 @@ class VersionEvent:
 
 @dataclass(slots=True, eq=False)
 class Lane:
-    """What the operator named, the names requests may use before it is loaded, and the version that serves in it."""
+    """One reference of the operator: names that requests may use before it is loaded, and the version that serves."""
 
     reference: str
     names: frozenset[str]

@@ -1,1 +1,1 @@
-"""Who may call: tokens, certificates, and reloading them."""
+"""Access control: tokens, certificates, and reloading them."""

@@ -29,7 +29,7 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationErro
 from recommender.errors import PermissionDeniedError, QuotaError, StartError, UnauthenticatedError
 
 Scope: TypeAlias = Literal["recommend", "catalogue"]
-"""What a token may be good for: to ask for recommendations and models, or to change which items there are."""
+"""Scopes of a token: to ask for recommendations and models, or to change the catalogue."""
 
 AUTHORIZATION_KEY = "authorization"
 _SCHEME = "bearer "
@@ -46,7 +46,7 @@ _visit: ContextVar[Visit | None] = ContextVar("visit", default=None)
 
 
 class Grant(BaseModel):
-    """What one name in the tokens file may do; a limit that is not set does not exist.
+    """Rights and limits of one name in the tokens file; a limit that is not set does not exist.
 
     Requests are counted, not calls: each one in a batch call or on a stream counts.
     """
@@ -63,7 +63,7 @@ class Grant(BaseModel):
 
 @dataclass(slots=True)
 class Usage:
-    """What the callers of one name do and did, kept while tokens are replaced."""
+    """Calls in flight and counts of one name, kept while tokens are replaced."""
 
     open: int = 0
     level: float = math.inf
@@ -226,7 +226,7 @@ def digest_of(token: str) -> bytes:
 
 
 def authorization_of(metadata: Iterable[tuple[str, str | bytes]]) -> str | None:
-    """What the caller sent as its authorization."""
+    """Get the `authorization` that the caller sent."""
     for key, value in metadata:
         if key == AUTHORIZATION_KEY and isinstance(value, str):
             return value

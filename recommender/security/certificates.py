@@ -24,7 +24,7 @@ log = structlog.get_logger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Certificates:
-    """What a listener proves itself with, in PEM; with `client_authorities` it demands as much of its callers."""
+    """A listener's key and certificate in PEM; with `client_authorities` it demands certificates of its callers."""
 
     key: bytes
     chain: bytes

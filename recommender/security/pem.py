@@ -13,6 +13,6 @@ _BLOCK = re.compile(rb"-----BEGIN ([A-Z0-9 ]+)-----.*?-----END \1-----", re.DOTA
 def pem_blocks(content: bytes, kind: bytes) -> bytes:
     """Return the blocks whose label ends in `kind`, without the text around them, at which libraries fail.
 
-    Empty if there are none.
+    Empty without any.
     """
     return b"".join(found[0] + b"\n" for found in _BLOCK.finditer(content) if found[1].endswith(kind))

@@ -37,7 +37,7 @@ class ReloadedFiles(Generic[T]):
         self.what = what
         self.paths = tuple(paths)
         self.used: T | None = None
-        """What was parsed last and is in use; None before `start`."""
+        """The parsed files in use; None before `start`."""
         self.stale = False
         """Whether the last check could not load the files on disk."""
         self._parse = parse

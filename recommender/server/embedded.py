@@ -49,7 +49,7 @@ _LAST_LINES_SECONDS = 1.0
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """What the supervisor wants served. `executable` is the interpreter; `folder` is shared with Envoy."""
+    """The supervisor's order to Envoy's Python. `executable` is the interpreter; `folder` is shared with Envoy."""
 
     settings: Settings
     otlp: Otlp

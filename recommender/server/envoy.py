@@ -246,7 +246,7 @@ def _parts() -> tuple[str, Path, dict[str, str]]:
         ) from error
     found = importlib.util.find_spec("pyvoy._pyvoy")
     if found is None or found.origin is None:
-        raise StartError("pyvoy is installed without its library: install recommender[envoy] anew")
+        raise StartError("pyvoy is installed without its library: reinstall recommender[envoy]")
     environment = get_envoy_environ()
     if sys.platform == "linux" and "LD_PRELOAD" not in environment:
         raise StartError(

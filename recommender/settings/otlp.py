@@ -41,7 +41,7 @@ Rule: TypeAlias = Callable[[str, str], None]
 
 @dataclass(frozen=True, slots=True)
 class Otlp:
-    """What is sent by the standard variables: the protocol of each signal, None if it is not sent."""
+    """The protocol of each OTLP signal by the standard variables; None if a signal is not sent."""
 
     traces: Protocol | None = None
     metrics: Protocol | None = None

@@ -34,7 +34,7 @@ _NOT_BEHIND_ENVOY = ("workers", "min_ping_interval_ms", "max_connection_age_grac
 
 
 class Settings(BaseModel):
-    """What an operator can set; frozen, checked at the start.
+    """All settings of a server; frozen, checked at the start.
 
     Takes groups, or single settings by field name: `Settings(port=0)`.
     """

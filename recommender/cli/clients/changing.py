@@ -1,4 +1,4 @@
-"""What the commands that change the catalogue of a running server have in common."""
+"""Shared code of the commands that change the catalogue of a running server."""
 
 from __future__ import annotations
 

@@ -41,7 +41,7 @@ _ENCRYPTED = "it hung up: if it asks callers for a certificate, give yours with 
 
 
 def meaning(code: StatusCode, details: str | None, *, where: str, tls: bool = False) -> str | None:
-    """What to do about a call that ended with this status; None if the status says it.
+    """Advice on a call that ended with this status; None if the status says it.
 
     `where` names the options that say where the server is.
     """

@@ -245,7 +245,7 @@ def _try(settings: Settings, artifact: Artifact) -> tuple[Version, Proof]:
 
 
 def _artifact(settings: Settings, model: str) -> Artifact:
-    """What a word on the command line means: a folder with a card in it, else a reference."""
+    """Read a word of the command line: a folder with a card in it, else a reference."""
     with _bar("downloading") as progress:
         return fetch_model(settings.models, model, progress)
 
