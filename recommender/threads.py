@@ -69,7 +69,7 @@ class Job(Generic[R]):
         except Exception as raised:  # noqa: BLE001 (the caller gets the error, of any kind)
             error = raised
         except BaseException as raised:  # noqa: BLE001 (what ends a thread must not end the event loop)
-            error = EngineError(f"the engine's thread was told to end: {raised!r}")
+            error = EngineError(f"the engine's thread was asked to end: {raised!r}")
         with contextlib.suppress(RuntimeError):  # the loop is closed: no caller is left
             self._loop.call_soon_threadsafe(self._settle, result, error)
 

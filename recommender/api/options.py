@@ -160,7 +160,7 @@ def _parameters(request: api.RecommendRequest) -> Filter:
     if not given:
         return Filter("")
     if not request.filter and not request.boosts:
-        raise InvalidRequestError(Violation("filter_parameters", "they belong to a filter, and there is none"))
+        raise InvalidRequestError(Violation("filter_parameters", "they belong to a filter, which is missing"))
     return Filter("", tuple((name, *_parameter(given[name])) for name in sorted(given)))
 
 

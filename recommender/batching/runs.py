@@ -199,7 +199,7 @@ class Runs:
         if task.cancelled():
             outcome = self._closed()
             if outcome is None:
-                outcome = EngineError("the engine cancelled a run that nobody had given up")
+                outcome = EngineError("the engine cancelled a run that was still wanted")
                 self._lost(outcome)
         elif (error := task.exception()) is not None:
             # Its own callers get an error that is never retried: a row that hangs engines must not travel on.

@@ -38,7 +38,7 @@ U = TypeVar("U", bound=Unit)
 T = TypeVar("T")
 
 
-STOPPED = "the job was stopped: the same command goes on where it was"
+STOPPED = "the job was stopped: the same command continues from there"
 
 
 class StoppedError(BulkError):

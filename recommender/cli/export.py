@@ -20,7 +20,8 @@ def export(
         str, typer.Option(help="reference, sasrec, gru4rec, tisasrec, two-tower, or your own as module:factory.")
     ] = "reference",
     num_recommendations: Annotated[
-        int | None, typer.Option(help="How many callers get who set no limit; by default the configured number.")
+        int | None,
+        typer.Option(help="How many recommendations a request without a limit gets; by default the configured number."),
     ] = None,
     items: Annotated[int | None, typer.Option(help="Size of the catalogue; by default 10000.")] = None,
     dim: Annotated[int | None, typer.Option(help="Size of an item embedding; by default 32.")] = None,
@@ -36,7 +37,7 @@ def export(
     padding_side: Annotated[str, typer.Option(help="right or left: where your network expects its padding.")] = "right",
     max_k: Annotated[int | None, typer.Option(help="The most a caller may ask for; by default 1000.")] = None,
     coarse: Annotated[
-        str, typer.Option(help="int8 for a coarse table beside the exact one, none, or auto: for large catalogues.")
+        str, typer.Option(help="int8 adds a table in 8 bits, none does not, auto adds it to large catalogues.")
     ] = "auto",
     head: Annotated[
         str, typer.Option(help="plain for GPUs: one product, one selection. blocks is quicker on CPUs.")
@@ -55,7 +56,7 @@ def export(
     never_recommend: Annotated[
         Path | None, typer.Option(help="Items that no answer may hold: a key (or id) a line.")
     ] = None,
-    users: Annotated[int | None, typer.Option(help="How many users your network knows, if it does not tell.")] = None,
+    users: Annotated[int | None, typer.Option(help="How many users your network knows, if it does not say.")] = None,
     first_user: Annotated[int | None, typer.Option(help="The first user's number, 0 or 1; by default 1.")] = None,
     unknown_user: Annotated[
         str | None, typer.Option(help="By what unknown users are ranked for: row, history or fallback.")
@@ -64,7 +65,7 @@ def export(
         Path | None, typer.Option(help="The users' keys: a text file, the first user's key first.")
     ] = None,
     types: Annotated[
-        int | None, typer.Option(help="How many types of events your network knows, if it does not tell.")
+        int | None, typer.Option(help="How many event types your network knows, if it does not say.")
     ] = None,
     first_type: Annotated[int | None, typer.Option(help="The first type's number, 0 or 1; by default 1.")] = None,
     unknown_type: Annotated[
@@ -80,7 +81,7 @@ def export(
         int | None, typer.Option(help="The time, in Unix ms, of histories without times; by default they are refused.")
     ] = None,
     sorted_times: Annotated[
-        bool | None, typer.Option("--sorted-times", help="Refuse histories whose times descend.")
+        bool | None, typer.Option("--sorted-times", help="Refuse histories with descending times.")
     ] = None,
     features: Annotated[
         Path | None, typer.Option(help="JSON of the features that your network's forward takes, by name.")

@@ -70,7 +70,8 @@ def import_(
         int | None, typer.Option(min=0, help="vectors: an id that the encoder wants behind the history.")
     ] = None,
     num_recommendations: Annotated[
-        int | None, typer.Option(help="How many callers get who set no limit; by default the configured number.")
+        int | None,
+        typer.Option(help="How many recommendations a request without a limit gets; by default the configured number."),
     ] = None,
     max_k: Annotated[int | None, typer.Option(help="The most a caller may ask for; by default 1000.")] = None,
     name: Annotated[str | None, typer.Option(help="The model's name; by default the library's and class's.")] = None,

@@ -24,7 +24,7 @@ _LOCK_SECONDS = 10.0
 
 
 def token(
-    name: Annotated[str, typer.Argument(help="Who will use it, as logs and metrics shall say.")],
+    name: Annotated[str, typer.Argument(help="Name of its user, for logs and metrics.")],
     days: Annotated[
         int | None, typer.Option(min=1, max=36_500, help="Days until it expires; by default it never does.")
     ] = None,

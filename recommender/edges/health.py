@@ -94,7 +94,7 @@ class Health:
     async def _watch(self, messages: Messages, send: Send) -> None:
         service = decoded(health_pb2.HealthCheckRequest, await only(messages)).service
         if len(self._watches) >= _MOST_WATCHES:
-            raise QuotaError(f"{_MOST_WATCHES} watches are open, as many as may be", _RETRY_SECONDS)
+            raise QuotaError(f"{_MOST_WATCHES} watches are open, which is the limit", _RETRY_SECONDS)
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_LAST_STATUS_SECONDS if self._ended else None) as watch:
                 self._watches.add(watch)

@@ -186,7 +186,7 @@ class Methods:
 
     async def _serve(self, stream: Stream, messages: Messages) -> None:
         if len(self._streams) >= self._most_streams:
-            raise QuotaError(f"{self._most_streams} streams are open, as many as may be", _STREAM_RETRY_SECONDS)
+            raise QuotaError(f"{self._most_streams} streams are open, which is the limit", _STREAM_RETRY_SECONDS)
         self._streams.add(stream)
         try:
             if self._draining:
@@ -207,7 +207,7 @@ class Methods:
 
 
 async def _unimplemented(_: Messages, __: Send) -> None:
-    raise ProtocolError(code_pb2.UNIMPLEMENTED, "there is no such method here; reflection tells which there are")
+    raise ProtocolError(code_pb2.UNIMPLEMENTED, "unknown method; reflection lists the methods")
 
 
 def methods_of(settings: NetworkSettings, calls: Calls, access: Access | None, *, catalogue: bool = False) -> Methods:

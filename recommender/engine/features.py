@@ -41,7 +41,7 @@ def faults_of(
     for name, (found, shape) in inputs.items():
         feature = declared.get(name)
         if feature is None:
-            yield f"input {name} is unknown: it is none of the contract's, and no card declares it as a feature"
+            yield f"input {name} is unknown: the contract does not have it, and no card declares it as a feature"
             continue
         rank = 1 if feature.width is None else 2
         width = shape[1] if len(shape) == rank == 2 else None  # noqa: PLR2004 (rows and a list of values)
@@ -53,7 +53,7 @@ def faults_of(
         elif isinstance(width, int) and width != feature.width:
             yield f"input {name} has {width} values a row, and the card declares {feature.width}"
     for name in declared.keys() - inputs.keys():
-        yield f"the card declares a feature {name}, and there is no such input"
+        yield f"the card declares a feature {name}, which the model does not have"
 
 
 def pack_features(features: Sequence[Feature], queries: Sequence[Query]) -> dict[str, Array]:

@@ -125,7 +125,7 @@ def advise(points: Sequence[Point], objective: float, history: int) -> Advice:
         chosen,
         (
             f"# For a p99 of {in_ms(objective)} ms at histories of {history} items. A batch of {chosen.rows} takes",
-            f"# {in_ms(chosen.quantile(0.99))} ms at p99, and a caller who just misses one waits twice that. Up to",
+            f"# {in_ms(chosen.quantile(0.99))} ms at p99, and a caller that just misses one waits twice that. Up to",
             f"# {chosen.throughput:,.0f} rows a second; gRPC comes on top.",
             f"RECOMMENDER_THREADS={chosen.threads}",
             f"RECOMMENDER_MAX_BATCH_SIZE={chosen.rows}",

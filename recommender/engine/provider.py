@@ -174,7 +174,7 @@ def open_session(path: Path, provider: str, plan: SessionPlan) -> Opened:
         named = ", ".join(misplaced[:_NAMED_NODES])
         more = f" and {len(misplaced) - _NAMED_NODES} more" if len(misplaced) > _NAMED_NODES else ""
         raise ProviderError(
-            f"{provider} leaves {named}{more} of {path.name} to the CPU, so every run would go back and forth; "
+            f"{provider} leaves {named}{more} of {path.name} to the CPU, so every run would copy data back and forth; "
             "set RECOMMENDER_DEVICE=cpu, or export a model whose operators it has"
         )
     return opened
@@ -194,8 +194,8 @@ def refuse_two_runtimes() -> None:
             found.append(f"{name} {importlib.metadata.version(name)}")
     if len(found) > 1:
         raise ProviderError(
-            f"{' and '.join(found)} are both installed and share one module, so which one runs is chance: "
-            "make the environment anew with `just setup` (CPU) or with `just setup-cuda` and then `just serve-cuda` "
+            f"{' and '.join(found)} are both installed and share one module, so it is chance which one runs: "
+            "recreate the environment with `just setup` (CPU) or with `just setup-cuda` and then `just serve-cuda` "
             "(GPU), since a plain `uv run` installs the CPU build again"
         )
 

@@ -61,7 +61,7 @@ def write_model(
         path.write_bytes(whole.SerializeToString())
     except (ValueError, EncodeError) as error:
         raise ExportError(
-            f"The model is larger than one ONNX file may be: {error}. Its tables stand in a file of their own from "
+            f"The model is larger than one ONNX file may be: {error}. Its tables go into a separate file from "
             f"{external_data_bytes:,} bytes on; what is left is too large."
         ) from error
     return files

@@ -21,7 +21,7 @@ _OWN = (
 _CULPRITS: tuple[tuple[str, str], ...] = (
     (
         r"_detect_is_causal_mask|_transformer_encoder_layer_fwd",
-        "nn.TransformerEncoder looks at the values of its mask; call it with is_causal=True beside mask=…",
+        "nn.TransformerEncoder reads the values of its mask; call it with is_causal=True as well as mask=…",
     ),
     (
         r"pack_padded_sequence|got FakeTensor.*modules/rnn\.py",

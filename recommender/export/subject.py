@@ -232,7 +232,7 @@ def _refuse_vectors(network: nn.Module, size: int, longest: int | None) -> None:
                 f"{name} has no item_embeddings() and yields {size} numbers for a history, which would be a catalogue "
                 f"of {size} items; but {key} has {rows} rows. If these numbers are user vectors, add "
                 "item_embeddings(), the table [items, d] whose product with them is a score. If they are the scores of "
-                f"all items, say so by --items {size}, or by history_items = {rows} in the network."
+                f"all items, give --items {size}, or by history_items = {rows} in the network."
             )
 
 
@@ -265,7 +265,7 @@ def _run(
         bad = int(torch.isfinite(yielded).all(dim=1).logical_not().nonzero()[0])
         raise ExportError(
             f"{name} yields NaN or infinity for the history {_some(histories[bad])}; repair or retrain it. Items that "
-            "must never be recommended are told by never_recommended_items() or --never-recommend."
+            "must never be recommended are named by never_recommended_items() or --never-recommend."
         )
     found: Scores = yielded.numpy()
     return found

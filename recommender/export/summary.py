@@ -17,7 +17,7 @@ _FAR_BELOW = 1_000
 def summary(subject: Subject, card: Card, path: Path) -> Iterator[str]:
     """Sentences on a written model, its files first."""
     sizes = ", ".join(f"{file.path} ({file.size:,} bytes)" for file in card.files)
-    yield f"{path}: checked against the network, card beside it; files: {sizes}"
+    yield f"{path}: checked against the network, with its card; files: {sizes}"
     if subject.embeddings is None:
         yield f"Scores: {subject.name} yields those of all {card.items:,} items itself."
     else:
@@ -50,7 +50,7 @@ def summary(subject: Subject, card: Card, path: Path) -> Iterator[str]:
         yield f"Features: {', '.join(map(_feature, card.features))}."
     if card.padding_id is not None:
         yield f"Padding: id {card.padding_id}, which is no item."
-    yield f"Answers: {card.default_k} items for callers who set no limit, {card.max_k} at most."
+    yield f"Answers: {card.default_k} items for a request without a limit, {card.max_k} at most."
     if card.never_recommended:
         yield f"Never recommended: {len(card.never_recommended):,} items."
     hidden = _far_below(subject)

@@ -112,7 +112,7 @@ async def evaluate(path: Path, data: Interactions, settings: Settings) -> Evalua
         unknown=len(data.held_out()) - len(held),
     )
     if told.offline.differs(told.wire):
-        raise ExportError("; ".join(["The server answers otherwise than the file by itself", *told.lines()]))
+        raise ExportError("; ".join(["The server's answers differ from the file's", *told.lines()]))
     return told
 
 

@@ -48,8 +48,8 @@ def read_program(path: Path) -> Program:
         raise ExportError(f"{path} cannot be read as a program of torch.export: {error}.") from error
     if held is not None:
         raise ExportError(
-            f"{path} holds Python objects beside numbers ({held}), and reading those would run code of whoever wrote "
-            "it. Write it again by torch.export.save of torch 2.9 or newer, from a module that holds tensors only."
+            f"{path} holds Python objects besides numbers ({held}), and reading those would run code of its "
+            "author. Write it again by torch.export.save of torch 2.9 or newer, from a module that holds tensors only."
         )
     try:
         program = torch.export.load(path)

@@ -166,8 +166,8 @@ def check_listed(artifact: Artifact) -> None:
     unlisted = sorted(read_onnx_file(artifact.path).elsewhere - listed)
     if unlisted:
         raise ModelError(
-            f"{artifact.path} reads {unlisted[0][:_SHOWN]!r}, which its card does not list, so nobody knows whose it "
-            "is; export the model again with its card"
+            f"{artifact.path} reads {unlisted[0][:_SHOWN]!r}, which its card does not list, so its origin is "
+            "unknown; export the model again with its card"
         )
 
 

@@ -83,7 +83,7 @@ def _undeclared(model: Model, contract: Contract) -> Iterator[str]:
         yield (
             "it has an input history_times, and its card has no history_times"
             if model.history_times is None
-            else "its card says that it takes history_times, and it has no such input"
+            else "its card says that it takes history_times, but it has no such input"
         )
 
 

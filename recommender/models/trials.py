@@ -50,7 +50,7 @@ async def check_histories(engine: OnnxEngine, path: Path) -> None:
             _check(path, query, ranking, model)
             if number < _LEAST_ALONE or time.monotonic() - began < _MOST_SECONDS:
                 (alone,) = await engine.run([query])
-                where = "alone and beside longer ones: its padding changes its answer"
+                where = "alone and in a batch with longer ones: its padding changes its answer"
                 _compare(path, query, alone, ranking, model, where)
         if model.padding_id is None:
             await _check_padding(engine, path, queries, together)

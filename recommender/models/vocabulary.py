@@ -138,7 +138,7 @@ def write_vocabulary(keys: Sequence[str], path: Path) -> None:
     trie = marisa_trie.Trie(keys)
     if len(trie) != len(keys):
         twice, _ = Counter(keys).most_common(1)[0]
-        raise ValueError(f"the key {twice!r} comes twice; every item needs a key of its own")
+        raise ValueError(f"the key {twice!r} is repeated; every item needs its own key")
     item_of = np.empty(len(keys), np.int32)
     place_of = np.fromiter((trie.key_id(key) for key in keys), np.int32, len(keys))
     item_of[place_of] = np.arange(len(keys), dtype=np.int32)

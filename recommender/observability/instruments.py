@@ -105,9 +105,9 @@ REQUESTS: Final = Instrument(
     "recommender.requests",
     "counter",
     "{request}",
-    "Requests that the batcher has ended: answered, refused_full, refused_deadline (at the door), expired (while "
-    "waiting), cancelled, invalid (the model finds it at fault), failed, unavailable (draining or broken). A call of "
-    "many counts each of its requests",
+    "Requests by outcome: answered, refused_full and refused_deadline (not admitted), expired (while waiting), "
+    "cancelled, invalid (for the model), failed, unavailable (draining or broken). A batch call counts each of its "
+    "requests",
     (MODEL, OUTCOME),
 )
 QUEUE_TIME: Final = Instrument(
@@ -126,8 +126,8 @@ BATCHES: Final = Instrument(
     "recommender.batches",
     "counter",
     "{batch}",
-    "Batches by why they took no more rows: full, drained (nobody else was waiting), "
-    "or alike (the others' histories are of another length)",
+    "Batches by why they took no more rows: full, drained (no other caller was waiting), "
+    "or alike (the others' histories have another length)",
     (MODEL, CLOSE_REASON),
 )
 PADDED: Final = Instrument(
@@ -174,8 +174,8 @@ RELOADS: Final = Instrument(
     "recommender.model.reloads",
     "counter",
     "{reload}",
-    "Attempts to bring a version in while another serves: served, refused (the one before serves on), overtaken "
-    "(another was wanted by then), rolled_back (a candidate that served worse than it may)",
+    "Attempts to load a new version: served, refused (the previous one keeps serving), overtaken (another was "
+    "wanted by then), rolled_back (a candidate outside its bounds)",
     (MODEL_REFERENCE, OUTCOME),
 )
 REFUSED_VERSION: Final = Instrument(
@@ -207,21 +207,19 @@ TURNED_AWAY: Final = Instrument(
     "Calls without a token that is good: missing, unknown or expired",
     (REASON,),
 )
-HIDDEN_ITEMS: Final = Instrument(
-    "recommender.items.hidden", "gauge", "{item}", "Items of the version that nobody gets", (MODEL,)
-)
+HIDDEN_ITEMS: Final = Instrument("recommender.items.hidden", "gauge", "{item}", "Hidden items of the version", (MODEL,))
 UNKNOWN_HIDDEN: Final = Instrument(
     "recommender.items.hidden.unknown",
     "gauge",
     "{key}",
-    "Keys that are to be hidden and that the version does not have",
+    "Keys to hide that the version does not have",
     (MODEL,),
 )
 HIDDEN_BY_CALLS: Final = Instrument(
     "recommender.catalogue.hidden",
     "gauge",
     "{item}",
-    "Items in the journal: those that calls have hidden, of all models",
+    "Items hidden by calls, in the journal, of all models",
 )
 MOST_HIDDEN: Final = Instrument(
     "recommender.catalogue.hidden.limit", "gauge", "{item}", "Items that calls may hide; one more is refused"
@@ -247,8 +245,8 @@ FILES_STALE: Final = Instrument(
     "recommender.files.stale",
     "gauge",
     "1",
-    "1 while certificates, tokens, the list of hidden items, the table of items or the journal cannot be taken up and "
-    "the former ones stay in use, else 0",
+    "1 while changed certificates, tokens, hidden items, the table of items or the journal cannot be loaded and the "
+    "previous ones stay in use, else 0",
     (FILE_KIND,),
 )
 ITEM_ROWS: Final = Instrument(
@@ -271,8 +269,7 @@ CONNECTIONS: Final = Instrument(
     "recommender.connections.open",
     "updowncounter",
     "{connection}",
-    "Connections of callers that are open; this and the next three are Envoy's to tell, so that only servers behind it "
-    "have them",
+    "Open connections of callers; this and the next three are counted by Envoy, on its edge only",
 )
 CONNECTED: Final = Instrument(
     "recommender.connections.opened", "counter", "{connection}", "Connections that callers have opened"
@@ -281,7 +278,7 @@ CUT: Final = Instrument(
     "recommender.connections.cut",
     "counter",
     "{connection}",
-    "Connections that ended with calls open on them, by who ended them: client or server",
+    "Connections that ended with open calls, by the side that ended them: client or server",
     (SIDE,),
 )
 RESETS: Final = Instrument(

@@ -71,7 +71,7 @@ def verdict(live: Side, candidate: Side, bounds: Bounds) -> str | None:
         return None
     errors, allowed = candidate.error_rate, live.error_rate + bounds.errors
     if errors > allowed:
-        return f"{errors:.1%} of its requests failed, and {allowed:.1%} are allowed beside the live version"
+        return f"{errors:.1%} of its requests failed, and {allowed:.1%} are allowed beyond the live version"
     if bounds.latency and len(live.seen) >= bounds.least:
         slow, usual = candidate.percentile(0.99), live.percentile(0.99)
         if slow > bounds.latency * usual and slow - usual > _NOISE_SECONDS:

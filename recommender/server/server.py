@@ -226,7 +226,7 @@ class Server:
         log.info("listening", address=address_of(network.host, self.port), security=_security(network))
         if network.edge == "grpc" and network.beyond_this_machine:
             log.info(
-                "the envoy edge is meant for strangers, this one for callers who are known", see="docs/security.md"
+                "use the envoy edge for untrusted clients; the grpc edge is for known callers", see="docs/security.md"
             )
         log.info("settings", **self._settings.changed())
         # The supervisor collects the metrics of one of several, on this machine.

@@ -54,6 +54,7 @@ class CatalogueSettings(Group):
             )
         if network.tokens_file is None and network.beyond_this_machine:
             raise SettingsError(
-                f"RECOMMENDER_CATALOGUE_WRITES=true at RECOMMENDER_HOST={network.host} would let anybody hide items: "
-                "set RECOMMENDER_TOKENS_FILE, with tokens of the scope `catalogue`, or RECOMMENDER_HOST=127.0.0.1"
+                f"RECOMMENDER_CATALOGUE_WRITES=true at RECOMMENDER_HOST={network.host} would let any caller hide "
+                "items: set RECOMMENDER_TOKENS_FILE, with tokens of the scope `catalogue`, or "
+                "RECOMMENDER_HOST=127.0.0.1"
             )

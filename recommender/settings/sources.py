@@ -183,7 +183,7 @@ def _env_file(name: str) -> _Place:
             for binding in parse_stream(io.StringIO(path.read_text(encoding="utf-8-sig"))):
                 if binding.error:
                     raise SettingsError(
-                        f"{name}, line {binding.original.line}, is not KEY=value; correct it, or begin it with a #"
+                        f"{name}, line {binding.original.line}, is not KEY=value; correct it, or start it with a #"
                     )
         source = DotEnvSettingsSource(Flat, path, env_file_encoding="utf-8-sig", dotenv_filtering="match_prefix")
     except (OSError, UnicodeDecodeError) as error:

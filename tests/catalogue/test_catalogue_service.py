@@ -272,7 +272,7 @@ def test_changes_by_anybody_are_refused_at_the_start(tmp_path: Path) -> None:
     assert Settings(**writes).catalogue.catalogue_writes
     open_to_all = {"host": "192.0.2.1", "plaintext": True}
     Settings(**writes, **open_to_all, tokens_file=tmp_path / "tokens.toml")
-    with pytest.raises(SettingsError, match="would let anybody hide items"):
+    with pytest.raises(SettingsError, match="would let any caller hide items"):
         Settings(**writes, **open_to_all)
     with pytest.raises(SettingsError, match="needs RECOMMENDER_CATALOGUE_JOURNAL"):
         Settings(catalogue_writes=True)

@@ -150,7 +150,7 @@ async def test_nobody_listening_is_a_sentence() -> None:
 
     assert (client.exit_code, health.exit_code) == (1, 1)
     assert client.stderr == (
-        f"recommender: 127.0.0.1:{port}: nobody listens there: start `recommender serve`, or say where it is with "
+        f"recommender: 127.0.0.1:{port}: no server listens there: start `recommender serve`, or say where it is with "
         "--host and --port\n"
     )
     assert "nobody listens there" in health.stderr

@@ -262,5 +262,5 @@ def test_a_checkpoint_is_taken_in_the_forms_that_trainers_write(form: str, tmp_p
 def test_a_pickled_module_is_refused_and_the_reason_is_given(tmp_path: Path) -> None:
     torch.save(TableAsModule(), tmp_path / "whole.pt")
 
-    with pytest.raises(ExportError, match="reading those would run code of whoever wrote it"):
+    with pytest.raises(ExportError, match="reading those would run code of its author"):
         load_network(options("Base", tmp_path, checkpoint=tmp_path / "whole.pt"))

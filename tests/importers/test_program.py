@@ -84,7 +84,7 @@ def test_a_program_that_would_be_unpickled_is_refused(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(ExportError, match="holds Python objects beside numbers"):
+    with pytest.raises(ExportError, match="holds Python objects besides numbers"):
         read_program(altered(program, tmp_path / "encoder.pt2", part, change, name))
 
     assert not Path("harmed").exists()

@@ -79,7 +79,7 @@ def other_types(folder: Path) -> None:
             {"spoil": in_the_card('"history_times": {"default', '"others": {"default')},
             "it has an input history_times, and its card has no history_times",
         ),
-        ({"timed": False, "history_times": {}}, "its card says that it takes history_times, and it has no such input"),
+        ({"timed": False, "history_times": {}}, "its card says that it takes history_times, but it has no such input"),
         ({"types": None, "history_types": {"count": 3}}, "says how many history_types it takes, and has no input"),
         ({"spoil": other_types}, r"does not give its card's answer: for the history \[1, 2, 3\] with the types"),
         ({"spoil": in_the_card('[1, 2, 3], "history_times', '[1, 2], "history_times')}, "history_types are 2, and the"),

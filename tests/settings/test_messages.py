@@ -97,7 +97,7 @@ SAME = {
     ),
     "line of .env without =": Bad(
         files={".env": "RECOMMENDER_PORT=1\nnot a line\n"},
-        after=".env, line 2, is not KEY=value; correct it, or begin it with a #",
+        after=".env, line 2, is not KEY=value; correct it, or start it with a #",
     ),
     ".env is a folder": Bad(
         files={".env": None},

@@ -48,7 +48,7 @@ class HiddenItemsCalls:
         try:
             written = await self._kept.write(model, items, hidden=True, deadline=deadline)
         except CatalogueFullError:
-            log.warning("items not hidden: calls have hidden as many as may be", model=model, items=len(items))
+            log.warning("items not hidden: the limit of hidden items is reached", model=model, items=len(items))
             raise
         unknown = await self._availability.unknown(request.item_keys)
         log.info(

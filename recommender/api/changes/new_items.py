@@ -90,9 +90,7 @@ class NewItemsCalls:
                 lambda journal: journal.new_items.upsert(model, space, items, most=self._most, spared=spared), deadline
             )
         except CatalogueFullError:
-            log.warning(
-                "new items refused: there are as many as may be", model=model, items=len(items), most=self._most
-            )
+            log.warning("new items refused: the limit is reached", model=model, items=len(items), most=self._most)
             raise
         log.info("items added by a call", model=model, waiting=version is None, **done._asdict())
         if done.dropped:
@@ -220,9 +218,9 @@ def _check_fit(version: Version, items: Sequence[NewItem]) -> None:
     if vocabulary is None:
         raise _refused(f"{label} has no keys, which new items are named by: export it with a vocabulary")
     if not size:
-        raise _refused(f"{label} has no item table: its network yields the scores of its own items and no vector")
+        raise _refused(f"{label} has no item table: its network returns scores and no user vector")
     if QUERY not in version.abilities:
-        raise _refused(f"{label} gives no query vector, since it was exported before there were any: export it anew")
+        raise _refused(f"{label} gives no query vector, because it was exported by an older version: export it again")
     wrong = []
     known = vocabulary.ids([item.key for item in items])
     for place, (item, own) in enumerate(zip(items, known, strict=True)):

@@ -33,7 +33,7 @@ def filter_of(request: oip.ModelInferRequest) -> Filter | None:
     names = sorted(name for name in request.parameters if name.startswith(_PARAMETER))
     if FILTER not in request.parameters:
         if names:
-            raise refused(names[0], "it belongs to a filter, and there is none")
+            raise refused(names[0], "it belongs to a filter, which is missing")
         return None
     wanted = request.parameters[FILTER]
     if wanted.WhichOneof("parameter_choice") != "string_param" or len(wanted.string_param.encode()) > _MOST_BYTES:

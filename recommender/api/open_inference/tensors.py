@@ -179,7 +179,7 @@ def _tensor(
     size = math.prod(shape)
     if raw is not None:
         if sent.HasField("contents"):
-            raise refused(name, "it has typed contents beside raw ones: send either")
+            raise refused(name, "it has both typed and raw contents: send one of them")
         return Tensor(name, shape, _raw_elements(name, datatype, raw, size))
     return Tensor(name, shape, _typed_elements(name, datatype, sent.contents, size, tensors))
 

@@ -80,18 +80,18 @@ def resume(folder: Folder, job: Mapping[str, object]) -> Manifest:
         found = Manifest(facts["job"], [Part(**part) for part in facts["parts"]], facts["complete"])
         known = facts["format"]
     except (ValueError, KeyError, TypeError) as error:
-        raise BulkError(f"{folder.name}/{MANIFEST} cannot be read: {error}; delete the folder to begin anew") from error
+        raise BulkError(f"{folder.name}/{MANIFEST} cannot be read: {error}; delete the folder to start over") from error
     if known != _FORMAT:
         raise BulkError(f"{folder.name}/{MANIFEST} is of format {known} and this program writes {_FORMAT}")
     told = list(differences(found.job, json.loads(json.dumps(job))))
     if told:
         raise BulkError(
-            f"{folder.name} holds another job: {'; '.join(told[:_MOST_TOLD])}. Go on with what it was begun with, or "
-            "name an empty folder"
+            f"{folder.name} holds another job: {'; '.join(told[:_MOST_TOLD])}. Continue with its own options, or "
+            "use an empty folder"
         )
     for part in found.parts:
         if files.get(part.file) != part.bytes:
-            raise BulkError(f"{folder.name}/{part.file} was altered or deleted: delete the folder to begin anew")
+            raise BulkError(f"{folder.name}/{part.file} was altered or deleted: delete the folder to start over")
     return found
 
 

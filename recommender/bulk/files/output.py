@@ -155,6 +155,6 @@ def open_folder(where: str, patience: float = 0.0) -> Folder:
 
 def _cannot_write(what: str, error: Exception) -> str:
     return (
-        f"{what} cannot be written: {error}; what was committed stays, and the same command goes on from there once "
+        f"{what} cannot be written: {error}; what was committed stays, and the same command continues from there once "
         "there is room and permission"
     )

@@ -21,7 +21,7 @@ _MOST_BYTES = 127
 _REACHED_AT = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 (not listened on)
 
 _SIGNS = (
-    ("Connection refused", "nobody listens there: start `recommender serve`, or say where it is with {where}"),
+    ("Connection refused", "no server listens there: start `recommender serve`, or say where it is with {where}"),
     ("WRONG_VERSION_NUMBER", "it does not speak TLS: leave out --ca, or ask the port that does"),
     (
         "CERTIFICATE_VERIFY_FAILED",
@@ -80,7 +80,7 @@ def ask_health(address: str, name: str, timeout: float, *, here: bool) -> str:
     except grpc.RpcError as error:
         said = meaning(error.code(), error.details(), where="--address") or error.details()
         if error.code() is StatusCode.NOT_FOUND:
-            said = "no such name there; the server's own port has no names, ask at RECOMMENDER_HEALTH_PORT"
+            said = "unknown name; the service's own port has no names, use RECOMMENDER_HEALTH_PORT"
         raise HealthError(f"{name} of {address}: {error.code().name}: {said}", 1) from error
     except ValueError as error:
         raise HealthError(f"{name} of {address} cannot be asked: {error}", 2) from error

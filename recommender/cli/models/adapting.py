@@ -26,8 +26,8 @@ def adapt(
     mask_id: Annotated[
         int | None, typer.Option(help="An id that it wants behind the history, as BERT4Rec does.")
     ] = None,
-    width: Annotated[int | None, typer.Option(help="How many ids it takes, if the file does not tell.")] = None,
-    items: Annotated[int | None, typer.Option(help="Size of the catalogue, if its scores do not tell.")] = None,
+    width: Annotated[int | None, typer.Option(help="How many ids it takes, if the file does not say.")] = None,
+    items: Annotated[int | None, typer.Option(help="Size of the catalogue, if its scores do not show it.")] = None,
     first_column: Annotated[
         int | None, typer.Option(help="The column of item 0 in its scores; by default its id.")
     ] = None,
@@ -42,7 +42,8 @@ def adapt(
     name: Annotated[str | None, typer.Option(help="The model's name; by default the file's.")] = None,
     version: Annotated[str, typer.Option(help="The model's version.")] = "1",
     num_recommendations: Annotated[
-        int | None, typer.Option(help="How many callers get who set no limit; by default the configured number.")
+        int | None,
+        typer.Option(help="How many recommendations a request without a limit gets; by default the configured number."),
     ] = None,
     max_k: Annotated[int | None, typer.Option(help="The most a caller may ask for; by default 1000.")] = None,
 ) -> None:

@@ -54,10 +54,12 @@ def card(
     *,
     name: Annotated[str | None, typer.Option(help="The model's name; by default the file's.")] = None,
     version: Annotated[str, typer.Option(help="The model's version.")] = "1",
-    items: Annotated[int | None, typer.Option(help="Size of the catalogue, if the file does not tell.")] = None,
+    items: Annotated[int | None, typer.Option(help="Size of the catalogue, if the file does not say.")] = None,
     history_items: Annotated[int | None, typer.Option(help="How many ids histories hold, if not as many.")] = None,
     longest_history: Annotated[int | None, typer.Option(help="The most recent items that it reads.")] = None,
-    default_k: Annotated[int | None, typer.Option(help="How many callers get who set no limit.")] = None,
+    default_k: Annotated[
+        int | None, typer.Option(help="How many recommendations a request without a limit gets.")
+    ] = None,
     max_k: Annotated[int | None, typer.Option(help="The most a caller may ask for.")] = None,
     padding_id: Annotated[int | None, typer.Option(help="An id that means padding to it; no item has it.")] = None,
     vocabulary: Annotated[Path | None, typer.Option(help="The items' keys: line i the key of item i.")] = None,
@@ -89,7 +91,9 @@ def card(
     default_time: Annotated[
         int | None, typer.Option(help="The time, in Unix ms, of histories without times; by default they are refused.")
     ] = None,
-    sorted_times: Annotated[bool, typer.Option("--sorted-times", help="Refuse histories whose times descend.")] = False,
+    sorted_times: Annotated[
+        bool, typer.Option("--sorted-times", help="Refuse histories with descending times.")
+    ] = False,
     features: Annotated[Path | None, typer.Option(help="JSON of its inputs that are features, by name.")] = None,
     items_table: Annotated[
         Path | None, typer.Option(help="A table of the items' attributes, by key or by id, for filters.")
@@ -107,7 +111,7 @@ def card(
         model, content = _facts(settings, file, given, declared.features)
         count = model.items
         if count is None:
-            raise ModelError(f"{file} does not tell how many items it has; say it by --items")
+            raise ModelError(f"{file} does not say how many items it has; give --items")
         readable = history_items or count
         lists = Lists.read(vocabulary, fallback, count, never_recommend, max(count, readable))
         lists.check_fallback(lists.never)

@@ -95,8 +95,8 @@ def _read(checkpoint: Path, load: Callable[[Path], object], errors: tuple[type[E
         if _A_CLASS not in str(error):
             raise _unreadable(checkpoint, error) from error
         raise ExportError(
-            f"The checkpoint {checkpoint} holds Python objects beside tensors, and reading those would run code of "
-            "whoever wrote it. Write tensors only, where it was trained: "
+            f"The checkpoint {checkpoint} holds Python objects besides tensors, and reading those would run code of "
+            "its author. Write tensors only, where it was trained: "
             "torch.save(torch.load(path, weights_only=False)['state_dict'], new_path), or "
             "torch.save(network.state_dict(), new_path)."
         ) from error

@@ -117,7 +117,7 @@ def adapt(options: AdaptOptions, tell: Callable[[str], None] = lambda _: None) -
             parity=parity,
         )
         publish(files, card, options.output)
-    tell(f"{options.output}: ranks by the scores of {options.file}, for {len(histories)} histories; card beside it.")
+    tell(f"{options.output}: ranks by the scores of {options.file}, for {len(histories)} histories; with its card.")
     for sentence in foreign.assumed():
         tell(sentence)
     return options.output

@@ -80,7 +80,7 @@ class Foreign:
                 f"Lengths: input {self.length!r}, {'with' if self.filling.mask_id is not None else 'without'} the mask."
             )
         if self.mask is not None:
-            told.append(f"Mask: input {self.mask!r} is 1 where an item stands.")
+            told.append(f"Mask: input {self.mask!r} is 1 for an item.")
         if self.single:
             told.append(
                 "Batch: the file takes one history at a time, so batches run row by row, and batching saves nothing."
@@ -136,7 +136,7 @@ def read_foreign(path: Path, declared: Declared) -> Foreign:
     columns = fixed_size(output, -1)
     if columns is None and declared.items is None:
         raise ExportError(
-            f"{path} does not tell how many scores {output.name!r} has; say the number of items by --items."
+            f"{path} does not tell how many scores {output.name!r} has; give the number of items with --items."
         )
     special = {declared.padding_id, declared.mask_id}
     items = declared.items or (columns or 0) - column

@@ -65,7 +65,9 @@ class Als(_Factors):
         super().__init__(numbers)
         self.alpha = sizes.number("alpha")
         if self.alpha <= 0:
-            raise ExportError(f"alpha is {self.alpha:g}; a model that was trained without confidence folds nobody in.")
+            raise ExportError(
+                f"alpha is {self.alpha:g}; a model that was trained without confidence cannot fold users in."
+            )
         factors = self.items.weight.double()
         regularization = sizes.number("regularization")
         gram = factors.T @ factors + regularization * torch.eye(factors.shape[1], dtype=torch.float64)
