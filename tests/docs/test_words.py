@@ -30,9 +30,6 @@ GENERATED = {"api-reference.md", "licences.md", "settings.md"}
 NOT_YET = {
     "CHANGELOG.md",
     "docs/catalogue.md",
-    "docs/long-tests.md",
-    "docs/models.md",
-    "docs/observability.md",
     "docs/performance-peers.md",
     "docs/performance.md",
 }
