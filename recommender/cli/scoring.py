@@ -8,7 +8,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -158,10 +158,13 @@ async def _here(
 
 
 async def _blocking(score: Callable[[Callable[[Progress], None]], Summary]) -> Summary | StoppedError:
-    """Score in the main thread, as Ray wants it. It blocks the event loop, which has nothing else to do."""
+    """Score in the main thread, as Ray wants it. It blocks the event loop, which has nothing else to do.
+
+    What Ray prints goes to standard error: standard output has the summary alone.
+    """
     from recommender.bulk.pipeline import StoppedError  # noqa: PLC0415 (a sentence if its packages are missing)
 
-    with _shown() as tick:
+    with redirect_stdout(sys.stderr), _shown() as tick:
         try:
             return score(tick)
         except StoppedError as error:

@@ -46,7 +46,7 @@ def score(into: str, on: str = "ray") -> dict[str, Any]:
     )
     if done.returncode:
         raise SystemExit(done.stderr)
-    summary: dict[str, Any] = json.loads(done.stdout[done.stdout.index("{\n") :])
+    summary: dict[str, Any] = json.loads(done.stdout)
     return summary
 
 

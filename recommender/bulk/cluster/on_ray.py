@@ -184,7 +184,7 @@ def _cluster(address: str) -> Iterator[None]:
     finally:
         ray.shutdown()
         for number, handler in handlers.items():
-            signal.signal(number, handler)
+            signal.signal(number, handler or signal.SIG_DFL)
 
 
 def _actors(threads: int | None) -> tuple[int, int]:
