@@ -50,7 +50,7 @@ SERVICE = "recommend_api.v1.RecommenderService"
 METHOD = f"/{SERVICE}/Recommend"
 HISTORY = tuple(range(100, 2100, 100))
 CONNECTIONS = 4
-CONSOLE = Console()
+CONSOLE = Console(width=None if sys.stdout.isatty() else 120)
 WARM_UP_CALLS = 2000
 
 
@@ -274,7 +274,7 @@ def throughput(targets: Sequence[Target], body: Path, arguments: argparse.Namesp
         table = columns("calls/s", "share", "µs CPU a call", title=f"{in_flight} in flight")
         for name, values in rates.items():
             shares = [value / empty for value, empty in zip(values, rates[targets[-1].name], strict=True)]
-            table.add_row(name, spread(values), spread(shares), spread(cpu[name]))
+            table.add_row(name, spread(values, ",.0f"), spread(shares, ".2f"), spread(cpu[name], ",.0f"))
         CONSOLE.print(table)
 
 
@@ -287,7 +287,7 @@ def latency(targets: Sequence[Target], body: Path, rounds: int) -> None:
     table = columns("ms", "more than empty", title="one call at a time, median latency")
     for name, values in medians.items():
         more = [ours - empty for ours, empty in zip(values, medians[targets[-1].name], strict=True)]
-        table.add_row(name, spread(values), spread(more))
+        table.add_row(name, spread(values, ".2f"), spread(more, ".2f"))
     CONSOLE.print(table)
 
 
