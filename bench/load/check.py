@@ -3,6 +3,9 @@
 Both serve at once, each from a worktree of its own in the present environment, and are asked in turn, in an order that
 flips each round, by the same closed loop. A round gives one ratio of calls/s and one of the server's CPU a call. The
 report is their median and spread, and for the CPU a call the 95 % interval of the median.
+
+An old revision may refuse a model of today's export. Then give `--model` a file that both can read:
+`git show OLD:weights/10_model.onnx > /tmp/model.onnx`.
 """
 
 from __future__ import annotations
@@ -59,6 +62,7 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=21, help="interleaved pairs")
     parser.add_argument("--seconds", type=float, default=2.0, help="of a round on one of them")
     parser.add_argument("--in-flight", type=int, default=64)
+    parser.add_argument("--model", type=Path, help="model file that both serve; built anew if not given")
     parser.add_argument("--items", type=int, default=10_000, help="catalogue of the model")
     parser.add_argument("--dim", type=int, default=32, help="size of its embeddings")
     parser.add_argument("--network", default="reference", help="sasrec and gru4rec too")
@@ -67,12 +71,12 @@ def main() -> int:
     parser.add_argument("--strict", action="store_true", help="exit code 1 if the median is below --least")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
-        path = model(arguments.items, arguments.dim, arguments.network)
+        path = arguments.model or model(arguments.items, arguments.dim, arguments.network)
         settings = {"RECOMMENDER_EDGE": arguments.edge}
         servers = []
         for number, revision in enumerate((arguments.base, arguments.head)):
             tree = stack.enter_context(checked_out(revision, Path(folder, str(number))))
-            servers.append(stack.enter_context(serving("--model", str(path), settings=settings, cwd=tree)))
+            servers.append(stack.enter_context(serving("--model", str(path.absolute()), settings=settings, cwd=tree)))
         phases = (Phase(arguments.seconds, in_flight=arguments.in_flight),)
         plans = [Plan(each.target, phases, items=arguments.items) for each in servers]
         for plan in plans:
