@@ -123,13 +123,18 @@ class Answering:
     async def answer_many(self, requests: Sequence[Asked], deadline: float = math.inf) -> list[Outcome]:
         """Return the outcome of each request of a call, in order: its answer, or the error that `answer` raises."""
         router, call = self._router, _Call()
-        if any(asked.filter is not None for asked in requests):
-            call.outcomes |= await prepare_many(requests, router, deadline)
-        candidate, live = router.candidate, router.live
+        coming: list[tuple[int, Asked]] = list(enumerate(requests))
+        call.outcomes |= await prepare_many(coming, router, deadline)
+        candidate, live, serving = router.candidate, router.live, router.serving()
+        late: list[tuple[int, Asked]] = []
+        is_late = False
 
         def read(row: tuple[int, Asked]) -> None:
             place, asked = row
             if place in call.outcomes:
+                return
+            if asked.filter is not None and not is_late and router.serving() != serving:
+                late.append(row)  # a version came between two turns: evaluating for it here would block the event loop
                 return
             try:
                 if candidate is None:
@@ -141,9 +146,11 @@ class Answering:
             except RecommenderError as error:
                 call.outcomes[place] = error
 
-        await self._turns.each(enumerate(requests), read)
+        await self._turns.each(coming, read)
         # A version that was replaced between two turns takes no more rows.
-        for row in call.take_from_others(router.serving()):
+        coming, is_late = [*late, *call.take_from_others(router.serving())], True
+        call.outcomes |= await prepare_many(coming, router, deadline)
+        for row in coming:
             read(row)
         started = time.monotonic()
         await call.rank(deadline)
@@ -166,6 +173,8 @@ class Answering:
             _note(candidate, live, version, time.monotonic() - started, failed=True)
             if not self._is_for_live(version, asked, error):
                 raise
+            if asked.filter is not None and router.live is not live:
+                await prepare(asked, router, deadline)
             version = router.live
             wanted, remarks = asked.for_version(version, leniently=True)  # the candidate took its inputs
             if not isinstance(wanted, Query):

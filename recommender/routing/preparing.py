@@ -50,14 +50,16 @@ async def prepare(asked: Filtered, router: Router, deadline: float) -> None:
             return
 
 
-async def prepare_many(requests: Sequence[Filtered], router: Router, deadline: float) -> dict[int, RecommenderError]:
+async def prepare_many(
+    requests: Sequence[tuple[int, Filtered]], router: Router, deadline: float
+) -> dict[int, RecommenderError]:
     """Do so for each request of a call that has a filter; returns the errors, by the places of the requests."""
-    filtered = [place for place, asked in enumerate(requests) if asked.filter is not None]
-    ended = await asyncio.gather(
-        *(prepare(requests[place], router, deadline) for place in filtered), return_exceptions=True
-    )
+    filtered = [(place, asked) for place, asked in requests if asked.filter is not None]
+    if not filtered:
+        return {}
+    ended = await asyncio.gather(*(prepare(asked, router, deadline) for _, asked in filtered), return_exceptions=True)
     errors: dict[int, RecommenderError] = {}
-    for place, error in zip(filtered, ended, strict=True):
+    for (place, _), error in zip(filtered, ended, strict=True):
         if isinstance(error, RecommenderError):
             errors[place] = error
         elif error is not None:
