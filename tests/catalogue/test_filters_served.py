@@ -186,7 +186,9 @@ def infer(shop: Shop, rows: int, parameters: Mapping[str, str | float]) -> list[
     request.inputs.append(histories)
     for name, value in parameters.items():
         setattr(request.parameters[name], kinds[type(value)], value)
-    found = list(shop.infer(request, timeout=PATIENCE).outputs[0].contents.int64_contents)
+    reply = shop.infer(request, timeout=PATIENCE)
+    assert reply.parameters["matching_items"].int64_param == len(matching(shop, 2))
+    found = list(reply.outputs[0].contents.int64_contents)
     width = len(found) // rows
     return [found[row * width : (row + 1) * width] for row in range(rows)]
 

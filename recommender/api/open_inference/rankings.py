@@ -95,6 +95,7 @@ class Reply:
         self._raw: list[list[bytes]] | None = [[] for _ in names] if raw else None
         self._versions: list[Version] = []
         self._remarks: Counter[str] | None = None
+        self._matching: int | None = None
 
     def add(self, answers: Sequence[Answer]) -> None:
         """Add the next rows. Raises InvalidRequestError if a version that answered does not give an output."""
@@ -130,9 +131,13 @@ class Reply:
         if self._remarks is not None:
             for key, count in sorted(self._remarks.items()):
                 message.parameters[key].int64_param = count
+        if self._matching is not None:
+            message.parameters["matching_items"].int64_param = self._matching
         return message
 
     def _note(self, remarks: Remarks) -> None:
+        if remarks.matching_items is not None:  # the filter holds for all rows
+            self._matching = remarks.matching_items
         noted = {
             "unknown_items": len(remarks.unknown_item_ids) + len(remarks.unknown_item_keys),
             "unknown_users": int(remarks.unknown_user),
