@@ -31,7 +31,7 @@ def main(folder: Path, version: int) -> None:
     model = SASRecModel(
         n_factors=64, n_blocks=2, n_heads=2, session_max_len=50, epochs=20, lr=0.002, batch_size=128, verbose=0
     )
-    print("RecTools trains for 20 epochs: minutes on two cores", flush=True)
+    print("RecTools trains for 20 epochs: about a minute on two cores", flush=True)
     model.fit(Dataset.construct(interactions))
     model.save(folder / f"model-{version}")
     print(f"RecTools' SASRec in {folder / f'model-{version}'}")

@@ -252,7 +252,8 @@ def _check_parity(model: ModelFile, parity: Sequence[Expected], subject: Subject
         try:
             query = expected.query(wanted(expected, max_k), subject.longest_history)
             query = query._replace(features=in_order(subject.declared.features, expected.features))
-            got = model.rank([query.history], query.k, beside=subject.beside(query))
+            excluded = [(0, item) for item in sorted(set(query.excluded))]
+            got = model.rank([query.history], query.k, excluded, beside=subject.beside(query))
         except ModelError as error:
             raise ExportError(f"{error}.") from error
         real = got.ids[0] >= 0

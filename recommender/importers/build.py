@@ -24,6 +24,7 @@ LEAST_HISTORIES = 200
 _HISTORIES = 256
 _COMPARED = 10
 _MOST_POPULAR = 100
+_NO_DIGEST = "no digest: the file does not hold its training data; give --interactions"
 
 Progress = Callable[[str, float], None]
 
@@ -65,19 +66,24 @@ def import_model(
             version=options.version,
             exported_by="recommender import",
         )
+        digest = told.data_sha256 if interactions is None else interactions.sha256
         origin = Origin(
             library=told.library,
             library_version=told.library_version,
             network=told.network,
             parameters=dict(told.parameters),
-            data_sha256=told.data_sha256 if interactions is None else interactions.sha256,
+            data_sha256=digest,
+            no_digest=None if digest is not None else _NO_DIGEST,
         )
         path = export_model(export, progress, tell, network=network, origin=origin)
     for sentence in getattr(network, "assumed", ()):
         tell(sentence)
+    if digest is None:
+        tell(f"The card has {_NO_DIGEST}.")
+    seen = ", the items of the history left out on both sides" if told.without_seen else ""
     tell(
         f"Ranking: that of {told.library} {told.library_version} for {len(compared)} histories, the best "
-        f"{_COMPARED} of each."
+        f"{_COMPARED} of each{seen}."
     )
     return path
 
@@ -159,6 +165,8 @@ def _parity(path: Path, told: Handover) -> Path:
             line: dict[str, object] = {"history": each.history, "recommendations": each.items[:_COMPARED]}
             if each.user is not None:
                 line["user"] = each.user + 1
+            if told.without_seen:
+                line["excluded"] = sorted(set(each.history))
             lines.append(json.dumps(line) + "\n")
     path.write_text("".join(lines), encoding="utf-8")
     return path

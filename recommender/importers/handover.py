@@ -32,7 +32,8 @@ class Handover(BaseModel):
     """A trained model as its library knows it.
 
     `form` names the network that takes the arrays. Items and users have numbers from 0 on, in the order of their keys;
-    `users` is None if the model takes none. `data_sha256` is the digest of the library's own file of interactions.
+    `users` is None if the model takes none. `data_sha256` is the digest of the library's own file of interactions. The
+    rankings are `without_seen` if they leave out the items of their histories.
     """
 
     model_config = ConfigDict(frozen=True, extra="ignore")
@@ -49,6 +50,7 @@ class Handover(BaseModel):
     users: Annotated[int, Field(ge=1)] | None = None
     user_keys: tuple[str, ...] | None = None
     rankings: tuple[Ranked, ...]
+    without_seen: bool = False
     popular: tuple[_Number, ...] = ()
     data_sha256: str | None = None
 

@@ -98,16 +98,17 @@ class Golden(_Asked):
 
 
 class Expected(_Asked):
-    """One history with what the model ranked for it where it was trained: ids, best first."""
+    """One history with what the model ranked for it where it was trained: ids, best first, none of them `excluded`."""
 
     recommendations: tuple[int, ...]
+    excluded: tuple[int, ...] = ()
 
     def query(self, k: int, longest_history: int | None) -> Query:
         """Ask for it, with the most recent items that the model reads."""
         start = -(longest_history or len(self.item_ids)) if self.item_ids else 0
         parts = (self.item_ids, self.history_types, self.history_times)
         history, types, times = (part[start:] for part in parts)
-        return Query(history, k, user=self.user, history_types=types, history_times=times)
+        return Query(history, k, self.excluded, user=self.user, history_types=types, history_times=times)
 
 
 class CardUsers(_Record):
@@ -228,7 +229,8 @@ def is_of(kind: FeatureType, value: float | str) -> bool:
 class Origin(_Record):
     """Where a model was trained, if it was imported: the library's class with its hyper-parameters.
 
-    `data_sha256` is the digest of the interactions that were given to the import.
+    `data_sha256` is the digest of the interactions that were given to the import, or that the library itself had at
+    hand. If there is none, `no_digest` says why.
     """
 
     library: str
@@ -236,6 +238,7 @@ class Origin(_Record):
     network: str
     parameters: dict[str, str | int | float | bool | None] = {}
     data_sha256: Sha256 | None = None
+    no_digest: str | None = None
 
 
 class Card(_Record):

@@ -90,7 +90,8 @@ def read_parity(path: Path, names: Names) -> tuple[Expected, ...]:
     """Read a JSONL file of `{"history": [...], "recommendations": [...]}`, best first; each by item ids or by keys.
 
     A line may name a `user`, and have an empty history then. It may have `history_types` and `history_times`, each as
-    long as the history, and `features`, an object of values by name. Raises ModelError that names the line at fault.
+    long as the history, and `features`, an object of values by name. Items in `excluded` were left out of the ranking.
+    Raises ModelError that names the line at fault.
     """
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
@@ -100,9 +101,13 @@ def read_parity(path: Path, names: Names) -> tuple[Expected, ...]:
     for number, line in enumerate(filter(str.strip, lines), 1):
         try:
             told = json.loads(line)
-            history, recommendations = (
-                tuple(_item(named, names.ids, end) for named in told[field])
-                for field, end in (("history", names.readable), ("recommendations", names.items))
+            history, recommendations, excluded = (
+                tuple(_item(named, names.ids, end) for named in listed)
+                for listed, end in (
+                    (told["history"], names.readable),
+                    (told["recommendations"], names.items),
+                    (told.get("excluded", ()), names.items),
+                )
             )
             user, types, times = names.user(told), names.history_types(told), names.history_times(told)
             features = names.given(told)
@@ -113,6 +118,8 @@ def read_parity(path: Path, names: Names) -> tuple[Expected, ...]:
         nobody = not history and told.get("user") is None
         if nobody or not recommendations or len(set(recommendations)) < len(recommendations):
             raise ModelError(f"{path}, line {number}: a list is empty, or recommends an item twice")
+        if not set(excluded).isdisjoint(recommendations):
+            raise ModelError(f"{path}, line {number}: it recommends an item that it excludes")
         found.append(
             Expected(
                 item_ids=history,
@@ -121,6 +128,7 @@ def read_parity(path: Path, names: Names) -> tuple[Expected, ...]:
                 history_times=times,
                 features=features,
                 recommendations=recommendations,
+                excluded=excluded,
             )
         )
     if not 0 < len(found) <= _MOST:

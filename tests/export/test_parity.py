@@ -61,6 +61,8 @@ def test_an_export_that_ranks_otherwise_is_refused(tmp_path: Path) -> None:
         ({"history": ["tee"], "recommendations": [1]}, "'tee' is not a key of the vocabulary"),
         ({"history": [], "recommendations": [1]}, "a list is empty"),
         ({"history": [1], "recommendations": [1, 1]}, "recommends an item twice"),
+        ({"history": [1], "recommendations": [2], "excluded": [2]}, "recommends an item that it excludes"),
+        ({"history": [1], "recommendations": [2], "excluded": [9]}, "9 is not an item id from 0 to 4"),
     ],
 )
 def test_a_line_without_sense_is_named(line: object, sentence: str, tmp_path: Path) -> None:

@@ -119,6 +119,41 @@ def test_a_hand_over_keeps_users_by_the_librarys_numbers(tmp_path: Path) -> None
     assert list(read_fallback(artifact.fallback, ITEMS)) == [6]
 
 
+def without_seen(told: dict[str, object]) -> None:
+    """Rankings as implicit makes them with `filter_already_liked_items=True`."""
+    told.update(without_seen=True, data_sha256=None)
+    rankings = told["rankings"]
+    assert isinstance(rankings, list)
+    for each in rankings:
+        each["history"] = each["items"][:3]
+        each["items"] = each["items"][3:]
+
+
+def test_seen_items_are_left_out_on_both_sides(tmp_path: Path) -> None:
+    model = tmp_path / "model.onnx"
+    code, told = run("implicit", handover(tmp_path / "handover", without_seen), "--output", model, "--name", "bpr")
+
+    assert code == 0, told
+    assert "the best 10 of each, the items of the history left out on both sides." in told.replace("\n", " ")
+    card = open_artifact(model).card
+    assert card is not None
+    assert all(each.excluded == tuple(sorted(each.item_ids)) for each in card.parity)
+
+
+def test_a_card_without_a_digest_says_why(tmp_path: Path) -> None:
+    model = tmp_path / "model.onnx"
+    folder = handover(tmp_path / "handover", lambda told: told.update(data_sha256=None))
+    code, told = run("implicit", folder, "--output", model, "--name", "bpr")
+
+    assert code == 0, told
+    reason = "no digest: the file does not hold its training data; give --interactions"
+    assert reason in told.replace("\n", " ")
+    card = open_artifact(model).card
+    assert card is not None
+    assert card.origin is not None
+    assert (card.origin.data_sha256, card.origin.no_digest) == (None, reason)
+
+
 def other_ranking(told: dict[str, object]) -> None:
     rankings = told["rankings"]
     assert isinstance(rankings, list)

@@ -30,7 +30,8 @@ class Trained:
     `form` says which network takes the `arrays`. Items and users are numbered from 0 in the order of their keys; with
     no keys a number is the key. `rank` is the library's own inference. `longest` is the most items it reads. `drawn`
     are real histories by number, if the library has its data; `popular` are items, best first; `data` is the file of
-    interactions, if available. A model that takes users and `folds` ranks for new ones by their history.
+    interactions, if available. A model that takes users and `folds` ranks for new ones by their history. `without_seen`
+    says that `rank` leaves out the items of the history.
     """
 
     def __init__(
@@ -53,6 +54,7 @@ class Trained:
         popular: Sequence[int] = (),
         folds: bool = True,
         data: Path | None = None,
+        without_seen: bool = False,
     ) -> None:
         self.told = {
             "format": FORMAT,
@@ -67,6 +69,7 @@ class Trained:
             "users": users,
             "user_keys": user_keys,
             "popular": [int(item) for item in popular],
+            "without_seen": without_seen,
             "data_sha256": None if data is None else hashlib.sha256(data.read_bytes()).hexdigest(),
         }
         self.arrays = arrays

@@ -42,13 +42,15 @@ def load(arguments: argparse.Namespace) -> Trained:
     def rank(histories: Sequence[Sequence[int]], asked: Sequence[int | None]) -> list[Any]:
         ranked = []
         for history, user in zip(histories, asked):
-            if user is not None:
-                ids, _ = model.recommend(user, None, N=SHOWN, filter_already_liked_items=False)
-            else:
-                ids, _ = model.recommend(
-                    0, _row(history, len(items)), N=SHOWN, filter_already_liked_items=False, recalculate_user=True
-                )
-            ranked.append(ids)
+            ids, scores = model.recommend(
+                user or 0,
+                _row(history, len(items)),
+                N=SHOWN,
+                filter_already_liked_items=True,
+                recalculate_user=user is None,
+            )
+            # If fewer items are left, the library adds those of the history, with the lowest number as their score.
+            ranked.append(ids[scores > np.finfo(np.float32).min])
         return ranked
 
     return Trained(
@@ -65,6 +67,7 @@ def load(arguments: argparse.Namespace) -> Trained:
         folds=als,
         user_keys=_keys(arguments.user_keys, len(users), "users"),
         rank=rank,
+        without_seen=True,
     )
 
 
@@ -86,7 +89,7 @@ def _similar(fields: dict[str, Any], arguments: argparse.Namespace, version: str
     def rank(histories: Sequence[Sequence[int]], _: Sequence[int | None]) -> list[Any]:
         ranked = []
         for history in histories:
-            ids, scores = model.recommend(0, _row(history, items), N=SHOWN, filter_already_liked_items=False)
+            ids, scores = model.recommend(0, _row(history, items), N=SHOWN, filter_already_liked_items=True)
             # Where fewer items are similar, the library fills up with items of score 0, in any order.
             ranked.append(ids[scores > 0])
         return ranked
@@ -102,6 +105,7 @@ def _similar(fields: dict[str, Any], arguments: argparse.Namespace, version: str
         items=items,
         item_keys=_keys(arguments.item_keys, items, "items"),
         rank=rank,
+        without_seen=True,
     )
 
 
