@@ -19,11 +19,15 @@ LEAST_REPLICAS = 2
 
 @dataclass(frozen=True, slots=True)
 class Catalogue:
-    """A size of the item table and what a row costs the engine there, in µs of CPU: batch time x threads / rows."""
+    """A size of the item table, what a row costs the engine, and the memory of a model beside its float32 table.
+
+    `row_us` is µs of CPU: batch time x threads / rows.
+    """
 
     items: int
     dim: int
     row_us: float
+    copies: float
     measured: bool = True
 
     @property
@@ -33,8 +37,8 @@ class Catalogue:
 
     @property
     def memory_mb(self) -> int:
-        """What a process holds: itself, and the packed table beside the plain one."""
-        return round(160 + 2.06 * self.items * self.dim * 4 / 1e6)
+        """Memory of a process: 160 MB without a model, and the model."""
+        return round(160 + self.copies * self.items * self.dim * 4 / 1e6)
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,13 +55,13 @@ class Cost:
         return share * min(cpus * 1e6 / cpu_us, self.most)
 
 
-# docs/performance-topk.md, 2 threads: 0.43 ms at batch 32, 5.94 ms and 49.79 ms at batch 64; ten million is ten times
-# one.
+# docs/performance-topk.md, 2 threads: 0.43 ms at batch 32, 5.23 ms and 27.4 ms at batch 64; ten million is ten times
+# one. Small models are loaded twice.
 CATALOGUES = (
-    Catalogue(10_000, 32, 0.43e3 * 2 / 32),
-    Catalogue(100_000, 64, 5.94e3 * 2 / 64),
-    Catalogue(1_000_000, 64, 49.79e3 * 2 / 64),
-    Catalogue(10_000_000, 64, 49.79e3 * 2 / 64 * 10, measured=False),
+    Catalogue(10_000, 32, 0.43e3 * 2 / 32, 4.5),
+    Catalogue(100_000, 64, 5.23e3 * 2 / 64, 4.5),
+    Catalogue(1_000_000, 64, 27.4e3 * 2 / 64, 1.35),
+    Catalogue(10_000_000, 64, 27.4e3 * 2 / 64 * 10, 1.35, measured=False),
 )
 
 
