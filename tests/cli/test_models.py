@@ -67,6 +67,7 @@ def test_a_version_is_measured_on_the_event_loop_that_serves_it() -> None:
     assert len(proof.measured) == len(proof.observations) > 0
 
 
+@pytest.mark.slow  # it imports MLflow
 def test_a_registry_that_is_none_is_a_sentence() -> None:
     for uri in ("nonsense://x", "nonsense"):
         done = subprocess.run(

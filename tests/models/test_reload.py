@@ -221,6 +221,7 @@ async def test_a_version_that_goes_while_it_is_proven_is_refused_and_the_next_wi
         assert seen.outcomes["refused"] + seen.outcomes["overtaken"] == 1
 
 
+@pytest.mark.slow  # two versions are proven, each in a process
 async def test_two_promotions_in_a_row_end_with_the_last(models: Path, serve: ServeHere) -> None:
     async with (
         serve(model=models, **FOLLOWING) as server,

@@ -69,6 +69,7 @@ def bad() -> Iterator[BadRegistry]:
         yield opened
 
 
+@pytest.mark.slow  # it imports MLflow in several processes
 def test_a_registry_that_drips_or_never_ends_is_left_and_asked_again(bad: BadRegistry) -> None:
     threads = threading.active_count()
     with closing(RemoteRegistry(bad.uri, patience=2.0, longest=60.0)) as registry:

@@ -62,6 +62,7 @@ async def test_the_log_masks_every_value_and_tracebacks(log_format: str) -> None
     assert "OSError" in err
 
 
+@pytest.mark.slow  # it imports MLflow
 async def test_a_refused_start_masks_the_registry() -> None:
     settings = {"RECOMMENDER_MODEL": "models:/shop@champion", "RECOMMENDER_MODEL_CACHE_DIR": "nowhere"}
     settings |= {"RECOMMENDER_REGISTRY_URI": "http://scout:secret@127.0.0.1:1", "RECOMMENDER_PORT": "0"}
