@@ -327,7 +327,7 @@ ENGINE = {
         ),
         Panel(
             "Files not reloaded",
-            "1 while changed certificates or tokens cannot be taken up: the former ones stay in use.",
+            "1 while changed certificates or tokens cannot be loaded: the previous ones stay in use.",
             [(f"recommender_files_stale{{{HERE}}}", "{{instance}} {{worker}} {{recommender_file_kind}}")],
             width=12, levels=((1.0, "red"),),
         ),

@@ -1,1 +1,1 @@
-"""What a message means: message to query, ranking to reply, error to status."""
+"""Translate messages: message to query, ranking to reply, error to status."""

@@ -21,7 +21,7 @@ from recommender.routing.answering import NO_REMARKS, Remarks
 from recommender.rules import Boost, Bound, Rules, Taking
 
 _RULED = ("scores", "k", "candidates")
-"""What a model needs for rules."""
+"""Inputs that a model needs for rules."""
 _NAMED_VIOLATIONS = 10
 """A caller's status stays small, however many items are unknown."""
 
@@ -197,7 +197,7 @@ def nothing_known(version: Version, ids: Sequence[int], keys: Sequence[str]) -> 
 
 
 def attributes_of(version: Version) -> Attributes:
-    """What is known of a version's items. Raises InvalidRequestError if that is nothing."""
+    """Attributes of a version's items. Raises InvalidRequestError if it has none."""
     if version.attributes is None:
         raise InvalidRequestError(
             Violation(

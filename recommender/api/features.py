@@ -95,7 +95,7 @@ def untaken_features(version: Version, names: Collection[str]) -> dict[str, str]
 def features_for(
     version: Version, given: Mapping[str, Given] | None, *, leniently: bool = False
 ) -> tuple[tuple[FeatureValue, ...], tuple[str, ...]]:
-    """What a version's model reads for the features of a request, in the model's order, and the fields that it ignores.
+    """Convert a request's features to the model's inputs, in the model's order; also returns the ignored fields.
 
     There are no values if all are the defaults. Features that the version does not take are passed over. Raises
     InputsError if one is missing and has no default, or has a value that it cannot have. Read `leniently`, the latter
@@ -133,7 +133,7 @@ def features_for(
 
 
 def _read_plainly(version: Version, given: Mapping[str, Given]) -> tuple[FeatureValue, ...] | None:
-    """What the model reads for values that need no conversion, and its defaults; None if one is not so."""
+    """Values that need no conversion, with the model's defaults; None if one needs conversion."""
     values: list[FeatureValue] = []
     for name, kind, low, high, tokens, default in version.features:
         value = given.get(name)
@@ -155,7 +155,7 @@ def _read_plainly(version: Version, given: Mapping[str, Given]) -> tuple[Feature
 
 
 def _read(feature: Feature, value: Given, version: Version) -> FeatureValue | str:
-    """What the model reads for a value, or why it cannot have it."""
+    """Convert a value to the model's input; returns the reason as text if it cannot be converted."""
     given: Sequence[Number | str]
     is_list = isinstance(value, api.FeatureValue)
     if isinstance(value, api.FeatureValue):

@@ -50,7 +50,7 @@ class Options:
     filters: Mapping[str, Filter] | None = None
     """All of its filters by their fields, those of boosts too; None if it has none."""
     held: tuple[ItemMask, ...] = ()
-    """What these were found to select, so that it is kept until versions have read the request."""
+    """Masks that the filters select, kept alive until the versions have read the request."""
 
     def untaken(self, version: Version, *, reject: bool) -> tuple[str, ...]:
         """The fields with inputs that a version does not take.

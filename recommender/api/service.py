@@ -23,7 +23,7 @@ class RecommenderService:
 
     def __init__(self, router: Router, *, limits: Limits) -> None:
         self.turns = Turns()
-        """What takes long while a call is answered takes turns."""
+        """Turns for slow work while calls are answered."""
         self._router = router
         self._reader = Reader(limits)
         self._answering = Answering(router, self.turns)

@@ -10,7 +10,7 @@ from recommender.models.version import Version
 
 
 class User(NamedTuple):
-    """What a version makes of the user that a request names, or of one that names none."""
+    """A request's user as a version reads it; the default if the request names none."""
 
     number: int = 0
     """For the model's input `user`."""

@@ -18,7 +18,7 @@ from recommender.errors import RecommenderError
 
 
 class Payload(Protocol):
-    """What a waiter is answered by: a future, or a part of a call of many."""
+    """Receives a waiter's result: a future, or a part of a batch call."""
 
     def done(self) -> bool: ...  # noqa: D102 (as of a future)
 

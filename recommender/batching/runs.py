@@ -22,7 +22,7 @@ from recommender.errors import EngineError, EngineHungError, UnavailableError
 
 
 class Engine(Protocol):
-    """What the batcher needs of an engine."""
+    """The part of an engine that the batcher uses."""
 
     async def run(self, queries: Sequence[Query]) -> Sequence[Ranking]:
         """Rank for every query, in their order.

@@ -1,4 +1,4 @@
-"""What the batcher has done: counted while it happens, read as one frozen record."""
+"""Counts of the batcher's work, read as one frozen record."""
 
 from __future__ import annotations
 
@@ -104,7 +104,7 @@ class Statistics:
 
 
 def merged(records: Sequence[Statistics]) -> Statistics:
-    """What several batchers have done together."""
+    """Sum the statistics of several batchers."""
     whole = Counts().record(waiting=0, running=0)
     return Statistics(
         **{

@@ -1,4 +1,4 @@
-"""What the rows of a table got, gathered batch by batch, and the table that is written of it."""
+"""Collect the answers to a table's rows, batch by batch, and build the output table."""
 
 from __future__ import annotations
 
@@ -198,7 +198,7 @@ class Answers:
 
 
 def kind_of(error: RecommenderError) -> str:
-    """What kind of error it is, for counting: its status code, and the field at fault."""
+    """The error's kind, for counting: its status code and the field at fault."""
     if isinstance(error, FaultyLineError):
         return "UNREADABLE_LINE"
     code: str = code_pb2.Code.Name(CODES.get(type(error), code_pb2.INTERNAL))

@@ -222,7 +222,7 @@ def _is_text(kind: pa.DataType) -> bool:
 
 
 def _faults(lists: pa.ListArray, wrong: pa.Array, told: str) -> list[pa.Array]:
-    """What is told of the rows whose list has a `wrong` item; nothing if none has."""
+    """Errors of the rows whose list has a `wrong` item; empty if no row has one."""
     if not pc.any(wrong).as_py():
         return []
     rows = pc.unique(pc.filter(pc.list_parent_indices(lists), wrong))

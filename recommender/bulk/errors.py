@@ -1,4 +1,4 @@
-"""What stops a bulk job; its message says what to change."""
+"""An error that stops a bulk job; its message says what to change."""
 
 from __future__ import annotations
 

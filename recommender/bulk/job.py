@@ -34,7 +34,7 @@ PARQUET: Mapping[str, Any] = {"compression": "zstd", "compression_level": 1, "us
 
 @dataclass(frozen=True, slots=True)
 class JobOptions:
-    """What may be chosen: `columns` by their meaning, and how many rows are read and go into a part."""
+    """A job's options: `columns` by their meaning, how many rows to read, and rows of a part."""
 
     columns: Mapping[str, str]
     ignore: Sequence[str] = ()
@@ -58,7 +58,7 @@ class Progress:
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """What a job came to: all its rows, and for this run the seconds and those of each batch, sorted."""
+    """A job's result: counts of all its rows, and this run's seconds, in all and by batch (sorted)."""
 
     counts: Counts
     parts: int
@@ -120,7 +120,7 @@ class Job:
         return left if limit is None else min(left, limit)
 
     def facts(self) -> dict[str, object]:
-        """What the output depends on, as JSON values: where one of them is another, the output would be."""
+        """All that the output depends on, as JSON values: a change of one would change the output."""
         model, options = self._model, self._options
         return {
             "model": {"reference": model.reference, "version": model.version.label, "sha256": model.version.sha256},

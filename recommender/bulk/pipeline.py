@@ -1,7 +1,7 @@
 """Read, rank and write at the same time: one thread reads, some rank, one writes, with bounded queues between.
 
 Parts are committed in their order. The last batch of a part waits until the part before it is committed, so at most one
-part is ranked and not committed. Whatever ends one thread ends all.
+part is ranked and not committed. When one thread ends early, all end.
 """
 
 from __future__ import annotations

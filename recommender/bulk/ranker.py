@@ -1,4 +1,4 @@
-"""Run batches on the engine's sessions, on the threads of whoever calls; a row at fault fails alone."""
+"""Run batches on the engine's sessions, in the caller's thread; a faulty row fails alone."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Ranker:
             answers.put(batch.places.tolist(), self._outcomes(batch.queries()))
 
     def _outcomes(self, queries: Sequence[Query]) -> Sequence[Ranking | RecommenderError]:
-        """What each query got. A batch that fails is halved until the guilty rows stand alone."""
+        """Each query's ranking or error. A batch that fails is halved until only the faulty rows fail."""
         try:
             return self._engine.rank(queries)
         except FaultyRowsError as error:

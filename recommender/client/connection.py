@@ -33,7 +33,7 @@ SERVICE_CONFIG: Final = json.dumps(
         "retryThrottling": {"maxTokens": 1000, "tokenRatio": 0.1},
     }
 )
-"""What any gRPC client of this service should be configured with."""
+"""Service config that any gRPC client of this service should use."""
 
 _OPTIONS: Final = (
     ("grpc.service_config", SERVICE_CONFIG),

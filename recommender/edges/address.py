@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 from recommender.errors import StartError
 
 _SCHEMES = ("dns:///", "dns:", "ipv4:", "ipv6:")
-"""What a target of gRPC's may begin with."""
+"""Schemes of gRPC targets."""
 _ALL = ("0.0.0.0", "::")  # noqa: S104 (they are what was asked for)
 
 

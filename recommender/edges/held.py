@@ -12,9 +12,9 @@ from recommender.errors import QuotaError
 LARGE_BYTES: Final = 1 << 14
 """A message or reply of more bytes is counted: several times the largest of one request."""
 CONNECTION_BYTES: Final = 1 << 25
-"""What one connection may hold."""
+"""Most bytes that one connection may hold."""
 PROCESS_BYTES: Final = 1 << 28
-"""What a process holds for all."""
+"""Most bytes that a process holds for all connections."""
 _RETRY_SECONDS = 1.0
 
 

@@ -26,7 +26,7 @@ class Caller(Protocol):
 
     @property
     def authorization(self) -> str | None:
-        """What it brings as its authorization."""
+        """The call's `authorization`; None if absent."""
 
     @property
     def connection(self) -> str:

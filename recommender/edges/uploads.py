@@ -11,7 +11,7 @@ from recommender.errors import DeadlineError, QuotaError
 MESSAGE_SECONDS: Final = 10.0
 """Most seconds for a call's message to arrive, whatever its deadline."""
 _HELD_BYTES = 1 << 28
-"""What incomplete messages may hold in a process, apart from young ones."""
+"""Most bytes that incomplete messages may hold in a process, apart from young ones."""
 _MOST_ON_CONNECTION = 16
 """How many messages of one connection may be slow."""
 _YOUNG_SECONDS = 0.25

@@ -31,7 +31,7 @@ _ROWS_AT_ONCE = 16
 
 
 def read_of(query: Query) -> Hashable:
-    """What a row's vector depends on."""
+    """The parts of a query that its vector depends on."""
     return query.history, query.user, query.history_types, query.history_times, query.features
 
 

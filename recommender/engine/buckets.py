@@ -95,7 +95,7 @@ class Buckets:
             rows *= 2
 
     def run(self, feed: Feed, k: int, options: onnxruntime.RunOptions) -> Outputs:
-        """What the model gives for a feed that `fits`: recommendations and scores, for its rows only."""
+        """Run a feed that `fits`; returns recommendations and scores of its rows only."""
         rows, history = feed["user_history"].shape
         bucket = bucket_for(rows, history, k, self._model)
         with self._lock:

@@ -15,7 +15,7 @@ import numpy.typing as npt
 import onnxruntime
 
 COARSE_ROWS = "coarse_rows"
-"""What the input is called. It has a default, every batch, for programs that do not know of it."""
+"""The input's name. Its default is every batch, for programs that do not set it."""
 COARSE_PART = "coarse"
 """Names of nodes that only a batch from 8 bits runs begin with this and a dot."""
 Span: TypeAlias = npt.NDArray[np.int64]

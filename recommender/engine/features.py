@@ -36,7 +36,7 @@ def dtype_of(feature: Feature) -> type[np.generic]:
 def faults_of(
     features: Sequence[Feature], inputs: Mapping[str, tuple[str, Sequence[int | str | None]]]
 ) -> Iterator[str]:
-    """What does not fit between declared features and a model's other inputs, given by type and shape."""
+    """Mismatches between declared features and a model's other inputs, given by type and shape."""
     declared = {feature.name: feature for feature in features}
     for name, (found, shape) in inputs.items():
         feature = declared.get(name)

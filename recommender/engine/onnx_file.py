@@ -1,4 +1,4 @@
-"""What a model file is made of, read without loading it: its constants, and the nodes that read them.
+"""Read a model file's constants, and the nodes that read them, without loading the model.
 
 An ONNX file is one protobuf message, and serving has no use for a second ONNX library: the few fields
 needed here are read straight from the file, and gigabytes of numbers are stepped over. Field numbers are
@@ -156,7 +156,7 @@ class _Node:
 
 @dataclass(frozen=True, slots=True)
 class _Found:
-    """What has been read so far."""
+    """Parts of the file read so far."""
 
     constants: list[Constant]
     nodes: list[_Node]

@@ -1,4 +1,4 @@
-"""What a model costs on this machine, measured over batch sizes, history lengths and thread counts.
+"""Measure a model's cost on this machine over batch sizes, history lengths and thread counts.
 
 Runs go the way they go in the server, through the engine and its thread, without gRPC and without
 batching: what the engine costs is known before anything else is blamed. From the measurements come the
@@ -27,7 +27,7 @@ _NEARLY = 0.95
 
 @dataclass(frozen=True, slots=True)
 class Point:
-    """What one kind of batch took: `seconds` of every run, sorted, with `threads` CPUs each."""
+    """Times of one kind of batch: sorted `seconds` of its runs, with `threads` CPUs each."""
 
     threads: int
     rows: int

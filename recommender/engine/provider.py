@@ -237,7 +237,7 @@ _PROVIDER_FAULTS = (runtime_errors.EPFail, runtime_errors.Fail, runtime_errors.R
 
 
 def _why(provider: str) -> str:
-    """What keeps a provider from starting, and what to do: ONNX Runtime only logs it."""
+    """Explain why a provider cannot start, and what to do: ONNX Runtime only logs the reason."""
     if provider != CUDA:
         return _REMEDIES[provider]
     folder = Path(onnxruntime.__file__).parent / "capi"

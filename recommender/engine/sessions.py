@@ -57,7 +57,7 @@ _FREE = {
     "history_types": ("batch", "history"),
     "history_times": ("batch", "history"),
 }
-"""What the dimensions of the inputs count that every run chooses."""
+"""Dimensions that each run chooses, by input."""
 
 Describe: TypeAlias = Callable[[Contract, Mapping[str, str], int | str | None], Model]
 """Tell a model's limits from its contract, its metadata and the last dimension of its recommendations.

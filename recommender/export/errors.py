@@ -1,4 +1,4 @@
-"""What an export refuses, as one error."""
+"""The error of an export that is refused."""
 
 from __future__ import annotations
 

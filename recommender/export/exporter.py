@@ -266,7 +266,7 @@ def _check_parity(model: ModelFile, parity: Sequence[Expected], subject: Subject
 def _golden(
     model: ModelFile, histories: Sequence[History], k: int, beside: Beside, features: Sequence[Feature]
 ) -> tuple[Golden, ...]:
-    """What the model itself answers to the first histories, and to those without an item, one by one."""
+    """The model's own answers to the first histories, and to those without an item, one by one."""
     answered = []
     for row, history in enumerate(histories):
         if row >= _GOLDEN and history:
@@ -288,11 +288,11 @@ def _golden(
 
 
 def _one(values: npt.NDArray[Any]) -> Given:
-    """What the only row has for a feature."""
+    """A feature's value in the only row."""
     (value,) = values.tolist()
     return tuple(value) if isinstance(value, list) else value
 
 
 def _first(beside: Beside, name: str, length: int) -> tuple[int, ...]:
-    """What the first row has for each item of its history; nothing if the network does not take it."""
+    """The first row's value for each item of its history; empty if the network does not take it."""
     return tuple(beside[name][0, :length].tolist()) if name in beside else ()

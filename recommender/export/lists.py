@@ -87,7 +87,7 @@ class Lists:
         return replace(self, type_keys=keys)
 
     def with_table(self, table: Path | None, items: int) -> Lists:
-        """The same with a table of the items' attributes; raises ExportError if it is none for so many items."""
+        """The same with a table of the items' attributes; raises ExportError if it does not fit `items` items."""
         if table is None:
             return self
         try:
@@ -104,7 +104,7 @@ class Lists:
         types: Types | None = None,
         times: Times | None = None,
     ) -> Names:
-        """What a parity file may name, of so many items, of which histories hold those below `readable`."""
+        """Names that a parity file may use, for so many items; histories hold those below `readable`."""
         return Names(
             items,
             readable,

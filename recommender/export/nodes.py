@@ -16,7 +16,7 @@ Attribute: TypeAlias = int | float | str | Sequence[int] | GraphProto
 
 @dataclass(slots=True)
 class _Shared:
-    """What a graph and its subgraphs have in common: unique names and the constants, which subgraphs see."""
+    """Unique names and constants that a graph shares with its subgraphs."""
 
     count: int = 0
     constants: dict[tuple[str, tuple[int, ...], bytes], str] = field(default_factory=dict)

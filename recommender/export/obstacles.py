@@ -53,7 +53,7 @@ _CULPRITS: tuple[tuple[str, str], ...] = (
         ),
     ),
 )
-"""What code does that cannot be exported: a pattern in the message or the traceback, and the way round it."""
+"""Code that cannot be exported: a pattern in the message or the traceback, and the workaround."""
 
 _COMPLAINTS: tuple[tuple[str, str], ...] = (
     (
@@ -75,11 +75,11 @@ _COMPLAINTS: tuple[tuple[str, str], ...] = (
         ),
     ),
 )
-"""What torch and ONNX Runtime say where they give no culprit: a pattern in the message, and what usually is one."""
+"""Errors of torch and ONNX Runtime that name no cause: a pattern in the message, and the usual cause."""
 
 
 def obstacle(error: BaseException) -> str:
-    """What an error says at its root, without dumps, with the user's own line and the way round it where known."""
+    """The root error's text without dumps, with the user's own line and the workaround if known."""
     chain = _chain(error)
     told = " ".join(str(each) for each in chain)
     code = "".join("".join(traceback.format_tb(each.__traceback__)) for each in chain)
@@ -92,7 +92,7 @@ def obstacle(error: BaseException) -> str:
 
 
 def failure(error: BaseException) -> str:
-    """What code of the user's has raised: the error's type, what it says, and the line in the user's file."""
+    """Describe an error of the user's code: its type, its text, and the line in the user's file."""
     line = user_line(error)
     return f"{type(error).__name__}: {sentence(error)}" + (f", at {line}" if line else "")
 

@@ -1,4 +1,4 @@
-"""What to export and where to, as one frozen record that is checked when it is made."""
+"""Options of an export, as one frozen record that is checked when it is made."""
 
 from __future__ import annotations
 

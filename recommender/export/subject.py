@@ -302,7 +302,7 @@ def _numbers(network: nn.Module, attribute: str, *, dimensions: int) -> Scores |
 
 
 def _told(network: nn.Module, attribute: str) -> object:
-    """What a method of the network returns, or the tensor or table of that name; None where there is neither."""
+    """Call a method of the network, or read the tensor or table of that name; returns None if absent."""
     try:
         with torch.no_grad():
             found: object = getattr(network, attribute, None)

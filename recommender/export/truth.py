@@ -64,7 +64,7 @@ class Truth:
         return replace(self, scores=masked(self.scores, excluded, candidates))
 
     def scale(self, row: int, ids: Ids) -> Scores:
-        """What a row's scores of these items sum up, in absolute values: float32 [len(ids)], above 0."""
+        """Sum of the absolute terms of a row's scores of these items: float32 [len(ids)], above 0."""
         if self.vectors is None or self.biases is None:
             own = np.abs(self.scores[row, ids])
             summed: Scores = self.users[row] + np.where(np.isfinite(own), own, np.float32(0))
@@ -80,7 +80,7 @@ class Truth:
 
 @dataclass(frozen=True, slots=True)
 class Rankings:
-    """What a model answers: ids int64 [batch, k], scores float32 [batch, k]."""
+    """A model's answers: ids int64 [batch, k], scores float32 [batch, k]."""
 
     ids: Ids
     scores: Scores

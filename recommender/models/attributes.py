@@ -23,7 +23,7 @@ log = structlog.get_logger(__name__)
 
 
 class ItemAttributes:
-    """Gives each version what is known of its items: by `tables`, or by its own table where there are none.
+    """Gives each version its items' attributes: from `tables`, or from its own table without them.
 
     Filters over tables of versions may take `cache_mb` megabytes.
     """
@@ -37,7 +37,7 @@ class ItemAttributes:
 
     @classmethod
     def of(cls, settings: CatalogueSettings) -> ItemAttributes:
-        """What these settings name; nothing is read yet. Raises StartError if libraries for it are missing."""
+        """Make what these settings name; reads nothing yet. Raises StartError if libraries are missing."""
         return cls(open_tables(settings), cache_mb=settings.filter_cache_mb)
 
     async def start(self) -> None:
@@ -73,19 +73,19 @@ class ItemAttributes:
             version.attributes = await in_background(self._of_version, version, own, model.items, never)
 
     def faults(self, given: AttributeValues, version: Version | None) -> Iterator[tuple[str, str]]:
-        """What the table cannot have of a new item's attributes, each with why; `version` is the item's, if served."""
+        """New item's attributes that the table cannot hold, with reasons; `version` is the item's, if served."""
         if version is not None and version.attributes is not None:
             return version.attributes.faults(given)
         return iter(()) if self._tables is None else self._tables.faults(given)
 
     def statistics(self) -> TableStatistics | None:
-        """The table in use, or those of versions, and the filters up to now; None if there are none."""
+        """The table in use, or those of versions, and the filters so far; None without a table."""
         if self._tables is not None:
             return self._tables.statistics()
         return None if self._own is None else self._own.statistics()
 
     def _of_version(self, version: Version, path: Path, items: int, never: frozenset[int]) -> Attributes | None:
-        """What a version's own table tells; None, with a warning, if the libraries for it are missing."""
+        """Read a version's own table; returns None, with a warning, if libraries are missing."""
         try:
             self._own = self._own or own_tables(self._cache_mb)
         except StartError as error:

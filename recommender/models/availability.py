@@ -47,7 +47,7 @@ class Shelf:
 
 @dataclass(frozen=True, slots=True)
 class _Items:
-    """What is hidden of one version, and the new items that it ranks."""
+    """One version's hidden items, and the new items that it ranks."""
 
     version: Version
     hidden: HiddenItems
@@ -86,7 +86,7 @@ class Availability:
         self.list = None if source is None else FollowedList(source, self._use, every=every, patience=_PATIENCE_SECONDS)
         """The followed list; None without one."""
         self.kept = None if journal is None else KeptChanges(journal, self._follow, self._follow_new)
-        """What calls have hidden and added; None if there is no journal."""
+        """Changes made by calls; None without a journal."""
 
     async def start(self) -> None:
         """Read the list and the journal, and follow them until `close`. Raises StartError if they cannot be read."""

@@ -16,7 +16,7 @@ from recommender.engine.files import open_regular
 
 SCHEMA_VERSION = 1
 MODEL_NAME, CARD_NAME = "model.onnx", "card.json"
-"""What model and card are called where a folder holds nothing but one version of a model."""
+"""Names of model and card in a folder that holds just one version."""
 _READ_BYTES = 1 << 20
 
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
@@ -32,7 +32,7 @@ FileRole = Literal[
 ]
 FeatureType = Literal["int64", "float32", "bool", "string"]
 Given: TypeAlias = bool | int | float | tuple[bool | int | float, ...]
-"""What the model is given for a feature: one number, or as many as it is wide."""
+"""A feature's value for the model: one number, or as many as its width."""
 Default: TypeAlias = bool | int | float | str | tuple[bool | int | float | str, ...]
 
 
@@ -302,7 +302,7 @@ def file_sha256(path: Path) -> str:
 
 
 def card_files(files: Files) -> tuple[CardFile, ...]:
-    """What the card says about these files."""
+    """The card's entries for these files."""
     return tuple(
         CardFile(path=file.name, role=role, size=file.stat().st_size, sha256=file_sha256(file))
         for file, role in files.items()

@@ -1,4 +1,4 @@
-"""What a model says of itself, in its card, its metadata and its outputs: one Model, or where they disagree."""
+"""Combine a model's card, metadata and outputs into one Model, or say where they disagree."""
 
 from __future__ import annotations
 

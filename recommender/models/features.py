@@ -20,7 +20,7 @@ _KINDS: Mapping[str, FeatureKind] = {"int64": "int64", "float32": "float", "bool
 _PLAIN_TYPES: Mapping[FeatureKind, type[Number | str]] = {"int64": int, "float": float, "bool": bool, "string": str}
 
 Numbers: TypeAlias = Callable[[Iterable[str]], list[int]]
-"""What a model reads for strings of a feature."""
+"""Converts strings of a feature to the model's numbers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,17 +31,17 @@ class Tokens:
     first: int
     unknown: int
     few: Mapping[str, int] | None = None
-    """What the model reads for each, if they are few: a look-up takes a quarter of the vocabulary's."""
+    """The number of each string, if they are few: a look-up takes a quarter of the vocabulary's time."""
 
     def number(self, string: str) -> int:
-        """What the model reads for a string."""
+        """The model's number for a string."""
         if self.few is not None:
             return self.few.get(string, self.unknown)
         place = self.vocabulary.id(string)
         return self.unknown if place is None else self.first + place
 
     def numbers(self, strings: Iterable[str]) -> list[int]:
-        """What the model reads for these strings."""
+        """The model's numbers for these strings."""
         return [self.unknown if place is None else self.first + place for place in self.vocabulary.ids(strings)]
 
 
@@ -116,7 +116,7 @@ def feature_of(declared: CardFeature, numbers: Numbers | None) -> Feature:
 
 
 def read_given(declared: CardFeature, numbers: Numbers | None, value: object) -> Given:
-    """What the model is given for a value of a feature in JSON. Raises ValueError if the feature cannot have it."""
+    """Convert a feature's JSON value for the model. Raises ValueError if the feature cannot have it."""
     is_list = isinstance(value, list)
     values: list[Any] = value if isinstance(value, list) else [value]
     if is_list != (declared.width is not None) or declared.width not in (None, len(values)):

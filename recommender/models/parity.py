@@ -24,7 +24,7 @@ _SPARE = 10
 
 @dataclass(frozen=True, slots=True)
 class Names:
-    """What a parity file may name: items by id or by a key of `ids`, users and types of events the same way.
+    """Names that a parity file may use: items by id or by a key of `ids`, users and types of events likewise.
 
     Recommended ids are below `items`, those of histories below `readable`. `users` and `types` are None if the model
     takes none, and so are `times`. `features` are as the card declares them, with the numbers of their strings.

@@ -27,7 +27,7 @@ _LOWEST = 19
 
 
 class Proof(BaseModel):
-    """What the checks found of a version that may serve; `recommender models verify --json` prints it.
+    """Results of the checks of a version that may serve; `recommender models verify --json` prints them.
 
     `golden` counts golden answers, `vocabulary` keys of items, `user_vocabulary` keys of users, `type_vocabulary` keys
     of types of events, `features` inputs that the card declares, and `fallback` items of the fallback list.
@@ -82,7 +82,7 @@ class Proof(BaseModel):
 
     @property
     def measured(self) -> list[Observation]:
-        """What batches took."""
+        """Times of measured batches."""
         return [Observation(*each) for each in self.observations]
 
 

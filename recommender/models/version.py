@@ -73,7 +73,7 @@ class Version:
     items_table: Path | None = None
     """Its own table of the items' attributes; None if it has none."""
     attributes: Attributes | None = None
-    """What is known of its items, for filters; None if that is nothing."""
+    """Its items' attributes, for filters; None if it has none."""
     offered: tuple[int, ...] = field(init=False)
     """The fallback list without hidden items."""
 

@@ -71,7 +71,7 @@ class ReloadedFiles(Generic[T]):
             former, complaint = complaint, await self._look()
             self.stale = bool(complaint)
             if complaint and complaint != former:
-                log.error("files not reloaded: the former ones stay in use", what=self.what, reason=complaint)
+                log.error("files not reloaded: the previous ones stay in use", what=self.what, reason=complaint)
 
     async def _look(self) -> str:
         """Load changed files; returns the reason if they cannot be used."""

@@ -25,7 +25,7 @@ class ModelSettings(Group):
     weights_dir: Path = Path("weights")
     """Folder of the model files {K}_model.onnx."""
     model: _Reference | None = None
-    """What to serve instead of the file of RECOMMENDER_NUM_RECOMMENDATIONS. A model file. A folder of versions,
+    """Served instead of the file of RECOMMENDER_NUM_RECOMMENDATIONS. A model file. A folder of versions,
     `<root>/<name>`, whose latest version is served and watched, or `<root>/<name>@<version>` for one of them. A model
     in the registry, `models:/<name>@<alias>`, which is watched, or `models:/<name>/<version>`. Or `reference`, the
     small model with random weights in this package. Several are separated by commas: the first answers requests that

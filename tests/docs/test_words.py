@@ -46,20 +46,9 @@ ROOMS_NOT_YET = {
     "bench",
     "deploy",
     "proto",
-    "recommender/api",
-    "recommender/batching",
-    "recommender/bulk",
     "recommender/catalogue",
-    "recommender/client",
-    "recommender/edges",
-    "recommender/engine",
     "recommender/export",
     "recommender/importers",
-    "recommender/models",
-    "recommender/observability",
-    "recommender/security",
-    "recommender/server",
-    "recommender/settings",
 }
 """Packages whose comments, docstrings or messages still have some of them."""
 

@@ -178,7 +178,7 @@ async def test_files_that_do_not_belong_together_are_not_taken_up(tmp_path: Path
         (tmp_path / "later").mkdir()
         later = authority.write_server(tmp_path / "later")
         files["tls_certificate"].write_bytes(later["tls_certificate"].read_bytes())
-        complaint = await server.until("files not reloaded: the former ones stay in use")
+        complaint = await server.until("files not reloaded: the previous ones stay in use")
         assert "RECOMMENDER_TLS_KEY is not the key of" in complaint["reason"]
 
         credentials = grpc.ssl_channel_credentials(authority.pem)

@@ -159,7 +159,7 @@ async def test_a_tokens_file_that_cannot_be_read_any_more_changes_nothing(tmp_pa
     settings = {"RECOMMENDER_TOKENS_FILE": str(path), "RECOMMENDER_SECRETS_RELOAD_MS": "20"}
     async with running(settings=settings) as server, Client(f"127.0.0.1:{server.port}", token=TOKEN) as client:
         path.write_text("[web", encoding="utf-8")
-        complaint = await server.until("files not reloaded: the former ones stay in use")
+        complaint = await server.until("files not reloaded: the previous ones stay in use")
         await client.recommend([0], timeout=TIMEOUT)
 
     assert "is not TOML" in complaint["reason"]

@@ -1,4 +1,4 @@
-"""What the calls of CatalogueService have in common: labels of versions, and tokens of pages."""
+"""Labels of versions and page tokens, shared by the calls of CatalogueService."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""What a message of the Open Inference Protocol means: tensors to requests, rankings to tensors."""
+"""Translate messages of the Open Inference Protocol: tensors to requests, rankings to tensors."""

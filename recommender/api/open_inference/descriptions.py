@@ -26,7 +26,7 @@ _ANY: Final = -1
 
 
 class _Tensor(NamedTuple):
-    """What a tensor looks like: its type, and its shape without the rows."""
+    """A tensor's type, and its shape without the rows."""
 
     datatype: str
     shape: tuple[int, ...]

@@ -25,7 +25,7 @@ DATATYPES: Final[Mapping[str, str]] = MappingProxyType({RECOMMENDATIONS: "INT64"
 _USUAL: Final = (RECOMMENDATIONS, SCORES)
 _WITH_SCORES: Final = ((), _USUAL)
 PLAIN_OUTPUTS: Final = frozenset({(), (RECOMMENDATIONS,), _USUAL})
-"""What requests name as outputs that `reply_to_one` takes."""
+"""Requested outputs that `reply_to_one` supports."""
 NO_ITEM: Final = -1
 """Pads rankings that are shorter than the longest; its score is NaN and its key empty."""
 

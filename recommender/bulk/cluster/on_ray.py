@@ -116,7 +116,7 @@ def score_on_ray(
 
 
 def _done(outcomes: Iterator[bytes]) -> Iterator[Done]:
-    """What shards came to, as they end. Raises BulkError if one did not, or if nodes are not alike."""
+    """Results of shards, as they end. Raises BulkError if one failed, or if nodes differ."""
     first: Done | None = None
     for outcome in outcomes:
         done: Done | str = pickle.loads(outcome)  # noqa: S301 (an actor of this job made it)
@@ -188,7 +188,7 @@ def _cluster(address: str) -> Iterator[None]:
 
 
 def _actors(threads: int | None) -> tuple[int, int]:
-    """The CPUs of an actor, and how many actors the cluster has place for. Raises BulkError if that is none."""
+    """CPUs of an actor, and how many actors the cluster has room for. Raises BulkError if it has room for no actor."""
     cpus = [int(node["Resources"].get("CPU", 0)) for node in ray.nodes() if node["Alive"]]
     each = threads or min((count for count in cpus if count), default=1)
     actors = sum(count // each for count in cpus)

@@ -37,7 +37,7 @@ class Order:
 
 @dataclass(frozen=True, slots=True)
 class Done:
-    """What a shard came to, and what its output was made with, as JSON values."""
+    """A shard's result, and the facts that its output depends on, as JSON values."""
 
     summary: Summary
     made_with: Mapping[str, object]

@@ -46,7 +46,7 @@ class InputFile:
     kind: Kind
 
     def facts(self) -> dict[str, object]:
-        """What the manifest keeps of it."""
+        """The file's facts for the manifest."""
         return asdict(self)
 
 
@@ -170,7 +170,7 @@ def _told(file: InputFile) -> Iterator[None]:
 def find_inputs(where: str) -> Inputs:
     """Find the files of a path, a folder, a glob or an address such as s3://bucket/folder, in order of their names.
 
-    Raises BulkError if there are none, or of several kinds.
+    Raises BulkError if no file is found, or if they are of several kinds.
     """
     filesystem, path = open_filesystem(where)
     folder = path

@@ -33,7 +33,7 @@ class Part:
 
 @dataclass(slots=True)
 class Manifest:
-    """What a job is, as JSON values, and the parts that are done, in order."""
+    """A job's facts, as JSON values, and its finished parts, in order."""
 
     job: Mapping[str, object]
     parts: list[Part] = field(default_factory=list)
@@ -46,7 +46,7 @@ class Manifest:
 
     @property
     def counts(self) -> Counts:
-        """What the parts counted."""
+        """Sum of the parts' counts."""
         total = Counts()
         for part in self.parts:
             total.add(Counts(part.rows, part.fallbacks, Counter(part.errors)))
@@ -96,7 +96,7 @@ def resume(folder: Folder, job: Mapping[str, object]) -> Manifest:
 
 
 def differences(old: object, new: object, name: str = "") -> Iterator[str]:
-    """What differs between two JSON values, by their names."""
+    """Describe each difference between two JSON values, by its name."""
     if isinstance(old, dict) and isinstance(new, dict):
         for key in dict.fromkeys([*old, *new]):
             yield from differences(old.get(key), new.get(key), f"{name}.{key}" if name else key)

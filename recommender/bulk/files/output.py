@@ -26,7 +26,7 @@ class Folder(Protocol):
     name: str
 
     def read(self, file: str) -> bytes | None:
-        """The content of a file; None if there is none."""
+        """Read a file; returns None if absent."""
 
     def write(self, file: str, content: pa.Buffer | bytes) -> None:
         """Write a file that is there whole or not at all. Raises BulkError."""
@@ -47,7 +47,7 @@ class LocalFolder:
         self._patience = patience
 
     def read(self, file: str) -> bytes | None:
-        """The content of a file; None if there is none."""
+        """Read a file; returns None if absent."""
         try:
             return (self._path / file).read_bytes()
         except FileNotFoundError:
@@ -111,7 +111,7 @@ class RemoteFolder:
         self._path = path
 
     def read(self, file: str) -> bytes | None:
-        """The content of a file; None if there is none. Raises BulkError if the store cannot be asked."""
+        """Read a file; returns None if absent. Raises BulkError if the store cannot be reached."""
         try:
             with self._filesystem.open_input_stream(posixpath.join(self._path, file)) as stream:
                 content: bytes = stream.read()

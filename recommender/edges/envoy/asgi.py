@@ -47,7 +47,7 @@ class HttpCaller:
 
     @property
     def authorization(self) -> str | None:
-        """What the caller brings as its authorization."""
+        """The caller's `authorization`; None if absent."""
         authorization = self._headers.get(_AUTHORIZATION)
         return None if authorization is None else authorization.decode("latin-1")
 

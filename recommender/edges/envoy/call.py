@@ -102,7 +102,7 @@ class HttpCall:
         """The call ends at most so many seconds after its caller has left."""
         self._uploads = uploads
         self.reason: Exception = _PASSED
-        """What a call that has expired is failed with."""
+        """The error that fails an expired call."""
         self._receive = receive
         self._send = send
         self._task = asyncio.current_task()

@@ -41,7 +41,7 @@ class GrpcCaller:
 
     @property
     def authorization(self) -> str | None:
-        """What the caller brings as its authorization."""
+        """The caller's `authorization`; None if absent."""
         return authorization_of(self._context.invocation_metadata() or ())
 
     @property

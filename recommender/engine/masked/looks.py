@@ -35,7 +35,7 @@ Bits: TypeAlias = npt.NDArray[np.uint8]
 
 @dataclass(frozen=True, slots=True)
 class _Allowed:
-    """What some masks allow of a catalogue's full blocks: bits [blocks, bytes of a block], and how many of each."""
+    """Items of a catalogue's full blocks that masks allow: bits [blocks, bytes of a block], and a count per block."""
 
     bits: Bits
     counts: Bits
@@ -61,7 +61,7 @@ class _Allowed:
 
 
 Combined: TypeAlias = dict[tuple[ItemMask, ...], _Allowed]
-"""What sets of masks allow together, of a batch in which rows share them."""
+"""Items that sets of masks allow together, for a batch whose rows share them."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -99,7 +99,7 @@ def allowed_of(ids: Ids, masks: Sequence[ItemMask]) -> npt.NDArray[np.bool_]:
 
 
 def outcomes_of(rank: Callable[[], Sequence[Ranking]]) -> Sequence[Outcome]:
-    """What a run gave for each row, a faulty one included."""
+    """Run `rank`; returns an outcome for each row, faulty ones included."""
     try:
         return rank()
     except FaultyRowsError as error:

@@ -74,7 +74,7 @@ class _Masked:
 
 @dataclass(frozen=True, slots=True)
 class Walked:
-    """What one run gave: an outcome for each row that it ranked, and float32 [rows, blocks] for those bounded.
+    """Result of a run: an outcome for each ranked row, and float32 [rows, blocks] for the bounded ones.
 
     `bounds` has no rows if the run did not go by blocks.
     """
@@ -248,12 +248,12 @@ class MaskedRanking:
 
 
 def _asked(rows: Sequence[_Masked]) -> list[Query]:
-    """What rows ask a model that knows no masks."""
+    """Queries of the rows for a model without masks."""
     return [row.query._replace(k=row.asked, masks=()) for row in rows]
 
 
 def kept_alone(ranking: Ranking, query: Query, most: int) -> Outcome:
-    """What the masks leave of the `most` items that a model of the older form gives, without scores."""
+    """Items that the masks leave of the `most` that a model of the older form returns, without scores."""
     allowed = allowed_of(np.array(ranking.item_ids, np.int64), query.masks)
     kept = [item for item, held in zip(ranking.item_ids, allowed.tolist(), strict=True) if held]
     if len(kept) < query.k and len(ranking.item_ids) == most:

@@ -18,7 +18,7 @@ _WRAPPERS = ("state_dict", "model_state_dict", "model_state", "model", "network"
 """Keys under which trainers keep a `state_dict`, next to the optimizer's and others."""
 _SAFETENSORS = ".safetensors"
 _A_CLASS = "Unsupported global"
-"""What torch says of a pickle that names a class or a function."""
+"""Torch's error for a pickle that names a class or a function."""
 _ALIKE = 5
 """Keys that a refusal names."""
 

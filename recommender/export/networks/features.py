@@ -43,7 +43,7 @@ class Declared:
         return tuple(feature_of(card, self._numbers(card)) for card in self.cards)
 
     def by_name(self) -> dict[str, tuple[CardFeature, Numbers | None]]:
-        """What a parity file may name."""
+        """Features that a parity file may name."""
         return {card.name: (card, self._numbers(card)) for card in self.cards}
 
     def write(self, model: Path) -> Files:

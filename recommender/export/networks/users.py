@@ -94,7 +94,7 @@ def _rows(network: nn.Module) -> int | None:
 
 
 def said(name: str, field: str, network: nn.Module, options: ExportOptions, default: object) -> object:
-    """What the network or the options say, else the default. Raises ExportError if they say different things."""
+    """The value of the network or of the options, else the default. Raises ExportError if they disagree."""
     option = field.removeprefix("known_")  # a network's `users` is often its table
     told, stated = getattr(network, field, None), getattr(options, option)
     if told is not None and stated not in (None, told):

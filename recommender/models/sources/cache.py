@@ -98,7 +98,7 @@ class Cache:
             self.tidy()
 
     def remembered(self, reference: str) -> Release | None:
-        """What a reference served last, if its files are still there."""
+        """The release that a reference served last, if its files are still there."""
         with contextlib.suppress(OSError, ValueError, KeyError):
             place = self._place()
             told = json.loads(_note(place, reference).read_text(encoding="utf-8"))

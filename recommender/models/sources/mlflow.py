@@ -274,7 +274,7 @@ def _translated(missing: str, unknown: frozenset[str] | set[str] = _UNKNOWN) -> 
 
 
 def _errors_of_s3() -> tuple[type[Exception], ...]:
-    """What its library raises, where there is one."""
+    """Errors of S3's library; empty if it is not installed."""
     try:
         from boto3.exceptions import Boto3Error  # noqa: PLC0415 (slow, and optional)
         from botocore.exceptions import BotoCoreError, ClientError  # noqa: PLC0415
@@ -330,7 +330,7 @@ def _registered(version: ModelVersion) -> Registered:
 
 
 def _cause(error: BaseException) -> str:
-    """What lies at the bottom of an error, in one line: the layers above it say where it was and not what.
+    """The root cause of an error, in one line: the layers above it say where it occurred, not why.
 
     MLflow's own texts hold the URI with its password, so names and passwords are masked.
     """

@@ -1,4 +1,4 @@
-"""What a reference to a model means: a file, a folder of versions, a model in a registry, or the one in the package."""
+"""Open a reference to a model: a file, a folder of versions, a model in a registry, or the package's own."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is published of a version: the files with its card, and what MLflow wants to know of a model."""
+"""Prepare a version for a registry: its files with the card, and the metadata that MLflow expects."""
 
 from __future__ import annotations
 

@@ -51,7 +51,7 @@ class RegisteredSource:
         return self._release(self._ask())
 
     def others(self) -> Sequence[Release]:
-        """What this reference served last on this machine."""
+        """The release that this reference served last on this machine."""
         remembered = self._cache.remembered(self._noted_as)
         return () if remembered is None else (remembered,)
 
@@ -94,7 +94,7 @@ class RegisteredSource:
 
 
 def _digest(address: str, registered: Registered) -> str:
-    """What its files are cached by: the card's digest, which has theirs; else what the registry calls it."""
+    """Cache key of its files: the card's digest, which covers theirs; else the registry's name for it."""
     told = registered.tags.get(CARD_TAG, "")
     if re.fullmatch(r"[0-9a-f]{64}", told):
         return told

@@ -37,7 +37,7 @@ _PIECE = 1 << 16
 
 
 class Lookup(Protocol):
-    """What a source asks of a registry. Methods raise ModelError and SourceError as `Registry`'s do."""
+    """The queries of a source to a registry. Methods raise ModelError and SourceError as `Registry`'s do."""
 
     @property
     def address(self) -> str:

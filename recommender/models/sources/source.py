@@ -1,4 +1,4 @@
-"""What a source of models is: it names releases, and fetches the files of one."""
+"""Interface of a source of models: it names releases, and fetches the files of one."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ class Source(Protocol):
 
     @property
     def reference(self) -> str:
-        """What the operator called it."""
+        """The reference as the operator wrote it."""
 
     @property
     def names(self) -> frozenset[str]:
-        """What requests may call its model before any of it is loaded."""
+        """Names by which requests may call its model before it is loaded."""
 
     @property
     def may_change(self) -> bool:
         """Whether what it wants may change while the server runs."""
 
     def wanted(self) -> Release:
-        """The release to serve now. Raises ModelError if there is none, SourceError if the source cannot be asked."""
+        """The release to serve now. Raises ModelError if absent, SourceError if the source cannot be reached."""
 
     def others(self) -> Sequence[Release]:
-        """What a start may serve instead where the wanted one is not to be had, best first."""
+        """Releases to serve at start if the wanted one is unavailable, best first."""
 
     def fetch(self, release: Release, progress: Progress) -> Artifact:
         """The files of a release, verified. Raises ModelError if they are at fault, SourceError as `wanted` does."""
