@@ -207,7 +207,9 @@ class Follower:
             except RecommenderError as also:
                 log.warning("this version cannot serve either", version=other.label, reason=str(also))
             else:
-                log.warning("what is wanted cannot serve: another version does", version=other.label, reason=str(error))
+                log.warning(
+                    "the wanted version cannot serve: another version does", version=other.label, reason=str(error)
+                )
                 await self._keep(other)
                 return
         raise error
@@ -239,7 +241,9 @@ class Follower:
         try:
             await self._bounded(self._patience, self.source.keep, release)
         except Exception as error:  # noqa: BLE001 (after any error the next version must be followed)
-            log.warning("what serves is not noted for the next start", version=release.label, reason=repr(error))
+            log.warning(
+                "the serving version is not recorded for the next start", version=release.label, reason=repr(error)
+            )
 
     async def _wants_another(self, release: Release) -> bool:
         try:

@@ -45,7 +45,6 @@ ROOMS = [
 ROOMS_NOT_YET = {
     "bench",
     "deploy",
-    "proto",
     "recommender/catalogue",
     "recommender/export",
     "recommender/importers",

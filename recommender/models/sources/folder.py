@@ -99,7 +99,7 @@ class FolderSource:
             except OSError as error:
                 unreadable.add(each.name)
                 if each.name not in self.unreadable:
-                    log.warning("a version cannot be read: it is passed over", folder=str(each), reason=error.strerror)
+                    log.warning("a version cannot be read: it is skipped", folder=str(each), reason=error.strerror)
         self.unreadable.clear()
         self.unreadable.update(unreadable)
         return sorted(found, key=_order, reverse=True)

@@ -26,14 +26,14 @@ if _version_not_supported:
 
 
 class CatalogueServiceStub:
-    """Hides items from all answers of a server, shows them again, and adds items that a model lacks. A server has this service if it is configured to; where
-    tokens are asked for, one needs the scope `catalogue`.
+    """Hides items from all answers of a server, shows them again, and adds items that a model lacks. A server offers this
+    service if configured to. If it requires tokens, these calls need the scope `catalogue`.
 
-    A change is kept when its call has ended, also if the server is killed in the next moment, and is in force in every
-    request that begins a second later. To make the same change again changes nothing, so calls may be repeated.
+    A change is durable when its call has ended, even if the server is killed right after. It applies to every request
+    that begins a second later. Repeating a change has no effect, so calls may be retried.
 
-    Calls fail with INVALID_ARGUMENT when the request is at fault, NOT_FOUND when the version it names is not served,
-    PERMISSION_DENIED when the token lacks the scope, and UNAVAILABLE when the change cannot be kept now.
+    Calls fail with INVALID_ARGUMENT if the request is invalid, NOT_FOUND if the version it names is not served,
+    PERMISSION_DENIED if the token lacks the scope, and UNAVAILABLE if the change cannot be stored now.
     """
 
     def __init__(self, channel):
@@ -75,51 +75,52 @@ class CatalogueServiceStub:
 
 
 class CatalogueServiceServicer:
-    """Hides items from all answers of a server, shows them again, and adds items that a model lacks. A server has this service if it is configured to; where
-    tokens are asked for, one needs the scope `catalogue`.
+    """Hides items from all answers of a server, shows them again, and adds items that a model lacks. A server offers this
+    service if configured to. If it requires tokens, these calls need the scope `catalogue`.
 
-    A change is kept when its call has ended, also if the server is killed in the next moment, and is in force in every
-    request that begins a second later. To make the same change again changes nothing, so calls may be repeated.
+    A change is durable when its call has ended, even if the server is killed right after. It applies to every request
+    that begins a second later. Repeating a change has no effect, so calls may be retried.
 
-    Calls fail with INVALID_ARGUMENT when the request is at fault, NOT_FOUND when the version it names is not served,
-    PERMISSION_DENIED when the token lacks the scope, and UNAVAILABLE when the change cannot be kept now.
+    Calls fail with INVALID_ARGUMENT if the request is invalid, NOT_FOUND if the version it names is not served,
+    PERMISSION_DENIED if the token lacks the scope, and UNAVAILABLE if the change cannot be stored now.
     """
 
     def HideItems(self, request, context):
-        """Hides items. Fails with RESOURCE_EXHAUSTED when more would be hidden by calls than may be; nothing is changed then.
+        """Hides items. Fails with RESOURCE_EXHAUSTED, without any change, if it would exceed the limit of items hidden by
+        calls.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ShowItems(self, request, context):
-        """Shows items that were hidden by calls. Those that the server's list of hidden items has stay hidden.
+        """Shows items that calls have hidden. Those on the server's list of hidden items stay hidden.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListHiddenItems(self, request, context):
-        """Lists the items that are hidden by calls, page by page.
+        """Lists the items that calls have hidden, page by page.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def UpsertItems(self, request, context):
-        """Adds items that a version of a model lacks, each with a vector of that version; what was there by the same key is
-        replaced. They are ranked with the catalogue, exactly, and obey the same rules: hidden ones, filters, exclusions and
-        candidates. All items of a call are added, or none.
+        """Adds items that a version of a model lacks, each with a vector of that version. An item with the same key is
+        replaced. New items are ranked with the catalogue, exactly, and obey the same rules: hidden items, filters,
+        exclusions and candidates. A call adds all its items or none.
 
-        Fails with INVALID_ARGUMENT when the version has an item of that key itself, has no keys, or gives no vector to
-        multiply with, and with RESOURCE_EXHAUSTED when there would be more new items than may be.
+        Fails with INVALID_ARGUMENT if the version itself has an item of that key, has no keys, or gives no vector to
+        multiply with. Fails with RESOURCE_EXHAUSTED if it would exceed the limit of new items.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def RemoveItems(self, request, context):
-        """Removes new items. Those of a model's own catalogue can only be hidden.
+        """Removes new items. Items of a model's own catalogue can only be hidden.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -174,14 +175,14 @@ def add_CatalogueServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class CatalogueService:
-    """Hides items from all answers of a server, shows them again, and adds items that a model lacks. A server has this service if it is configured to; where
-    tokens are asked for, one needs the scope `catalogue`.
+    """Hides items from all answers of a server, shows them again, and adds items that a model lacks. A server offers this
+    service if configured to. If it requires tokens, these calls need the scope `catalogue`.
 
-    A change is kept when its call has ended, also if the server is killed in the next moment, and is in force in every
-    request that begins a second later. To make the same change again changes nothing, so calls may be repeated.
+    A change is durable when its call has ended, even if the server is killed right after. It applies to every request
+    that begins a second later. Repeating a change has no effect, so calls may be retried.
 
-    Calls fail with INVALID_ARGUMENT when the request is at fault, NOT_FOUND when the version it names is not served,
-    PERMISSION_DENIED when the token lacks the scope, and UNAVAILABLE when the change cannot be kept now.
+    Calls fail with INVALID_ARGUMENT if the request is invalid, NOT_FOUND if the version it names is not served,
+    PERMISSION_DENIED if the token lacks the scope, and UNAVAILABLE if the change cannot be stored now.
     """
 
     @staticmethod

@@ -27,14 +27,14 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class CatalogueServiceStub:
-    """Hides items from all answers of a server, shows them again, and adds items that a model lacks. A server has this service if it is configured to; where
-    tokens are asked for, one needs the scope `catalogue`.
+    """Hides items from all answers of a server, shows them again, and adds items that a model lacks. A server offers this
+    service if configured to. If it requires tokens, these calls need the scope `catalogue`.
 
-    A change is kept when its call has ended, also if the server is killed in the next moment, and is in force in every
-    request that begins a second later. To make the same change again changes nothing, so calls may be repeated.
+    A change is durable when its call has ended, even if the server is killed right after. It applies to every request
+    that begins a second later. Repeating a change has no effect, so calls may be retried.
 
-    Calls fail with INVALID_ARGUMENT when the request is at fault, NOT_FOUND when the version it names is not served,
-    PERMISSION_DENIED when the token lacks the scope, and UNAVAILABLE when the change cannot be kept now.
+    Calls fail with INVALID_ARGUMENT if the request is invalid, NOT_FOUND if the version it names is not served,
+    PERMISSION_DENIED if the token lacks the scope, and UNAVAILABLE if the change cannot be stored now.
     """
 
     @_typing.overload
@@ -42,65 +42,69 @@ class CatalogueServiceStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> CatalogueServiceAsyncStub: ...
     HideItems: _grpc.UnaryUnaryMultiCallable[_catalogue_api_pb2.HideItemsRequest, _catalogue_api_pb2.HideItemsResponse]
-    """Hides items. Fails with RESOURCE_EXHAUSTED when more would be hidden by calls than may be; nothing is changed then."""
+    """Hides items. Fails with RESOURCE_EXHAUSTED, without any change, if it would exceed the limit of items hidden by
+    calls.
+    """
     ShowItems: _grpc.UnaryUnaryMultiCallable[_catalogue_api_pb2.ShowItemsRequest, _catalogue_api_pb2.ShowItemsResponse]
-    """Shows items that were hidden by calls. Those that the server's list of hidden items has stay hidden."""
+    """Shows items that calls have hidden. Those on the server's list of hidden items stay hidden."""
     ListHiddenItems: _grpc.UnaryUnaryMultiCallable[_catalogue_api_pb2.ListHiddenItemsRequest, _catalogue_api_pb2.ListHiddenItemsResponse]
-    """Lists the items that are hidden by calls, page by page."""
+    """Lists the items that calls have hidden, page by page."""
     UpsertItems: _grpc.UnaryUnaryMultiCallable[_catalogue_api_pb2.UpsertItemsRequest, _catalogue_api_pb2.UpsertItemsResponse]
-    """Adds items that a version of a model lacks, each with a vector of that version; what was there by the same key is
-    replaced. They are ranked with the catalogue, exactly, and obey the same rules: hidden ones, filters, exclusions and
-    candidates. All items of a call are added, or none.
+    """Adds items that a version of a model lacks, each with a vector of that version. An item with the same key is
+    replaced. New items are ranked with the catalogue, exactly, and obey the same rules: hidden items, filters,
+    exclusions and candidates. A call adds all its items or none.
 
-    Fails with INVALID_ARGUMENT when the version has an item of that key itself, has no keys, or gives no vector to
-    multiply with, and with RESOURCE_EXHAUSTED when there would be more new items than may be.
+    Fails with INVALID_ARGUMENT if the version itself has an item of that key, has no keys, or gives no vector to
+    multiply with. Fails with RESOURCE_EXHAUSTED if it would exceed the limit of new items.
     """
     RemoveItems: _grpc.UnaryUnaryMultiCallable[_catalogue_api_pb2.RemoveItemsRequest, _catalogue_api_pb2.RemoveItemsResponse]
-    """Removes new items. Those of a model's own catalogue can only be hidden."""
+    """Removes new items. Items of a model's own catalogue can only be hidden."""
     ListNewItems: _grpc.UnaryUnaryMultiCallable[_catalogue_api_pb2.ListNewItemsRequest, _catalogue_api_pb2.ListNewItemsResponse]
     """Lists the new items, page by page, and whether they are ranked."""
 
 @_typing.type_check_only
 class CatalogueServiceAsyncStub(CatalogueServiceStub):
-    """Hides items from all answers of a server, shows them again, and adds items that a model lacks. A server has this service if it is configured to; where
-    tokens are asked for, one needs the scope `catalogue`.
+    """Hides items from all answers of a server, shows them again, and adds items that a model lacks. A server offers this
+    service if configured to. If it requires tokens, these calls need the scope `catalogue`.
 
-    A change is kept when its call has ended, also if the server is killed in the next moment, and is in force in every
-    request that begins a second later. To make the same change again changes nothing, so calls may be repeated.
+    A change is durable when its call has ended, even if the server is killed right after. It applies to every request
+    that begins a second later. Repeating a change has no effect, so calls may be retried.
 
-    Calls fail with INVALID_ARGUMENT when the request is at fault, NOT_FOUND when the version it names is not served,
-    PERMISSION_DENIED when the token lacks the scope, and UNAVAILABLE when the change cannot be kept now.
+    Calls fail with INVALID_ARGUMENT if the request is invalid, NOT_FOUND if the version it names is not served,
+    PERMISSION_DENIED if the token lacks the scope, and UNAVAILABLE if the change cannot be stored now.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     HideItems: _aio.UnaryUnaryMultiCallable[_catalogue_api_pb2.HideItemsRequest, _catalogue_api_pb2.HideItemsResponse]  # type: ignore[assignment]
-    """Hides items. Fails with RESOURCE_EXHAUSTED when more would be hidden by calls than may be; nothing is changed then."""
+    """Hides items. Fails with RESOURCE_EXHAUSTED, without any change, if it would exceed the limit of items hidden by
+    calls.
+    """
     ShowItems: _aio.UnaryUnaryMultiCallable[_catalogue_api_pb2.ShowItemsRequest, _catalogue_api_pb2.ShowItemsResponse]  # type: ignore[assignment]
-    """Shows items that were hidden by calls. Those that the server's list of hidden items has stay hidden."""
+    """Shows items that calls have hidden. Those on the server's list of hidden items stay hidden."""
     ListHiddenItems: _aio.UnaryUnaryMultiCallable[_catalogue_api_pb2.ListHiddenItemsRequest, _catalogue_api_pb2.ListHiddenItemsResponse]  # type: ignore[assignment]
-    """Lists the items that are hidden by calls, page by page."""
+    """Lists the items that calls have hidden, page by page."""
     UpsertItems: _aio.UnaryUnaryMultiCallable[_catalogue_api_pb2.UpsertItemsRequest, _catalogue_api_pb2.UpsertItemsResponse]  # type: ignore[assignment]
-    """Adds items that a version of a model lacks, each with a vector of that version; what was there by the same key is
-    replaced. They are ranked with the catalogue, exactly, and obey the same rules: hidden ones, filters, exclusions and
-    candidates. All items of a call are added, or none.
+    """Adds items that a version of a model lacks, each with a vector of that version. An item with the same key is
+    replaced. New items are ranked with the catalogue, exactly, and obey the same rules: hidden items, filters,
+    exclusions and candidates. A call adds all its items or none.
 
-    Fails with INVALID_ARGUMENT when the version has an item of that key itself, has no keys, or gives no vector to
-    multiply with, and with RESOURCE_EXHAUSTED when there would be more new items than may be.
+    Fails with INVALID_ARGUMENT if the version itself has an item of that key, has no keys, or gives no vector to
+    multiply with. Fails with RESOURCE_EXHAUSTED if it would exceed the limit of new items.
     """
     RemoveItems: _aio.UnaryUnaryMultiCallable[_catalogue_api_pb2.RemoveItemsRequest, _catalogue_api_pb2.RemoveItemsResponse]  # type: ignore[assignment]
-    """Removes new items. Those of a model's own catalogue can only be hidden."""
+    """Removes new items. Items of a model's own catalogue can only be hidden."""
     ListNewItems: _aio.UnaryUnaryMultiCallable[_catalogue_api_pb2.ListNewItemsRequest, _catalogue_api_pb2.ListNewItemsResponse]  # type: ignore[assignment]
     """Lists the new items, page by page, and whether they are ranked."""
 
 class CatalogueServiceServicer(metaclass=_abc_1.ABCMeta):
-    """Hides items from all answers of a server, shows them again, and adds items that a model lacks. A server has this service if it is configured to; where
-    tokens are asked for, one needs the scope `catalogue`.
+    """Hides items from all answers of a server, shows them again, and adds items that a model lacks. A server offers this
+    service if configured to. If it requires tokens, these calls need the scope `catalogue`.
 
-    A change is kept when its call has ended, also if the server is killed in the next moment, and is in force in every
-    request that begins a second later. To make the same change again changes nothing, so calls may be repeated.
+    A change is durable when its call has ended, even if the server is killed right after. It applies to every request
+    that begins a second later. Repeating a change has no effect, so calls may be retried.
 
-    Calls fail with INVALID_ARGUMENT when the request is at fault, NOT_FOUND when the version it names is not served,
-    PERMISSION_DENIED when the token lacks the scope, and UNAVAILABLE when the change cannot be kept now.
+    Calls fail with INVALID_ARGUMENT if the request is invalid, NOT_FOUND if the version it names is not served,
+    PERMISSION_DENIED if the token lacks the scope, and UNAVAILABLE if the change cannot be stored now.
     """
 
     @_abc_1.abstractmethod
@@ -109,7 +113,9 @@ class CatalogueServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _catalogue_api_pb2.HideItemsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_catalogue_api_pb2.HideItemsResponse, _abc.Awaitable[_catalogue_api_pb2.HideItemsResponse]]:
-        """Hides items. Fails with RESOURCE_EXHAUSTED when more would be hidden by calls than may be; nothing is changed then."""
+        """Hides items. Fails with RESOURCE_EXHAUSTED, without any change, if it would exceed the limit of items hidden by
+        calls.
+        """
 
     @_abc_1.abstractmethod
     def ShowItems(
@@ -117,7 +123,7 @@ class CatalogueServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _catalogue_api_pb2.ShowItemsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_catalogue_api_pb2.ShowItemsResponse, _abc.Awaitable[_catalogue_api_pb2.ShowItemsResponse]]:
-        """Shows items that were hidden by calls. Those that the server's list of hidden items has stay hidden."""
+        """Shows items that calls have hidden. Those on the server's list of hidden items stay hidden."""
 
     @_abc_1.abstractmethod
     def ListHiddenItems(
@@ -125,7 +131,7 @@ class CatalogueServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _catalogue_api_pb2.ListHiddenItemsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_catalogue_api_pb2.ListHiddenItemsResponse, _abc.Awaitable[_catalogue_api_pb2.ListHiddenItemsResponse]]:
-        """Lists the items that are hidden by calls, page by page."""
+        """Lists the items that calls have hidden, page by page."""
 
     @_abc_1.abstractmethod
     def UpsertItems(
@@ -133,12 +139,12 @@ class CatalogueServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _catalogue_api_pb2.UpsertItemsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_catalogue_api_pb2.UpsertItemsResponse, _abc.Awaitable[_catalogue_api_pb2.UpsertItemsResponse]]:
-        """Adds items that a version of a model lacks, each with a vector of that version; what was there by the same key is
-        replaced. They are ranked with the catalogue, exactly, and obey the same rules: hidden ones, filters, exclusions and
-        candidates. All items of a call are added, or none.
+        """Adds items that a version of a model lacks, each with a vector of that version. An item with the same key is
+        replaced. New items are ranked with the catalogue, exactly, and obey the same rules: hidden items, filters,
+        exclusions and candidates. A call adds all its items or none.
 
-        Fails with INVALID_ARGUMENT when the version has an item of that key itself, has no keys, or gives no vector to
-        multiply with, and with RESOURCE_EXHAUSTED when there would be more new items than may be.
+        Fails with INVALID_ARGUMENT if the version itself has an item of that key, has no keys, or gives no vector to
+        multiply with. Fails with RESOURCE_EXHAUSTED if it would exceed the limit of new items.
         """
 
     @_abc_1.abstractmethod
@@ -147,7 +153,7 @@ class CatalogueServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _catalogue_api_pb2.RemoveItemsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_catalogue_api_pb2.RemoveItemsResponse, _abc.Awaitable[_catalogue_api_pb2.RemoveItemsResponse]]:
-        """Removes new items. Those of a model's own catalogue can only be hidden."""
+        """Removes new items. Items of a model's own catalogue can only be hidden."""
 
     @_abc_1.abstractmethod
     def ListNewItems(

@@ -26,7 +26,7 @@ if _version_not_supported:
 
 
 class RecommenderServiceStub:
-    """Turns a user's history of items into the items most likely to come next.
+    """Recommends the items most likely to come next after a user's history.
     """
 
     def __init__(self, channel):
@@ -63,47 +63,46 @@ class RecommenderServiceStub:
 
 
 class RecommenderServiceServicer:
-    """Turns a user's history of items into the items most likely to come next.
+    """Recommends the items most likely to come next after a user's history.
     """
 
     def Recommend(self, request, context):
         """Ranks the catalogue for one history and returns the best items, best first.
 
-        Fails with INVALID_ARGUMENT when the request is at fault (the details name the field),
-        NOT_FOUND when the model it names is not served, RESOURCE_EXHAUSTED when too many calls wait
-        (retry after `grpc-retry-pushback-ms`), DEADLINE_EXCEEDED when the answer cannot come in time,
-        and UNAVAILABLE while the server starts or drains.
+        Fails with INVALID_ARGUMENT if the request is invalid (the details name the field), NOT_FOUND if the model it names
+        is not served, RESOURCE_EXHAUSTED if too many calls wait (retry after `grpc-retry-pushback-ms`), DEADLINE_EXCEEDED
+        if the answer cannot come in time, and UNAVAILABLE while the server starts or drains.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def BatchRecommend(self, request, context):
-        """Answers many requests in one call, in their order. Each has an outcome of its own: a request at
-        fault never fails the others. The call's deadline holds for all of them.
+        """Answers many requests in one call, in their order. Each has its own outcome: an invalid request never fails the
+        others. The call's deadline applies to all of them.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def StreamRecommend(self, request_iterator, context):
-        """Answers requests as they come on one open stream, each as soon as it is ready: replies carry the
-        id of their request and may overtake each other. When the server drains it reads no more, answers
-        what it has read, and ends the stream.
+        """Answers requests as they arrive on one open stream, each as soon as it is ready. Replies carry the id of their
+        request and may overtake each other. A draining server stops reading, answers the requests that it has read, and
+        ends the stream.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetModel(self, request, context):
-        """Describes the model that a name stands for.
+        """Describes one model by name.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListModels(self, request, context):
-        """Describes every model that is served.
+        """Describes all served models.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -146,7 +145,7 @@ def add_RecommenderServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class RecommenderService:
-    """Turns a user's history of items into the items most likely to come next.
+    """Recommends the items most likely to come next after a user's history.
     """
 
     @staticmethod
