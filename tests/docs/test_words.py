@@ -30,7 +30,6 @@ GENERATED = {"api-reference.md", "licences.md", "settings.md"}
 NOT_YET = {
     "docs/catalogue.md",
     "docs/performance-peers.md",
-    "docs/performance.md",
 }
 """Pages that still have some of them."""
 
