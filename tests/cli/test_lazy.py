@@ -86,7 +86,7 @@ def test_a_probe_imports_neither_parser_nor_settings_and_takes_a_fifth_of_a_seco
     )
     seconds, _, imported = done.stdout.partition(" ")
 
-    assert "[::1]:1: UNAVAILABLE: nobody listens there" in done.stderr
+    assert "[::1]:1: UNAVAILABLE: no server listens there" in done.stderr
     assert done.returncode == 1
     assert imported.strip() == "[]"
     assert float(seconds) < 0.3  # 0.15 on a machine that does nothing else

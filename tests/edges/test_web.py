@@ -258,7 +258,9 @@ async def test_features_come_by_json_and_by_grpc_web(serve: Serve, tmp_path: Pat
     assert refused.said["details"][0]["fieldViolations"][0]["field"] == "features[age].double_value"
 
 
-async def test_a_filter_and_its_parameters_come_by_json_and_by_grpc_web(serve: Serve, tmp_path: Path) -> None:
+async def test_a_filter_its_parameters_boosts_and_bounds_come_by_json_and_by_grpc_web(
+    serve: Serve, tmp_path: Path
+) -> None:
     model = export_catalogue(tmp_path, 20)
     add_vocabulary(model, [f"item {number}" for number in range(20)])
     rows = [f"item {number},{number}.5,brand {number % 4}" for number in range(20)]
@@ -273,12 +275,27 @@ async def test_a_filter_and_its_parameters_come_by_json_and_by_grpc_web(serve: S
         by_json = await ask(server.port, "Recommend", asked, JSON)
         by_web = await ask(server.port, "Recommend", framed(named.SerializeToString()), GRPC_WEB)
         refused = await ask(server.port, "Recommend", {**asked, "filter": "item.prize < 1.0"}, JSON)
+        lifted = [{"filter": "item.brand == 'brand 2'", "addend": 100}, {"filter": "item.price > 6.0", "factor": 10}]
+        ruled = {**asked, "boosts": lifted, "maxPer": [{"attribute": "brand", "n": 1}]}
+        named.boosts.add(filter="item.brand == 'brand 2'", addend=100)
+        named.boosts.add(filter="item.price > 6.0", factor=10)
+        named.max_per.add(attribute="brand", n=1)
+        ruled_by_json = await ask(server.port, "Recommend", ruled, JSON)
+        ruled_by_web = await ask(server.port, "Recommend", framed(named.SerializeToString()), GRPC_WEB)
+        wrong = {**ruled, "maxPer": [{"attribute": "price", "n": 1}]}
+        refused_rule = await ask(server.port, "Recommend", wrong, JSON)
 
     assert sorted(by_json.said["itemIds"]) == sorted(reply_of(by_web).item_ids) == [1, 2, 5, 6]
     assert by_json.said["matchingItems"] == str(reply_of(by_web).matching_items) == "4"
     assert refused.status == 400
     assert refused.said["details"][0]["fieldViolations"][0]["field"] == "filter"
     assert "did you mean 'price'?" in refused.said["message"]
+    plain = dict(zip(by_json.said["itemIds"], by_json.said["scores"], strict=True))
+    best = [6, max((1, 5), key=lambda item: plain[item])]
+    assert ruled_by_json.said["itemIds"] == list(reply_of(ruled_by_web).item_ids) == best
+    assert ruled_by_json.said["scores"] == pytest.approx([(plain[6] + 100) * 10, plain[best[1]]], rel=1e-5)
+    assert refused_rule.status == 400
+    assert refused_rule.said["details"][0]["fieldViolations"][0]["field"] == "max_per[0].attribute"
 
 
 def preflight(origin: str) -> dict[str, str]:

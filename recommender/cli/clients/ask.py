@@ -19,7 +19,8 @@ from rich.table import Table
 from typer.core import TyperCommand
 
 from recommender.cli.clients.connecting import meaning
-from recommender.cli.clients.features import as_they_look, split, typed
+from recommender.cli.clients.features import split, typed
+from recommender.cli.clients.rules import rules_of
 from recommender.cli.lazy import fail, new_typer
 from recommender.client import Client, Options, Recommendations
 from recommender.edges.address import address_of
@@ -110,6 +111,18 @@ def client(
         list[str] | None,
         typer.Option(metavar="NAME=VALUE", help="A parameter of the filter; a list as a,b. May come again."),
     ] = None,
+    boost: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="CEL=EFFECT",
+            help="Lift or lower items for which CEL is true: a factor as 1.2, an addend as +0.5 or -0.5. "
+            "May come again.",
+        ),
+    ] = None,
+    max_per: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME=N", help="Recommend at most N items of one value, as brand=3. May come again."),
+    ] = None,
     model: Annotated[str, typer.Option(help="The model to ask, as name, name@version or name@alias.")] = "",
     limit: Annotated[
         int, typer.Option(min=0, max=_MOST, help="How many recommendations; 0 leaves it to the server.")
@@ -136,7 +149,7 @@ def client(
     named = _user(user, user_key)
     features = _features(feature or ())
     request: Options = {"limit": limit, "model": model, **named, **_events(types, type_keys, times)}
-    request |= _filter(wanted, parameter or ())
+    request |= rules_of(wanted, parameter or (), boost or (), max_per or ())
     histories: Sequence[tuple[int, ...]] = ((),)
     if keys is not None:
         request |= {"item_keys": keys, "excluded_item_keys": exclude or (), "candidate_item_keys": candidates or ()}
@@ -289,17 +302,6 @@ def _features(words: Sequence[str]) -> Mapping[str, str]:
         return split(words)
     except ValueError as error:
         raise typer.BadParameter(str(error), param_hint="--feature") from None
-
-
-def _filter(wanted: str, parameters: Sequence[str]) -> Options:
-    """The filter of a request and its parameters, if they are given."""
-    given: Options = {"filter": wanted} if wanted else {}
-    if parameters:
-        try:
-            given["filter_parameters"] = as_they_look(split(parameters, "a parameter such as brand=acme"))
-        except ValueError as error:
-            raise typer.BadParameter(str(error), param_hint="--parameter") from None
-    return given
 
 
 def _numbers(words: Sequence[str], option: str) -> tuple[int, ...]:
