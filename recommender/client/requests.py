@@ -8,7 +8,8 @@ from typing import TypeAlias, TypedDict, Unpack
 from recommender.api.values import Feature, feature_value
 from recommender.recommend_api.v1 import recommend_api_pb2 as api
 
-Boost, MaxPer = api.Boost, api.MaxPer
+Boost = api.Boost
+MaxPer = api.MaxPer
 Request: TypeAlias = api.RecommendRequest
 """One request of a batch call or a stream."""
 
