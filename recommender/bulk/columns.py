@@ -174,7 +174,7 @@ def _split(column: pa.Array, meaning: str) -> tuple[pa.ListArray, list[pa.Array]
     lengths = pc.fill_null(pc.list_value_length(lists), 0).to_numpy(zero_copy_only=False)
     ends = np.concatenate(([0], np.cumsum(lengths))).astype(np.int32)
     absent = lists.is_null() if lists.null_count else None
-    told = _faults(lists, wrong, f"{meaning}: an item is no whole number")
+    told = _faults(lists, wrong, f"{meaning}: an item is not a whole number")
     return pa.ListArray.from_arrays(pa.array(ends), items, mask=absent), told
 
 
@@ -182,7 +182,7 @@ def _numbers(column: pa.Array, name: str) -> tuple[pa.Array, list[pa.Array]]:
     """A column as int64, and what is wrong with rows."""
     if _is_text(column.type):
         numbers, wrong = _whole_numbers(pc.utf8_trim_whitespace(column))
-        return numbers, [pc.if_else(wrong, f"{name}: it is no whole number", pa.scalar(None, pa.string()))]
+        return numbers, [pc.if_else(wrong, f"{name}: it is not a whole number", pa.scalar(None, pa.string()))]
     if not (pa.types.is_integer(column.type) or pa.types.is_null(column.type)):
         raise BulkError(f"column {name} holds {column.type}, not whole numbers")
     return pc.cast(column, pa.int64(), safe=False), []

@@ -67,9 +67,9 @@ def _parameters(given: Any) -> list[tuple[str, Any]]:  # noqa: ANN401 (a cell of
         try:
             given = json.loads(given)
         except ValueError as error:
-            raise InvalidRequestError(Violation("filter_parameters", f"it is no JSON: {error}")) from error
+            raise InvalidRequestError(Violation("filter_parameters", f"it is not JSON: {error}")) from error
         if not isinstance(given, dict):
-            raise InvalidRequestError(Violation("filter_parameters", "it is no JSON object"))
+            raise InvalidRequestError(Violation("filter_parameters", "it is not a JSON object"))
     pairs = given.items() if isinstance(given, dict) else given or ()
     return [(name, value) for name, value in pairs if value is not None]
 

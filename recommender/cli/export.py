@@ -35,7 +35,7 @@ def export(
         int | None, typer.Option(help="An id that means padding to your network; no item has it.")
     ] = None,
     padding_side: Annotated[str, typer.Option(help="right or left: where your network expects its padding.")] = "right",
-    max_k: Annotated[int | None, typer.Option(help="The most a caller may ask for; by default 1000.")] = None,
+    max_k: Annotated[int | None, typer.Option(help="Largest limit that a request may have; by default 1000.")] = None,
     coarse: Annotated[
         str, typer.Option(help="int8 adds a table in 8 bits, none does not, auto adds it to large catalogues.")
     ] = "auto",

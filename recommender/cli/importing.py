@@ -73,7 +73,7 @@ def import_(
         int | None,
         typer.Option(help="How many recommendations a request without a limit gets; by default the configured number."),
     ] = None,
-    max_k: Annotated[int | None, typer.Option(help="The most a caller may ask for; by default 1000.")] = None,
+    max_k: Annotated[int | None, typer.Option(help="Largest limit that a request may have; by default 1000.")] = None,
     name: Annotated[str | None, typer.Option(help="The model's name; by default the library's and class's.")] = None,
     version: Annotated[str, typer.Option(help="The model's version.")] = "1",
     timeout: Annotated[float, typer.Option(help="Seconds that the library may take.")] = 3600.0,
@@ -83,7 +83,7 @@ def import_(
     The model file ranks as the library does, or it is not written.
     """
     if library not in (*LIBRARIES, "vectors"):
-        fail(f"{library} is no library that is known; give {', '.join(LIBRARIES)} or vectors", 2)
+        fail(f"{library} is not a known library; give {', '.join(LIBRARIES)} or vectors", 2)
     if script:
         if library not in LIBRARIES:
             fail(f"{library} needs no script: its files are read here", 2)

@@ -65,7 +65,9 @@ def score(
     batch_rows: Annotated[int | None, typer.Option(min=1, help="Rows of a batch; by default by the catalogue.")] = None,
     part_rows: Annotated[int, typer.Option(min=1, max=10_000_000, help="Rows of a part at most.")] = 100_000,
     limit_rows: Annotated[int | None, typer.Option(min=1, help="Score the first rows only.")] = None,
-    max_errors: Annotated[str, typer.Option(help="Bad rows that are no failure: a number, or a share as 1%.")] = "1%",
+    max_errors: Annotated[
+        str, typer.Option(help="Most bad rows for exit code 0: a number, or a share such as 1%.")
+    ] = "1%",
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Score a few rows, here, and write nothing.")] = False,
     on: Annotated[str | None, typer.Option(help="ray or ray://HOST:PORT, to score on a cluster.")] = None,
     items: Annotated[Path | None, typer.Option(help="Table of items for filters, as RECOMMENDER_ITEMS.")] = None,
@@ -258,7 +260,7 @@ def _max_errors(text: str) -> Callable[[int], float]:
     except ValueError:
         value = -1
     if not value >= 0:
-        raise typer.BadParameter(f"{text!r} is no number of rows and no share such as 1%", param_hint="--max-errors")
+        raise typer.BadParameter(f"{text!r} is neither a number nor a share such as 1%", param_hint="--max-errors")
     return (lambda rows: rows * value / 100) if number != text else (lambda _: value)
 
 

@@ -46,7 +46,7 @@ def token(
     expires = None if days is None else f"{datetime.now(UTC) + timedelta(days=days):%Y-%m-%dT%H:%M:%SZ}"
     scopes = tuple(dict.fromkeys(scope or ()))
     if unknown := [each for each in scopes if each not in get_args(Scope)]:
-        fail(f"{unknown[0]!r} is no scope: {' or '.join(get_args(Scope))}", 2)
+        fail(f"{unknown[0]!r} is not a scope: {' or '.join(get_args(Scope))}", 2)
     try:
         json.dumps(name).encode()
         table = _table(name, digest, expires, scopes)

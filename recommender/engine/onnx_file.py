@@ -275,7 +275,7 @@ def _check_place(constant: Constant, model: Path) -> None:
         return
     if not constant.path.is_file():
         raise ModelError(
-            f"{model} keeps its numbers in {constant.path.name}, which is not beside it; copy both files together"
+            f"{model} keeps its numbers in {constant.path.name}, which is not in its folder; copy both files"
         )
     found = constant.path.stat().st_size
     if found < constant.offset + constant.size:

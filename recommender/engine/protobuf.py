@@ -66,7 +66,7 @@ class Message:
             elif kind in {_FIXED32, _FIXED64}:
                 at += 4 if kind == _FIXED32 else 8
             else:
-                raise damaged(self.path, "it is no ONNX model")
+                raise damaged(self.path, "it is not an ONNX model")
             if at > self.end:
                 raise damaged(self.path, f"it ends {at - self.end} bytes too early")
             yield tag >> 3, value

@@ -49,7 +49,7 @@ def summary(subject: Subject, card: Card, path: Path) -> Iterator[str]:
     if card.features:
         yield f"Features: {', '.join(map(_feature, card.features))}."
     if card.padding_id is not None:
-        yield f"Padding: id {card.padding_id}, which is no item."
+        yield f"Padding: id {card.padding_id}, which is not an item."
     yield f"Answers: {card.default_k} items for a request without a limit, {card.max_k} at most."
     if card.never_recommended:
         yield f"Never recommended: {len(card.never_recommended):,} items."

@@ -90,7 +90,7 @@ def _fault(ranking: Ranking, model: Model) -> str | None:
     elif len(set(ids)) != len(ids) or min(ids) < 0 or (model.items is not None and max(ids) >= model.items):
         fault = f"it recommends what is not in its catalogue, or one item twice: {ids}"
     elif not all(map(math.isfinite, ranking.scores)):
-        fault = "it gives scores that are no numbers"
+        fault = "it gives scores that are not numbers"
     return fault
 
 

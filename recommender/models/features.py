@@ -123,7 +123,7 @@ def read_given(declared: CardFeature, numbers: Numbers | None, value: object) ->
         raise ValueError(f"feature {declared.name} has {len(values)} values, and not its width")
     for each in values:
         if not isinstance(each, int | float | str) or not is_of(declared.type, each):
-            raise ValueError(f"{each!r} is no value of the feature {declared.name}, which is {declared.type}")
+            raise ValueError(f"{each!r} is not a value of the feature {declared.name}, which is {declared.type}")
     return _given(_KINDS[declared.type], tuple(values) if is_list else values[0], numbers)
 
 

@@ -134,7 +134,7 @@ PADDED: Final = Instrument(
     "recommender.cells.padded",
     "counter",
     "{cell}",
-    "Cells of batches that held no item: what unequal histories cost",
+    "Cells of batches without an item: the cost of padding unequal histories",
     (MODEL,),
 )
 SPLITS: Final = Instrument(
@@ -225,7 +225,7 @@ MOST_HIDDEN: Final = Instrument(
     "recommender.catalogue.hidden.limit", "gauge", "{item}", "Items that calls may hide; one more is refused"
 )
 NEW_ITEMS: Final = Instrument(
-    "recommender.items.new", "gauge", "{item}", "New items that the version ranks beside its catalogue", (MODEL,)
+    "recommender.items.new", "gauge", "{item}", "New items that the version ranks with its catalogue", (MODEL,)
 )
 NEW_KEPT: Final = Instrument(
     "recommender.catalogue.new", "gauge", "{item}", "Items in the journal that calls have added, of all models"
@@ -237,8 +237,8 @@ CERTIFICATE_EXPIRY: Final = Instrument(
     "recommender.certificate.expiry",
     "gauge",
     "s",
-    "Unix time at which a certificate file in use is no longer good: its first certificate to expire, of the clients' "
-    "authorities the last",
+    "Unix time at which a certificate file in use expires: when its first certificate does, for the clients' "
+    "authorities when the last does",
     (FILE_PATH,),
 )
 FILES_STALE: Final = Instrument(

@@ -111,7 +111,7 @@ class Access:
         most = grant.concurrent_calls
         if most is not None and usage.open >= most:
             usage.refused["concurrency"] += 1
-            raise QuotaError(f"{most} calls are open, as many as this token may have", _CONCURRENCY_RETRY)
+            raise QuotaError(f"{most} calls are open, which is the limit of this token", _CONCURRENCY_RETRY)
         visit = Visit(name, grant, usage, self._clock)
         visit.charge(requests)
         return visit

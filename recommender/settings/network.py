@@ -128,7 +128,7 @@ class NetworkSettings(Group):
         for origin in self.origins:
             if not _ORIGIN.fullmatch(origin):
                 raise SettingsError(
-                    f"RECOMMENDER_CORS_ORIGINS has {origin!r}, which is no origin as a browser says it: a scheme, a "
+                    f"RECOMMENDER_CORS_ORIGINS has {origin!r}, which is not an origin as browsers send it: a scheme, a "
                     "host in small letters and, unless it is the scheme's own, a port, as https://shop.example:8443"
                 )
 

@@ -229,7 +229,7 @@ def _faults(error: ValidationError, given: Mapping[str, object]) -> str:
         if name in FIELDS or place is None:
             sentence = f"{entry} cannot be used: {fault['msg'][:1].lower()}{fault['msg'][1:]}."
         elif isinstance(value, dict):
-            sentence = f"{entry} is a table: settings stand at the top of the file, in none."
+            sentence = f"{entry} is a table: put settings at the top of the file, outside tables."
         else:
             sentence = f"{entry} is not a setting; the nearest is {place.spelled(_nearest(name))}. "
             sentence += "`recommender config` lists them all."

@@ -75,12 +75,12 @@ def test_a_line_that_is_no_row_is_an_error_in_its_place(tmp_path: Path, job: Mak
         None,
         "the line has 3 fields and the header 2",
         None,
-        "item_ids: an item is no whole number",
+        "item_ids: an item is not a whole number",
         None,
     ]
     assert in_csv[0]["item_ids"] == in_csv[2]["item_ids"]
     assert [bool(row["error"]) for row in in_jsonl] == [False, True, True, True, False]
-    assert {row["error"].partition(":")[0] for row in in_jsonl if row["error"]} == {"the line is no row"}
+    assert {row["error"].partition(":")[0] for row in in_jsonl if row["error"]} == {"the line is not a row"}
     # Nothing to rank by: the fallback list.
     assert in_csv[4]["source"] == in_jsonl[4]["source"] == "fallback"
     assert in_csv[0]["item_ids"] == in_jsonl[0]["item_ids"]

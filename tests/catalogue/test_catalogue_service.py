@@ -168,7 +168,7 @@ async def test_reflection_and_the_command_line_know_the_service(shop: AnyServer,
     assert listed.stdout == "nobody's\nv1-1\nv1-2\nshop@1\t5\n"
     assert shown.stdout.endswith("3 shown; 1 are hidden by calls now\n")
     wrong = await typed("items", "hide", "v1-1", "--model", "shop@1", *where)
-    assert (wrong.exit_code, "is no item id" in wrong.stderr) == (2, True)
+    assert (wrong.exit_code, "is not an item id" in wrong.stderr) == (2, True)
 
 
 async def test_a_server_that_takes_no_changes_has_no_such_service(server: AnyServer) -> None:

@@ -102,5 +102,5 @@ def test_a_token_has_the_scopes_that_it_is_given(tmp_path: Path) -> None:
     assert scopes == {"web": ("recommend",), "shop": ("recommend", "catalogue")}
     assert (other.exit_code, unknown.exit_code) == (2, 2)
     assert "change them there" in other.stderr
-    assert "'write' is no scope" in unknown.stderr
+    assert "'write' is not a scope" in unknown.stderr
     assert list(read_grants([path.read_bytes()])) == ["web", "shop"]

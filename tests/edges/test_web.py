@@ -362,7 +362,7 @@ async def test_unless_it_is_asked_for_only_grpc_is_spoken(serve: Serve) -> None:
         ({"web": True, "cors_origins": SHOP}, "RECOMMENDER_WEB=true needs RECOMMENDER_EDGE=envoy"),
         ({"edge": "envoy", "cors_origins": SHOP}, "RECOMMENDER_CORS_ORIGINS needs RECOMMENDER_WEB=true"),
         *(
-            ({"edge": "envoy", "web": True, "cors_origins": origins}, "no origin as a browser says it")
+            ({"edge": "envoy", "web": True, "cors_origins": origins}, "not an origin as browsers send it")
             for origins in ("*", "shop.example", f"{SHOP}/", f"{SHOP}/page", "https://Shop.example", f"{SHOP},null")
         ),
     ],

@@ -114,7 +114,7 @@ async def test_a_file_declares_features_and_parity_lines_have_them(tmp_path: Pat
     with pytest.raises(ExportError, match="line 1: its features are no object of the model's features"):
         export_model(options(tmp_path, parity=parity))
     parity.write_text(json.dumps({"history": [1], "features": {"town": 3}, "recommendations": [1]}))
-    with pytest.raises(ExportError, match="3 is no value of the feature town, which is string"):
+    with pytest.raises(ExportError, match="3 is not a value of the feature town, which is string"):
         export_model(options(tmp_path, parity=parity))
 
 
@@ -131,7 +131,7 @@ async def test_a_file_declares_features_and_parity_lines_have_them(tmp_path: Pat
         ({"age": {"type": "float32", "default": "x"}}, "feature age: its default 'x' is not of its type float32"),
         ({"age": {"type": "float32", "default": [1, 2]}}, "feature age: its default is not a list of its width"),
         ({"town": {"type": "string"}}, "feature town: a vocabulary and the number of its tokens go with"),
-        ({"town": {"type": "string", "tokens": ["a", "a"]}}, "feature town: 'a' among its tokens is no string"),
+        ({"town": {"type": "string", "tokens": ["a", "a"]}}, "feature town: 'a' among its tokens is not a string"),
         ({"town": {"type": "string", "tokens": ["a"], "vocabulary": "x"}}, "feature town: give its strings once"),
         ({"town": {"type": "string", "vocabulary": "none.txt"}}, "none.txt cannot be read: No such file"),
     ],

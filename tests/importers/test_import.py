@@ -203,7 +203,7 @@ def test_a_hand_over_that_was_cut_short_is_a_sentence(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (("lightfm", "x"), "lightfm is no library that is known"),
+        (("lightfm", "x"), "lightfm is not a known library"),
         (("rectools",), "give what to import, SOURCE"),
         (("vectors", "--script"), "vectors needs no script"),
         (("recbole", "x.pth"), "recbole itself: give the interpreter of its environment as --python"),

@@ -142,7 +142,7 @@ def test_a_fifo_is_refused_and_nobody_waits_for_its_writer(model: Path, place: s
     path.unlink(missing_ok=True)
     os.mkfifo(path)
 
-    with pytest.raises(ModelError, match="no regular file"):
+    with pytest.raises(ModelError, match="not a regular file"):
         open_artifact(model)
 
 

@@ -177,7 +177,7 @@ def test_numbers_kept_in_another_file_must_be_there_and_whole(load: Load, path: 
     with pytest.raises(ModelError, match="was cut short or replaced"):
         load(path)
     beside.unlink()
-    with pytest.raises(ModelError, match=r"keeps its numbers in 10_model\.onnx\.data, which is not beside it"):
+    with pytest.raises(ModelError, match=r"keeps its numbers in 10_model\.onnx\.data, which is not in its folder"):
         load(path)
 
 
@@ -223,7 +223,7 @@ async def test_a_file_that_the_card_does_not_list_is_never_opened(
     model.write_bytes(network.SerializeToString())  # noqa: ASYNC240 (one small file)
     monkeypatch.delattr(onnxruntime, "InferenceSession")
 
-    with pytest.raises(ModelError, match=r"which its card does not list|which is not beside it"):
+    with pytest.raises(ModelError, match=r"which its card does not list|which is not in its folder"):
         await check(card(model))
 
 

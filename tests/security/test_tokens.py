@@ -226,7 +226,7 @@ async def test_more_calls_at_once_than_a_token_may_have_are_refused_with_a_time(
             await few.recommend([0], timeout=TIMEOUT)
 
     assert refused.value.code() == grpc.StatusCode.RESOURCE_EXHAUSTED
-    assert refused.value.details() == "1 calls are open, as many as this token may have; retry in 50 ms"
+    assert refused.value.details() == "1 calls are open, which is the limit of this token; retry in 50 ms"
     assert dict(refused.value.trailing_metadata())[PUSHBACK_KEY] == "50"
 
 

@@ -143,7 +143,7 @@ NEW = {
     "table in TOML": Bad(
         environment={"CONFIG_FILE": "a.toml"},
         files={"a.toml": "[network]\nport = 9"},
-        after="network={'port': 9} in a.toml is a table: settings stand at the top of the file, in none.",
+        after="network={'port': 9} in a.toml is a table: put settings at the top of the file, outside tables.",
     ),
     "bad value in TOML": Bad(
         environment={"CONFIG_FILE": "a.toml"},

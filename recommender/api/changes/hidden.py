@@ -99,6 +99,6 @@ class HiddenItemsCalls:
         for place, item in enumerate(ids):
             if item >= items:
                 raise InvalidRequestError(
-                    Violation(f"item_ids[{place}]", f"{item} is no item of {version.label}, which has {items}")
+                    Violation(f"item_ids[{place}]", f"{item} is not an item of {version.label}, which has {items}")
                 )
         return version.label

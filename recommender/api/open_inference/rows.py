@@ -127,7 +127,7 @@ class Rows:
         if isinstance(users, Texts):
             return next(iter(users.take(1, 1)), None)
         if users[row] < 0:
-            raise refused("user", f"{users[row]} is no user: ids are 0 or more")
+            raise refused("user", f"{users[row]} is not a user id: ids are 0 or more")
         return users[row]
 
 

@@ -109,7 +109,7 @@ class Inputs:
         now = self.filesystem.get_file_info(file.path)
         if not now.is_file or (now.size, _modified(now)) != (file.size, file.modified):
             raise BulkError(
-                f"{file.path} has changed since the job began: score it into another folder, or bring the old file back"
+                f"{file.path} has changed since the job began: score it into another folder, or restore the old file"
             )
 
     def _read(self, file: InputFile, skip: int, columns: Collection[str] | None) -> Iterator[tuple[pa.Table, int, int]]:
@@ -197,7 +197,7 @@ def find_inputs(where: str) -> Inputs:
     for each in sorted(chosen, key=lambda each: each.path):
         kind = _kind(each.path)
         if kind is None:
-            raise BulkError(f"{each.path} has none of the endings {', '.join(_KINDS)}")
+            raise BulkError(f"{each.path} does not end in any of {', '.join(_KINDS)}")
         files.append(InputFile(each.path, each.size, _modified(each), kind))
     if len({file.kind for file in files}) > 1:
         kinds = ", ".join(sorted({file.kind for file in files}))

@@ -115,10 +115,10 @@ def _line_by_line(block: bytes, schema: pa.Schema) -> pa.Table:
         try:
             row = json.loads(line)
             if not isinstance(row, dict):
-                raise ValueError("it is no object")  # noqa: TRY004, TRY301 (a fault of the line as any other)
+                raise ValueError("it is not an object")  # noqa: TRY004, TRY301 (a fault of the line as any other)
             row = {name: pa.scalar(row.get(name), kind).as_py() for name, kind in zip(schema.names, schema.types)}  # noqa: B905
         except (ValueError, pa.ArrowException) as error:
-            fault, row = f"the line is no row: {str(error)[:_SHOWN]}", {}
+            fault, row = f"the line is not a row: {str(error)[:_SHOWN]}", {}
         rows.append({**row, FAULT: fault})
     columns = [[row.get(name) for row in rows] for name in chain(schema.names, [FAULT])]
     arrays = [pa.array(column, kind) for column, kind in zip(columns, [*schema.types, pa.string()], strict=True)]

@@ -318,5 +318,5 @@ def _ids(words: Sequence[str], option: str) -> tuple[int, ...]:
     """The ids in words such as `1` or `1,2,3`."""
     ids = _numbers(words, option)
     if beyond := [each for each in ids if not -_MOST <= each <= _MOST]:
-        raise typer.BadParameter(f"{beyond[0]} is no item id: they are between 0 and {_MOST}", param_hint=option)
+        raise typer.BadParameter(f"{beyond[0]} is not an item id: they are between 0 and {_MOST}", param_hint=option)
     return ids

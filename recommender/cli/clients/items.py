@@ -159,5 +159,5 @@ def _parts(items: Sequence[str]) -> Iterator[Sequence[str]]:
 def _ids(words: Sequence[str]) -> list[int]:
     for word in words:
         if not (word.isascii() and word.isdecimal() and int(word) < 1 << 31):
-            fail(f"{word!r} is no item id; without --model it is a key", 2)
+            fail(f"{word!r} is not an item id; without --model it is a key", 2)
     return [int(word) for word in words]

@@ -113,7 +113,7 @@ def top(
         str | None, typer.Option(help="The server's metrics; by default at RECOMMENDER_METRICS_PORT, or 9464.")
     ] = None,
     interval: Annotated[float, typer.Option(min=0.1, max=86_400, help="Seconds between two looks.")] = 2.0,
-    looks: Annotated[int, typer.Option(min=0, help="Stop after so many; 0 never.")] = 0,
+    looks: Annotated[int, typer.Option(min=0, help="Stop after this many; 0 never stops.")] = 0,
     svg: Annotated[Path | None, typer.Option(help="Write the last look to this file, as a picture.")] = None,
 ) -> None:
     """Watch a running server: calls, latency, batches, load; from its metrics endpoint."""

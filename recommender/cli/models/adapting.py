@@ -45,7 +45,7 @@ def adapt(
         int | None,
         typer.Option(help="How many recommendations a request without a limit gets; by default the configured number."),
     ] = None,
-    max_k: Annotated[int | None, typer.Option(help="The most a caller may ask for; by default 1000.")] = None,
+    max_k: Annotated[int | None, typer.Option(help="Largest limit that a request may have; by default 1000.")] = None,
 ) -> None:
     """Rewrite a foreign ONNX file with our inputs, an exact top-K and a card; it ranks by the scores it had."""
     settings = load_settings(num_recommendations=num_recommendations)

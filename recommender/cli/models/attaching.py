@@ -60,7 +60,7 @@ def card(
     default_k: Annotated[
         int | None, typer.Option(help="How many recommendations a request without a limit gets.")
     ] = None,
-    max_k: Annotated[int | None, typer.Option(help="The most a caller may ask for.")] = None,
+    max_k: Annotated[int | None, typer.Option(help="Largest limit that a request may have.")] = None,
     padding_id: Annotated[int | None, typer.Option(help="An id that means padding to it; no item has it.")] = None,
     vocabulary: Annotated[Path | None, typer.Option(help="The items' keys: line i the key of item i.")] = None,
     fallback: Annotated[

@@ -148,7 +148,7 @@ def _strings(name: str, said: Mapping[str, object], folder: Path) -> tuple[str, 
         raise ExportError(f"feature {name}: give its strings once, as a list of tokens or as the path of a vocabulary.")
     for token in tokens:
         if not isinstance(token, str) or not token or "\0" in token or tokens.count(token) > 1:
-            raise ExportError(f"feature {name}: {token!r} among its tokens is no string, is empty, or comes twice.")
+            raise ExportError(f"feature {name}: {token!r} among its tokens is not a string, is empty, or occurs twice.")
     return tuple(tokens)
 
 

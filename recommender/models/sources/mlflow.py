@@ -77,7 +77,7 @@ class Registry:
         self.address = masked(uri)
         """The URI without its name and password, for messages."""
         self._uri = uri
-        with _translated(f"{self.address} is no registry"):
+        with _translated(f"{self.address} is not a registry"):
             self._client = MlflowClient(uri, uri)
 
     def close(self) -> None:

@@ -190,7 +190,7 @@ class _Process:
             try:
                 answer = json.loads(line)
             except ValueError as error:
-                raise _LostError("its client wrote what is no answer", seconds) from error
+                raise _LostError("its client wrote an invalid answer", seconds) from error
             if "progress" in answer:
                 progress(*answer["progress"])
             elif answer.get("error") == "OSError":
