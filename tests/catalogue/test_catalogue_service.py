@@ -125,7 +125,7 @@ async def test_ids_are_those_of_one_version(shop: AnyServer) -> None:
         (capi.HideItemsRequest(item_ids=[1]), "INVALID_ARGUMENT", "ids need `model`"),
         (capi.HideItemsRequest(item_keys=["a"], model="shop@1"), "INVALID_ARGUMENT", "ids need `model`"),
         (capi.HideItemsRequest(item_ids=[1], model="shop"), "INVALID_ARGUMENT", "names no version"),
-        (capi.HideItemsRequest(item_ids=[1, 50], model="shop@1"), "INVALID_ARGUMENT", "item_ids[1]: 50 is no item"),
+        (capi.HideItemsRequest(item_ids=[1, 50], model="shop@1"), "INVALID_ARGUMENT", "item_ids[1]: 50 is not an item"),
         (capi.HideItemsRequest(item_ids=[1], model="shop@7"), "NOT_FOUND", "no model 'shop@7' is served"),
         (capi.HideItemsRequest(item_keys=["a"] * 1001), "INVALID_ARGUMENT", "item_keys"),
         (capi.HideItemsRequest(item_keys=[""] * 4000), "INVALID_ARGUMENT", "may have 3000 fields"),
