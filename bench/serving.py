@@ -49,7 +49,7 @@ class Server:
 
     process: subprocess.Popen[bytes]
     log: Path
-    """What it writes, a line of JSON an event."""
+    """Its log, one line of JSON for each event."""
     port: int = 0
     metrics_port: int = 0
     command: Sequence[str] = field(default_factory=tuple)

@@ -43,7 +43,7 @@ class Catalogue:
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """What one way of asking costs: µs of CPU a history, engine included, on the smallest catalogue; most a second."""
+    """Cost of one kind of call: µs of CPU a history, engine included, on the smallest catalogue; most a second."""
 
     name: str
     history_us: float

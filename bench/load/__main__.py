@@ -63,7 +63,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def phases(arguments: argparse.Namespace) -> tuple[Phase, ...]:
-    """What the options say, in order. Raises ValueError."""
+    """Phases from the options, in order. Raises ValueError."""
     seconds = arguments.seconds
     if arguments.in_flight:
         if arguments.rate or arguments.ramp_to:

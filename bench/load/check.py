@@ -62,7 +62,7 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=21, help="interleaved pairs")
     parser.add_argument("--seconds", type=float, default=2.0, help="of a round on one of them")
     parser.add_argument("--in-flight", type=int, default=64)
-    parser.add_argument("--model", type=Path, help="model file that both serve; built anew if not given")
+    parser.add_argument("--model", type=Path, help="model file that both serve; built if not given")
     parser.add_argument("--items", type=int, default=10_000, help="catalogue of the model")
     parser.add_argument("--dim", type=int, default=32, help="size of its embeddings")
     parser.add_argument("--network", default="reference", help="sasrec and gru4rec too")

@@ -58,7 +58,7 @@ FIT = ("groceries-small", "groceries-large", "fashion")
 
 @dataclass(frozen=True)
 class Figure:
-    """What came of a scenario on a network."""
+    """Result of a scenario on a network."""
 
     network: str
     shop: Shop

@@ -76,7 +76,7 @@ class Generator:
         self._failed = 0
         self._row_errors = 0
         self._leaving: list[tuple[float, int, Connection, int]] = []
-        """Who leaves next: when, who, where, which call."""
+        """Callers that leave next: time, number, connection, call."""
         self._chance = random.Random(plan.seed)
         self._began = 0.0
         self._spoke = 0.0
@@ -174,7 +174,7 @@ class Generator:
         connection.write(stream, framed(b"\x08" + _varint(caller) + body))
 
     def _connection(self) -> Connection | None:
-        """The next that is open; where one was lost it is made anew, now and then."""
+        """The next open connection; a lost one is opened again from time to time."""
         place = next(self._turn) % len(self._connections)
         for step in range(len(self._connections)):
             at = (place + step) % len(self._connections)

@@ -1,4 +1,4 @@
-"""What does a load generator cost a request, and what does it make of the same server's latency.
+"""Compare load generators: their cost of a request, and the latency that they report for the same server.
 
 Ours and k6 send the same plan to one server at the same rate, h2load (Debian: nghttp2-client) as many calls of one
 history, in interleaved rounds. `just bench generators`

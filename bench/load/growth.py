@@ -18,7 +18,7 @@ _MORE_FILES = 32
 
 @dataclass(slots=True)
 class Growth:
-    """What processes held, by their names, time and again."""
+    """Memory and open files of processes over time, by their names."""
 
     begun: float = field(default_factory=time.monotonic)
     seen: dict[str, list[tuple[float, float, int]]] = field(default_factory=dict)
@@ -32,7 +32,7 @@ class Growth:
             self.seen.setdefault(name, []).append(told)
 
     def lines(self) -> list[str]:
-        """What came of it, a line of Markdown for each process."""
+        """The result, a line of Markdown for each process."""
         lines = []
         for name, seen in self.seen.items():
             warm = seen[len(seen) // _WARM_UP :]

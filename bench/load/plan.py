@@ -1,4 +1,4 @@
-"""What a load generator is told to do, and what it tells of each request: the two files between it and `just bench`."""
+"""A load generator's plan and its outcome of each request: the two files between it and `just bench`."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from bench.load import histories
 Method: TypeAlias = Literal["unary", "batch", "stream"]
 
 DISTINCT = 20_000
-"""Histories drawn; the load begins anew with the first when all were sent."""
+"""Histories drawn; the load starts over when all were sent."""
 LOST = -1
 """The status of a request that had no answer when the run ended."""
 GOOD, LEAVING, HURRIED, SLOW = range(4)
-"""What kind of caller sent a request: one like most, one that cancels, one with a short deadline, one that reads
+"""Kinds of callers: a usual one, one that cancels, one with a short deadline, one that reads
 nothing."""
 
 
@@ -81,7 +81,7 @@ class Plan:
         return sum(phase.seconds for phase in self.phases)
 
     def histories(self) -> histories.Histories:
-        """What is asked with, in order."""
+        """Histories of the requests, in order."""
         if self.file:
             return histories.read(Path(self.file))
         return histories.drawn(DISTINCT, self.items, longest=self.longest, seed=self.seed)
@@ -113,7 +113,7 @@ class Outcomes:
     row_errors: int = 0
     """Histories refused within batch calls."""
     cpu_seconds: float = 0.0
-    """What the generator itself took."""
+    """CPU time of the generator itself."""
     began: float = field(default=0.0)
     """The monotonic clock at the start."""
 

@@ -1,4 +1,4 @@
-"""What a run is shown as: a table in the terminal, and one HTML file with plots that needs nothing beside it."""
+"""Show a run as a table in the terminal, and as one self-contained HTML file with plots."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def table(parts: Sequence[Part], title: str = "") -> Table:
 
 
 def parts(run: Run) -> list[Part]:
-    """What a table of the run has: its phases, the whole, and each other kind of caller."""
+    """Rows of a run's table: its phases, the whole, and each other kind of caller."""
     phases = run.phases()
     whole = [run.whole()] if len(phases) > 1 else []
     others = [run.whole(kind) for kind in (LEAVING, HURRIED, SLOW) if (run.outcomes.kind == kind).any()]
@@ -74,7 +74,7 @@ def parts(run: Run) -> list[Part]:
 
 
 def notes(run: Run) -> list[str]:
-    """What must be known to believe the figures."""
+    """Conditions that a reader must know to trust the figures."""
     plan = run.plan
     said = [
         f"{'Open' if plan.open_loop else 'Closed'} loop; {plan.method}"

@@ -34,7 +34,7 @@ QUANTILES = (0.5, 0.9, 0.99, 0.999)
 
 @dataclass(frozen=True)
 class Told:
-    """What the server's metrics tell of a part of a run; NaN where nothing ran or there are no metrics."""
+    """The server's metrics for a part of a run; NaN if nothing ran or there are no metrics."""
 
     batch_size: float = math.nan
     queue: float = math.nan
@@ -84,7 +84,7 @@ class Part:
 
 @dataclass(frozen=True)
 class Run:
-    """What came of a plan."""
+    """Result of a plan."""
 
     plan: Plan
     outcomes: Outcomes
@@ -103,7 +103,7 @@ class Run:
         return self.outcomes.cpu_seconds / max(len(self.outcomes.sent), 1)
 
     def part(self, name: str, begin: float, seconds: float, kind: int = GOOD) -> Part:
-        """What came of the requests of a kind of caller that were due in that time."""
+        """Result of the requests that one kind of caller was due to send in that time."""
         out = self.outcomes
         of_kind = out.kind == kind
         inside = of_kind & (out.intended >= begin) & (out.intended < begin + seconds)

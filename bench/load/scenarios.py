@@ -36,7 +36,7 @@ FRESH = 0.95
 
 @dataclass(frozen=True)
 class Options:
-    """What all scenarios take from the command line."""
+    """Command-line options of all scenarios."""
 
     items: int
     dim: int
@@ -49,7 +49,7 @@ class Options:
 
 @dataclass
 class Result:
-    """What a scenario did: sentences and whether they hold, and the run that its report shows."""
+    """A scenario's result: sentences and whether they hold, and the run that its report shows."""
 
     shown: Run
     held: list[tuple[str, bool]] = field(default_factory=list)

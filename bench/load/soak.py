@@ -2,8 +2,8 @@
 
 Two workers under their supervisor (one server behind Envoy with `--edge envoy`), TLS and tokens; clients that ask one
 by one, in batch calls and on streams, that leave in the middle, have next to no time, read slowly, send nonsense, come
-with a wrong token or connect anew. Meanwhile certificates and tokens are replaced, new versions of the model come, some
-of them broken, and worker 0 is killed again and again; whoever lives all through has its memory and open files
+with a wrong token or reconnect. Meanwhile certificates and tokens are replaced, new versions of the model come, some
+of them broken, and worker 0 is killed again and again; processes that live throughout have their memory and open files
 measured. Every answer is held to brute force over the table of the version that it names. `just soak 30`
 """
 
@@ -71,7 +71,7 @@ class Soak:
         self.target = ""
 
     def settings(self) -> dict[str, str]:
-        """What the server is started with; writes the files it needs."""
+        """Settings of the server; writes the files that they name."""
         files = self.authority.write_server(self.folder)
         self.write_tokens()
         self.write_version()
@@ -126,9 +126,9 @@ class Soak:
         return Client(self.target, credentials=credentials, token=token or self.tokens[-1])
 
     async def caller(self, seed: int) -> None:
-        """One caller who connects anew now and then."""
+        """A caller that reconnects now and then."""
         draw = random.Random(seed)
-        kinds = ("one", "batch", "stream", "leave", "late", "slow", "nonsense", "stranger")
+        kinds = ("one", "batch", "stream", "leave", "late", "slow", "nonsense", "wrong token")
         while self.going():
             async with self.client() as client:
                 for _ in range(draw.randrange(5, 100)):
@@ -179,8 +179,8 @@ class Soak:
             bad = draw.choice(({"limit": -1}, {"limit": 10_000}, {"model": "nobody"}, {"candidate_item_ids": [1]}))
             await client.recommend([-5] if draw.random() < 0.3 else histories[0], timeout=TIMEOUT, **bad)
         else:
-            async with self.client(new_token()) as stranger:
-                await stranger.recommend([1], timeout=TIMEOUT)
+            async with self.client(new_token()) as unknown:
+                await unknown.recommend([1], timeout=TIMEOUT)
         return "as it should be" if kind != "leave" else "left"
 
     def check(self, history: list[int], outcome: Recommendations | Refusal) -> None:
@@ -196,7 +196,7 @@ class Soak:
             self.wrong.append(f"{version}, {history}: {found}")
 
     def expected(self, history: list[int], version: int) -> Ranking:
-        """What brute force gives."""
+        """The ranking by brute force."""
         scores: npt.NDArray[np.float64] = self.tables[version] @ self.tables[version][history].mean(0)
         order = np.argsort(-scores, kind="stable")[:K].tolist()
         return Ranking(order, [float(scores[item]) for item in order])
@@ -237,7 +237,7 @@ class Soak:
             await asyncio.sleep(5)
 
     def report(self, code: int) -> list[str]:
-        """What came of it, as lines of Markdown."""
+        """The result, as lines of Markdown."""
         minutes = (time.monotonic() - self.begun) / MINUTE
         lines = [f"{minutes:.0f} minutes, exit code {code}", ""]
         lines += [f"- {count:,} × {name}" for name, count in sorted(self.outcomes.items())]

@@ -1,4 +1,4 @@
-"""What would users pick instead, and what does it make of the same model on the same machine: `just bench-peers`.
+"""Compare the alternatives that users have, with the same model on the same machine: `just bench-peers`.
 
 PyTriton (Triton with its Python backend), MLServer, Ray Serve, BentoML, LitServe and mosec, each in an environment of
 its own that uv makes from PyPI, once with the settings of its documentation's example and once with limits equal to
@@ -145,7 +145,7 @@ def at_saturation(rows: Sequence[Measured]) -> Cells:
 
 
 def at_rates(rows: Sequence[Measured], rates: Sequence[float]) -> Cells:
-    """Who was asked at none of the rates is left out."""
+    """Servers without a measurement at these rates are left out."""
     cells = [["server", *(f"{q} ms at {rate:,.0f}/s" for rate in rates for q in ("p50", "p99"))]]
     cells.extend(
         [
@@ -177,7 +177,7 @@ def shown(cells: Cells, title: str) -> Table:
 
 
 def compare(items: int, dim: int, pythons: dict[str, str], arguments: argparse.Namespace, console: Console) -> str:
-    """One model behind all of them; what a page says of it. Who cannot be compared is told with the reason."""
+    """Compare all servers with one model; returns a page's text. Servers not compared are listed with the reason."""
     path = model(items, dim)
     wanted = [(row, python) for name, python in pythons.items() for row in rows(name, arguments.wait_ms)]
     with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:

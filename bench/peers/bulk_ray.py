@@ -1,4 +1,4 @@
-"""What a bulk job keeps of its speed on Ray: one process on all CPUs, and a local cluster with an actor on each CPU.
+"""Compare a bulk job on Ray with one process: a local cluster with an actor on each CPU, and one process on all.
 
 A cluster takes half a minute to start, whatever the rows. So both ways score a short and a long input in each round.
 What counts are the rows that the long one has more, by the time and by the CPU that it takes more. The CPU is that of
@@ -39,7 +39,7 @@ WAYS = {ONE: (), RAY: ("--on", "ray", "--threads", "1")}
 
 @dataclass(frozen=True)
 class Run:
-    """What one run took: seconds from its start to its end as the job says them, and CPU seconds of its processes."""
+    """Cost of one run: seconds from start to end by the job's own count, and CPU seconds of its processes."""
 
     rows: int
     seconds: float

@@ -17,7 +17,7 @@ class Recommend(litserve.LitAPI):  # type: ignore[misc]
         self._ranker = Ranker()
 
     def decode_request(self, request) -> Any:  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN401
-        """The history of a request; LitServe reads what a body is from the annotation, and JSON where there is none."""
+        """The history of a request; without an annotation LitServe reads the body as JSON."""
         return request["item_ids"]
 
     def batch(self, inputs: list[list[int]]) -> list[list[int]]:

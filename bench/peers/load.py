@@ -1,4 +1,4 @@
-"""What h2load (Debian: nghttp2-client) sees of a server: gRPC over HTTP/2 or JSON over HTTP/1.1, one history a run."""
+"""Load a server with h2load (Debian: nghttp2-client): gRPC over HTTP/2 or JSON over HTTP/1.1, one history a run."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ ENOUGH = 0.97
 
 @dataclass(frozen=True)
 class Seen:
-    """What came of one run."""
+    """Result of one run."""
 
     rate: float
     """Calls answered a second."""

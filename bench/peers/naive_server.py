@@ -1,4 +1,4 @@
-"""What one writes in an afternoon: a grpc.aio servicer that runs the model for each call, in a thread, unbatched."""
+"""The simplest server: a grpc.aio servicer that runs the model for each call, in a thread, unbatched."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Recommender(api_grpc.RecommenderServiceServicer):
         request: api.RecommendRequest,
         context: grpc.aio.ServicerContext[api.RecommendRequest, api.RecommendResponse],  # noqa: ARG002
     ) -> api.RecommendResponse:
-        """What the model ranks for this history alone."""
+        """Rank for this history alone."""
         items, scores = await asyncio.to_thread(self._ranker, [request.item_ids])
         return api.RecommendResponse(item_ids=items[0].tolist(), scores=scores[0].tolist())
 

@@ -34,7 +34,7 @@ class Limits:
 
 @dataclass(frozen=True)
 class Peer:
-    """What users would pick instead, or ours."""
+    """A server to compare: ours or an alternative."""
 
     wire: Wire
     command: Callable[[str, int], list[str]]
@@ -60,7 +60,7 @@ class Row:
         return f"{self.name} ({self.limits})" if self.limits else self.name
 
     def environment(self, model: Path, port: int) -> dict[str, str]:
-        """What the server finds in its environment."""
+        """Environment variables of the server."""
         limits = self.limits or Limits(1, 0, cores())
         return {
             "BENCH_MODEL": str(model),

@@ -37,7 +37,7 @@ class Wire(Protocol):
         ...
 
     def body(self, history: Sequence[int]) -> bytes:
-        """What goes over the wire for a history, framed."""
+        """The framed message for a history."""
         ...
 
     def ask(self, port: int, history: Sequence[int]) -> tuple[list[int], int]:

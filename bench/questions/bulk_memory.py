@@ -24,7 +24,7 @@ from bench.questions.bulk import input_of
 FILE_ROWS = 1_000_000
 LOOK_SECONDS = 0.5
 MODEL_BYTES = 400e6
-"""What the process holds with the model loaded and nothing scored: imports, ONNX Runtime, two sessions."""
+"""Memory of the process with the model loaded and nothing scored: imports, ONNX Runtime, two sessions."""
 
 
 def main() -> None:

@@ -1,7 +1,7 @@
 """Measures top-K on a machine that has NumPy and ONNX Runtime and nothing else: `python -m bench.questions.elsewhere`.
 
 `bench.questions.skeletons` writes a folder of models without their large tables, a few hundred kilobytes. Here the
-tables are made anew from the same seed, and the models run in turn, never side by side. Every ranking is compared with
+tables are made again from the same seed, and the models run in turn, never side by side. Every ranking is compared with
 the first model's. With `--device cuda` they run on the GPU; a table in 8 bits is not used there.
 """
 

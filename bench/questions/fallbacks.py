@@ -129,7 +129,7 @@ TABLES = {
 
 @dataclass(slots=True)
 class Counts:
-    """What was seen of rows on one table."""
+    """Counts of rows on one table."""
 
     rows: int = 0
     failed: int = 0

@@ -1,4 +1,4 @@
-"""What a user id and two features cost a unary call: calls/s of one server with them, as a share of those without.
+"""Cost of a user id and two features for a unary call: calls/s of one server with them, as a share of those without.
 
 A network of 10,000 items after the reference one is exported, which takes users, a number and a string. h2load (Debian:
 nghttp2-client) sends it a history of 20 items, alone and with all three, in interleaved rounds; a round's share is one

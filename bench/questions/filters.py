@@ -87,7 +87,7 @@ def main() -> None:
 def of_file(
     kind: str, embeddings: Floats, users: npt.NDArray[np.int64], masks: Masks, rounds: int, theirs: RowByRow | None
 ) -> Table:
-    """What each kind of batch takes of one file's engine."""
+    """Time of each kind of batch on one file's engine."""
     with tempfile.TemporaryDirectory() as folder:
         engine = opened(ours(embeddings, Path(folder), coarse=kind == "coarse"), len(embeddings), len(users))
         plain = [Query((user,), K) for user in users.tolist()]
@@ -188,7 +188,7 @@ def against(theirs: RowByRow, engine: OnnxEngine, batch: Sequence[Query]) -> lis
 
 
 def cold(items: int) -> Table:
-    """What a filter takes that is not in the cache: parsed, evaluated over the table, joined and packed."""
+    """Time of a filter that is not in the cache: parsed, evaluated over the table, joined and packed."""
     random = np.random.default_rng(0)
     words = np.array([f"word {number}" for number in range(5_000)])
     lengths = np.concatenate([[0], np.cumsum(random.integers(0, 5, items))]).astype(np.int32)

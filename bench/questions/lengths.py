@@ -1,4 +1,4 @@
-"""What sorting histories of similar length into batches of their own would save the engine.
+"""Engine time saved by separate batches for histories of similar length.
 
 `just bench lengths`: histories of lengths as ETUDE fitted them to real sessions (`powerlaw(a=0.07, loc=2, scale=277)`)
 are run oldest first, as the batcher does, and sorted by length among `--window` batches' worth, which is the most that

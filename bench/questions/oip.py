@@ -1,4 +1,4 @@
-"""What the Open Inference Protocol costs beside the native calls: one history a call, and 64 rows a call.
+"""Cost of the Open Inference Protocol compared with native calls: one history a call, and 64 rows a call.
 
 One server of each edge; h2load (Debian: nghttp2-client) asks by both protocols in interleaved rounds. A round's share
 is one quotient: ModelInfer's histories a second by those of the native call with as many rows. Beside them stands the

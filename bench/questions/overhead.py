@@ -116,7 +116,7 @@ class Naive(Empty):
         request: api.RecommendRequest,
         context: grpc.aio.ServicerContext[api.RecommendRequest, api.RecommendResponse],  # noqa: ARG002
     ) -> api.RecommendResponse:
-        """What the model ranks."""
+        """Rank in the next batch."""
         future: asyncio.Future[tuple[list[int], list[float]]] = asyncio.get_running_loop().create_future()
         self._waiting.append((tuple(request.item_ids), future))
         self._come.set()
@@ -184,7 +184,7 @@ def serve_empty(kind: str, port: int, reply: api.RecommendResponse) -> None:
 
 @dataclass(frozen=True)
 class Load:
-    """What h2load saw in one run."""
+    """Result of h2load for one run."""
 
     calls_per_second: float
     latencies: tuple[float, ...]

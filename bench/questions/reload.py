@@ -1,4 +1,4 @@
-"""What callers notice of a swap: latency before and during promotions and rollbacks, errors, stalls, memory.
+"""Effect of a swap on callers: latency before and during promotions and rollbacks, errors, stalls, memory.
 
 A real MLflow server, a server that follows `models:/bench@champion`, and an open-loop load: requests leave on time
 whether or not the ones before them were answered. Every swap moves the alias; its window lasts from that moment to half

@@ -1,4 +1,4 @@
-"""What do callers behind Envoy notice of restarts and deaths, and how long is a server missing.
+"""Effect of restarts and deaths on callers behind Envoy, and how long a server is missing.
 
 Three servers, the committed configuration of Envoy, steady callers who never retry. Each server is stopped with SIGTERM
 and started again, then each is killed. `just bench restarts`

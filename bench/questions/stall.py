@@ -1,6 +1,6 @@
 """The longest time that the event loop stands still while ONNX Runtime builds a session, and frees one.
 
-`just bench stall weights/10_model.onnx --rounds 5`; needs nothing of ours, so that it runs with any ONNX Runtime.
+`just bench stall weights/10_model.onnx --rounds 5`; needs no part of recommender, so it runs with any ONNX Runtime.
 """
 
 from __future__ import annotations

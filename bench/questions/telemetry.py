@@ -1,4 +1,4 @@
-"""What metrics and traces cost: CPU a call and calls/s, against the same server without, in interleaved rounds.
+"""Cost of metrics and traces: CPU a call and calls/s, against the same server without, in interleaved rounds.
 
 Every variant is a server in a process of its own; h2load (Debian: nghttp2-client) asks one after the other, in many
 short rounds and an order that turns by one each; a round's share is one quotient. `off` stands in twice: what the
@@ -47,7 +47,7 @@ class Forgetful(grpc.GenericRpcHandler):
     """A collector that takes everything and keeps nothing."""
 
     def service(self, _: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler[bytes, bytes]:
-        """Whatever is called, the answer is an empty message."""
+        """Answer every method with an empty message."""
         return grpc.unary_unary_rpc_method_handler(lambda _request, _context: b"")
 
 
@@ -154,7 +154,7 @@ class Pair(NamedTuple):
 
 
 def recording(edge: str) -> None:
-    """What a call's span and counts cost by themselves: the quickest of some tries, which noise spares."""
+    """Cost of a call's span and counts alone: the fastest of some tries, which has the least noise."""
     set_up_logging("info", "json")
     metadata = (("user-agent", "h2load"), ("te", "trailers"), ("x-request-id", "a-call"))
     unsampled = (*metadata, ("traceparent", "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-00"))

@@ -71,7 +71,7 @@ def session(
 
 @cache
 def rest(batch: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """What a batch without restrictions also feeds: made once, as it is not what is measured."""
+    """Other inputs of a batch without restrictions, made once because they are not measured."""
     return np.ones(batch, np.int64), np.zeros((batch, 0), np.int64)
 
 

@@ -1,4 +1,4 @@
-"""What new items cost single calls: without any, with as many as may be, and while a thousand a second are replaced.
+"""Cost of new items for single calls: without any, at the limit, and while a thousand a second are replaced.
 
 One server, 1,000,000 items of 32 numbers with keys. Singles come at a constant rate and are timed from when they were
 due. Another process replaces new items, a hundred in a call. The three kinds follow each other in every round, so a

@@ -1,4 +1,4 @@
-"""What a vocabulary costs: bytes on disk for each key, resident memory, and microseconds for each look-up.
+"""Cost of a vocabulary: bytes on disk for each key, resident memory, and microseconds for each look-up.
 
 `just bench-vocabulary 1000000`
 """

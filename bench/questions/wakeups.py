@@ -1,4 +1,4 @@
-"""What it costs to wake the engine's thread and the event loop, in time and in CPU.
+"""Cost of waking the engine's thread and the event loop, in time and in CPU.
 
 A batch takes two: the loop puts its run into the thread's queue (a futex), and the thread calls the loop back (a byte
 in the loop's own pipe). Both sides sleep meanwhile, as for a caller by itself. `just bench wakeups`

@@ -1,4 +1,4 @@
-"""What each part of a `Recommend` call costs: the server with and without it.
+"""Cost of each part of a `Recommend` call: the server with and without it.
 
 Servers on the grpc edge stand side by side, one whole and one without each part; h2load (Debian: nghttp2-client) asks
 them in turns, in an order of chance each round. A round gives a server's CPU a call as a share of the whole one's in

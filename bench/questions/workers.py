@@ -1,4 +1,4 @@
-"""What do several servers on one port give and take: calls a second and memory, by their number.
+"""Calls a second and memory of several servers on one port, by their number.
 
 The reference model for throughput, h2load (Debian: nghttp2-client) as the caller, on the same cores: rounds are
 interleaved, and medians compare with each other only. Memory is read from a table of its own size, stored in the model

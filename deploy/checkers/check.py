@@ -31,8 +31,8 @@ _PODS = {
 _BUILT_IN = ("apps", "autoscaling", "batch", "policy", "networking.k8s.io", "rbac.authorization.k8s.io")
 
 
-class Fault(Exception):  # noqa: N818 (what a checker found is no error of ours)
-    """What a checker found, in its words."""
+class Fault(Exception):  # noqa: N818 (a checker's finding is not an error of this program)
+    """A checker's finding, in its words."""
 
 
 def program(*words: str | Path, root: Path) -> str:
@@ -48,7 +48,7 @@ def program(*words: str | Path, root: Path) -> str:
 
 
 def files(root: Path, *patterns: str) -> list[Path]:
-    """The files that match, as paths below `root`; raises Fault if there are none: that would prove nothing."""
+    """The files that match, as paths below `root`; raises Fault if there is no match, which would prove nothing."""
     found = sorted({path.relative_to(root) for pattern in patterns for path in root.glob(pattern)})
     found = [path for path in found if not {".venv", ".terraform"} & set(path.parts)]
     if not found:
@@ -204,7 +204,7 @@ def terraform(root: Path) -> None:
 
 
 def _undeclared(tree: Path) -> Iterator[str]:
-    """What is named and stands nowhere: Terraform itself looks only once it has the provider, which is not here."""
+    """Names that are undeclared: Terraform itself checks them only with the provider, which is not installed here."""
     modules = {}
     for folder in {path.parent for path in tree.rglob("*.tf")}:
         text = "\n".join(re.sub(r"#.*", "", path.read_text(encoding="utf-8")) for path in folder.glob("*.tf"))

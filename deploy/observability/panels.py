@@ -1,4 +1,4 @@
-"""What the Grafana dashboards show: their rows, panels, queries, thresholds and annotations.
+"""Contents of the Grafana dashboards: rows, panels, queries, thresholds and annotations.
 
 Each panel says in its description what one learns from it. `$job` and `$instance` narrow every query;
 `$__rate_interval` is Grafana's, a few scrapes long.
@@ -301,7 +301,7 @@ ENGINE = {
             [(total(REQUESTS, ANSWERED, 'worker!=""', by="instance, worker"), "{{instance}} {{worker}}")], PER_SECOND,
         ),
         Panel(
-            "Started anew", "How often each worker has died in ten minutes.",
+            "Restarts", "How often each worker has died in ten minutes.",
             [(f'resets(process_uptime_seconds{{{HERE},worker!=""}}[10m])', "{{instance}} {{worker}}")],
             levels=((1.0, "red"),),
         ),

@@ -30,7 +30,7 @@ Series: TypeAlias = tuple[str, list[float], list[float]]
 
 @dataclass(frozen=True)
 class Range:
-    """What is asked of which Prometheus: the time from `start` to `end`, rates over `window`."""
+    """A query range of one Prometheus: the time from `start` to `end`, rates over `window`."""
 
     prometheus: str
     start: float
@@ -117,7 +117,7 @@ def _draw_lines(axis: Axes, series: Sequence[Series], panel: Mapping[str, Any]) 
 
 
 def _draw_text(axis: Axes, series: Sequence[Series], panel: Mapping[str, Any]) -> None:
-    """What a panel of numbers ends with, in the colour of its threshold; names where it shows those."""
+    """The last values of a panel of numbers, in the colour of their threshold, with names if it shows them."""
     axis.set_axis_off()
     defaults = panel["fieldConfig"]["defaults"]
     steps = defaults.get("thresholds", {}).get("steps", [])

@@ -42,8 +42,6 @@ ROOMS = [
     *(ROOT / name for name in ("bench", "deploy", "docs/site", "examples", "proto")),
 ]
 ROOMS_NOT_YET = {
-    "bench",
-    "deploy",
     "recommender/catalogue",
     "recommender/export",
     "recommender/importers",
