@@ -17,14 +17,19 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from recommender.domain import Ranking
-from recommender.export import ExportOptions, export_model
 from recommender.models.card import Card, card_path
 from recommender.recommend_api.open_inference import open_inference_pb2 as oip
 from recommender.recommend_api.v1 import recommend_api_pb2 as api
 from recommender.recommend_api.v1 import recommend_api_pb2_grpc as api_grpc
 from recommender.settings.network import Edge
 from recommender.settings.settings import Settings
-from tests.support.catalogues import add_fallback, add_vocabulary, export_catalogue, reference_embeddings
+from tests.support.catalogues import (
+    add_fallback,
+    add_vocabulary,
+    every_batch_from_8_bits,
+    export_catalogue,
+    reference_embeddings,
+)
 from tests.support.hiding import best_visible, write_list
 from tests.support.requests import requests
 from tests.support.serving import PATIENCE, in_a_thread, server_of
@@ -75,15 +80,13 @@ class Shop:
 
 
 @pytest.fixture(scope="module", params=["plain", pytest.param("coarse", marks=pytest.mark.slow)])
-def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     items, folder = SIZES[request.param], tmp_path_factory.mktemp("catalogue")
-    if request.param == "plain":
-        path = export_catalogue(folder, items)
-    else:
-        path = export_model(ExportOptions(items=items, dim=8, coarse="int8", output=folder / "10_model.onnx"))
+    path = export_catalogue(folder, items, coarse=request.param == "coarse")
     add_fallback(path, list(range(0, items, 2)))
     add_vocabulary(path, [f"item {item}" for item in range(items)])
-    return path
+    with every_batch_from_8_bits():
+        yield path
 
 
 @pytest.fixture(scope="module")

@@ -19,7 +19,7 @@ from recommender.recommend_api.v1 import catalogue_api_pb2 as capi
 from recommender.recommend_api.v1 import recommend_api_pb2 as api
 from tests.support.adding import TIMEOUT, exported_shop, new_item, shopping
 from tests.support.asking import typed
-from tests.support.catalogues import export_catalogue, reference_embeddings
+from tests.support.catalogues import every_batch_from_8_bits, export_catalogue, reference_embeddings
 from tests.support.engines import engines
 from tests.support.serving import AnyServer, Shared
 
@@ -159,21 +159,43 @@ async def test_more_than_may_be_are_refused_as_a_whole(server: AnyServer) -> Non
 
 @pytest.mark.parametrize("seed", [1, 2])
 async def test_every_answer_is_that_of_brute_force(server: AnyServer, seed: int) -> None:
-    """Random new items, some hidden, under random histories, exclusions, candidates and limits above what is left."""
+    await compare_with_brute_force(server.port, ITEMS, ITEMS, seed)
+
+
+@pytest.mark.slow
+async def test_every_answer_of_a_table_in_8_bits_is_that_of_brute_force(
+    shared: Shared, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    items, folder = 20_000, tmp_path_factory.mktemp("coarse")
+    with every_batch_from_8_bits():
+        coarse = shared(
+            model=exported_shop(folder, items, coarse=True),
+            num_recommendations=10,
+            catalogue_writes=True,
+            catalogue_journal=folder / "journal.sqlite",
+        )
+    await compare_with_brute_force(coarse.port, items, 12, seed=1)
+
+
+async def compare_with_brute_force(port: int, items: int, most: int, seed: int) -> None:
+    """Random new items, some hidden, under random histories, exclusions, candidates and limits up to `most`.
+
+    With `most` = `items` some limits are above what is left.
+    """
     random = np.random.default_rng(seed)
     new = [f"new {place}" for place in range(30)]
-    async with shopping(server.port, ITEMS) as shop:
+    async with shopping(port, items) as shop:
         await shop.add(*(new_item(key, random.random(8).tolist(), float(random.normal())) for key in new))
-        hidden = set(random.choice([*new, *(f"item {item}" for item in range(ITEMS))], 80).tolist())
+        hidden = set(random.choice([*new, *(f"item {item}" for item in range(items))], 80).tolist())
         await shop.catalogue.HideItems(capi.HideItemsRequest(item_keys=hidden), timeout=TIMEOUT)
-        while hidden & set((await shop.ask(item_ids=[0], limit=300)).item_keys):
+        while (await shop.ask(item_ids=[0], candidate_item_keys=hidden)).item_keys:
             pass
         keys = list(shop.vectors)
         asked: list[api.RecommendRequest] = []
         for _ in range(60):
             named = random.choice(keys, random.integers(1, 40)).tolist()
-            request = api.RecommendRequest(limit=int(random.integers(1, 301)))
-            request.item_keys[:] = [f"item {item}" for item in random.integers(0, ITEMS, random.integers(1, 6))]
+            request = api.RecommendRequest(limit=int(random.integers(1, most + 1)))
+            request.item_keys[:] = [f"item {item}" for item in random.integers(0, items, random.integers(1, 6))]
             request.exclude_history = bool(random.integers(2))
             if random.random() < 0.4:
                 request.candidate_item_keys[:] = named

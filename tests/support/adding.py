@@ -31,9 +31,9 @@ def new_item(
     return item
 
 
-def exported_shop(folder: Path, items: int) -> Path:
-    """A reference model of the keys `item 0` and so on."""
-    path = export_catalogue(folder, items)
+def exported_shop(folder: Path, items: int, *, coarse: bool = False) -> Path:
+    """A reference model of the keys `item 0` and so on; `coarse` adds a table in 8 bits."""
+    path = export_catalogue(folder, items, coarse=coarse)
     add_vocabulary(path, [f"item {number}" for number in range(items)])
     return path
 

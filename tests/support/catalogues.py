@@ -3,23 +3,45 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+import pytest
 
+from recommender.engine import sessions
+from recommender.engine.coarse import EVERY_BATCH
 from recommender.export import ExportOptions, export_model
 from recommender.models.card import CardFile, FileRole, card_path, file_sha256
 from recommender.models.fallback import write_fallback
 from recommender.models.vocabulary import write_vocabulary
 
 
-def export_catalogue(folder: Path, items: int, dim: int = 8, seed: int = 0) -> Path:
-    """A reference model of that many items: its embeddings are `reference_embeddings(items, dim, seed)`."""
+def export_catalogue(folder: Path, items: int, dim: int = 8, seed: int = 0, *, coarse: bool = False) -> Path:
+    """A reference model of that many items: its embeddings are `reference_embeddings(items, dim, seed)`.
+
+    `coarse` adds a table in 8 bits.
+    """
     k = min(items, 10)
-    options = ExportOptions(items=items, dim=dim, seed=seed, num_recommendations=k, output=folder / f"{k}_model.onnx")
+    options = ExportOptions(
+        items=items,
+        dim=dim,
+        seed=seed,
+        num_recommendations=k,
+        coarse="int8" if coarse else "auto",
+        output=folder / f"{k}_model.onnx",
+    )
     return export_model(options)
+
+
+@contextmanager
+def every_batch_from_8_bits() -> Iterator[None]:
+    """Have models that are loaded meanwhile rank every batch by their tables in 8 bits, however quick that is here."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sessions, "quickest_span", lambda *_: EVERY_BATCH)
+        yield
 
 
 def reference_embeddings(items: int, dim: int = 8, seed: int = 0) -> npt.NDArray[np.float32]:
