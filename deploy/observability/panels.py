@@ -306,6 +306,19 @@ ENGINE = {
             levels=((1.0, "red"),),
         ),
     ),
+    "Catalogue": (
+        Panel(
+            "Items hidden and added by calls", "Beyond the limits calls are refused.",
+            [(f"max by (instance) (recommender_catalogue_hidden{{{HERE}}})", "{{instance}} hidden"),
+             (f"max by (instance) (recommender_catalogue_hidden_limit{{{HERE}}})", "{{instance}} hidden, limit"),
+             (f"max by (instance) (recommender_catalogue_new{{{HERE}}})", "{{instance}} added"),
+             (f"max by (instance) (recommender_catalogue_new_limit{{{HERE}}})", "{{instance}} added, limit")],
+        ),
+        Panel(
+            "Filters", "Those in the cache are ready; the others are evaluated over all items.",
+            [(f"sum by (recommender_outcome) ({rate('recommender_filters_total')})", "{{recommender_outcome}}")],
+        ),
+    ),
     "Process": (
         Panel(
             "CPU", "Cores in use, user and system.",

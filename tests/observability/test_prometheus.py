@@ -26,6 +26,7 @@ import pytest
 
 from recommender.client import Client
 from recommender.security.access import digest_of, new_token
+from tests.support.adding import exported_shop
 from tests.support.certificates import Authority
 from tests.support.collector import collecting
 from tests.support.models import table, write_model
@@ -163,7 +164,13 @@ async def going_on(*works: Callable[[], Awaitable[object]]) -> AsyncIterator[Non
 
 
 def asking(
-    server_port: int, clients: contextlib.AsyncExitStack, history: list[int], *, pause: float = 0.0, **options: Any
+    server_port: int,
+    clients: contextlib.AsyncExitStack,
+    history: list[int],
+    *,
+    pause: float = 0.0,
+    wanted: str = "",
+    **options: Any,
 ) -> Callable[[], Awaitable[object]]:
     """Ask a server, and rest for `pause` seconds; what it answers is the metrics' affair."""
     client = Client(f"127.0.0.1:{server_port}", **options)
@@ -171,7 +178,7 @@ def asking(
 
     async def ask() -> None:
         with contextlib.suppress(grpc.aio.AioRpcError):
-            await client.recommend(history, timeout=TIMEOUT)
+            await client.recommend(history, filter=wanted, timeout=TIMEOUT)
         await asyncio.sleep(pause)
 
     return ask
@@ -239,11 +246,12 @@ async def test_every_panel_has_data_and_every_alert_fires_when_it_should(serve: 
         full = await start(serve(**overloaded(tmp_path)))
         refusing, orphaned, trying = [await start(serve(**settings)) for settings in following(tmp_path)]
         secured = await start(serve(**secrets(tmp_path), metrics_port=0, secrets_reload_ms=200))
+        stocked = await start(serve(**with_a_catalogue(tmp_path)))
         stuck = await start(running(settings=hanging, module="tests.support.hanging"))
         stalled = await start(running(settings=hanging, module="tests.support.hanging"))
         both = await start(running(settings=several, wait_for="all workers serve"))
         open_.callback(both.signal, signal.SIGTERM)  # killed alone it would leave its workers behind
-        here = [well, other_model, full, refusing, orphaned, trying, secured, behind_envoy]
+        here = [well, other_model, full, refusing, orphaned, trying, secured, behind_envoy, stocked]
         ports = [server.metrics_port for server in here] + [metrics_port(each) for each in (stuck, stalled, both)]
         looking = await start(prometheus(tmp_path, {"recommender": [*ports, 1], "forgotten": [forgotten.metrics_port]}))
         trusting = grpc.ssl_channel_credentials((tmp_path / "ca.pem").read_bytes())
@@ -256,6 +264,7 @@ async def test_every_panel_has_data_and_every_alert_fires_when_it_should(serve: 
                 asking(secured.port, open_, [1], pause=0.2, credentials=trusting, token=token),
                 asking(secured.port, open_, [1], pause=0.2, credentials=trusting),
                 asking(behind_envoy.port, open_, [1], pause=0.2),
+                asking(stocked.port, open_, [1], pause=0.2, wanted="item.price > 1.0"),
                 asking(trying.port, open_, [UNTRIED], pause=0.05),
                 asking(both_port(both), open_, [1], pause=0.2),
                 stalling(stalled),
@@ -318,6 +327,21 @@ def overloaded(folder: Path) -> dict[str, Any]:
     """Settings of a server that has more callers than it can serve."""
     slow = write_model(folder / "5_model.onnx", table(), burn=100)
     return {"model": slow, "num_recommendations": 5, "max_batch_size": 1, "max_backlog": 2, "metrics_port": 0}
+
+
+def with_a_catalogue(folder: Path) -> dict[str, Any]:
+    """Settings of a server that filters by attributes, and whose catalogue calls may change."""
+    items = folder / "items.csv"
+    items.write_text("key,price\nitem 1,0.5\nitem 2,2.5\n", encoding="utf-8")
+    (folder / "stocked").mkdir()
+    return {
+        "model": exported_shop(folder / "stocked", 50),
+        "num_recommendations": 10,
+        "items": items,
+        "catalogue_writes": True,
+        "catalogue_journal": folder / "journal.sqlite",
+        "metrics_port": 0,
+    }
 
 
 def following(folder: Path) -> list[dict[str, Any]]:
