@@ -28,7 +28,6 @@ BETTER = {
 """Patterns, and what to write instead."""
 GENERATED = {"api-reference.md", "licences.md", "settings.md"}
 NOT_YET = {
-    "docs/catalogue.md",
     "docs/performance-peers.md",
 }
 """Pages that still have some of them."""
