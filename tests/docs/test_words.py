@@ -27,10 +27,6 @@ BETTER = {
 }
 """Patterns, and what to write instead."""
 GENERATED = {"api-reference.md", "licences.md", "settings.md"}
-NOT_YET = {
-    "docs/performance-peers.md",
-}
-"""Pages that still have some of them."""
 
 ROOMS = [
     *sorted(
@@ -64,7 +60,7 @@ def sources(room: Path) -> list[Path]:
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_a_page_has_none_of_these_words(page: Path) -> None:
-    if str(page.relative_to(ROOT)) in NOT_YET or page.name in GENERATED:
+    if page.name in GENERATED:
         return
     assert faults(page.read_text(encoding="utf-8")) == []
 
