@@ -24,6 +24,7 @@ from recommender.settings.network import Edge
 from recommender.settings.settings import Settings
 from tests.support.adding import exported_shop, new_item
 from tests.support.catalogues import add_fallback, every_batch_from_8_bits, reference_embeddings
+from tests.support.hiding import write_list
 from tests.support.serving import PATIENCE, in_a_thread, server_of
 
 pytestmark = pytest.mark.both_edges
@@ -58,6 +59,8 @@ class Catalogue:
         self.attributes = {key: attributes_of(number) for key, number in zip(self.keys, numbers, strict=True)}
         self.vectors = reference_embeddings(items + NEW).astype(np.float64)
         self.vectors[items::2] *= -1
+        self.hidden = {*self.keys[5::17], "new 3", "new 4"}
+        self.visible = np.array([key not in self.hidden for key in self.keys])
         self.selected = {
             text: np.array([selects(own) for own in self.attributes.values()]) for text, selects in FILTERS.items()
         }
@@ -77,7 +80,7 @@ class Catalogue:
     def wanted(self, request: api.RecommendRequest) -> list[tuple[str, float]]:
         """The answer by the definition: sort everything, then take what may be taken."""
         boosted, scores = self.boosted(request)
-        filtered = self.selected[request.filter] if request.filter else np.full(len(self.keys), fill_value=True)
+        filtered = self.visible & self.selected[request.filter] if request.filter else self.visible
         taken: list[tuple[str, float]] = []
         counts: Counter[tuple[str, object]] = Counter()
         for place in np.lexsort((-scores, -boosted)).tolist():
@@ -126,6 +129,7 @@ def shop(catalogue: Catalogue, model: Path, tmp_path_factory: pytest.TempPathFac
     table = folder / "items.jsonl"
     lines = [json.dumps({"key": f"item {number}", **attributes_of(number)}) for number in range(catalogue.items)]
     table.write_text("\n".join(lines), encoding="utf-8")
+    write_list(folder / "hidden.txt", sorted(catalogue.hidden))
     known = Settings(
         port=0,
         model=model,
@@ -133,6 +137,7 @@ def shop(catalogue: Catalogue, model: Path, tmp_path_factory: pytest.TempPathFac
         edge=edge,
         default_timeout_ms=60_000,
         items=table,
+        hidden_items=str(folder / "hidden.txt"),
         catalogue_writes=True,
         catalogue_journal=folder / "journal.sqlite",
     )
@@ -191,6 +196,8 @@ def test_answers_are_those_of_the_definition(shop: Shop, asked: list[api.Recomme
 def compare(catalogue: Catalogue, request: api.RecommendRequest, reply: api.RecommendResponse) -> None:
     """Hold a reply to the definition. Items whose scores rounding cannot tell apart may change places."""
     expected = catalogue.wanted(request)
+    if request.filter:
+        assert reply.matching_items == (catalogue.visible & catalogue.selected[request.filter]).sum(), request
     everything = dict(zip(catalogue.keys, catalogue.boosted(request)[0], strict=True))
     assert len({*reply.item_keys}) == len(reply.item_keys) == len(expected), request
     for told in ([score for _, score in expected], [everything[key] for key in reply.item_keys]):
@@ -221,7 +228,8 @@ def test_a_fallback_list_keeps_bounds_and_its_order(shop: Shop) -> None:
     request.boosts.add(filter="item.price > 2.0", addend=5.0)
     reply = shop.stub.Recommend(request, timeout=PATIENCE)
     assert reply.source == api.SOURCE_FALLBACK
-    assert [*reply.item_ids] == list(range(14))
+    assert "item 5" in shop.catalogue.hidden
+    assert [*reply.item_ids] == [item for item in range(14) if item != 5] + [19]
 
 
 @pytest.mark.parametrize(
