@@ -265,6 +265,9 @@ FILTERS: Final = Instrument(
     "Filters of requests: ready (found in the cache) or evaluated",
     (OUTCOME,),
 )
+EVICTED: Final = Instrument(
+    "recommender.filters.evicted", "counter", "{filter}", "Results of filters that the full cache dropped"
+)
 CONNECTIONS: Final = Instrument(
     "recommender.connections.open",
     "updowncounter",
@@ -337,6 +340,7 @@ INSTRUMENTS: Final = (
     ITEM_BYTES,
     ITEM_TABLES,
     FILTERS,
+    EVICTED,
     *OF_ENVOY,
     LOOP_LAG,
     CPU_TIME,

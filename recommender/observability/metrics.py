@@ -214,6 +214,7 @@ def _table_points(attributes: ItemAttributes) -> Iterable[tuple[Instrument, Data
     yield instruments.ITEM_TABLES, DataPoint((), table.replaced)
     yield instruments.FILTERS, DataPoint(("ready",), table.ready)
     yield instruments.FILTERS, DataPoint(("evaluated",), table.evaluated)
+    yield instruments.EVICTED, DataPoint((), table.evicted)
 
 
 def _connection_points(connections: Connections) -> Iterable[tuple[Instrument, DataPoint]]:

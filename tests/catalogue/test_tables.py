@@ -187,9 +187,12 @@ async def test_filters_beyond_the_cache_are_evaluated_again_and_late_ones_told(t
     filters = [Filter(f"item.price > {least}") for least in range(8)]
     await asyncio.gather(*map(version.prepare, [*filters, *filters]))
     assert tables.statistics().evaluated == 8
+    dropped = tables.statistics().evicted
+    assert 0 < dropped < 8
     assert [version.mask(each).count for each in filters] == [2, 1, 0, 0, 0, 0, 0, 0]
     await version.prepare(filters[0])
     assert tables.statistics().evaluated == 9
+    assert tables.statistics().evicted == dropped + 1
     with pytest.raises(DeadlineError):
         await version.prepare(Filter("item.price > 100"), deadline=0.0)
     await tables.close()

@@ -37,7 +37,7 @@ async def test_metrics_are_those_that_a_scrape_sees(observed: Observed) -> None:
     watched = {telemetry.CERTIFICATE_EXPIRY, telemetry.FILES_STALE}
     # Without a journal and a table of items there is nothing of theirs.
     catalogue = {telemetry.HIDDEN_BY_CALLS, telemetry.MOST_HIDDEN, telemetry.ITEM_ROWS, telemetry.ITEM_BYTES}
-    catalogue |= {telemetry.ITEM_TABLES, telemetry.FILTERS, telemetry.NEW_KEPT, telemetry.MOST_NEW}
+    catalogue |= {telemetry.ITEM_TABLES, telemetry.FILTERS, telemetry.EVICTED, telemetry.NEW_KEPT, telemetry.MOST_NEW}
     silent = {telemetry.TOKEN_REQUESTS, telemetry.TURNED_AWAY, *watched, *catalogue, *telemetry.OF_ENVOY}
     expected = [each for each in telemetry.INSTRUMENTS if each not in silent]
     assert set(collector.metrics) == {each.name for each in expected}

@@ -18,12 +18,13 @@ _OVERHEAD = 512
 class MaskCache:
     """Masks by their filters, `most_bytes` in all; the one that was not asked for the longest goes first.
 
-    Threads may share it.
+    Threads may share it. `evicted` counts the masks that went.
     """
 
     def __init__(self, most_bytes: int) -> None:
         self._most = most_bytes
         self._bytes = 0
+        self.evicted = 0
         self._masks: OrderedDict[Key, ItemMask] = OrderedDict()
         self._lock = threading.Lock()
 
@@ -48,6 +49,7 @@ class MaskCache:
             self._bytes += size
             while self._bytes > self._most:
                 self._bytes -= _size(*self._masks.popitem(last=False))
+                self.evicted += 1
 
     def clear(self) -> None:
         """Keep nothing."""

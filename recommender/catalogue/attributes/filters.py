@@ -81,7 +81,8 @@ class TableStatistics:
     """The table in use: `rows` and `bytes` of it, how often it was `replaced`, and whether it is `stale`.
 
     It is if a newer file was refused. Where versions bring tables of their own, these are counted together. `ready` and
-    `evaluated` count the filters that were in the cache and those that were not.
+    `evaluated` count the filters that were in the cache and those that were not, and `evicted` those that the cache
+    dropped to stay within its limit.
     """
 
     rows: int
@@ -90,6 +91,7 @@ class TableStatistics:
     stale: bool
     ready: int
     evaluated: int
+    evicted: int
 
 
 class Tables(Protocol):

@@ -61,6 +61,7 @@ class OwnTables:
             stale=False,
             ready=self._workshop.ready,
             evaluated=self._workshop.evaluated,
+            evicted=self._workshop.cache.evicted,
         )
 
 

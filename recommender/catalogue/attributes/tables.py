@@ -76,6 +76,7 @@ class FollowedTables:
             stale=self._stale,
             ready=self._workshop.ready,
             evaluated=self._workshop.evaluated,
+            evicted=self._workshop.cache.evicted,
         )
 
     def faults(self, given: AttributeValues) -> Iterator[tuple[str, str]]:
