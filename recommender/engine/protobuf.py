@@ -68,7 +68,7 @@ class Message:
             else:
                 raise damaged(self.path, "it is not an ONNX model")
             if at > self.end:
-                raise damaged(self.path, f"it ends {at - self.end} bytes too early")
+                raise damaged(self.path, f"it ends {at - self.end} bytes too early, or is not an ONNX file")
             yield tag >> 3, value
 
     def text(self) -> str:

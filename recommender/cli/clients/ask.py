@@ -79,7 +79,7 @@ _Candidates = Annotated[
 @app.command("client", cls=_WithLists)
 def client(
     *,
-    host: Annotated[str, typer.Option(help="Where the server is.")] = "localhost",
+    host: Annotated[str, typer.Option(help="The server's host name or address.")] = "localhost",
     port: Annotated[int, typer.Option(min=1, max=65535, help="The server's port.")] = 50051,
     items: _Items = None,
     keys: _Keys = None,
@@ -102,26 +102,25 @@ def client(
     ] = None,
     feature: Annotated[
         list[str] | None,
-        typer.Option(metavar="NAME=VALUE", help="A feature, where the model takes it; a list as 1,2. May come again."),
+        typer.Option(metavar="NAME=VALUE", help="A feature, where the model takes it; a list as 1,2. Repeatable."),
     ] = None,
     wanted: Annotated[
         str, typer.Option("--filter", metavar="CEL", help="Recommend only items for which this is true.")
     ] = "",
     parameter: Annotated[
         list[str] | None,
-        typer.Option(metavar="NAME=VALUE", help="A parameter of the filter; a list as a,b. May come again."),
+        typer.Option(metavar="NAME=VALUE", help="A parameter of the filter; a list as a,b. Repeatable."),
     ] = None,
     boost: Annotated[
         list[str] | None,
         typer.Option(
             metavar="CEL=EFFECT",
-            help="Lift or lower items for which CEL is true: a factor as 1.2, an addend as +0.5 or -0.5. "
-            "May come again.",
+            help="Lift or lower items for which CEL is true: a factor as 1.2, an addend as +0.5 or -0.5. Repeatable.",
         ),
     ] = None,
     max_per: Annotated[
         list[str] | None,
-        typer.Option(metavar="NAME=N", help="Recommend at most N items of one value, as brand=3. May come again."),
+        typer.Option(metavar="NAME=N", help="Recommend at most N items of one value, as brand=3. Repeatable."),
     ] = None,
     model: Annotated[str, typer.Option(help="The model to ask, as name, name@version or name@alias.")] = "",
     limit: Annotated[
@@ -142,7 +141,7 @@ def client(
 ) -> None:
     """Ask a running server for recommendations.
 
-    Without a history and a user, for a few examples.
+    Without a history or a user it asks for a few examples.
     """
     if items is not None and keys is not None:
         raise typer.BadParameter("a history is either --items or --keys", param_hint="--keys")

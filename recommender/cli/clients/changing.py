@@ -17,7 +17,7 @@ from recommender.client.connection import authorization, options_for
 from recommender.edges.address import address_of
 from recommender.recommend_api.v1 import catalogue_api_pb2_grpc as api_grpc
 
-Host = Annotated[str, typer.Option(help="Where the server is.")]
+Host = Annotated[str, typer.Option(help="The server's host name or address.")]
 Port = Annotated[int, typer.Option(min=1, max=65535, help="The server's port.")]
 Timeout = Annotated[float, typer.Option(min=0.001, max=86_400, help="Seconds to wait for each answer.")]
 Ca = Annotated[Path | None, typer.Option(help="Authority of the server's certificate; with it, TLS.")]
