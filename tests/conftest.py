@@ -46,6 +46,18 @@ structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.
 _left_out: dict[str, int] = {}
 
 
+@pytest.fixture(autouse=True)
+def _log_as_before(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Undo what a command that runs in the test's process does to the log."""
+    before, configure = structlog.get_config(), structlog.configure
+    # A logger that caches its configuration keeps it for the tests after this one.
+    monkeypatch.setattr(
+        structlog, "configure", lambda **options: configure(**(options | {"cache_logger_on_first_use": False}))
+    )
+    yield
+    configure(**before)
+
+
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     both = "edge" in metafunc.fixturenames and metafunc.definition.get_closest_marker("both_edges")
     chosen = any(mark.args[0] == "edge" for mark in metafunc.definition.iter_markers("parametrize"))

@@ -53,7 +53,7 @@ def test_a_stopped_job_goes_on_and_its_output_is_that_of_one_run(tmp_path: Path,
     job(path).run(open_folder(str(whole)), lambda _: None)
     for file in ("part-00000.parquet", "part-00003.parquet", "part-00010.parquet"):
         stopped = job(path)
-        with pytest.raises(StoppedError, match="the same command goes on"):
+        with pytest.raises(StoppedError, match="the same command continues"):
             stopped.run(Interrupted(parted, file, stopped.stop), lambda _: None)
     (parted / ".part-00007.parquet.draft").write_bytes(b"half")
     summary = job(path).run(open_folder(str(parted)), lambda _: None)

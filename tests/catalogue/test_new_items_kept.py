@@ -127,7 +127,7 @@ async def test_workers_share_them_and_know_them_by_the_same_ids(model: Path, tmp
 
 @pytest.mark.parametrize(
     ("changes", "sentence"),
-    [({"query_vector": False}, "exported before"), ({"embedding_size": 0}, "no item table")],
+    [({"query_vector": False}, "exported by an older version"), ({"embedding_size": 0}, "no item table")],
 )
 async def test_a_model_that_cannot_rank_them_refuses_them(
     model: Path, tmp_path: Path, serve: ServeHere, changes: dict[str, object], sentence: str

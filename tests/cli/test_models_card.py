@@ -58,7 +58,7 @@ def test_a_plain_file_gets_its_card_its_keys_and_its_lists(plain: Path, tmp_path
 @pytest.mark.parametrize(
     ("more", "sentence"),
     [
-        ((), "say it by --items"),
+        ((), "give --items"),
         (("--items", ITEMS + 1), "loads but does not run"),
         (("--items", ITEMS, "--never-recommend", "never.txt"), "never-recommend list"),
         (("--items", ITEMS, "--sorted-times"), "has no input history_times"),
@@ -146,7 +146,7 @@ def test_a_file_that_takes_features_gets_them_into_its_card(tmp_path: Path) -> N
     code, told = card(file, *sizes, "--features", file_of_features, "--parity", parity)
 
     assert (refused, short, code) == (2, 2, 0), told
-    assert "input age is unknown: it is none of the contract's" in " ".join(sentence.split())
+    assert "input age is unknown: the contract does not have it" in " ".join(sentence.split())
     assert "it lacks the feature level, for which the model has no default" in " ".join(reason.split())
     artifact = open_artifact(file)
     assert artifact.card is not None

@@ -40,7 +40,7 @@ async def test_grpcurl_lists_the_services(server: AnyServer) -> None:
     ("symbol", "comment"),
     [
         ("recommend_api.v1.RecommenderService", "// Ranks the catalogue for one history"),
-        ("recommend_api.v1.RecommendRequest", "// The history: ids of the items the user has seen, oldest first."),
+        ("recommend_api.v1.RecommendRequest", "// The history: ids of the items that the user has seen, oldest first."),
         ("recommend_api.v1.RecommendResponse", "// Ids of the recommended items, best first."),
         ("inference.GRPCInferenceService", "// Ranks the catalogue for each row of the inputs."),
     ],

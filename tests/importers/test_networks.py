@@ -163,7 +163,7 @@ def test_numbers_that_are_not_the_networks_are_refused(
     [
         ("recbole.gru4rec", {"num_layers": "2"}, "MAX_ITEM_LIST_LENGTH = None; expected is a whole number"),
         ("implicit.als", {"alpha": True}, "alpha = True; expected is a number"),
-        ("implicit.als", {"alpha": 0.0, "regularization": 0.1}, "folds nobody in"),
+        ("implicit.als", {"alpha": 0.0, "regularization": 0.1}, "cannot fold users in"),
         ("rectools.tiger", {}, "no network of this version"),
     ],
 )

@@ -74,10 +74,10 @@ def in_the_card(change: Callable[[dict[str, Any]], None]) -> Mapping[str, Any]:
 @pytest.mark.parametrize(
     ("changes", "sentence"),
     [
-        (without("premium"), "input premium is unknown: it is none of the contract's, and no card declares it"),
+        (without("premium"), "input premium is unknown: the contract does not have it, and no card declares it"),
         (
             {"features": [*DECLARED, {"name": "x", "type": "bool"}]},
-            "the card declares a feature x, and there is no such",
+            "the card declares a feature x, which the model does not have",
         ),
         (
             changed("age", type="int64", default=30, minimum=0, maximum=99),

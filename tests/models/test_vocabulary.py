@@ -38,7 +38,7 @@ def test_every_key_leads_to_its_item_and_back(tmp_path_factory: pytest.TempPathF
 
 
 @pytest.mark.parametrize(
-    ("keys", "reason"), [(["a", "b", "a"], "'a' comes twice"), (["a", ""], "key 1 is empty"), (["a\0"], "NUL")]
+    ("keys", "reason"), [(["a", "b", "a"], "'a' is repeated"), (["a", ""], "key 1 is empty"), (["a\0"], "NUL")]
 )
 def test_keys_that_name_no_item_or_two_are_refused(tmp_path: Path, keys: list[str], reason: str) -> None:
     with pytest.raises(ValueError, match=reason):

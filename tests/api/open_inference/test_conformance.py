@@ -107,7 +107,7 @@ CONFORMANCE: dict[str, tuple[oip.ModelInferRequest, grpc.StatusCode, str]] = {
     "both kinds of contents": (
         changed(lambda r: r.inputs[0].contents.int64_contents.append(1)),
         INVALID,
-        "typed contents beside raw ones",
+        "both typed and raw contents",
     ),
     "contents of another type": (
         changed(typed_otherwise),
