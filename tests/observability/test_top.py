@@ -101,7 +101,10 @@ async def test_the_command_draws_and_saves_a_picture(serve: Serve, tmp_path: Pat
 
     assert done.returncode == 0, done.stderr
     assert "reference@1" in done.stdout
-    assert picture.read_text(encoding="utf-8").startswith("<svg")
+    svg = picture.read_text(encoding="utf-8")
+    assert svg.startswith("<svg")
+    assert 'src: local("FiraCode-Regular");' in svg
+    assert "url(http" not in svg.replace('"', "")
 
 
 async def test_a_port_of_grpc_is_a_sentence(serve: Serve) -> None:

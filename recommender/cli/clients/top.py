@@ -6,6 +6,7 @@ import contextlib
 import io
 import itertools
 import math
+import re
 import time
 from collections import deque
 from collections.abc import Iterator, Sequence
@@ -131,7 +132,12 @@ def top(
     if svg is not None:
         picture = Console(record=True, file=io.StringIO(), width=_PICTURE_WIDTH)
         picture.print(last)
-        picture.save_svg(str(svg), title="recommender top")
+        svg.write_text(_without_font_urls(picture.export_svg(title="recommender top")), encoding="utf-8")
+
+
+def _without_font_urls(svg: str) -> str:
+    """Keep the installed fonts that Rich names, and drop the addresses that it would download them from."""
+    return re.sub(r",\s*url\([^)]*\) format\([^)]*\)", "", svg)
 
 
 def watch(url: str, interval: float) -> Iterator[RenderableType]:
