@@ -1,1 +1,1 @@
-"""What is known of the items: their attributes, filters over these, and which of them may be recommended."""
+"""Facts about items: attributes, filters over them, hidden items and new items."""

@@ -89,7 +89,7 @@ def import_model(
 
 
 def _trained(options: ImportOptions, interactions: Interactions | None, work: Path) -> tuple[Handover, nn.Module]:
-    """What was trained, and the network with its numbers."""
+    """The trained model, and the network with its numbers."""
     if options.library == "vectors":
         return read_vectors(options, interactions)
     folder = options.source

@@ -76,7 +76,7 @@ class Evaluation:
     unknown: int
 
     def lines(self) -> list[str]:
-        """What to print."""
+        """Lines to print."""
         share = self.tied / max(self.users + self.tied, 1)
         counted = f"{self.users:,} users, of each the last item by those before, which are not recommended again."
         left = f"{self.tied:,} with a tie ({share:.2%}), {self.unknown:,} without a known item."
@@ -173,7 +173,7 @@ def _offline(model: ModelFile, card: Card, names: _Names, held: Sequence[Held]) 
 
 
 def _private(path: Path, settings: Settings) -> Settings:
-    """What a server of this file alone needs. Tokens, TLS, limits and candidates are of the server in production."""
+    """Settings of a private server for this file, without the tokens, TLS, limits and candidate of production."""
     engine = settings.engine
     return Settings(
         model=str(path),

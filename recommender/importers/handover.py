@@ -19,7 +19,7 @@ _Number = Annotated[int, Field(ge=0)]
 
 
 class Ranked(BaseModel):
-    """What the library recommends for a history, best first; all by number, from 0 on."""
+    """The library's recommendations for a history, best first; all by number, from 0 on."""
 
     model_config = ConfigDict(frozen=True)
 

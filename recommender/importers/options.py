@@ -1,4 +1,4 @@
-"""What to import and where to, as one frozen record."""
+"""Options of an import, as one frozen record."""
 
 from __future__ import annotations
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -34,6 +35,8 @@ class ItemAttributes:
         self._tables = tables
         self._cache_mb = cache_mb
         self._own: OwnTables | None = None
+        self._opening = threading.Lock()
+        """Versions of several models may be read at once, each on its thread."""
 
     @classmethod
     def of(cls, settings: CatalogueSettings) -> ItemAttributes:
@@ -87,7 +90,8 @@ class ItemAttributes:
     def _of_version(self, version: Version, path: Path, items: int, never: frozenset[int]) -> Attributes | None:
         """Read a version's own table; returns None, with a warning, if libraries are missing."""
         try:
-            self._own = self._own or own_tables(self._cache_mb)
+            with self._opening:
+                self._own = own = self._own or own_tables(self._cache_mb)
         except StartError as error:
             log.warning(
                 "the model's own table of items is not read, so filters are refused",
@@ -97,6 +101,6 @@ class ItemAttributes:
             return None
         ids = None if version.vocabulary is None else version.vocabulary.ids
         try:
-            return self._own.attributes(path, ids, items, never)
+            return own.attributes(path, ids, items, never)
         except StartError as error:
             raise ModelError(str(error)) from error

@@ -40,7 +40,7 @@ class Reader:
         changes = self.journal.changes(self._seen)
         if changes is None:
             return
-        if changes.anew:
+        if changes.whole:
             self.known.clear()
             self.read_anew += 1
         for model, item, hidden in changes.entries:
@@ -63,11 +63,11 @@ def test_a_change_says_what_it_changed_and_the_same_again_changes_nothing(journa
 def test_a_reader_is_told_of_changes_only(journal: Journal) -> None:
     journal.write("", ["a", "b"], hidden=True)
     first = journal.changes()
-    assert first == Changes(1, [Entry("", "a", hidden=True), Entry("", "b", hidden=True)], anew=True)
+    assert first == Changes(1, [Entry("", "a", hidden=True), Entry("", "b", hidden=True)], whole=True)
     assert journal.changes(1) is None
     journal.write("", ["a"], hidden=False)
-    assert journal.changes(1) == Changes(2, [Entry("", "a", hidden=False)], anew=False)
-    assert journal.changes() == Changes(2, [Entry("", "b", hidden=True)], anew=True)
+    assert journal.changes(1) == Changes(2, [Entry("", "a", hidden=False)], whole=False)
+    assert journal.changes() == Changes(2, [Entry("", "b", hidden=True)], whole=True)
 
 
 def test_more_than_may_be_hidden_are_refused_as_a_whole(journal: Journal, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -71,7 +71,7 @@ def _column(given: Sequence[object], like: Column) -> Column:
 
 
 def _microseconds(text: str) -> int | None:
-    """Microseconds since 1970 of a time in RFC 3339; None if it is none, or has no offset."""
+    """Microseconds since 1970 of a time in RFC 3339; None if malformed or without an offset."""
     try:
         moment = datetime.fromisoformat(text)
     except ValueError:

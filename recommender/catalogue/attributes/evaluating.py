@@ -226,7 +226,7 @@ def _known(true: Truths, present: Truths) -> _Truth:
 
 
 def _by_word(column: Strings, of_words: Truths) -> _Truth:
-    """What is true of each word, as of each row."""
+    """The truth of a predicate for each word, and so for each row."""
     if not len(of_words):
         return _Truth(np.zeros(len(column.codes), np.bool_), np.zeros(len(column.codes), np.bool_))
     return _known(of_words[column.codes], column.present)

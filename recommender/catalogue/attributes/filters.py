@@ -35,7 +35,7 @@ class Filter(NamedTuple):
 
 
 class Attributes(Protocol):
-    """What is known of one version's items."""
+    """The attributes of one version's items."""
 
     @property
     def digest(self) -> str:
@@ -106,7 +106,7 @@ class Tables(Protocol):
     def attributes(
         self, ids: Callable[[Sequence[str]], Sequence[int | None]], items: int, never: frozenset[int]
     ) -> Attributes:
-        """What is known of a version's items, from now on by each table that is taken up; blocks for some seconds.
+        """The attributes of a version's items, which follow each new table; blocks for some seconds.
 
         `ids` gives the item of each key, None for none; `items` is the size of the catalogue. Those in `never` are in
         no mask.

@@ -55,7 +55,7 @@ class _New:
 
 @dataclass(slots=True)
 class Workshop:
-    """What the attributes of all versions share: the `cache`, and the turns in which filters are evaluated.
+    """The shared parts of all versions' attributes: the `cache`, and the turns in which filters are evaluated.
 
     `ready` and `evaluated` count filters that were in the cache and those that were not.
     """
@@ -119,7 +119,7 @@ class JoinedAttributes:
         return self.table.digest
 
     def faults(self, given: AttributeValues) -> Iterator[tuple[str, str]]:
-        """What that table cannot have of an item's attributes; see `Attributes`."""
+        """An item's attributes that the table cannot hold; see `Attributes`."""
         return faults_of(given, self.table)
 
     def mask(self, wanted: Filter) -> ItemMask:

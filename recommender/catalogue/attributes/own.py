@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import weakref
 from collections.abc import Callable, Sequence
 from itertools import count
@@ -27,18 +28,21 @@ class OwnTables:
         self._workshop = Workshop(MaskCache(cache_bytes))
         self._joined: weakref.WeakSet[JoinedAttributes] = weakref.WeakSet()
         self._numbers = count()
+        self._adding = threading.Lock()
+        """Metrics read the set while a version is loaded on another thread."""
 
     def attributes(
         self, path: Path, ids: Callable[[Sequence[str]], Sequence[int | None]] | None, items: int, never: frozenset[int]
     ) -> JoinedAttributes:
-        """What a file tells of a version's items; blocks for some seconds.
+        """The attributes of a version's items, from a file; blocks for some seconds.
 
         `ids` is None for a version without keys; the others are those of `Tables.attributes`. Raises TableError.
         """
         table = read_own(path, items, has_keys=ids is not None)
         made = JoinedAttributes(self._workshop, next(self._numbers), ids or _nobody, items, never)
         made.join(Current(table, 0))
-        self._joined.add(made)
+        with self._adding:
+            self._joined.add(made)
         log.info(
             "items",
             path=str(path),
@@ -50,8 +54,9 @@ class OwnTables:
         return made
 
     def statistics(self) -> TableStatistics | None:
-        """The tables of the versions that are still there; None if there are none."""
-        tables = [made.table for made in self._joined]
+        """The tables of all loaded versions; None without any."""
+        with self._adding:
+            tables = [made.table for made in self._joined]
         if not tables:
             return None
         return TableStatistics(
@@ -66,7 +71,7 @@ class OwnTables:
 
 
 def read_own(path: Path, items: int, *, has_keys: bool) -> ItemTable:
-    """Read the table of a version of `items` items; blocks. Raises TableError if it is none of that version."""
+    """Read the table of a version of `items` items; blocks. Raises TableError if it does not fit that version."""
     table = read_table(path, of_version=True)
     if not table.by_id:
         if not has_keys:

@@ -56,7 +56,7 @@ def read_table(path: Path, *, of_version: bool = False) -> ItemTable:
 
 
 def signature(path: Path) -> tuple[int, ...]:
-    """What changes when a file is replaced or written to. Raises TableError if there is none."""
+    """A stamp that changes when the file is replaced or written to. Raises TableError if it is missing."""
     try:
         found = path.stat()
     except OSError as error:

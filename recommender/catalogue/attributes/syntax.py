@@ -15,7 +15,7 @@ from recommender.catalogue.attributes.errors import filter_fault
 from recommender.catalogue.attributes.parsed_expr import parsed_expr
 
 ITEM, PARAMETERS = "item", "params"
-"""What a filter calls the item's attributes, and its own parameters."""
+"""The names of the item's attributes and of the parameters in a filter."""
 _MOST_NODES = 500
 _WHERE = re.compile(r"<input>:(\d+):(\d+): (.*)")
 _SHOWN = 200
@@ -92,7 +92,7 @@ _NOT_IN_FILTERS = "a filter has comparisons, in, &&, ||, !, has() and timestamp(
 
 
 def parse(text: str) -> Node:
-    """Parse a filter. Raises InvalidRequestError if it is none, with the place of what is wrong."""
+    """Parse a filter. Raises InvalidRequestError, with the position of the fault, if it is malformed."""
     try:
         expression = _environment().compile(text, disable_check=True)
     except (RuntimeError, ValueError, UnicodeError) as error:

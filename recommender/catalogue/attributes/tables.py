@@ -55,7 +55,7 @@ class FollowedTables:
     def attributes(
         self, ids: Callable[[Sequence[str]], Sequence[int | None]], items: int, never: frozenset[int]
     ) -> JoinedAttributes:
-        """What is known of a version's items; see `Tables`."""
+        """The attributes of a version's items; see `Tables`."""
         made = JoinedAttributes(self._workshop, next(self._numbers), ids, items, never)
         while (current := self._current) is not None:
             made.join(current)

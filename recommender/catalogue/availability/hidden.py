@@ -1,4 +1,4 @@
-"""What is hidden of one version's items, by a list and by calls: keys, looked up once, ids, and the mask of both."""
+"""The hidden items of one version, by a list and by calls: keys, looked up once, ids, and the mask of both."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ class HiddenItems:
 
     def follow(self, changes: Changes) -> None:
         """Take up what calls have changed."""
-        if changes.anew:
+        if changes.whole:
             self._keys[:] = self._ids[:] = False
             self._unknown.clear()
         for start in range(0, len(changes.entries), _PART):

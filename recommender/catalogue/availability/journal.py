@@ -22,7 +22,7 @@ MOST_HIDDEN: Final = 100_000
 _MOST_SHOWN = 10_000
 _LOCK_SECONDS = 5.0
 _LOG_BYTES = 1 << 24
-"""What is left of SQLite's write-ahead log after a checkpoint, at most."""
+"""Largest size of SQLite's write-ahead log after a checkpoint."""
 _APPLICATION, _FORMAT = 0x5245434A, 1
 _SCHEMA = """
 CREATE TABLE items (
@@ -53,11 +53,11 @@ class Written(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Changes:
-    """What has changed since the change that was asked about, up to `number`; with `anew` it is all that is hidden."""
+    """Changes after the given one, up to `number`; if `whole`, all hidden items."""
 
     number: int
     entries: Sequence[Entry]
-    anew: bool
+    whole: bool
 
 
 class Journal:
@@ -128,15 +128,15 @@ class Journal:
             return Written(changed, count)
 
     def changes(self, since: int | None = None) -> Changes | None:
-        """What has changed since that change, None if nothing has; without a change all that is hidden."""
+        """Changes after that change, None without any; without a change all hidden items."""
         if self._connection.execute("SELECT change FROM state").fetchone() == (since,):
             return None
         with self._transaction("DEFERRED") as connection:
             number, dropped, _, _ = connection.execute("SELECT * FROM state").fetchone()
-            anew = since is None or since < dropped
+            whole = since is None or since < dropped
             asked = "SELECT model, item, hidden FROM items WHERE "
-            rows = connection.execute(asked + "hidden") if anew else connection.execute(asked + "change > ?", (since,))
-            return Changes(number, [Entry(model, item, bool(hidden)) for model, item, hidden in rows], anew)
+            rows = connection.execute(asked + "hidden") if whole else connection.execute(asked + "change > ?", (since,))
+            return Changes(number, [Entry(model, item, bool(hidden)) for model, item, hidden in rows], whole)
 
     def page(self, after: Entry | None, size: int) -> list[Entry]:
         """The next hidden items in order, after this one."""

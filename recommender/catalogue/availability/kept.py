@@ -28,7 +28,7 @@ R = TypeVar("R")
 
 
 class KeptChanges:
-    """What calls have hidden and added, kept in the journal at `path`.
+    """Items that calls have hidden and added, kept in the journal at `path`.
 
     `use` gets every change of hidden items, this process's or another's, and `use_new` those of new items.
     """

@@ -1,4 +1,4 @@
-"""What a place of a list of hidden items means: a URL, or else a file."""
+"""The kind of a list of hidden items: a URL, or else a file."""
 
 from __future__ import annotations
 

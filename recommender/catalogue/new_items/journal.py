@@ -85,11 +85,11 @@ class Upserted(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class NewChanges:
-    """What has changed since the change that was asked about, up to `number`; with `anew` it is all that there is."""
+    """Changes after the given one, up to `number`; if `whole`, all items."""
 
     number: int
     entries: Sequence[NewEntry]
-    anew: bool
+    whole: bool
 
 
 class NewItemsJournal:
@@ -171,19 +171,19 @@ class NewItemsJournal:
             )
 
     def changes(self, since: int | None = None) -> NewChanges | None:
-        """What has changed since that change, None if nothing has; without a change all items."""
+        """Changes after that change, None without any; without a change all items."""
         if self._connection.execute("SELECT change FROM new_items_state").fetchone() == (since,):
             return None
         with self._transaction("DEFERRED") as connection:
             number, dropped, _, _ = connection.execute(_STATE).fetchone()
-            anew = since is None or since < dropped
+            whole = since is None or since < dropped
             asked = "SELECT number, model, item, space, vector, bias, attributes, change FROM new_items WHERE "
             rows = (
                 connection.execute(asked + "vector IS NOT NULL")
-                if anew
+                if whole
                 else connection.execute(asked + "change > ?", (since,))
             )
-            return NewChanges(number, list(map(NewEntry._make, rows)), anew)
+            return NewChanges(number, list(map(NewEntry._make, rows)), whole)
 
     def page(self, after: tuple[str, str] | None, size: int) -> list[KeptItem]:
         """The next items in order, after this version and key; all of them if the size is -1."""

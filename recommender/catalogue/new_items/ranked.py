@@ -1,4 +1,4 @@
-"""What one version ranks of the new items: those with a vector that fits, without those that it has itself."""
+"""The new items that one version ranks: those with a vector that fits, without those that it has itself."""
 
 from __future__ import annotations
 
@@ -118,7 +118,7 @@ class RankedItems:
 
     def follow(self, changes: NewChanges) -> None:
         """Take up what calls have changed."""
-        if changes.anew:
+        if changes.whole:
             self._rows = _Rows(self.size)
             self._own.clear()
             self._carried.clear()
@@ -144,7 +144,7 @@ class RankedItems:
     def learned(self) -> NewItems | None:
         """Items of the version's own that calls have told attributes of, for versions that were served; no vectors.
 
-        None if there are none. The same object as long as nothing has changed.
+        None without any. The same object as long as nothing has changed.
         """
         if self._learned is None and self._told:
             latest: dict[int, _Told] = {}
@@ -177,7 +177,7 @@ class RankedItems:
             self._learned = None
 
     def ranked(self, hidden: Callable[[Sequence[str]], npt.NDArray[np.bool_]]) -> NewItems | None:
-        """The items that answers may hold; `hidden` says which keys are hidden. None if there are none."""
+        """The items that answers may hold; `hidden` says which keys are hidden. None without any."""
         rows = self._rows
         places = np.flatnonzero(rows.numbers != _NOTHING)
         if self._carried:

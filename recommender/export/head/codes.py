@@ -18,9 +18,9 @@ import numpy.typing as npt
 from recommender.export.table import Layout
 
 CODES = "item_codes"
-"""What the codes are called in every graph."""
+"""Name of the codes in every graph."""
 ZERO = 128
-"""What the code 0 is written as."""
+"""Stored value of the code 0."""
 _ITEM_CODES = 127
 # Slabs are as large as their sums of products stay in the second caches: smaller for a larger batch.
 _SLAB_ITEMS = 65_536

@@ -32,7 +32,7 @@ class Filling:
         return None if self.width is None else self.width - (self.mask_id is not None)
 
     def assumed(self) -> str:
-        """What a network was taken for."""
+        """How a network was read."""
         place = "any number of" if self.width is None else str(self.width)
         mask = "" if self.mask_id is None else f", the mask {self.mask_id} behind the last item"
         return (

@@ -88,7 +88,7 @@ class Foreign:
         return told
 
     def scores(self, histories: Sequence[Sequence[int]]) -> Scores:
-        """What the file itself scores, each history alone: [histories, items]."""
+        """The file's own scores, each history by itself: [histories, items]."""
         options = ort.SessionOptions()
         options.log_severity_level = 4
         try:

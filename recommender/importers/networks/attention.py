@@ -43,7 +43,7 @@ class Attention(nn.Module):
         return cls(parts[0], parts[1], parts[2], out, heads)
 
     def forward(self, queries: Tensor, states: Tensor, mask: Tensor) -> Tensor:
-        """What each query sees: [batch, q, d]."""
+        """The result of each query: [batch, q, d]."""
         both = self.key_value(states)
         if mask.shape[-1] != states.shape[1]:
             both = torch.cat([both, self.key_value.bias.expand(both.shape[0], 1, -1)], dim=1)

@@ -20,7 +20,7 @@ from recommender.importers.networks.numbers import Numbers, table
 from recommender.importers.networks.sizes import Sizes
 
 _EPS = 1e-5
-"""What torch adds to a variance by default."""
+"""The number that torch adds to a variance by default."""
 _LAST_EPS = 1e-8
 _ACTIVATIONS: Mapping[str, Callable[[Tensor], Tensor]] = {
     "relu": functional.relu,
@@ -150,7 +150,7 @@ class _Padding(nn.Module):
             self.register_buffer(f"states_{block}", rows)
 
     def mask(self, history_length: Tensor) -> Tensor:
-        """What is added to the weights of its keys: float32 [batch, 1, 1, longest]."""
+        """Addends to the weights of its keys: float32 [batch, 1, 1, longest]."""
         return within(torch.zeros(self.longest), self.longest - history_length)
 
     def before(self, block: int, states: Tensor) -> Tensor:
