@@ -160,10 +160,19 @@ async def test_nobody_listening_is_a_sentence() -> None:
 
     assert (client.exit_code, health.exit_code) == (1, 1)
     assert client.stderr == (
-        f"recommender: 127.0.0.1:{port}: no server listens there: start `recommender serve`, or say where it is with "
+        f"recommender: 127.0.0.1:{port}: no server listens there: start `recommender serve`, or give its address with "
         "--host and --port\n"
     )
-    assert "no server listens there" in health.stderr
+    assert health.stderr.endswith("start `recommender serve`, or give its address with --address HOST:PORT\n")
+
+
+async def test_an_option_of_health_leads_to_the_clients_own() -> None:
+    answer = await typed("client", "--address=localhost:50051")
+
+    assert (answer.exit_code, answer.stderr) == (
+        2,
+        "recommender: there is no option --address: use --host and --port\n",
+    )
 
 
 async def test_slips_of_tls_are_sentences(serve: Serve, server: AnyServer, tmp_path: Path) -> None:

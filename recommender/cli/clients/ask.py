@@ -41,6 +41,9 @@ class _WithLists(TyperCommand):
     """A command whose lists may be typed with spaces: `--items 1 2 3`."""
 
     def parse_args(self, ctx: Context, args: list[str]) -> list[str]:
+        # Typer would suggest --candidates.
+        if any(word.partition("=")[0] == "--address" for word in args):
+            fail("there is no option --address: use --host and --port", 2)
         return super().parse_args(ctx, list(_each_with_its_option(args)))
 
 

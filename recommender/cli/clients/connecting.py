@@ -21,7 +21,7 @@ _MOST_BYTES = 127
 _REACHED_AT = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 (not listened on)
 
 _SIGNS = (
-    ("Connection refused", "no server listens there: start `recommender serve`, or say where it is with {where}"),
+    ("Connection refused", "no server listens there: start `recommender serve`, or give its address with {where}"),
     ("WRONG_VERSION_NUMBER", "it does not speak TLS: leave out --ca, or ask the port that does"),
     (
         "CERTIFICATE_VERIFY_FAILED",
@@ -31,9 +31,9 @@ _SIGNS = (
         "Hostname Verification",
         "its certificate is for other names than this: use a name that it has, or a certificate that has this name",
     ),
-    ("Failed parsing HTTP/2", "that port speaks something else: not the metrics port, the server's own is needed"),
-    ("resolving", "that name has no address: say where the server is with {where}"),
-    ("lookup", "that name has no address: say where the server is with {where}"),
+    ("Failed parsing HTTP/2", "that port does not speak gRPC: use the server's own port, not the metrics port"),
+    ("resolving", "that host name has no address: check {where}"),
+    ("lookup", "that host name has no address: check {where}"),
 )
 _CLOSED = "Socket closed"
 _UNENCRYPTED = "it hung up: if it speaks TLS, give the file of its authority with --ca"
@@ -43,7 +43,7 @@ _ENCRYPTED = "it hung up: if it asks callers for a certificate, give yours with 
 def meaning(code: StatusCode, details: str | None, *, where: str, tls: bool = False) -> str | None:
     """Advice on a call that ended with this status; None if the status says it.
 
-    `where` names the options that say where the server is.
+    `where` names the options that take the server's address.
     """
     said = details or ""
     if code is StatusCode.UNAVAILABLE:
@@ -53,7 +53,7 @@ def meaning(code: StatusCode, details: str | None, *, where: str, tls: bool = Fa
             if sign in said:
                 return sentence.format(where=where)
     if code is StatusCode.UNIMPLEMENTED:
-        return f"that is not the recommender's service, maybe its health port: say where it is with {where}"
+        return f"that is not the recommender's service, maybe its health port: check {where}"
     if code is StatusCode.UNAUTHENTICATED:
         return f"{code.name}: {said} (give it with --token-file)"
     return None
@@ -78,7 +78,7 @@ def ask_health(address: str, name: str, timeout: float, *, here: bool) -> str:
             )
             return check(request, timeout=timeout)
     except grpc.RpcError as error:
-        said = meaning(error.code(), error.details(), where="--address") or error.details()
+        said = meaning(error.code(), error.details(), where="--address HOST:PORT") or error.details()
         if error.code() is StatusCode.NOT_FOUND:
             said = "unknown name; the service's own port has no names, use RECOMMENDER_HEALTH_PORT"
         raise HealthError(f"{name} of {address}: {error.code().name}: {said}", 1) from error

@@ -24,7 +24,9 @@ if TYPE_CHECKING:
 
 
 def health(
-    address: Annotated[str | None, typer.Option(help="Where to ask; by default RECOMMENDER_HEALTH_PORT here.")] = None,
+    address: Annotated[
+        str | None, typer.Option(metavar="HOST:PORT", help="The health port; by default RECOMMENDER_HEALTH_PORT here.")
+    ] = None,
     name: Annotated[str, typer.Option(help="startup, readiness or liveness.")] = NAME,
     timeout: Annotated[
         float, typer.Option(min=LEAST_TIMEOUT, max=MOST_TIMEOUT, help="Seconds to wait for the answer.")
@@ -32,7 +34,7 @@ def health(
 ) -> None:
     """Ask a server's health port, for probes that run a command; exit code 0 if it is SERVING, else 1."""
     try:
-        health_request(name)  # a slip in the words is said before one in the settings
+        health_request(name)  # report an invalid name before invalid settings
         status = ask_health(address or _configured(), name, timeout, here=address is None)
     except HealthError as error:
         fail(str(error), error.code)
@@ -49,5 +51,5 @@ def _configured() -> str:
         fail(str(error), 2)
     host, port = settings.network.host, settings.operations.health_port
     if not port:
-        fail("there is no RECOMMENDER_HEALTH_PORT to ask: set it, or give --address", 2)
+        fail("no health port is configured: set RECOMMENDER_HEALTH_PORT, or give --address HOST:PORT", 2)
     return health_address(host, port)
