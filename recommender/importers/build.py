@@ -16,6 +16,7 @@ from recommender.importers.elsewhere import hand_over
 from recommender.importers.forms import network_of
 from recommender.importers.handover import HANDOVER, Handover, read_handover
 from recommender.importers.interactions import Interactions
+from recommender.importers.networks.hstu import REQUEST_TIME
 from recommender.importers.options import ImportOptions
 from recommender.importers.vectors import read_vectors
 from recommender.models.card import Origin
@@ -110,7 +111,7 @@ def _trained(options: ImportOptions, interactions: Interactions | None, work: Pa
     told, arrays = read_handover(folder)
     if told.library != options.library:
         raise ExportError(f"{folder} was written by {told.library}; import it as {told.library}.")
-    return told, network_of(told, arrays)
+    return told, network_of(told, arrays, folder)
 
 
 def _without(told: Handover, never_recommend: Path | None) -> Handover:
@@ -165,6 +166,9 @@ def _parity(path: Path, told: Handover) -> Path:
             line: dict[str, object] = {"history": each.history, "recommendations": each.items[:_COMPARED]}
             if each.user is not None:
                 line["user"] = each.user + 1
+            if each.times:
+                *times, now = (1000 * time for time in each.times)
+                line |= {"history_times": times, "features": {REQUEST_TIME: now}}
             if told.without_seen:
                 line["excluded"] = sorted(set(each.history))
             lines.append(json.dumps(line) + "\n")

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import get_args
 
 from torch import Tensor
 
 from recommender.export.errors import ExportError
+from recommender.export.options import Side
 from recommender.importers.adapt.filling import Filling
 from recommender.importers.networks.filled import Filled
 from recommender.importers.networks.mean import Encoded
+from recommender.importers.networks.numbers import Numbers
+from recommender.importers.networks.sizes import Sizes
 from recommender.importers.onnx_encoder import EncodedByOnnx, OnnxEncoder
 from recommender.importers.options import ImportOptions
 from recommender.importers.program import read_program
@@ -35,6 +39,27 @@ def read_encoder(path: Path, options: ImportOptions, vectors: Tensor, bias: Tens
     if filling is not None:
         module = Filled(module, filling, takes_lengths=program.takes_lengths)
     return Encoded(module, vectors, bias, _longest(filling, options), _assumed(path, filling))
+
+
+def handed_over(path: Path, numbers: Numbers, sizes: Sizes) -> Encoded:
+    """The network of a library's script: users' vectors from its program, items' from its arrays.
+
+    Raises ExportError if the program is no encoder, or takes histories otherwise than the sizes say.
+    """
+    program = read_program(path)
+    width, told = sizes.whole("width"), sizes.word("padding_side")
+    side = next((each for each in get_args(Side) if each == told), None)
+    mask_id = sizes.whole("mask_id") if "mask_id" in sizes else None
+    if program.width not in (None, width) or side is None:
+        raise ExportError(
+            f"{path} takes {program.width} ids; the hand-over says {width}, padded on the {told}. Write it again by "
+            "the script of --script."
+        )
+    filling = Filling(width, side, padding_id=0, first_item=sizes.whole("first_item"), mask_id=mask_id)
+    vectors = numbers.take("weights", None, None)
+    bias = numbers.take("bias", len(vectors)) if "bias" in numbers else None
+    module = Filled(program.module, filling, takes_lengths=program.takes_lengths)
+    return Encoded(module, vectors, bias, filling.longest, _assumed(path, filling))
 
 
 def _longest(filling: Filling | None, options: ImportOptions) -> int | None:

@@ -12,7 +12,9 @@ import numpy as np
 from recommender.client import Client, Refusal, Request
 from recommender.export.check import ModelFile
 from recommender.export.errors import ExportError
+from recommender.export.networks.inputs import padded
 from recommender.importers.interactions import Held, Interactions
+from recommender.importers.networks.hstu import REQUEST_TIME
 from recommender.models.artifact import Artifact, open_artifact
 from recommender.models.card import Card
 from recommender.models.vocabulary import Vocabulary
@@ -125,6 +127,8 @@ class _Names:
     users: Vocabulary | None
     first_user: int
     takes_users: bool
+    takes_times: bool
+    takes_request_time: bool
 
     @classmethod
     def of(cls, artifact: Artifact, card: Card) -> _Names:
@@ -137,12 +141,20 @@ class _Names:
             else Vocabulary.open(artifact.user_vocabulary, users.count, "user"),
             first_user=0 if users is None else users.first,
             takes_users=users is not None,
+            takes_times=card.history_times is not None,
+            takes_request_time=any(feature.name == REQUEST_TIME for feature in card.features),
         )
 
     def item(self, key: str) -> int | None:
         if self.keys is not None:
             return self.keys.ids([key])[0]
         return int(key) if key.isdecimal() and int(key) < self.items else None
+
+    def known(self, held: Held) -> list[tuple[int, int]]:
+        """The places and numbers of the items before the last that the model knows."""
+        read = _read(held)
+        items = zip(range(len(held.history) - len(read), len(held.history)), map(self.item, read), strict=True)
+        return [(place, item) for place, item in items if item is not None]
 
     def key(self, item: int) -> str:
         return str(item) if self.keys is None else self.keys.keys([item])[0]
@@ -158,12 +170,17 @@ def _offline(model: ModelFile, card: Card, names: _Names, held: Sequence[Held]) 
     ties: list[bool] = []
     for start in range(0, len(held), _ROWS):
         rows = held[start : start + _ROWS]
-        known = [[item for item in map(names.item, _read(each)) if item is not None] for each in rows]
+        known = [[item for _, item in names.known(each)] for each in rows]
         excluded = [(row, item) for row, history in enumerate(known) for item in sorted(set(history))]
+        cut = [history[-(card.longest_history or len(history)) :] for history in known]
         beside = {}
         if names.takes_users:
             beside["user"] = np.array([names.user(each.user) for each in rows], np.int64)
-        cut = [history[-(card.longest_history or len(history)) :] for history in known]
+        if names.takes_times:
+            times = [[1000 * each.times[at] for at, _ in names.known(each)] for each in rows]
+            beside["history_times"] = padded([own[-len(kept) :] for own, kept in zip(times, cut, strict=True)])[0]
+        if names.takes_request_time:
+            beside[REQUEST_TIME] = np.array([1000 * each.times[-1] for each in rows], np.int64)
         got = model.rank(cut, min(K + 1, card.max_k), excluded, beside=beside)
         for ids, scores in zip(got.ids, got.scores, strict=True):
             real = ids >= 0
@@ -206,10 +223,16 @@ async def _wire(names: _Names, held: Sequence[Held], settings: Settings) -> list
 
 def _request(names: _Names, held: Held) -> Request:
     request = Request(limit=K, exclude_history=True)
+    known = names.known(held)
     if names.keys is None:
-        request.item_ids.extend(item for item in map(names.item, _read(held)) if item is not None)
+        request.item_ids.extend(item for _, item in known)
     else:
         request.item_keys.extend(_read(held))
+    if names.takes_times:
+        places = range(-len(_read(held)) - 1, -1) if names.keys is not None else [place for place, _ in known]
+        request.history_times.extend(1000 * held.times[place] for place in places)
+    if names.takes_request_time:
+        request.features[REQUEST_TIME].int64_value = 1000 * held.times[-1]
     if names.takes_users and names.users is not None:
         request.user_key = held.user
     return request

@@ -14,26 +14,37 @@ from recommender.export.errors import ExportError
 from recommender.importers.networks.numbers import Array
 from recommender.importers.networks.sizes import Value
 
-HANDOVER, ARRAYS = "handover.json", "arrays.npz"
+HANDOVER, ARRAYS, PROGRAM = "handover.json", "arrays.npz", "encoder.pt2"
 _Number = Annotated[int, Field(ge=0)]
 
 
 class Ranked(BaseModel):
-    """The library's recommendations for a history, best first; all by number, from 0 on."""
+    """The library's recommendations for a history, best first; all by number, from 0 on.
+
+    `times` are those of the items and, last, of the request, in Unix seconds; empty if the model reads none.
+    """
 
     model_config = ConfigDict(frozen=True)
 
     history: tuple[_Number, ...]
     user: _Number | None = None
     items: tuple[_Number, ...]
+    times: tuple[_Number, ...] = ()
+
+    @model_validator(mode="after")
+    def _has_all_times(self) -> Self:
+        if len(self.times) not in (0, len(self.history) + 1):
+            raise ValueError(f"there are {len(self.times)} times, and {len(self.history)} items and a request")
+        return self
 
 
 class Handover(BaseModel):
     """A trained model as its library knows it.
 
-    `form` names the network that takes the arrays. Items and users have numbers from 0 on, in the order of their keys;
-    `users` is None if the model takes none. `data_sha256` is the digest of the library's own file of interactions. The
-    rankings are `without_seen` if they leave out the items of their histories.
+    `form` names the network that takes the arrays; with "program" it is in a file, and the arrays are those of items.
+    Items and users have numbers from 0 on, in the order of their keys; `users` is None if the model takes none.
+    `data_sha256` is the digest of the library's own file of interactions. The rankings are `without_seen` if they leave
+    out the items of their histories.
     """
 
     model_config = ConfigDict(frozen=True, extra="ignore")

@@ -9,7 +9,7 @@ import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 
 from recommender.export.errors import ExportError
@@ -22,18 +22,26 @@ _SAMPLE = 4096
 
 @dataclass(frozen=True, slots=True)
 class Held:
-    """A user of the test split: all items but the last, oldest first, and that last one."""
+    """A user of the test split: all items but the last, oldest first, and that last one.
+
+    `times` are those of all these items, in Unix seconds.
+    """
 
     user: str
     history: tuple[str, ...]
     wanted: str
+    times: tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Interactions:
-    """The items of each user, oldest first; users in the order of their first line. `sha256` is the file's."""
+    """The items of each user, oldest first; users in the order of their first line. `sha256` is the file's.
+
+    `times` are those of each user's items, in Unix seconds; all are 0 in a file without times.
+    """
 
     histories: Mapping[str, tuple[str, ...]]
+    times: Mapping[str, tuple[int, ...]]
     sha256: str
 
     @classmethod
@@ -54,14 +62,19 @@ class Interactions:
             raise ExportError(f"{path} cannot be read as interactions: {error}.") from error
         if not found:
             raise ExportError(f"{path} has no interaction; give a header and one interaction a line.")
-        histories = {
-            user: tuple(item for _, item in sorted(taken, key=lambda each: each[0])) for user, taken in found.items()
-        }
-        return cls(histories, hashlib.sha256(content).hexdigest())
+        for taken in found.values():
+            taken.sort(key=lambda each: each[0])
+        histories = {user: tuple(item for _, item in taken) for user, taken in found.items()}
+        times = {user: tuple(int(time) for time, _ in taken) for user, taken in found.items()}
+        return cls(histories, times, hashlib.sha256(content).hexdigest())
 
     def held_out(self) -> list[Held]:
         """Each user's last item; users with one item have no history to rank by and are left out."""
-        return [Held(user, history[:-1], history[-1]) for user, history in self.histories.items() if len(history) > 1]
+        return [
+            Held(user, history[:-1], history[-1], self.times[user])
+            for user, history in self.histories.items()
+            if len(history) > 1
+        ]
 
     def popular(self) -> list[str]:
         """All items, that of most users first."""
@@ -74,7 +87,8 @@ class Interactions:
         chosen = [users[row * len(users) // most] for row in range(min(most, len(users)))] if most else users
         with path.open("w", encoding="utf-8") as file:
             for user in dict.fromkeys(chosen):
-                file.write(json.dumps({"user": user, "history": self.histories[user]}, ensure_ascii=False) + "\n")
+                line = {"user": user, "history": self.histories[user], "times": self.times[user]}
+                file.write(json.dumps(line, ensure_ascii=False) + "\n")
 
 
 def _rows(path: Path, text: str) -> Iterator[tuple[str, str, float]]:
@@ -106,4 +120,5 @@ def _seconds(text: str) -> float:
     try:
         return float(text)
     except ValueError:
-        return datetime.fromisoformat(text).timestamp()
+        read = datetime.fromisoformat(text)
+        return (read if read.tzinfo is not None else read.replace(tzinfo=UTC)).timestamp()

@@ -16,6 +16,8 @@ FORMS = {
     "ml.inter": "user_id:token\titem_id:token\trating:float\ttimestamp:float\na\t2\t5\t20\na\t1\t4\t10\nb\t1\t3\t5\n",
     "dates.csv": "Item;User;Datetime\n2;a;2024-01-02\n1;a;2024-01-01\n1;b;2023-01-01\n",
 }
+TIMES = {"log.csv": (10, 20), "ml.inter": (10, 20), "dates.csv": (1_704_067_200, 1_704_153_600)}
+"""Those of the first user's items, in Unix seconds."""
 
 
 @pytest.mark.parametrize("name", FORMS)
@@ -28,7 +30,7 @@ def test_each_form_has_users_with_their_items_oldest_first(name: str, tmp_path: 
     for each in (path, zipped):
         read = Interactions.read(each)
         assert read.histories == {"a": ("1", "2"), "b": ("1",)}
-        assert read.held_out() == [Held("a", ("1",), "2")]
+        assert read.held_out() == [Held("a", ("1",), "2", TIMES[name])]
         assert read.popular() == ["1", "2"]
 
 

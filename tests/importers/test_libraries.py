@@ -22,11 +22,19 @@ PACKAGES = {
     "recbole": ("recbole==1.2.1", "setuptools<81", "numpy<2", "pandas<3", "scipy<1.15"),
     "implicit": ("implicit==0.7.3", "pandas"),
 }
+# fmt: off
 MODELS = {
-    "rectools": ("sasrec.model", "sasrec.ckpt", "bert4rec.model", "ligr.model", "hstu.model", "ease.model"),
-    "recbole": ("sasrec.pth", "gru4rec.pth", "bert4rec.pth", "ease.pth"),
+    "rectools": (
+        "sasrec.model", "sasrec.ckpt", "bert4rec.model", "bert4rec-unmasked.model", "ligr.model", "hstu.model",
+        "hstu-without-times.model", "ease.model",
+    ),
+    "recbole": (
+        "sasrec.pth", "gru4rec.pth", "bert4rec.pth", "narm.pth", "stamp.pth", "core.pth", "nextitnet.pth",
+        "lightsans.pth", "ease.pth",
+    ),
     "implicit": ("als.npz", "bpr.npz", "bm25.npz"),
 }
+# fmt: on
 Trained = Callable[[str], tuple[Path, Path]]
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -15,7 +16,7 @@ from recommender.export.networks.inputs import padded
 from recommender.importers.forms import network_of
 from recommender.importers.handover import Handover, Ranked
 from recommender.importers.networks.numbers import Array
-from tests.support.trained import ITEMS, LONGEST, TRANSFORMERS, Theirs
+from tests.support.trained import ITEMS, LONGEST, TRANSFORMERS, RecToolsTimedHstu, Theirs
 
 HISTORIES = [[3, 1, 2], [0], [5, 5, 39, 3, 2, 8, 4], [9, 1], list(range(LONGEST - 1))]
 USERS = 6
@@ -33,6 +34,11 @@ def told(form: str, sizes: dict[str, str | int | float | bool | None], items: in
         items=items,
         rankings=tuple(Ranked(history=tuple(history), items=()) for history in HISTORIES),
     )
+
+
+def made(told: Handover, arrays: Mapping[str, Array]) -> nn.Module:
+    """The network of a hand-over that is all arrays, so in no folder."""
+    return network_of(told, arrays, Path())
 
 
 def scored(network: nn.Module, histories: Sequence[Sequence[int]], *more: torch.Tensor) -> torch.Tensor:
@@ -55,12 +61,33 @@ def test_a_transformer_or_gru_scores_in_a_batch_as_the_librarys_does_alone(kind:
     longest = LONGEST - (kind.__name__ == "RecToolsBert4Rec")
     histories = [*HISTORIES, list(range(longest))]
 
-    ours = network_of(told(kind.form, theirs.sizes), theirs.arrays())  # type: ignore[arg-type]  # arrays of numbers
+    ours = made(told(kind.form, theirs.sizes), theirs.arrays())  # type: ignore[arg-type]  # arrays of numbers
 
     assert getattr(ours, "longest_history", None) == longest
     with torch.no_grad():
         wanted = torch.stack([theirs.scores(history) for history in histories])
     torch.testing.assert_close(scored(ours, histories), wanted, rtol=1e-4, atol=1e-4)
+
+
+def test_hstu_reads_the_times_of_items_and_of_the_request() -> None:
+    torch.manual_seed(5)
+    theirs = RecToolsTimedHstu().eval()
+    ours = made(told(theirs.form, theirs.sizes), theirs.arrays())  # type: ignore[arg-type]  # arrays of numbers
+    random = np.random.default_rng(7)
+    seconds = [1_600_000_000 + (10.0 ** random.uniform(0, 6, len(each) + 1)).cumsum().astype(int) for each in HISTORIES]
+    times = torch.from_numpy(padded([(each[:-1] * 1000 + 999).tolist() for each in seconds])[0])
+    asked = torch.tensor([int(each[-1]) * 1000 for each in seconds])
+
+    def wanted(moments: Sequence[npt.NDArray[np.int64]]) -> torch.Tensor:
+        with torch.no_grad():
+            pairs = zip(HISTORIES, moments, strict=True)
+            return torch.stack([theirs.scores(history, own.tolist()) for history, own in pairs])
+
+    torch.testing.assert_close(scored(ours, HISTORIES, times, asked), wanted(seconds), rtol=1e-4, atol=1e-4)
+    at_once = [np.array([*each[:-1], each[-2]]) for each in seconds]
+    got = scored(ours, HISTORIES, times, torch.zeros_like(asked))
+    torch.testing.assert_close(got, wanted(at_once), rtol=1e-4, atol=1e-4)
+    assert not torch.allclose(got, wanted(seconds), atol=1e-3)
 
 
 def factors() -> dict[str, Array]:
@@ -85,7 +112,7 @@ def folded_in(
 @pytest.mark.parametrize("alpha", [40.0, 1.0, 0.5])
 def test_als_takes_known_users_by_number_and_folds_new_ones_in(alpha: float) -> None:
     given = factors()
-    ours = network_of(told("implicit.als", {"alpha": alpha, "regularization": 0.05}), dict(given))
+    ours = made(told("implicit.als", {"alpha": alpha, "regularization": 0.05}), dict(given))
     histories = [*HISTORIES, [7, 7, 7, 1]]
     new = scored(ours, histories, torch.zeros(len(histories), dtype=torch.int64))
     known = scored(ours, histories, torch.full((len(histories),), USERS))
@@ -96,14 +123,14 @@ def test_als_takes_known_users_by_number_and_folds_new_ones_in(alpha: float) -> 
 
 
 def test_als_folds_nobody_in_to_nothing() -> None:
-    ours = network_of(told("implicit.als", {"alpha": 2.0, "regularization": 0.05}), factors())
+    ours = made(told("implicit.als", {"alpha": 2.0, "regularization": 0.05}), factors())
 
     assert not scored(ours, [[]], torch.zeros(1, dtype=torch.int64)).any()
 
 
 def test_bpr_takes_the_mean_of_a_new_users_items_with_a_bias_of_one() -> None:
     given = factors()
-    ours = network_of(told("implicit.bpr", {}), dict(given))
+    ours = made(told("implicit.bpr", {}), dict(given))
 
     user = given["item_factors"][[3, 1, 2]].mean(axis=0)
     user[-1] = 1.0
@@ -120,8 +147,8 @@ def test_a_similarity_counts_an_item_once() -> None:
         "data": weights[rows, columns],
     }
     for ours in (
-        network_of(told("similarity.sparse", {}), sparse),
-        network_of(told("similarity.dense", {}), {"weights": weights}),
+        made(told("similarity.sparse", {}), sparse),
+        made(told("similarity.dense", {}), {"weights": weights}),
     ):
         np.testing.assert_allclose(scored(ours, [[5, 5, 2]])[0], weights[5] + weights[2], rtol=1e-5)
 
@@ -155,7 +182,7 @@ def test_numbers_that_are_not_the_networks_are_refused(
     change(arrays)  # type: ignore[arg-type]  # arrays of numbers
 
     with pytest.raises(ExportError, match=sentence):
-        network_of(told(theirs.form, theirs.sizes), arrays)  # type: ignore[arg-type]  # the same
+        made(told(theirs.form, theirs.sizes), arrays)  # type: ignore[arg-type]  # the same
 
 
 @pytest.mark.parametrize(
@@ -173,11 +200,11 @@ def test_sizes_that_are_not_the_networks_are_refused(
     arrays = factors() if form == "implicit.als" else {}
 
     with pytest.raises(ExportError, match=sentence):
-        network_of(told(form, sizes), arrays)
+        made(told(form, sizes), arrays)
 
 
 def test_a_similarity_of_many_items_is_refused() -> None:
     large: dict[str, Array] = {"indptr": np.zeros(10_002, np.int64)}
 
     with pytest.raises(ExportError, match=r"10,001 items with each other.* At most 10,000"):
-        network_of(told("similarity.sparse", {}), large)
+        made(told("similarity.sparse", {}), large)

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 ITEMS, DIM, HEADS, LONGEST = 40, 8, 2, 10
+BUCKETS = 16
 
 
 class Theirs(nn.Module):
@@ -254,25 +255,34 @@ class RecToolsLigrWithoutPadding(RecToolsLigr):
 
 class RecToolsHstu(RecTools):
     form = "rectools.hstu"
+    timed = False
 
     def __init__(self) -> None:
         super().__init__(special=1)
         self.sizes |= {"layers": "STULayers", "epsilon": 1e-6, "relative_pos_attention": True, "distance": "cosine"}
+        self.sizes["relative_time_attention"] = self.timed
         self.transformer_blocks = nn.ModuleList()
         self.stu_blocks: Any = nn.ModuleList()
         for _ in range(2):
             block: Any = nn.Module()
             block.rel_attn = nn.Module()
             block.rel_attn.pos_weights = nn.Parameter(torch.zeros(2 * LONGEST - 1))
+            if self.timed:
+                block.rel_attn.time_weights = nn.Parameter(torch.zeros(BUCKETS + 1))
             block.uvqk_proj = nn.Parameter(torch.zeros(DIM, 4 * DIM))
             block.output_mlp = nn.Linear(DIM, DIM)
             block.norm_input, block.norm_attn_output = nn.LayerNorm(DIM, eps=1e-6), nn.LayerNorm(DIM, eps=1e-6)
             self.stu_blocks.append(block)
         _shaken(self)
 
-    def scores(self, history: Sequence[int]) -> Tensor:
+    def scores(self, history: Sequence[int], times: Sequence[int] = ()) -> Tensor:
+        """`times` are those of the items and, last, of the request, in seconds."""
         padded, states = self.inputs([item + 1 for item in history])
         real = (padded != 0)[:, :, None]
+        own = list(times) or [0] * (len(history) + 1)
+        moments = torch.tensor(own[:1] * (LONGEST - len(history)) + own)
+        apart = (moments[1:, None] - moments[None, :-1]).abs().clamp(min=1)
+        buckets = (apart.log() / 0.301).long().clamp(max=BUCKETS)
         visible = torch.tril(torch.ones(LONGEST, LONGEST)) * (padded != 0)
         place = torch.arange(LONGEST)
         distance = place[None, :] - place[:, None] + LONGEST - 1
@@ -282,11 +292,17 @@ class RecToolsHstu(RecTools):
             parts = functional.silu(read @ block.uvqk_proj).chunk(4, dim=-1)
             gate, value, query, key = (part.view(LONGEST, HEADS, -1).transpose(0, 1) for part in parts)
             weights = query @ key.transpose(1, 2) + block.rel_attn.pos_weights[distance]
+            if self.timed:
+                weights = weights + block.rel_attn.time_weights[buckets]
             seen = (functional.silu(weights) / LONGEST * visible) @ value
             flat = block.norm_attn_output(seen.transpose(0, 1).reshape(1, LONGEST, DIM))
             states = block.output_mlp(gate.transpose(0, 1).reshape(1, LONGEST, DIM) * flat * real) + states
         rows = functional.normalize(self.items.weight[1:], dim=-1)
         return rows @ functional.normalize(states[0, -1], dim=0)
+
+
+class RecToolsTimedHstu(RecToolsHstu):
+    timed = True
 
 
 TRANSFORMERS: tuple[type[Theirs], ...] = (

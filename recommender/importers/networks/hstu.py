@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Final
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -12,9 +15,14 @@ from recommender.importers.networks.numbers import Numbers
 from recommender.importers.networks.rectools import Inputs
 from recommender.importers.networks.sizes import Sizes
 
+REQUEST_TIME: Final = "request_time"
+"""The feature that says when a request is made, in Unix milliseconds; 0 is the time of its last item."""
+_PER_BUCKET = 0.301
+"""The logarithm of seconds that makes one bucket of times."""
+
 
 class _Block(nn.Module):
-    """One layer of HSTU; `bias` and `visible` are of each query and each key."""
+    """One layer of HSTU."""
 
     def __init__(self, numbers: Numbers, name: str, sizes: Sizes) -> None:
         super().__init__()
@@ -32,14 +40,25 @@ class _Block(nn.Module):
         relative = sizes.flag("relative_pos_attention")
         weights = numbers.take(f"{name}.rel_attn.pos_weights", 2 * self.longest - 1) if relative else None
         self.by_distance = None if weights is None else nn.Parameter(weights)
+        timed = sizes.flag("relative_time_attention")
+        weights = numbers.take(f"{name}.rel_attn.time_weights", None) if timed else None
+        self.by_time = None if weights is None else nn.Parameter(weights)
 
-    def forward(self, queries: Tensor, states: Tensor, ahead: Tensor, visible: Tensor) -> Tensor:
-        """`ahead` int64 [batch or 1, q, keys] is how far a key is before its query, `visible` whether it counts."""
+    def forward(
+        self, queries: Tensor, states: Tensor, ahead: Tensor, visible: Tensor, buckets: Tensor | None
+    ) -> Tensor:
+        """The states of queries after this layer, [batch, q, d].
+
+        `ahead` int64 [batch or 1, q, keys] is how far a key is before its query, `visible` whether it counts, and
+        `buckets` int64 [batch, q, keys] how long before.
+        """
         gate, query = functional.silu(self.norm(queries) @ self.of_query).chunk(2, dim=-1)
         value, key = functional.silu(self.norm(states) @ self.of_key).chunk(2, dim=-1)
         weights = self._split(query) @ self._split(key).transpose(2, 3)
         if self.by_distance is not None:
             weights = weights + self.by_distance[(self.longest - 1 - ahead).clamp(0, 2 * self.longest - 2)][:, None]
+        if self.by_time is not None and buckets is not None:
+            weights = weights + self.by_time[buckets.clamp(max=len(self.by_time) - 1)][:, None]
         weights = functional.silu(weights) / self.longest * visible[:, None]
         seen = (weights @ self._split(value)).transpose(1, 2).flatten(2)
         out: Tensor = self.output(gate * self.seen_norm(seen)) + queries
@@ -63,18 +82,50 @@ class RecToolsHstu(nn.Module):
 
     def forward(self, user_history: Tensor, history_length: Tensor) -> Tensor:
         """See `Network`."""
+        return self.encoded(user_history, history_length, None)
+
+    def encoded(self, user_history: Tensor, history_length: Tensor, buckets: Tensor | None) -> Tensor:
+        """User vectors [batch, d]; `buckets` int64 [batch, history, history] is how long a key is before a query."""
         column = torch.arange(user_history.shape[1])
         states = self.inputs(user_history, history_length)
         ahead = (column[:, None] - column[None, :])[None]
         *early, last = self.blocks
         for block in early:
-            states = block(states, states, ahead, (ahead >= 0).to(states.dtype))
+            states = block(states, states, ahead, (ahead >= 0).to(states.dtype), buckets)
         ahead = (history_length[:, None] - 1 - column)[:, None]
-        user: Tensor = last(
-            last_state(states, history_length).unsqueeze(1), states, ahead, (ahead >= 0).to(states.dtype)
-        )
+        if buckets is not None:
+            buckets = last_state(buckets, history_length).unsqueeze(1)
+        query = last_state(states, history_length).unsqueeze(1)
+        user: Tensor = last(query, states, ahead, (ahead >= 0).to(states.dtype), buckets)
         return self.inputs.compared(user.squeeze(1))
 
     def item_embeddings(self) -> Tensor:
         """See `Network`."""
         return self.inputs.compared(self.inputs.rows.weight)
+
+
+class RecToolsTimedHstu(RecToolsHstu):
+    """RecTools' HSTU with `relative_time_attention`: it reads times of the items, and of the request."""
+
+    def feature_inputs(self) -> Mapping[str, Mapping[str, object]]:
+        """See `Network`."""
+        return {REQUEST_TIME: {"type": "int64", "default": 0, "minimum": 0}}
+
+    def forward(  # type: ignore[override]  # a network's inputs are its own
+        self, user_history: Tensor, history_length: Tensor, history_times: Tensor, request_time: Tensor
+    ) -> Tensor:
+        """See `Network`."""
+        times = torch.div(history_times, 1000, rounding_mode="floor")
+        latest = times.gather(1, (history_length - 1).clamp(min=0)[:, None])
+        asked = torch.where(request_time > 0, torch.div(request_time, 1000, rounding_mode="floor"), latest.squeeze(1))
+        # The library compares an item with the time of the one after it, the last with the request's.
+        after = torch.cat([times[:, 1:], latest], dim=1)
+        column = torch.arange(times.shape[1])
+        after = torch.where(column == (history_length - 1)[:, None], asked[:, None], after)
+        apart = (after[:, :, None] - times[:, None, :]).abs().clamp(min=1).to(torch.float32)
+        return self.encoded(user_history, history_length, (apart.log() / _PER_BUCKET).to(torch.int64))
+
+
+def hstu(numbers: Numbers, sizes: Sizes) -> RecToolsHstu:
+    """RecTools' HSTU, with times or without."""
+    return (RecToolsTimedHstu if sizes.flag("relative_time_attention") else RecToolsHstu)(numbers, sizes)

@@ -18,6 +18,9 @@ class Sizes:
         self._values = values
         self._owner = owner
 
+    def __contains__(self, name: str) -> bool:
+        return self._values.get(name) is not None
+
     def whole(self, name: str) -> int:
         """A whole number of at least 1."""
         value = self._values.get(name)

@@ -20,8 +20,29 @@ SHOWN = 20
 MOST_SIMILAR = 10_000
 """Items of a similarity of all with all: the file holds every pair, 400 MB for so many."""
 
-Rank = Callable[[Sequence[Sequence[int]], Sequence["int | None"]], Sequence[Sequence[int]]]
-"""Histories, each with its user, to the library's recommendations for them; all by number, from 0 on."""
+PROGRAM = "program"
+"""The form of a network that is handed over as a program of torch.export."""
+OLDEST_TORCH = (2, 9)
+"""The first whose programs hold no pickled objects."""
+
+GAPS = (1, 30, 3_600, 86_400, 2_592_000)
+"""Seconds between drawn items, at most; the first was taken at START."""
+START = 1_600_000_000
+
+Rank = Callable[[Sequence["Asked"]], Sequence[Sequence[int]]]
+"""Requests to the library's recommendations for them, by number, from 0 on."""
+
+
+class Asked:
+    """A history of items and its user, by number, from 0 on.
+
+    `times` are those of the items and, last, of the request, in Unix seconds.
+    """
+
+    def __init__(self, history: Sequence[int], user: int | None, times: Sequence[int]) -> None:
+        self.history = history
+        self.user = user
+        self.times = times
 
 
 class Trained:
@@ -31,7 +52,8 @@ class Trained:
     no keys a number is the key. `rank` is the library's own inference. `longest` is the most items it reads. `drawn`
     are real histories by number, if the library has its data; `popular` are items, best first; `data` is the file of
     interactions, if available. A model that takes users and `folds` ranks for new ones by their history. `without_seen`
-    says that `rank` leaves out the items of the history.
+    says that `rank` leaves out the items of the history, `timed` that it reads times. `program` is the encoder, from
+    `exported`, if its form is PROGRAM.
     """
 
     def __init__(
@@ -55,6 +77,8 @@ class Trained:
         folds: bool = True,
         data: Path | None = None,
         without_seen: bool = False,
+        timed: bool = False,
+        program: Any = None,
     ) -> None:
         self.told = {
             "format": FORMAT,
@@ -81,6 +105,8 @@ class Trained:
         self.longest = longest
         self.drawn = drawn
         self.folds = folds
+        self.timed = timed
+        self.program = program
 
 
 def refuse(sentence: str) -> NoReturn:
@@ -95,6 +121,23 @@ def refuse_large(items: int) -> None:
             f"the model holds the similarity of {items:,} items with each other, and the file would hold every pair; "
             f"at most {MOST_SIMILAR:,} items are taken. Train factors instead, or leave out items"
         )
+
+
+def exported(encoder: Any, *example: Any) -> Any:
+    """The encoder as a program of torch.export for any number of histories; ends with a sentence if torch cannot."""
+    import torch
+
+    if tuple(map(int, torch.__version__.split(".")[:2])) < OLDEST_TORCH:
+        refuse(
+            f"torch {torch.__version__} writes programs as Python objects, and those are not read; this network needs "
+            "torch 2.9 or newer in its environment"
+        )
+    batch = {0: torch.export.Dim("batch")}
+    try:
+        return torch.export.export(encoder, example, dynamic_shapes=tuple(batch for _ in example))
+    except Exception as error:
+        told = str(error).strip().splitlines() or [type(error).__name__]
+        return refuse(f"torch.export cannot write the network as a program: {told[0]}")
 
 
 def keys_of(external: Any) -> list[str]:
@@ -119,31 +162,46 @@ def plain(parameters: dict[str, Any]) -> dict[str, Any]:
     return found
 
 
-def _asked(trained: Trained, path: str | None) -> tuple[list[list[int]], list[int | None]]:
+def _asked(trained: Trained, path: str | None) -> list[Asked]:
     """Histories to rank: those of the file that have a known item, else the library's, else drawn ones."""
-    histories: list[list[int]] = []
-    users: list[int | None] = []
+    drawing = random.Random(1)  # noqa: S311 (histories guard no secret)
+    found: list[tuple[list[int], int | None, list[int]]] = []
     if path is not None:
         for line in Path(path).read_text(encoding="utf-8").splitlines():
             told = json.loads(line)
-            known = [trained.item_numbers[key] for key in told["history"] if key in trained.item_numbers]
+            numbers = [trained.item_numbers.get(key) for key in told["history"]]
+            known = [at for at, number in enumerate(numbers) if number is not None]
             if known:
-                histories.append(known[-(trained.longest or len(known)) :])
-                users.append(trained.user_numbers.get(told.get("user") or ""))
-    if path is not None and not histories:
-        refuse("no history of the interactions has an item that the model knows; give the data that it was trained on")
-    drawing = random.Random(1)  # noqa: S311 (histories guard no secret)
-    histories += [list(each)[-(trained.longest or len(each)) :] for each in trained.drawn if len(each)]
-    histories, users = histories[:HISTORIES], users[:HISTORIES]
-    while len(histories) < HISTORIES:
+                user = trained.user_numbers.get(told.get("user") or "")
+                times = [int(told["times"][at]) for at in known] if told.get("times") else []
+                found.append(([trained.item_numbers[told["history"][at]] for at in known], user, times))
+        if not found:
+            refuse(
+                "no history of the interactions has an item that the model knows; give the data that it was trained on"
+            )
+    found += [(list(each), None, []) for each in trained.drawn if len(each)]
+    found = found[:HISTORIES]
+    while len(found) < HISTORIES:
         length = drawing.choice([1, 2, 3, 5, 8, 13, 21, 50, trained.longest or 50])
         count = min(length, trained.longest or length)
-        histories.append([drawing.randrange(trained.items) for _ in range(count)])
-    users += [None] * (len(histories) - len(users))
-    if trained.users is not None:
-        numbers = [drawing.randrange(trained.users) if user is None else user for user in users]
-        users = [None if trained.folds and row % 2 else number for row, number in enumerate(numbers)]
-    return histories, users
+        found.append(([drawing.randrange(trained.items) for _ in range(count)], None, []))
+    asked = []
+    for row, (history, user, times) in enumerate(found):
+        number = user
+        if trained.users is not None:
+            drawn = drawing.randrange(trained.users) if user is None else user
+            number = None if trained.folds and row % 2 else drawn
+        kept = slice(-(trained.longest or len(history)), None)
+        asked.append(Asked(history[kept], number, _times(times[kept], len(history[kept]), drawing)))
+    return asked
+
+
+def _times(times: Sequence[int], items: int, drawing: random.Random) -> list[int]:
+    """Times of the items and of a request after them; they are drawn if the items have none."""
+    drawn = list(times) or [START]
+    while len(drawn) <= items:
+        drawn.append(drawn[-1] + drawing.randrange(drawing.choice(GAPS)))
+    return drawn
 
 
 def main(load: Callable[[argparse.Namespace], Trained]) -> None:
@@ -151,20 +209,30 @@ def main(load: Callable[[argparse.Namespace], Trained]) -> None:
     parser = argparse.ArgumentParser(description="Hand a trained model over to `recommender import`.")
     parser.add_argument("source", help="the saved model")
     parser.add_argument("output", help="the folder to write")
-    parser.add_argument("--histories", help="JSONL of histories to rank: {'user': key, 'history': [keys]}")
+    parser.add_argument(
+        "--histories", help="JSONL of histories to rank: {'user': key, 'history': [keys], 'times': [s]}"
+    )
     parser.add_argument("--item-keys", help="text file of the items' keys, if the model has none")
     parser.add_argument("--user-keys", help="text file of the users' keys, if the model has none")
     arguments = parser.parse_args()
     with contextlib.redirect_stdout(sys.stderr):  # libraries print
         trained = load(arguments)
-        histories, users = _asked(trained, arguments.histories)
-        ranked = trained.rank(histories, users)
-    rankings = [
-        {"history": [int(item) for item in history], "user": user, "items": [int(item) for item in items]}
-        for history, user, items in zip(histories, users, ranked)
-    ]
+        asked = _asked(trained, arguments.histories)
+        ranked = trained.rank(asked)
+    rankings = []
+    for each, items in zip(asked, ranked):
+        told = {
+            "history": [int(item) for item in each.history],
+            "user": each.user,
+            "items": [int(item) for item in items],
+        }
+        rankings.append({**told, "times": list(each.times)} if trained.timed else told)
     folder = Path(arguments.output)
     folder.mkdir(parents=True, exist_ok=True)
     np.savez(folder / "arrays.npz", **trained.arrays)
-    told = json.dumps({**trained.told, "rankings": rankings}, ensure_ascii=False)
-    (folder / "handover.json").write_text(told, encoding="utf-8")
+    if trained.program is not None:
+        import torch
+
+        torch.export.save(trained.program, folder / "encoder.pt2")
+    handover = json.dumps({**trained.told, "rankings": rankings}, ensure_ascii=False)
+    (folder / "handover.json").write_text(handover, encoding="utf-8")

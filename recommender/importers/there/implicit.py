@@ -8,7 +8,7 @@ from typing import Any, Sequence
 
 import numpy as np
 
-from recommender.importers.there.common import SHOWN, Trained, keys_of, lines_of, main, refuse
+from recommender.importers.there.common import SHOWN, Asked, Trained, keys_of, lines_of, main, refuse
 
 SIMILARITY = {"K", "shape", "data", "indptr", "indices"}
 FACTORS = {
@@ -39,15 +39,15 @@ def load(arguments: argparse.Namespace) -> Trained:
     scalars = {name: value.item() for name, value in fields.items() if not value.ndim}
     users, items = model.user_factors, model.item_factors
 
-    def rank(histories: Sequence[Sequence[int]], asked: Sequence[int | None]) -> list[Any]:
+    def rank(asked: Sequence[Asked]) -> list[Any]:
         ranked = []
-        for history, user in zip(histories, asked):
+        for each in asked:
             ids, scores = model.recommend(
-                user or 0,
-                _row(history, len(items)),
+                each.user or 0,
+                _row(each.history, len(items)),
                 N=SHOWN,
                 filter_already_liked_items=True,
-                recalculate_user=user is None,
+                recalculate_user=each.user is None,
             )
             # If fewer items are left, the library adds those of the history, with the lowest number as their score.
             ranked.append(ids[scores > np.finfo(np.float32).min])
@@ -86,10 +86,10 @@ def _similar(fields: dict[str, Any], arguments: argparse.Namespace, version: str
     model = ItemItemRecommender.load(arguments.source)
     items = int(fields["shape"][0])
 
-    def rank(histories: Sequence[Sequence[int]], _: Sequence[int | None]) -> list[Any]:
+    def rank(asked: Sequence[Asked]) -> list[Any]:
         ranked = []
-        for history in histories:
-            ids, scores = model.recommend(0, _row(history, items), N=SHOWN, filter_already_liked_items=True)
+        for each in asked:
+            ids, scores = model.recommend(0, _row(each.history, items), N=SHOWN, filter_already_liked_items=True)
             # Where fewer items are similar, the library fills up with items of score 0, in any order.
             ranked.append(ids[scores > 0])
         return ranked

@@ -3,15 +3,32 @@
 from __future__ import annotations
 
 import argparse
+import inspect
 import logging
 from pathlib import Path
 from typing import Any, Sequence
 
 import numpy as np
 
-from recommender.importers.there.common import HISTORIES, SHOWN, Trained, keys_of, main, refuse, refuse_large
+from recommender.importers.there.common import (
+    HISTORIES,
+    PROGRAM,
+    SHOWN,
+    Asked,
+    Trained,
+    exported,
+    keys_of,
+    main,
+    refuse,
+    refuse_large,
+)
 
-TAKEN = ("SASRec", "GRU4Rec", "BERT4Rec", "EASE")
+KNOWN = ("SASRec", "GRU4Rec", "BERT4Rec")
+"""Networks of which the numbers are handed over; others that encode a history are handed over as programs."""
+READ = {"item_seq": 0, "seq_item": 0, "item_seq_len": 1, "seq_item_len": 1}
+"""What RecBole's networks call ids and lengths of histories; they are the first and the second input of a program."""
+CLOSE = 1e-4
+"""The largest difference of scores, in parts of the largest score."""
 FACTS = ("n_layers", "n_heads", "num_layers", "hidden_size", "MAX_ITEM_LIST_LENGTH", "hidden_act", "layer_norm_eps")
 
 
@@ -20,13 +37,11 @@ def load(arguments: argparse.Namespace) -> Trained:
     import recbole
     import torch
     from recbole.data import create_dataset, data_preparation
-    from recbole.utils import get_model, init_seed
+    from recbole.utils import ModelType, get_model, init_seed
 
     checkpoint = _checkpoint(torch, arguments.source)
     config, state = checkpoint["config"], checkpoint["state_dict"]
     name = config["model"]
-    if name not in TAKEN:
-        refuse(f"{arguments.source} is a {name}; taken are {', '.join(TAKEN)}")
     logging.disable(logging.CRITICAL)
     config["device"] = torch.device("cpu")
     if not Path(config["data_path"]).is_dir():
@@ -37,15 +52,16 @@ def load(arguments: argparse.Namespace) -> Trained:
     other = checkpoint.get("other_parameter") or {}
     if name == "EASE" and "item_similarity" not in other:
         refuse(f"{arguments.source} has no item_similarity: EASE was saved before it was trained")
-    rows = len(other["item_similarity"]) if name == "EASE" else len(state["item_embedding.weight"])
     if name == "EASE":
-        refuse_large(rows - 1)
+        refuse_large(len(other["item_similarity"]) - 1)
+    elif config["MODEL_TYPE"] is not ModelType.SEQUENTIAL:
+        refuse(f"{arguments.source} is a {name}; taken are EASE and networks that encode a history, such as SASRec")
     init_seed(config["seed"], config["reproducibility"])
     dataset = create_dataset(config)
     training, _, _ = data_preparation(config, dataset)
     field = config["ITEM_ID_FIELD"]
-    rows -= name == "BERT4Rec"
-    if rows != dataset.num(field):
+    rows = _items(name, state, other)
+    if rows not in (None, dataset.num(field)):
         refuse(
             f"the checkpoint has {rows - 1} items and the dataset {dataset.num(field) - 1}: it is not the data that "
             "the model was trained on, or it is filtered otherwise"
@@ -80,15 +96,20 @@ def load(arguments: argparse.Namespace) -> Trained:
             form="similarity.dense",
             arrays={"weights": weights},
             sizes={},
-            rank=lambda histories, _: _ranked_by_ease(torch, config, model, histories),
+            rank=lambda asked: _ranked_by_ease(torch, config, model, [each.history for each in asked]),
         )
+    common["longest"] = int(config["MAX_ITEM_LIST_LENGTH"])
+    common["rank"] = lambda asked: _ranked(torch, config, model, asked)
+    if name not in KNOWN:
+        longest = max(common["drawn"], key=len)[-common["longest"] :]
+        program, arrays = _program(torch, config, model, longest)
+        sizes = {"width": common["longest"], "padding_side": "right", "first_item": 1}
+        return Trained(**common, form=PROGRAM, arrays=arrays, sizes=sizes, program=program)
     return Trained(
         **common,
         form=f"recbole.{name.lower()}",
         arrays={key: value.cpu().numpy() for key, value in state.items()},
         sizes={fact: config[fact] for fact in FACTS if fact in config},
-        longest=int(config["MAX_ITEM_LIST_LENGTH"]),
-        rank=lambda histories, _: _ranked(torch, config, model, histories),
     )
 
 
@@ -100,6 +121,57 @@ def _checkpoint(torch: Any, source: str) -> Any:
     if not isinstance(checkpoint, dict) or not {"config", "state_dict"} <= set(checkpoint):
         refuse(f"{source} is no checkpoint of RecBole: it has no config or no state_dict")
     return checkpoint
+
+
+def _items(name: str, state: Any, other: Any) -> int | None:
+    """The rows of the checkpoint's table of items, the padding's with them; None if no table has the usual name."""
+    if name == "EASE":
+        return len(other["item_similarity"])
+    table = state.get("item_embedding.weight")
+    return None if table is None else len(table) - (name == "BERT4Rec")
+
+
+def _program(torch: Any, config: Any, model: Any, history: Sequence[int]) -> tuple[Any, dict[str, Any]]:
+    """The encoder as a program, and the vectors [items, d] and bias [items] that its product is scored with.
+
+    The vectors are the scores that `full_sort_predict` makes of unit vectors, so whatever the network does to its table
+    is done to them.
+    """
+    name, taken = type(model).__name__, list(inspect.signature(model.forward).parameters)
+    unknown = [each for each in taken if each not in READ]
+    if unknown:
+        refuse(f"{name} reads {', '.join(unknown)} besides a history, which this import does not carry over")
+
+    class Encoder(torch.nn.Module):  # type: ignore[misc]  # torch is the library's
+        def __init__(self) -> None:
+            super().__init__()
+            self.model = model
+
+        def forward(self, ids: Any, lengths: Any) -> Any:
+            return self.model.forward(*(lengths if READ[each] else ids for each in taken))
+
+    encoder = Encoder().eval()
+    asked = _interaction(torch, config, history)
+    ids, lengths = asked[model.ITEM_SEQ], asked[model.ITEM_SEQ_LEN]
+    with torch.no_grad():
+        user, scores = encoder(ids, lengths), model.full_sort_predict(asked).view(-1)
+        if user.dim() != 2:  # noqa: PLR2004 (rows and columns)
+            refuse(f"{name} encodes a history as {list(user.shape)}; expected is a vector [1, d]")
+        forward = model.forward
+        try:
+            model.forward = lambda *_: torch.zeros_like(user)
+            bias = model.full_sort_predict(asked).view(-1)
+            model.forward = lambda *_: torch.eye(user.shape[1])
+            vectors = model.full_sort_predict(asked).view(user.shape[1], -1).T - bias[:, None]
+        finally:
+            model.forward = forward
+    if not torch.allclose(vectors @ user[0] + bias, scores, rtol=0, atol=CLOSE * float(scores.abs().max())):
+        refuse(f"{name} scores items otherwise than by a product of the history's vector with a vector of each")
+    program = exported(encoder, ids.expand(3, -1).contiguous(), lengths.expand(3).contiguous())
+    arrays = {"weights": vectors[1:].numpy()}
+    if bias.any():
+        arrays["bias"] = bias[1:].numpy()
+    return program, arrays
 
 
 def _told(config: Any) -> set[str]:
@@ -127,26 +199,29 @@ def _histories(dataset: Any, config: Any) -> list[list[int]]:
     return [each[:-1] for each in list(histories.values())[:HISTORIES]]
 
 
-def _ranked(torch: Any, config: Any, model: Any, histories: Sequence[Sequence[int]]) -> list[list[int]]:
+def _ranked(torch: Any, config: Any, model: Any, asked: Sequence[Asked]) -> list[list[int]]:
     """What `full_sort_predict` scores best, the padding left out."""
-    from recbole.data.interaction import Interaction
-
     ranked = []
-    width = int(config["MAX_ITEM_LIST_LENGTH"])
-    for history in histories:
-        row = torch.zeros(1, width, dtype=torch.int64)
-        row[0, : len(history)] = torch.tensor(history) + 1
-        asked = Interaction(
-            {
-                config["ITEM_ID_FIELD"] + config["LIST_SUFFIX"]: row,
-                config["ITEM_LIST_LENGTH_FIELD"]: torch.tensor([len(history)]),
-            }
-        )
+    for each in asked:
         with torch.no_grad():
-            scores = model.full_sort_predict(asked).view(-1)
+            scores = model.full_sort_predict(_interaction(torch, config, each.history)).view(-1)
         scores[0] = -torch.inf
         ranked.append((scores.topk(SHOWN).indices - 1).tolist())
     return ranked
+
+
+def _interaction(torch: Any, config: Any, history: Sequence[int]) -> Any:
+    """A history as RecBole's networks read it, padded on the right."""
+    from recbole.data.interaction import Interaction
+
+    row = torch.zeros(1, int(config["MAX_ITEM_LIST_LENGTH"]), dtype=torch.int64)
+    row[0, : len(history)] = torch.tensor(history) + 1
+    return Interaction(
+        {
+            config["ITEM_ID_FIELD"] + config["LIST_SUFFIX"]: row,
+            config["ITEM_LIST_LENGTH_FIELD"]: torch.tensor([len(history)]),
+        }
+    )
 
 
 def _ranked_by_ease(torch: Any, config: Any, model: Any, histories: Sequence[Sequence[int]]) -> list[list[int]]:

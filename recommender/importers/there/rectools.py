@@ -8,14 +8,25 @@ from typing import Any, Sequence
 
 import numpy as np
 
-from recommender.importers.there.common import SHOWN, Trained, keys_of, lines_of, main, refuse, refuse_large
+from recommender.importers.there.common import (
+    PROGRAM,
+    SHOWN,
+    Asked,
+    Trained,
+    exported,
+    keys_of,
+    lines_of,
+    main,
+    refuse,
+    refuse_large,
+)
 
 TAKEN = {
     "SASRecModel": ("SASRecTransformerLayers", "PreLNTransformerLayers", "LiGRLayers"),
     "BERT4RecModel": ("PreLNTransformerLayers", "LiGRLayers"),
     "HSTUModel": ("STULayers",),
 }
-"""The layers that each model may have."""
+"""The layers whose numbers are handed over, by model; a model with others is handed over as a program."""
 FORMS = {"SASRecModel": "rectools.sasrec", "BERT4RecModel": "rectools.bert4rec", "HSTUModel": "rectools.hstu"}
 
 
@@ -34,7 +45,21 @@ def load(arguments: argparse.Namespace) -> Trained:
         return _ease(model, arguments, rectools.__version__)
     preparing, network = model.data_preparator, model.torch_model
     keys = keys_of(preparing.item_id_map.external_ids[len(preparing.item_extra_tokens) :])
-    _refuse_unknown(name, model, network)
+    common: dict[str, Any] = {
+        "library": "rectools",
+        "version": rectools.__version__,
+        "network": name,
+        "parameters": {key: value for key, value in model.get_params(simple_types=True).items() if value is not None},
+        "items": len(keys),
+        "item_keys": keys,
+        "longest": preparing.session_max_len - (name == "BERT4RecModel"),
+        "rank": lambda asked: _ranked(model, keys, asked),
+        "timed": model.require_recommend_context,
+    }
+    if not _known(name, network):
+        if common["timed"]:
+            refuse(f"the {name} has custom parts and reads times, which a program of this import does not")
+        return Trained(**common, form=PROGRAM, **_program(name, preparing, network))
     state = network.state_dict()
     arrays = {
         key.removeprefix("transformer_layers."): value.numpy()
@@ -47,9 +72,7 @@ def load(arguments: argparse.Namespace) -> Trained:
     arrays["positions"] = np.zeros(size, np.float32) if positions is None else positions.weight.detach().numpy()
     layers = network.transformer_layers
     return Trained(
-        library="rectools",
-        version=rectools.__version__,
-        network=name,
+        **common,
         form=FORMS[name],
         arrays=arrays,
         sizes={
@@ -63,12 +86,8 @@ def load(arguments: argparse.Namespace) -> Trained:
             "ff_activation": getattr(layers, "ff_activation", "gelu"),
             "epsilon": getattr(layers, "epsilon", None),
             "relative_pos_attention": getattr(model, "relative_pos_attention", None),
+            "relative_time_attention": getattr(model, "relative_time_attention", None),
         },
-        parameters={key: value for key, value in model.get_params(simple_types=True).items() if value is not None},
-        items=len(keys),
-        item_keys=keys,
-        longest=preparing.session_max_len - (name == "BERT4RecModel"),
-        rank=lambda histories, _: _ranked(model, keys, histories),
     )
 
 
@@ -89,7 +108,7 @@ def _ease(model: Any, arguments: argparse.Namespace, version: str) -> Trained:
         parameters={"regularization": float(model.regularization)},
         items=items,
         item_keys=None if keys is None else keys_of(keys),
-        rank=lambda histories, _: _ranked_by_ease(model, histories, items),
+        rank=lambda asked: _ranked_by_ease(model, [each.history for each in asked], items),
     )
 
 
@@ -137,34 +156,52 @@ def _model(source: str) -> Any:
     return refuse(f"{source} is a checkpoint of {named or 'no known model'}; known are {', '.join(TAKEN)}")
 
 
-def _refuse_unknown(name: str, model: Any, network: Any) -> None:
-    """Refuse networks with custom parts; RecTools' own are supported."""
-    layers = type(network.transformer_layers).__name__
-    parts = (
-        type(network).__name__,
-        type(network.pos_encoding_layer).__name__,
-        type(network.similarity_module).__name__,
-    )
-    taken = ("TransformerTorchBackbone", "LearnableInversePositionalEncoding", "DistanceSimilarityModule")
-    if layers not in TAKEN[name] or parts != taken:
-        refuse(
-            f"the {name} has {', '.join((layers, *parts))}; taken are {' or '.join(TAKEN[name])} with "
-            f"{', '.join(taken)}"
-        )
+def _known(name: str, network: Any) -> bool:
+    """Whether the network has RecTools' own parts, with the masks that are its defaults for this model."""
+    parts = (type(network).__name__, type(network.pos_encoding_layer).__name__)
+    similarity = type(network.similarity_module).__name__
+    if similarity != "DistanceSimilarityModule":
+        refuse(f"the {name} scores items by {similarity}; taken is DistanceSimilarityModule")
     bidirectional = name == "BERT4RecModel"
-    if network.use_causal_attn == bidirectional or (bidirectional and not network.use_key_padding_mask):
-        refuse(
-            f"the {name} was trained with use_causal_attn={network.use_causal_attn} and "
-            f"use_key_padding_mask={network.use_key_padding_mask}; taken are RecTools' defaults for it"
-        )
-    if getattr(model, "relative_time_attention", False):
-        refuse(
-            "the HSTUModel looks at the times of its items and of the request, which this import does not carry over: "
-            "train it with relative_time_attention=False"
-        )
+    return (
+        type(network.transformer_layers).__name__ in TAKEN[name]
+        and parts == ("TransformerTorchBackbone", "LearnableInversePositionalEncoding")
+        and network.use_causal_attn != bidirectional
+        and (network.use_key_padding_mask or not bidirectional)
+    )
 
 
-def _ranked(model: Any, keys: list[str], histories: Sequence[Sequence[int]]) -> list[list[int]]:
+def _program(name: str, preparing: Any, network: Any) -> dict[str, Any]:
+    """The encoder as a program, the vectors [items, d] that its product is scored with, and how it reads a history."""
+    import torch
+
+    skipped = len(preparing.item_extra_tokens)
+    normed = network.similarity_module._get_embeddings_norm  # noqa: SLF001 (the library has no other way)
+    by_cosine = network.similarity_module.distance.name == "COSINE"
+
+    class Encoder(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.network = network
+
+        def forward(self, ids: Any) -> Any:
+            items = self.network.item_model.get_all_embeddings()
+            user = self.network.encode_sessions({"x": ids}, items)[:, -1, :]
+            return normed(user) if by_cosine else user
+
+    network.eval()
+    width = preparing.session_max_len
+    ids = torch.arange(3 * width).view(3, width) % (len(preparing.item_id_map.external_ids) - skipped) + skipped
+    with torch.no_grad():
+        items = network.item_model.get_all_embeddings()[skipped:]
+        vectors = (normed(items) if by_cosine else items).numpy()
+    sizes = {"width": width, "padding_side": "left", "first_item": skipped}
+    if name == "BERT4RecModel":
+        sizes["mask_id"] = preparing.extra_token_ids["MASK"]
+    return {"program": exported(Encoder(), ids), "arrays": {"weights": vectors}, "sizes": sizes}
+
+
+def _ranked(model: Any, keys: list[str], asked: Sequence[Asked]) -> list[list[int]]:
     """The library's recommendations if each history is a separate user."""
     import pandas as pd
     from rectools import Columns
@@ -172,16 +209,21 @@ def _ranked(model: Any, keys: list[str], histories: Sequence[Sequence[int]]) -> 
 
     skipped = len(model.data_preparator.item_extra_tokens)
     external = model.data_preparator.item_id_map.external_ids[skipped:]
-    rows = [(user, external[item]) for user, history in enumerate(histories) for item in history]
-    frame = pd.DataFrame(rows, columns=[Columns.User, Columns.Item])
+    rows = [
+        (user, external[item], time) for user, each in enumerate(asked) for item, time in zip(each.history, each.times)
+    ]
+    frame = pd.DataFrame(rows, columns=[Columns.User, Columns.Item, Columns.Datetime])
     frame[Columns.Weight] = 1.0
-    frame[Columns.Datetime] = pd.to_datetime(range(len(frame)), unit="s")
+    users = list(range(len(asked)))
+    more = {}
+    frame[Columns.Datetime] = pd.to_datetime(frame[Columns.Datetime], unit="s").astype("datetime64[ns]")
+    if model.require_recommend_context:
+        now = pd.to_datetime([each.times[-1] for each in asked], unit="s").astype("datetime64[ns]")
+        more["context"] = pd.DataFrame({Columns.User: users, Columns.Datetime: now, Columns.Weight: 1.0})
     # A repeated item is in a history as often as it occurs.
-    found = model.recommend(
-        users=list(range(len(histories))), dataset=Dataset.construct(frame), k=SHOWN, filter_viewed=False
-    )
+    found = model.recommend(users=users, dataset=Dataset.construct(frame), k=SHOWN, filter_viewed=False, **more)
     numbers = {key: number for number, key in enumerate(keys)}
-    ranked: list[list[int]] = [[] for _ in histories]
+    ranked: list[list[int]] = [[] for _ in asked]
     for user, item in found.sort_values([Columns.User, Columns.Rank])[[Columns.User, Columns.Item]].itertuples(
         index=False
     ):

@@ -31,7 +31,9 @@ kinds = {
     "sasrec": (SASRecModel, {"epochs": 2}),
     "bert4rec": (BERT4RecModel, {"epochs": 2}),
     "ligr": (SASRecModel, {"epochs": 1, "transformer_layers_type": LiGRLayers}),
-    "hstu": (HSTUModel, {"epochs": 1, "relative_time_attention": False}),
+    "hstu": (HSTUModel, {"epochs": 1}),
+    "hstu-without-times": (HSTUModel, {"epochs": 1, "relative_time_attention": False}),
+    "bert4rec-unmasked": (BERT4RecModel, {"epochs": 1, "use_key_padding_mask": False}),
 }
 for name in sys.argv[2:] or [*kinds, "ease"]:
     if name == "ease":
