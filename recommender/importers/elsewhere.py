@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import subprocess
 from collections.abc import Sequence
 from importlib.resources import files
@@ -11,6 +12,7 @@ from recommender.export.errors import ExportError
 
 LIBRARIES = ("rectools", "recbole", "implicit")
 """Libraries whose models are read in their own environment."""
+_COMMON = "recommender.importers.there.common"
 _REFUSED = "refused: "
 _SHOWN = 400
 
@@ -19,12 +21,11 @@ def script_of(library: str) -> str:
     """The script that hands a model of this library over: one file, which needs the library and NumPy only."""
     folder = files("recommender.importers") / "there"
     common, own = ((folder / f"{name}.py").read_text(encoding="utf-8") for name in ("common", library))
-    kept = [
-        line
-        for line in own.splitlines()
-        if not line.startswith(("from __future__", "from recommender.importers.there.common"))
-    ]
-    return common + "\n\n" + "\n".join(kept) + "\n"
+    lines = own.splitlines()
+    for node in reversed(ast.parse(own).body):
+        if isinstance(node, ast.ImportFrom) and node.module in ("__future__", _COMMON):
+            del lines[node.lineno - 1 : node.end_lineno]
+    return common + "\n\n" + "\n".join(lines) + "\n"
 
 
 def hand_over(

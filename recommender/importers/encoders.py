@@ -59,7 +59,8 @@ def handed_over(path: Path, numbers: Numbers, sizes: Sizes) -> Encoded:
     vectors = numbers.take("weights", None, None)
     bias = numbers.take("bias", len(vectors)) if "bias" in numbers else None
     module = Filled(program.module, filling, takes_lengths=program.takes_lengths)
-    return Encoded(module, vectors, bias, filling.longest, _assumed(path, filling))
+    assumed = f"Histories: the program of the hand-over reads {filling.assumed()}"
+    return Encoded(module, vectors, bias, filling.longest, (assumed,))
 
 
 def _longest(filling: Filling | None, options: ImportOptions) -> int | None:

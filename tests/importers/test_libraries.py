@@ -29,7 +29,7 @@ MODELS = {
         "hstu-without-times.model", "ease.model",
     ),
     "recbole": (
-        "sasrec.pth", "gru4rec.pth", "bert4rec.pth", "narm.pth", "stamp.pth", "core.pth", "nextitnet.pth",
+        "sasrec.pth", "gru4rec.pth", "bert4rec.pth", "narm.pth", "core.pth", "nextitnet.pth",
         "lightsans.pth", "ease.pth",
     ),
     "implicit": ("als.npz", "bpr.npz", "bm25.npz"),

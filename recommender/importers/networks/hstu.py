@@ -115,15 +115,21 @@ class RecToolsTimedHstu(RecToolsHstu):
         self, user_history: Tensor, history_length: Tensor, history_times: Tensor, request_time: Tensor
     ) -> Tensor:
         """See `Network`."""
-        times = torch.div(history_times, 1000, rounding_mode="floor")
+        times = _whole_seconds(history_times)
         latest = times.gather(1, (history_length - 1).clamp(min=0)[:, None])
-        asked = torch.where(request_time > 0, torch.div(request_time, 1000, rounding_mode="floor"), latest.squeeze(1))
+        asked = torch.where(request_time > 0, _whole_seconds(request_time), latest.squeeze(1))
         # The library compares an item with the time of the one after it, the last with the request's.
         after = torch.cat([times[:, 1:], latest], dim=1)
         column = torch.arange(times.shape[1])
         after = torch.where(column == (history_length - 1)[:, None], asked[:, None], after)
-        apart = (after[:, :, None] - times[:, None, :]).abs().clamp(min=1).to(torch.float32)
-        return self.encoded(user_history, history_length, (apart.log() / _PER_BUCKET).to(torch.int64))
+        seconds = (after[:, :, None] - times[:, None, :]).abs().to(torch.float32) / 1000
+        buckets = (seconds.clamp(min=1).log() / _PER_BUCKET).to(torch.int64)
+        return self.encoded(user_history, history_length, buckets)
+
+
+def _whole_seconds(times: Tensor) -> Tensor:
+    """Milliseconds without what is left of a second; ONNX would divide whole numbers as float32."""
+    return times - times % 1000
 
 
 def hstu(numbers: Numbers, sizes: Sizes) -> RecToolsHstu:

@@ -137,7 +137,7 @@ def exported(encoder: Any, *example: Any) -> Any:
         return torch.export.export(encoder, example, dynamic_shapes=tuple(batch for _ in example))
     except Exception as error:
         told = str(error).strip().splitlines() or [type(error).__name__]
-        return refuse(f"torch.export cannot write the network as a program: {told[0]}")
+        return refuse(f"torch.export cannot write the network as a program: {told[0].rstrip('.')}")
 
 
 def keys_of(external: Any) -> list[str]:

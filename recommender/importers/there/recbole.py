@@ -157,6 +157,8 @@ def _program(torch: Any, config: Any, model: Any, history: Sequence[int]) -> tup
         user, scores = encoder(ids, lengths), model.full_sort_predict(asked).view(-1)
         if user.dim() != 2:  # noqa: PLR2004 (rows and columns)
             refuse(f"{name} encodes a history as {list(user.shape)}; expected is a vector [1, d]")
+        if user.shape[1] >= len(scores):
+            refuse_large(len(scores))  # it yields scores, so each item has a vector as long as the catalogue
         forward = model.forward
         try:
             model.forward = lambda *_: torch.zeros_like(user)

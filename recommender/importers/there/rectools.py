@@ -197,7 +197,7 @@ def _program(name: str, preparing: Any, network: Any) -> dict[str, Any]:
         vectors = (normed(items) if by_cosine else items).numpy()
     sizes = {"width": width, "padding_side": "left", "first_item": skipped}
     if name == "BERT4RecModel":
-        sizes["mask_id"] = preparing.extra_token_ids["MASK"]
+        sizes["mask_id"] = int(preparing.extra_token_ids["MASK"])
     return {"program": exported(Encoder(), ids), "arrays": {"weights": vectors}, "sizes": sizes}
 
 
