@@ -29,8 +29,7 @@ MODELS = {
         "hstu-without-times.model", "ease.model",
     ),
     "recbole": (
-        "sasrec.pth", "gru4rec.pth", "bert4rec.pth", "narm.pth", "core.pth", "nextitnet.pth",
-        "lightsans.pth", "ease.pth",
+        "sasrec.pth", "gru4rec.pth", "bert4rec.pth", "narm.pth", "core.pth", "ease.pth",
     ),
     "implicit": ("als.npz", "bpr.npz", "bm25.npz"),
 }
