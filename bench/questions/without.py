@@ -84,7 +84,8 @@ def _open_calls() -> None:
     async def read(_: OpenCalls, context: Context, __: float, ___: int) -> object:
         return await context.read()
 
-    replace(OpenCalls, "begin", nothing)
+    for name in ("begin", "expect", "received"):
+        replace(OpenCalls, name, nothing)
     replace(OpenCalls, "leave", nothing)
     replace(OpenCalls, "read", read)
 
@@ -100,9 +101,11 @@ def _edge() -> None:
     """Leave out all that the edge does around a call: id, metadata, deadline, metrics, and the open calls."""
 
     def bare(
-        _: Method, respond: edge.Respond, __: OpenCalls, ___: object
+        method: Method, calls: OpenCalls, _: object
     ) -> Callable[[AsyncIterator[bytes], Context], Awaitable[bytes | None]]:
-        async def serve(____: AsyncIterator[bytes], context: Context) -> bytes | None:
+        respond = edge._respond(method, calls)  # noqa: SLF001 (it takes the edge apart)
+
+        async def serve(_: AsyncIterator[bytes], context: Context) -> bytes | None:
             reply: Message | None = await respond(context, float("inf"), _ID)
             return None if reply is None else reply.SerializeToString()
 

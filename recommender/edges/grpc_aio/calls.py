@@ -11,6 +11,7 @@ import math
 import time
 from contextlib import suppress
 from functools import partial
+from typing import NoReturn
 
 from google.rpc import code_pb2
 
@@ -43,11 +44,14 @@ class OpenCalls:
         self._cuts: set[asyncio.Task[None]] = set()
         self._sweeping = False
         self._stopping = False
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._ended = asyncio.Event()
 
     def begin(self, context: Context) -> None:
         """Register the call that this task answers. Raises UnavailableError once the server stops."""
-        task = asyncio.current_task()
+        if self._loop is None:
+            self._loop = asyncio.get_running_loop()
+        task = asyncio.current_task(self._loop)  # without it asks for the process's id, a system call
         if task is not None:
             self._tasks[context] = task
             # Not the context's own callback: gRPC keeps it in a cycle, and the call with it until a collection.
@@ -58,28 +62,39 @@ class OpenCalls:
     async def read(self, context: Context, deadline: float, most: int) -> bytes:
         """Read the message of a unary call.
 
-        Raises ProtocolError if it is missing or has over `most` bytes, and the error by which `Uploads` ends the call.
+        Raises ProtocolError if it is missing or has over `most` bytes. Cancelled, it may have a `refusal_of` the call.
         """
-        self._uploads.begin(context, time.monotonic(), deadline)
-        try:
-            message: object = await context.read()
-            if isinstance(message, bytes):  # else it is the end
-                if len(message) > most:
-                    raise ProtocolError(
-                        code_pb2.RESOURCE_EXHAUSTED,
-                        f"a message of {len(message)} bytes is larger than the {most} that are taken",
-                    )
-                return message
-            await asyncio.sleep(_CANCELLED_SECONDS)
-        except asyncio.CancelledError:
-            refused = self._refused.pop(context, None)
-            if refused is None:
-                raise
-            self._tasks[context].uncancel()
-            raise refused from None
-        finally:
-            self._uploads.end(context)
+        self.expect(context, time.monotonic(), deadline)
+        message: object = await context.read()
+        if not isinstance(message, bytes):
+            message = await self.missing()
+        self.received(context, message, most)
+        return message
+
+    def expect(self, context: Context, now: float, deadline: float) -> None:
+        """Note that the message of a unary call is read. If it takes too long, the call is cancelled."""
+        self._uploads.begin(context, now, deadline)
+
+    def received(self, context: Context, message: bytes, most: int) -> None:
+        """Note that it has come. Raises ProtocolError if it has over `most` bytes."""
+        self._uploads.end(context)
+        if len(message) > most:
+            raise ProtocolError(
+                code_pb2.RESOURCE_EXHAUSTED,
+                f"a message of {len(message)} bytes is larger than the {most} that are taken",
+            )
+
+    async def missing(self) -> NoReturn:
+        """Fail a call whose request ended before its message did. Raises ProtocolError."""
+        await asyncio.sleep(_CANCELLED_SECONDS)
         raise ProtocolError(code_pb2.INVALID_ARGUMENT, "the request ends before its message does")
+
+    def refusal_of(self, context: Context) -> Exception | None:
+        """The error of a call that was cancelled for its slow message, whose task goes on; None for any other."""
+        refused = self._refused.pop(context, None)
+        if refused is not None:
+            self._tasks[context].uncancel()
+        return refused
 
     def hold(self, context: Context, size: int) -> None:
         """Count the bytes of a large reply as held until the call has ended. Raises QuotaError if too many are."""
@@ -118,6 +133,7 @@ class OpenCalls:
     def _end(self, context: Context, _: asyncio.Task[object]) -> None:
         self._tasks.pop(context, None)
         self._unread.pop(context, None)
+        self._uploads.end(context)
         if self._replies and (reply := self._replies.pop(context, None)):
             self.held.release(*reply)
         if self._stopping:

@@ -78,9 +78,9 @@ class _Others(grpc.GenericRpcHandler):
 
 
 def _handler_of(method: Method, calls: OpenCalls, spans: ServerSpans | None) -> grpc.RpcMethodHandler[bytes, bytes]:
+    handle = _handler(method, calls, spans)
     if isinstance(method, Unary):
-        return grpc.stream_unary_rpc_method_handler(_handler(method, _unary(method, calls), calls, spans))
-    handle = _handler(method, _streaming(method, calls), calls, spans)
+        return grpc.stream_unary_rpc_method_handler(handle)
 
     async def replies(messages: AsyncIterator[bytes], context: Context) -> AsyncIterator[bytes]:
         # Replies go through the context. Interceptors, such as OpenTelemetry's, take only a generator of them.
@@ -92,14 +92,12 @@ def _handler_of(method: Method, calls: OpenCalls, spans: ServerSpans | None) -> 
 
 
 def _handler(
-    method: Method, respond: Respond, calls: OpenCalls, spans: ServerSpans | None
+    method: Method, calls: OpenCalls, spans: ServerSpans | None
 ) -> Callable[[AsyncIterator[bytes], Context], Coroutine[Any, Any, bytes | None]]:
     """Wrap a method into what every call has: its id, its token, its span, its status."""
-    if method.enter is not None:
-        respond = _guarded(method.enter, respond)
     if spans is None:
-        return _serving(method, respond, calls, _abort)
-    traced = spans.around(method.path[1:], _serving(method, respond, calls, _kept))
+        return _serving(method, calls, _abort)
+    traced = spans.around(method.path[1:], _serving(method, calls, _kept))
 
     async def handle(messages: AsyncIterator[bytes], context: Context) -> bytes | None:
         outcome = await traced(messages, context)
@@ -108,23 +106,33 @@ def _handler(
     return handle
 
 
-def _serving(
-    method: Method, respond: Respond, calls: OpenCalls, fail: Callable[[Context, FailedCall], Awaitable[F]]
+def _serving(  # noqa: C901 (one coroutine: each costs all that is resumed through it)
+    method: Method, calls: OpenCalls, fail: Callable[[Context, FailedCall], Awaitable[F]]
 ) -> Callable[[AsyncIterator[bytes], Context], Coroutine[Any, Any, bytes | F | None]]:
-    """Serve a method in one coroutine, as each costs all that is resumed through it; `fail` ends calls that failed."""
-    begin, timeout = method.begin, method.timeout
+    """Serve a method; `fail` ends calls that failed."""
+    begin, timeout, largest, respond = method.begin, method.timeout, method.largest, _respond(method, calls)
+    answer = _answering(method, calls) if isinstance(method, Unary) and method.enter is None else None
 
     async def serve(_: AsyncIterator[bytes], context: Context) -> bytes | F | None:
         call = begin(context.invocation_metadata() or ())
         context.set_trailing_metadata(((REQUEST_ID_KEY, call.request_id),))
         # grpc's stubs say `float`; without a deadline it is None.
         remaining: float | None = context.time_remaining()
-        deadline = time.monotonic() + (timeout if remaining is None else remaining)
+        now = time.monotonic()
+        deadline = now + (timeout if remaining is None else remaining)
         failed: FailedCall | None = None
         sent: bytes | None = None
         try:
             calls.begin(context)
-            reply = await respond(context, deadline, call.request_id)
+            if answer is None:
+                reply = await respond(context, deadline, call.request_id)
+            else:  # as `_unary` does
+                calls.expect(context, now, deadline)
+                message: object = await context.read()
+                if not isinstance(message, bytes):
+                    message = await calls.missing()
+                calls.received(context, message, largest)
+                reply = await answer(context, message, deadline, call.request_id)
             if reply is not None:
                 sent = reply.SerializeToString()
                 if len(sent) > LARGE_BYTES:
@@ -135,8 +143,11 @@ def _serving(
         except Exception as error:  # noqa: BLE001 (any error must end in a status)
             failed = call.fail(error)
         except asyncio.CancelledError:
-            call.end(_cancelled(context))
-            raise
+            refused = calls.refusal_of(context)
+            if refused is None:
+                call.end(_cancelled(context))
+                raise
+            failed = call.fail(refused)
         calls.leave(context, deadline)
         if failed is None:
             call.end(code_pb2.OK)
@@ -155,6 +166,11 @@ async def _kept(_: Context, failed: FailedCall) -> FailedCall:
     return failed
 
 
+def _respond(method: Method, calls: OpenCalls) -> Respond:
+    respond = _streaming(method, calls) if isinstance(method, Streaming) else _unary(method, calls)
+    return respond if method.enter is None else _guarded(method.enter, respond)
+
+
 def _guarded(enter: Enter, respond: Respond) -> Respond:
     async def after_a_look(context: Context, deadline: float, request_id: str) -> Message | None:
         with enter(GrpcCaller(context)):
@@ -164,16 +180,29 @@ def _guarded(enter: Enter, respond: Respond) -> Respond:
 
 
 def _unary(method: Unary, calls: OpenCalls) -> Respond:
-    answer, largest = method.answer, method.largest
+    answer, largest = _answering(method, calls), method.largest
 
     async def respond(context: Context, deadline: float, request_id: str) -> Message:
         message = await calls.read(context, deadline, largest)
+        return await answer(context, message, deadline, request_id)
+
+    return respond
+
+
+def _answering(method: Unary, calls: OpenCalls) -> Callable[[Context, bytes, float, str], Awaitable[Message]]:
+    """Answer messages, of which large ones are held meanwhile."""
+    answer = method.answer
+
+    def answered(context: Context, message: bytes, deadline: float, request_id: str) -> Awaitable[Message]:
         if len(message) <= LARGE_BYTES:
-            return await answer(message, deadline, request_id)
+            return answer(message, deadline, request_id)
+        return held(context, message, deadline, request_id)
+
+    async def held(context: Context, message: bytes, deadline: float, request_id: str) -> Message:
         with calls.held.holding(context.peer(), len(message)):
             return await answer(message, deadline, request_id)
 
-    return respond
+    return answered
 
 
 def _streaming(method: Streaming, calls: OpenCalls) -> Respond:
