@@ -8,21 +8,18 @@ from functools import partial
 from pathlib import Path
 from typing import TypeAlias, TypeVar
 
-import numpy as np
 import onnxruntime
 from onnxruntime.capi import onnxruntime_pybind11_state as runtime_errors
 
-from recommender.batching.faults import whole
 from recommender.domain import Query, Ranking
-from recommender.engine.beside import Vectors, ranked_beside, read_of
-from recommender.engine.contract import QUERY, Contract, Feed, Outputs
-from recommender.engine.masked.bounds import BOUNDED, BOUNDS
+from recommender.engine.contract import Contract, Feed, Outputs
+from recommender.engine.masked.measuring import NAMING, measured, thresholds
 from recommender.engine.masked.named import outcomes_of
-from recommender.engine.masked.ranking import MaskedRanking, Walked, kept_alone
-from recommender.engine.provider import CoreMLOptions, CudaOptions, SessionPlan
-from recommender.engine.rules import ranked_by_rules
+from recommender.engine.masked.ways import Costs
+from recommender.engine.provider import CPU, CoreMLOptions, CudaOptions, SessionPlan
+from recommender.engine.ranking.batch import Batch
 from recommender.engine.sessions import Describe, Sessions, as_model_error, open_sessions, quiet_options
-from recommender.errors import EngineError, InvalidRequestError, Violation
+from recommender.errors import InvalidRequestError, Violation
 from recommender.settings.engine import EngineSettings
 from recommender.threads import Job, Threads
 
@@ -42,7 +39,7 @@ class OnnxEngine:
 
     The event loop waits at most a millisecond, for a run of many rows to begin. `provider` is ONNX Runtime's name of
     the provider, `fallback_reason` why that is not the first choice of `auto`. `threads` is the CPUs of one run, and
-    `captures` whether runs are captured as CUDA graphs.
+    `captures` whether runs are captured as CUDA graphs. `mask_costs` choose the ways of rows with masks.
     """
 
     def __init__(self, sessions: Sessions) -> None:
@@ -53,6 +50,7 @@ class OnnxEngine:
         self.threads = sessions.plan.threads
         self.memory = sessions.memory
         self.captures = sessions.captures
+        self.mask_costs = Costs.supposed(self.contract.items)
         self._sessions = sessions
         self._threads = Threads(sessions.slots)
         self._active: set[onnxruntime.RunOptions] = set()
@@ -67,6 +65,19 @@ class OnnxEngine:
         """The smallest and the largest batch that start from scores in 8 bits; None if the model has none."""
         span = self._sessions.coarse_rows
         return None if span is None else (int(span[0]), int(span[1]))
+
+    @property
+    def filter_thresholds(self) -> tuple[int, float] | None:
+        """The most allowed items that are ranked exactly, and the least share of them for which more are asked for.
+
+        Those of a batch in which every row has such a filter. None if a row with masks has one way only.
+        """
+        items = self.contract.items
+        return thresholds(self.mask_costs, self.model, items, self._sessions.block) if self._has_ways else None
+
+    @property
+    def _has_ways(self) -> bool:
+        return self.model.items is not None and {"k", "candidates"} <= self.contract.inputs
 
     async def run(
         self, queries: Sequence[Query], *, general: bool = False, padding: int | None = None
@@ -121,8 +132,8 @@ class OnnxEngine:
     async def warm_up(self, max_batch_size: int) -> None:
         """Fill the buckets for batches of up to `max_batch_size` rows, and run the largest batch once.
 
-        A model with scores in 8 bits is measured with and without them, and uses them where they are quicker. Raises
-        ModelError if a run fails.
+        A model with scores in 8 bits is measured with and without them, and uses them where they are quicker. The ways
+        of rows with masks are measured too. Raises ModelError if a run fails.
         """
         buckets, k, item = self._sessions.buckets, self.model.default_k, self.model.some_item
         shapes = () if buckets is None else buckets.shapes(max_batch_size, _WARMED_HISTORY)
@@ -131,6 +142,7 @@ class OnnxEngine:
                 await self.run([Query((item,) * bucket.history, bucket.k)] * bucket.rows)
             await self.run([Query((item,), k)] * max_batch_size)
             await self._threads.call(lambda _: self._sessions.choose_coarse_rows(max_batch_size))
+            await self._threads.call(lambda _: self._measure_ways(max_batch_size))
 
     def close(self) -> bool:
         """End the threads and free the sessions; False if a thread is stuck in a run, which keeps its memory."""
@@ -141,6 +153,18 @@ class OnnxEngine:
             self._sessions.close()
         return ended
 
+    def _measure_ways(self, max_batch_size: int) -> None:
+        """Measure the ways of rows with masks, on the CPU; blocks."""
+        if self._has_ways and self.provider == CPU:
+            self.mask_costs = NAMING
+            self.mask_costs = measured(
+                lambda queries: outcomes_of(partial(self.rank, queries)),
+                self.model,
+                self.contract.items,
+                self._sessions.block,
+                max_batch_size,
+            )
+
     def _rank(
         self,
         queries: Sequence[Query],
@@ -149,12 +173,11 @@ class OnnxEngine:
         general: bool = False,
         padding: int | None = None,
     ) -> list[Ranking]:
-        if self.contract.batched:
-            return self._attempt(
-                queries, partial(self._rank_together, queries, begun, general=general, padding=padding)
-            )
-        begun()
-        return self._attempt(queries, partial(self._rank_one_by_one, queries))
+        def rank(options: onnxruntime.RunOptions) -> list[Ranking]:
+            batch = Batch(self._sessions, options, begun, self.mask_costs, general, padding)
+            return batch.rank(queries) if self.contract.batched else batch.rank_one_by_one(queries)
+
+        return self._attempt(queries, rank)
 
     def _attempt(self, queries: Sequence[Query], run: Callable[[onnxruntime.RunOptions], R]) -> R:
         """Run for these queries, with options that `terminate` knows of."""
@@ -180,120 +203,6 @@ class OnnxEngine:
             return run(options)
         finally:
             self._active.discard(options)
-
-    def _rank_together(
-        self,
-        queries: Sequence[Query],
-        begun: Callable[[], None],
-        options: onnxruntime.RunOptions,
-        *,
-        general: bool,
-        padding: int | None,
-        vectors: Vectors | None = None,
-    ) -> list[Ranking]:
-        apart = [query.masks or query.beside or query.rules for query in queries]
-        if any(apart):
-            rank = partial(self._rank_together, begun=begun, options=options, general=general, padding=padding)
-            if any(query.rules for query in queries):
-                ruled = ranked_by_rules(queries, lambda each: outcomes_of(partial(rank, each)), self.contract.items)
-                return whole(ruled)
-            if any(query.beside for query in queries):
-                return self._rank_beside(queries, rank, options, padding)
-            rank = partial(rank, vectors=vectors)
-            run = partial(self._sessions.run, options=options, general=general)
-            walk = partial(self._walk, begun, options, general=general, padding=padding, vectors=vectors)
-            block, ranked = self._sessions.block, lambda unmasked: outcomes_of(partial(rank, unmasked))
-            masked = MaskedRanking(self.contract, self.model, ranked, run, padding, walk=walk, block=block)
-            return whole(masked.outcomes(queries))
-        runs = self.contract.runs(queries)
-        if len(runs) == 1:
-            return self._rank_in_one_run(queries, begun, options, general=general, padding=padding, vectors=vectors)
-        outcomes: dict[int, Ranking | EngineError] = {}
-        for places in runs:
-            sharing = [queries[place] for place in places]
-            one_run = partial(
-                self._rank_in_one_run, sharing, begun, options, general=general, padding=padding, vectors=vectors
-            )
-            outcomes.update(zip(places, outcomes_of(one_run), strict=True))
-        return whole([outcomes[place] for place in range(len(queries))])
-
-    def _rank_in_one_run(
-        self,
-        queries: Sequence[Query],
-        begun: Callable[[], None],
-        options: onnxruntime.RunOptions,
-        *,
-        general: bool,
-        padding: int | None,
-        vectors: Vectors | None,
-    ) -> list[Ranking]:
-        feed = self.contract.pack(queries, padding)
-        begun()
-        k = max([query.k for query in queries])
-        run = partial(self._sessions.run, feed, k, options, general=general)
-        return self.contract.unpack(_noting(vectors, queries, run), queries)
-
-    def _walk(
-        self,
-        begun: Callable[[], None],
-        options: onnxruntime.RunOptions,
-        queries: Sequence[Query],
-        bounded: Sequence[Query],
-        *,
-        general: bool,
-        padding: int | None,
-        vectors: Vectors | None,
-    ) -> Walked:
-        """Rank for `queries` in one run that gives the bounds of blocks for the rows in `bounded`."""
-        rows, k = [*queries, *bounded], max([query.k for query in queries], default=1)
-        feed = self.contract.pack(rows, padding)
-        feed["k"], feed[BOUNDED] = np.array([min(k, self.contract.items)]), np.arange(len(queries), len(rows))
-        begun()
-        run = partial(self._sessions.run, feed, k, options, general=general)
-        ids, scores, bounds = _noting(vectors, rows, run, BOUNDS)
-        own = [ids[: len(queries)], scores[: len(queries)]]
-        outcomes = outcomes_of(partial(self.contract.unpack, own, queries)) if queries else ()
-        return Walked(outcomes, bounds.astype(np.float32, copy=False))
-
-    def _rank_beside(
-        self,
-        queries: Sequence[Query],
-        rank: Callable[..., list[Ranking]],
-        options: onnxruntime.RunOptions,
-        padding: int | None,
-    ) -> list[Ranking]:
-        """Rank the catalogue by `rank`, and the items beside it by the vectors of the runs."""
-        vectors: Vectors = {}
-        alone = [query._replace(beside=None) for query in queries]
-        outcomes = outcomes_of(partial(rank, alone, vectors=vectors))
-        # Rows of which nothing is ranked, or few items by their names, have no vector yet.
-        left = [query for query in alone if read_of(query) not in vectors]
-        if left:
-            bare = [query._replace(k=1, excluded=(), candidates=None, masks=()) for query in left]
-            found = self._sessions.encode(self.contract.pack(bare, padding), options)
-            vectors.update(zip(map(read_of, left), found, strict=True))
-        return whole(ranked_beside(queries, outcomes, vectors))
-
-    def _rank_one_by_one(self, queries: Sequence[Query], options: onnxruntime.RunOptions) -> list[Ranking]:
-        outcomes: list[Ranking | EngineError] = []
-        most = self.model.max_k
-        for query in queries:
-            wanted = query._replace(k=most) if query.masks else query
-            outputs = self._sessions.run(self.contract.pack_alone(query), query.k, options)
-            (outcome,) = outcomes_of(partial(self.contract.unpack_alone, outputs, [wanted]))
-            outcomes.append(
-                kept_alone(outcome, query, most) if query.masks and isinstance(outcome, Ranking) else outcome
-            )
-        return whole(outcomes)
-
-
-def _noting(vectors: Vectors | None, queries: Sequence[Query], run: Callable[..., Outputs], *more: str) -> Outputs:
-    """Run for the usual outputs and for `more`, and note the rows' vectors if they are wanted."""
-    if vectors is None:
-        return run(more=more)
-    *outputs, found = run(more=(*more, QUERY))
-    vectors.update(zip(map(read_of, queries), found.astype(np.float32, copy=False), strict=True))
-    return outputs
 
 
 @dataclass(frozen=True, slots=True)

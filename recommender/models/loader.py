@@ -172,6 +172,7 @@ def _needs_events(model: Model) -> bool:
 def _log_loaded(engine: OnnxEngine, artifact: Artifact, working: int | None) -> None:
     """Log a version, with what its constants, its sessions and its batches (`working`) take of the memory."""
     model, memory = engine.model, engine.memory
+    exact, asked = engine.filter_thresholds or (None, None)
     log.info(
         "loaded",
         model=model.label,
@@ -185,6 +186,8 @@ def _log_loaded(engine: OnnxEngine, artifact: Artifact, working: int | None) -> 
         copies=None if memory.copies is None else round(memory.copies, 1),
         working_mb=_mb(working),
         coarse_rows=engine.coarse_rows,
+        filters_exact_items=exact,
+        filters_asked_share=None if asked is None else round(asked, 3),
     )
     if not engine.contract.batched:
         log.warning("model has the older form without a batch axis: rows run one by one, so batching saves nothing")

@@ -17,6 +17,8 @@ from recommender.batching.cost import Cost
 from recommender.batching.faults import FaultyRowsError
 from recommender.domain import Query, Ranking
 from recommender.engine.engine import OnnxEngine
+from recommender.engine.masked.measuring import NAMING
+from recommender.engine.masked.ways import Costs
 from recommender.errors import EngineError
 from recommender.masks import ItemMask
 from tests.support import models
@@ -26,12 +28,28 @@ from tests.support.whole_numbers import embeddings, exported
 WAYS = {"all scores": 70, "one slab": 5_000, "many slabs": 70_000, "8 bits": 20_003}
 
 
+COSTS = (
+    Costs.supposed(1_000_000),
+    NAMING,
+    Costs(walk=Cost(0.0), named=Cost(1.0, 1.0), looked=Cost(1.0, 1.0)),
+    Costs(walk=Cost(0.0, 0.0, 1.0), named=Cost(1.0, 1.0), looked=Cost(0.0)),
+)
+"""Costs by which rows take the way that suits their masks, or all that can rank exactly, ask for more, or look."""
+
+
 @pytest.fixture(scope="module", params=WAYS)
 def engine(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[OnnxEngine]:
     path = tmp_path_factory.mktemp("model") / "10_model.onnx"
     exported(path, WAYS[request.param], coarse="8 bits" in request.param)
     with engines() as load:
         yield load(path)
+
+
+@pytest.fixture(params=COSTS, ids=["suiting", "exactly", "asking", "looking"])
+def forced(request: pytest.FixtureRequest, engine: OnnxEngine) -> OnnxEngine:
+    """An engine whose rows with masks all take one way, if they can."""
+    engine.mask_costs = request.param
+    return engine
 
 
 def allowed_at(share: float, seed: int, items: int) -> npt.NDArray[np.bool_]:
@@ -71,18 +89,19 @@ def brute_force(table: np.ndarray, query: Query) -> Ranking:
     return Ranking(best.tolist(), scores[best].tolist())
 
 
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(data=st.data())
 def test_every_row_gets_the_best_of_what_its_masks_allow(engine: OnnxEngine, data: st.DataObject) -> None:
     items = engine.model.items
     assert items is not None
     batch = data.draw(batches(items))
+    engine.mask_costs = data.draw(st.sampled_from(COSTS))
     table = embeddings(items)
     assert asyncio.run(engine.run(batch)) == [brute_force(table, query) for query in batch]
 
 
-def test_a_row_whose_best_items_are_not_allowed_is_not_short(engine: OnnxEngine) -> None:
-    items = engine.model.items
+def test_a_row_whose_best_items_are_not_allowed_is_not_short(forced: OnnxEngine) -> None:
+    engine, items = forced, forced.model.items
     assert items is not None
     table = embeddings(items)
     far = [Query((last,), 10, masks=(ItemMask(table @ table[last] < 0),)) for last in range(5)]

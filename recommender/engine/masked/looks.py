@@ -23,6 +23,7 @@ from recommender.masks import ItemMask, counts_of
 
 _DEVIATIONS = 3
 """By how many standard deviations a first look takes more blocks than it needs, if masks and scores are independent."""
+_ROUNDING = 1e-12
 _GROUPS = 8
 """Groups for each bound that is wanted."""
 _MOST_TIED = 4
@@ -118,7 +119,13 @@ def needed(k: int, share: float) -> int:
     """The number of items of which k are allowed, but for one case in some hundreds; `share` is above 0."""
     # Of n items, n · share are allowed, give or take a deviation of √(n · share · (1 - share)).
     spread = _DEVIATIONS * math.sqrt(share * (1 - share))
-    return math.ceil(((spread + math.sqrt(spread**2 + 4 * share * k)) / (2 * share)) ** 2)
+    number = ((spread + math.sqrt(spread**2 + 4 * share * k)) / (2 * share)) ** 2
+    return math.ceil(number * (1 - _ROUNDING))
+
+
+def looked_at(k: int, share: float, block: int) -> float:
+    """About how many items of blocks of `block` a row looks at; `share` of all is allowed, above 0."""
+    return needed(k, share) * share * block
 
 
 def _floor(bounds: npt.NDArray[np.float32], wanted: int) -> np.float32:

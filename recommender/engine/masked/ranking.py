@@ -1,13 +1,12 @@
 """Rows that carry masks: exact top-K of the items that their masks allow, and never fewer than there are.
 
-Each row takes the way that its masks make cheap:
+Each row takes the way that is the quickest for it in its batch, by what was measured: see `ways.py`.
 
-- Few items are allowed: exactly these are ranked, as candidates.
-- Nearly all are allowed: the row asks for a few more items, in a run with rows that have no masks, and drops those that
-  are not allowed. This is exact if k remain, or if the model had no more to give.
-- Else the model gives, in that run, the bounds of the row's blocks: see `looks.py`. A model without bounds is asked for
-  more items here too.
-- A row with fewer left asks again for more. Where the model gives no more, all allowed items are ranked.
+- It ranks exactly the allowed items, as candidates.
+- It asks for some more items, in a run with rows that have no masks, and drops those that are not allowed. This is
+  exact if k remain, or if the model had no more to give. A row with fewer left asks again for more. Where the model
+  gives no more, all allowed items are ranked.
+- The model gives, in that run, the bounds of the row's blocks: see `looks.py`.
 """
 
 from __future__ import annotations
@@ -23,30 +22,17 @@ import numpy.typing as npt
 
 from recommender.domain import Model, Query, Ranking
 from recommender.engine.contract import Contract, Feed, Outputs
-from recommender.engine.masked.looks import Combined, Look, look_of, needed
+from recommender.engine.masked.looks import Combined, Look, look_of
 from recommender.engine.masked.named import Named, NamedRanking, Outcome, all_allowed, allowed_of, merged
+from recommender.engine.masked.ways import Costs, Way, Wish, filling, most_asked, quickest_ways
 from recommender.errors import EngineError
 from recommender.masks import ItemMask
 
-_FEW = 512
-"""Allowed items that are ranked as candidates at once: to ask for more and drop some takes longer."""
-_SHARE_OF_WALK = 80
-"""To rank one allowed item in so many of the catalogue takes as long as a row's part of a walk over all, or less."""
-_FEW_BESIDE = 2_048
-"""Allowed items that are ranked as candidates at once where other rows have the table walked over anyway."""
-_MUCH = 3
-"""A row may ask for so many times its k if no batch-mate asks for less: to look at its blocks takes longer."""
-_ROWS_BESIDE = 8
-"""Rows that a product takes side by side."""
-_SPARE = 4
-"""A row may ask for one item in this many more than its batch-mates do, who get as many: they hardly notice."""
 _AGAIN = 4
 """A row that has too few left asks for so many times as many."""
 _ALIKE = 4
 """Rows that ask for this many times the number of others have a separate run: a run gives each row the largest
 number."""
-_MOST_ASKED = 256
-"""Items that a row asks for at most, to drop some, where it may rank exactly the allowed ones instead."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,11 +42,6 @@ class _Masked:
     place: int
     query: Query
     asked: int
-
-    @property
-    def least(self) -> int:
-        """How many items the narrowest of its masks allows."""
-        return min(mask.count for mask in self.query.masks)
 
     def kept(self, ranking: Ranking) -> Ranking:
         """The k best of the answer that the masks allow."""
@@ -91,7 +72,8 @@ class MaskedRanking:
     """Ranks queries of which some carry masks, with a model that knows no masks.
 
     `rank` gives the outcomes of queries without masks. `run` runs a feed for a number of recommendations. `padding` is
-    that of `Contract.pack`. `walk` gives the bounds of blocks of `block` items, unless that is None.
+    that of `Contract.pack`. `walk` gives the bounds of blocks of `block` items, unless that is None. The ways are
+    chosen by their `costs`.
     """
 
     def __init__(
@@ -104,45 +86,42 @@ class MaskedRanking:
         *,
         walk: Walk,
         block: int | None = None,
+        costs: Costs,
     ) -> None:
         self._contract = contract
         self._model = model
         self._rank = rank
         self._walk = walk
         self._block = block
+        self._costs = costs
         self._named = NamedRanking(contract, run, padding)
         self._names = "candidates" in contract.inputs
 
     def outcomes(self, queries: Sequence[Query]) -> list[Outcome]:
         """The outcome of each query, in order."""
         found: dict[int, Outcome] = {}
+        together: list[_Masked] = []
         shared: list[_Masked] = []
         named: list[Named] = []
-        bounded: list[_Masked] = []
-        few: list[_Masked] = []
-        numbers = list(map(self._first_number, queries))
-        spare = self._spare(queries, numbers)
-        for place, (query, number) in enumerate(zip(queries, numbers, strict=True)):
-            asking = _Masked(place, query, min(number, self._most(query)))
-            if query.candidates is not None and query.masks:
+        masked: list[_Masked] = []
+        for place, query in enumerate(queries):
+            if query.candidates is None:
+                (masked if query.masks else together).append(_Masked(place, query, query.k))
+            elif query.masks:
                 ids = np.array(query.candidates, np.int64)
                 named.append(Named(place, query, ids[allowed_of(ids, query.masks)]))
-            elif query.masks and self._few(query, number):
-                few.append(asking)
-            elif query.masks and self._block is not None and number > spare:
-                bounded.append(asking)
             else:
-                shared.append(asking)
-        together = [row for row in shared if row.query.candidates is None and row.asked <= spare]
+                shared.append(_Masked(place, query, query.k))
+        few, asking, bounded = self._by_way(masked, together)
+        together += asking
         if self._block is not None and (bounded or (few and together)):
-            shared = [row for row in shared if row not in together]
-            bounded += [row for row in few if row.least > _FEW_BESIDE]
-            few = [row for row in few if row.least <= _FEW_BESIDE]
-            # Of what is multiplied side by side, the last few rows cost as much as if they were as many as fit in.
-            fillers = few[: -(len(together) + len(bounded)) % _ROWS_BESIDE]
+            # The rows that rank few items fill the places of a product that would stay empty.
+            fillers = few[: filling(len(together) + len(bounded))]
             walked = self._walk(_asked(together), [row.query for row in (*bounded, *fillers)])
             shared += self._settle(together, walked.outcomes, found, named)
             shared += self._look(bounded, walked.bounds, found)
+        else:
+            shared += together
         named += [all_allowed(row.place, row.query, self._contract.items) for row in few]
         while shared:
             most = _ALIKE * min(row.asked for row in shared)
@@ -172,8 +151,8 @@ class MaskedRanking:
             gave_all = len(outcome.item_ids) < row.asked or row.asked == self._model.items
             if len(kept.item_ids) == row.query.k or gave_all:
                 found[row.place] = kept
-            elif row.asked < self._most(row.query):
-                again.append(_Masked(row.place, row.query, min(row.asked * _AGAIN, self._most(row.query))))
+            elif row.asked < self._most(row.query.k):
+                again.append(_Masked(row.place, row.query, min(row.asked * _AGAIN, self._most(row.query.k))))
             elif self._names:
                 named.append(all_allowed(row.place, row.query, self._contract.items))
             else:
@@ -218,33 +197,30 @@ class MaskedRanking:
             found[place] = merged([found[place], outcome], asking[place].query.k)
         return again
 
-    def _spare(self, queries: Sequence[Query], numbers: Sequence[int]) -> int:
-        """How many items a row may ask for rather than have its blocks looked at; `numbers` is what each expects."""
-        whole = [(query.k, number) for query, number in zip(queries, numbers, strict=True) if query.candidates is None]
-        little = [k + max(k // _SPARE, 1) for k, number in whole if number <= k + max(k // _SPARE, 1)]
-        # Rows that ask for little would get as many items as the others. Without them it takes longer to look.
-        return max(little) if little else _MUCH * max([k for k, _ in whole], default=0)
+    def _by_way(
+        self, masked: Sequence[_Masked], others: Sequence[_Masked]
+    ) -> tuple[list[_Masked], list[_Masked], list[_Masked]]:
+        """The rows with masks that rank exactly what these allow, that ask for more, and that look at blocks."""
+        kinds = [(row.query.masks, row.query.k) for row in masked]
+        wish_of = {kind: self._wish(*kind) for kind in set(kinds)}
+        wishes = [wish_of[kind] for kind in kinds]
+        if self._names:
+            ways = quickest_ways(wishes, len(others), max([row.query.k for row in others], default=0), self._costs)
+        else:
+            ways = [Way.ASK] * len(masked)
+        rows: dict[Way, list[_Masked]] = {way: [] for way in Way}
+        for row, wish, way in zip(masked, wishes, ways, strict=True):
+            asked = self._most(row.query.k) if wish.asked is None else wish.asked
+            rows[way].append(_Masked(row.place, row.query, asked))
+        return rows[Way.NAME], rows[Way.ASK], rows[Way.LOOK]
 
-    def _few(self, query: Query, number: int) -> bool:
-        """Whether to rank exactly the allowed items of a row that expects to ask for such a number."""
-        least = min(mask.count for mask in query.masks)
-        if self._block is not None:
-            return least <= max(_FEW, self._contract.items // _SHARE_OF_WALK)
-        return self._names and (least <= _FEW or number > self._most(query))
+    def _wish(self, masks: Sequence[ItemMask], k: int) -> Wish:
+        """The wish of a row with these masks, taken to be independent of each other."""
+        share = math.prod(mask.count / mask.items for mask in masks if mask.items)
+        return Wish.of(k, share, min(mask.count for mask in masks), most=self._most(k), block=self._block)
 
-    def _most(self, query: Query) -> int:
-        most = self._model.max_k
-        return max(min(most, _MOST_ASKED), query.k) if self._names else most
-
-    def _first_number(self, query: Query) -> int:
-        """How many items to ask for, so that k remain but for one row in some hundreds.
-
-        Masks are taken to be independent of each other, and of what the row ranks highly.
-        """
-        share = math.prod(mask.count / mask.items for mask in query.masks if mask.items)
-        if not query.masks or share == 0.0:
-            return query.k if share else self._most(query) + 1
-        return needed(query.k, share)
+    def _most(self, k: int) -> int:
+        return most_asked(self._model, k) if self._names else self._model.max_k
 
 
 def _asked(rows: Sequence[_Masked]) -> list[Query]:

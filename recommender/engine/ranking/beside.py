@@ -7,13 +7,14 @@ scores the catalogue's item comes first.
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
 from recommender.domain import Query, Ranking
+from recommender.engine.contract import QUERY, Outputs
 from recommender.errors import EngineError
 from recommender.new_items import Floats, NewItems
 
@@ -33,6 +34,15 @@ _ROWS_AT_ONCE = 16
 def read_of(query: Query) -> Hashable:
     """The parts of a query that its vector depends on."""
     return query.history, query.user, query.history_types, query.history_times, query.features
+
+
+def noting(vectors: Vectors | None, queries: Sequence[Query], run: Callable[..., Outputs], *more: str) -> Outputs:
+    """Run for the usual outputs and for `more`, and note the rows' vectors if they are wanted."""
+    if vectors is None:
+        return run(more=more)
+    *outputs, found = run(more=(*more, QUERY))
+    vectors.update(zip(map(read_of, queries), found.astype(np.float32, copy=False), strict=True))
+    return outputs
 
 
 def ranked_beside(
