@@ -13,6 +13,7 @@ from onnxruntime.capi import onnxruntime_pybind11_state as runtime_errors
 
 from recommender.domain import Query, Ranking
 from recommender.engine.contract import Contract, Feed, Outputs
+from recommender.engine.machine import release_memory
 from recommender.engine.masked.measuring import NAMING, measured, thresholds
 from recommender.engine.masked.named import outcomes_of
 from recommender.engine.masked.ways import Costs
@@ -151,6 +152,7 @@ class OnnxEngine:
         if ended:
             # Here, and not when the last reference goes: freeing a large model takes milliseconds of some thread's.
             self._sessions.close()
+            release_memory()
         return ended
 
     def _measure_ways(self, max_batch_size: int) -> None:
