@@ -92,7 +92,8 @@ def _variable(name: str, query: str) -> dashboard.QueryVariable:
 def _drawn(panel: Panel) -> timeseries.Panel | heatmap.Panel | stat.Panel:
     drawn: timeseries.Panel | heatmap.Panel | stat.Panel
     if panel.kind == "heatmap":
-        drawn = heatmap.Panel().color(heatmap.HeatmapColorOptions().mode(HeatmapColorMode.SCHEME).scheme("Blues"))
+        colours = heatmap.HeatmapColorOptions().mode(HeatmapColorMode.SCHEME).scheme("Blues")
+        drawn = heatmap.Panel().color(colours).y_axis(heatmap.YAxisConfig().unit(panel.unit))
     elif panel.kind in ("number", "names"):
         drawn = stat.Panel().unit(panel.unit).reduce_options(ReduceDataOptions().calcs(["lastNotNull"]))
         if panel.kind == "names":

@@ -1,6 +1,6 @@
 """Contents of the Grafana dashboards: rows, panels, queries, thresholds and annotations.
 
-Each panel says in its description what one learns from it. `$job` and `$instance` narrow every query;
+`$job` and `$instance` narrow every query;
 `$__rate_interval` is Grafana's, a few scrapes long.
 """
 
@@ -45,12 +45,12 @@ class Annotation:
 
 
 def rate(metric: str, *labels: str) -> str:
-    """How fast a counter grows."""
+    """The rate of a counter."""
     return f"rate({metric}{{{','.join((HERE, *labels))}}}{WINDOW})"
 
 
 def total(metric: str, *labels: str, by: str = "") -> str:
-    """The same over all servers, by some labels."""
+    """The rate of a counter over all servers, by some labels."""
     return f"sum{f' by ({by})' if by else ''} ({rate(metric, *labels)})"
 
 
@@ -67,6 +67,12 @@ def quantiles(metric: str, *labels: str) -> list[tuple[str, str]]:
 def mean(metric: str, *labels: str) -> str:
     """The mean of a histogram over all servers."""
     return f"{total(f'{metric}_sum', *labels)} / {total(f'{metric}_count', *labels)}"
+
+
+def _used(kind: str) -> str:
+    """The share of a limit of the catalogue that is in use."""
+    most = f"max by (instance) (recommender_catalogue_{kind}_limit{{{HERE}}})"
+    return f"max by (instance) (recommender_catalogue_{kind}{{{HERE}}}) / {most}"
 
 
 CALLS = "rpc_server_call_duration_seconds"
@@ -87,19 +93,19 @@ BUDGET_LEVELS = ((0.0, "orange"), (0.25, "green"))
 SERVICE = {
     "Error budget": (
         Panel(
-            "Availability budget left", "Of the failures that 30 days may have. Below zero the objective is missed.",
+            "Availability budget left", "Share of 30 days' allowed failures. Below zero the objective is missed.",
             [(f"recommender:availability_budget_left:ratio30d{JOB}", "{{job}}")], SHARE, "number", 4,
             levels=BUDGET_LEVELS, below="red",
         ),
         Panel(
-            "Latency budget left", "Of the slow calls that 30 days may have.",
+            "Latency budget left", "Share of 30 days' allowed slow calls.",
             [(f"recommender:latency_budget_left:ratio30d{JOB}", "{{job}}")], SHARE, "number", 4,
             levels=BUDGET_LEVELS, below="red",
         ),
         Panel(
             "Availability burn rate",
-            "How many times faster than the objective allows calls fail by our fault. At 1 the budget lasts 30 days; "
-            "alerts page at 6 and 14.4.",
+            "Rate of calls that fail by the server's fault, as a multiple of the allowed rate. At 1 the budget lasts "
+            "30 days. Alerts page at 6 and 14.4.",
             [(f"recommender:calls_failed:burn_rate5m{JOB}", "{{job}}, 5 minutes"),
              (f"recommender:calls_failed:burn_rate1h{JOB}", "{{job}}, 1 hour")], levels=BURN_LEVELS,
         ),
@@ -111,28 +117,28 @@ SERVICE = {
     ),
     "Traffic": (
         Panel(
-            "Calls", "Calls a second by method.", [(total(f"{CALLS}_count", by="rpc_method"), "{{rpc_method}}")],
+            "Calls", "Calls per second by method.", [(total(f"{CALLS}_count", by="rpc_method"), "{{rpc_method}}")],
             PER_SECOND, "stack",
         ),
         Panel(
-            "Calls by status", "OK apart from what failed, and by whose fault: INVALID_ARGUMENT is the caller's.",
+            "Calls by status", "Answered and failed calls. INVALID_ARGUMENT is the caller's fault.",
             [(total(f"{CALLS}_count", by="rpc_response_status_code"), "{{rpc_response_status_code}}")],
             PER_SECOND, "stack",
         ),
         Panel(
-            "Requests by outcome", "A call of many counts each of its requests.",
+            "Requests by outcome", "A batch call counts each of its requests.",
             [(total(REQUESTS, by="recommender_outcome"), "{{recommender_outcome}}")], PER_SECOND, "stack",
         ),
     ),
     "Latency": (
         Panel(
-            "Recommend, answered", "From arrival to status. 99 % are to be below 50 ms.",
+            "Recommend, answered", "From arrival to status. The objective is 99 % below 50 ms.",
             quantiles(CALLS, RECOMMEND, OK), SECONDS, levels=((0.05, "red"),),
         ),
         Panel("Waiting for a slot", "From admission to the start of the batch.", quantiles(QUEUE), SECONDS),
         Panel("Running", "One run of the engine.", quantiles(RUN), SECONDS),
         Panel(
-            "Where the time of a call goes",
+            "Parts of a call",
             "Means, stacked: waiting, running, and the rest, which is the wire, checks and the fan-out.",
             [
                 (mean(QUEUE), "waiting"),
@@ -141,24 +147,24 @@ SERVICE = {
             ], SECONDS, "stack", 12,
         ),
         Panel(
-            "Recommend, all of it", "How many calls took how long.",
+            "Recommend, all calls", "Number of calls by duration.",
             [(total(f"{CALLS}_bucket", RECOMMEND, by="le"), "{{le}}")], SECONDS, "heatmap", 12,
         ),
     ),
     "Overload": (
         Panel(
-            "Backlog", "Requests that wait, of the number that may. At 100 % the server refuses.",
+            "Backlog", "Waiting requests, as a share of the limit. At 100 % the server refuses.",
             [(f"recommender:backlog:ratio{{{HERE}}}", ONE)], SHARE, most=1, levels=((0.8, "red"),),
         ),
         Panel(
             "Refused and expired",
-            "At the door because the backlog is full or the deadline hopeless; expired while waiting.",
+            "Refused on admission, because the backlog is full or the deadline is too short; expired while waiting.",
             [(total(REQUESTS, 'recommender_outcome=~"refused_.*|expired"', by="recommender_outcome"),
               "{{recommender_outcome}}")], PER_SECOND, "stack",
         ),
         Panel(
             "Engine busy",
-            "Share of the time that the engine's slots run: near 100 % there is no more to have from batching.",
+            "Share of the time that the engine's slots run. Near 100 % the engine is the limit.",
             [(f"recommender:engine_busy:ratio_rate1m{{{HERE}}}", ONE)],
             SHARE, most=1, levels=((0.9, "orange"),),
         ),
@@ -170,11 +176,11 @@ SERVICE = {
             ],
         ),
         Panel(
-            "Cancelled", "Callers who left before their answer: their own deadlines are shorter than ours.",
+            "Cancelled", "Callers that left before their answer, often at a deadline of their own.",
             [(total(REQUESTS, 'recommender_outcome="cancelled"'), "cancelled")], PER_SECOND,
         ),
         Panel(
-            "Event loop late", "By how much, p99. Late means that something blocks it, or that CPUs are missing.",
+            "Event loop lag", "p99. Lag means that something blocks the loop, or that CPU is short.",
             [(quantile(0.99, "recommender_event_loop_lag_seconds"), "p99")], SECONDS, levels=((0.1, "red"),),
         ),
     ),
@@ -185,27 +191,29 @@ SERVICE = {
               "{{recommender_token}}")], PER_SECOND, "stack",
         ),
         Panel(
-            "Over their limits", "Refused because a token has used up its rate, or has too many calls open.",
+            "Refused by a token's limit", "The token has used up its rate, or has too many calls open.",
             [(total("recommender_token_requests_total", 'recommender_outcome=~"refused_.*"',
                     by="recommender_token, recommender_outcome"), "{{recommender_token}} {{recommender_outcome}}")],
             PER_SECOND, "stack",
         ),
         Panel(
-            "Turned away", "Calls without a good token. Many unknown ones after a rotation: a caller has the old one.",
+            "Calls without a valid token", "Many unknown ones after a rotation: a caller has the old token.",
             [(total("recommender_callers_turned_away_total", by="recommender_reason"), "{{recommender_reason}}")],
             PER_SECOND, "stack",
         ),
     ),
     "Connections (Envoy's edge only)": (
         Panel(
-            "Open", "Connections of callers.", [(f"recommender_connections_open{{{HERE}}}", "{{instance}}")],
+            "Open connections", "Connections of callers.",
+            [(f"recommender_connections_open{{{HERE}}}", "{{instance}}")],
         ),
         Panel(
-            "Opened", "New connections a second. Many: callers make a channel for each call.",
+            "New connections", "A high rate means that callers open a channel for each call.",
             [(total("recommender_connections_opened_total"), "opened")], PER_SECOND,
         ),
         Panel(
-            "Lost", "Connections that ended with calls open on them, and calls that ended without an answer.",
+            "Lost connections and calls",
+            "Connections that ended with calls open on them, and calls that ended without an answer.",
             [(total("recommender_connections_cut_total", by="recommender_side"), "cut by {{recommender_side}}"),
              (total("recommender_calls_reset_total", by="recommender_side"), "calls reset by {{recommender_side}}")],
             PER_SECOND,
@@ -216,70 +224,70 @@ SERVICE = {
 ENGINE = {
     "Batching": (
         Panel(
-            "Rows a run", "Many, where many wait: that is what batching is for.",
+            "Rows per run", "Grows with the number of waiting requests.",
             [(f"recommender:batch_rows:mean_rate1m{{{HERE}}}", ONE)],
         ),
         Panel(
-            "Sizes of batches", "How many runs had how many rows.",
+            "Batch sizes", "Number of runs by rows.",
             [(total(f"{ROWS}_bucket", by="le"), "{{le}}")], SHORT, "heatmap",
         ),
         Panel(
             "Why batches close",
-            "full: larger ones might pay off. drained: nobody else was waiting. "
-            "alike: the others' histories are of another length.",
+            "full: larger batches might help. drained: no other request was waiting. "
+            "alike: other histories have another length.",
             [(total("recommender_batches_total", by="recommender_batch_close_reason"),
-              "{{recommender_batch_close_reason}}")], SHORT, "stack",
+              "{{recommender_batch_close_reason}}")], PER_SECOND, "stack",
         ),
         Panel(
-            "Runs", "Engine runs a second.", [(total(f"{RUN}_count"), "runs")],
+            "Runs", "Engine runs per second.", [(total(f"{RUN}_count"), "runs")], PER_SECOND,
         ),
         Panel(
-            "Inference a row", "Mean time of a run over its rows: falls as batches grow, until the cores are busy.",
-            [(f"{total(f'{RUN}_sum')} / {total(f'{ROWS}_sum')}", "a row")], SECONDS,
+            "Inference time per row", "Mean time of a run by its rows. Falls as batches grow, until cores are busy.",
+            [(f"{total(f'{RUN}_sum')} / {total(f'{ROWS}_sum')}", "per row")], SECONDS,
         ),
         Panel(
-            "Padding a row", "Cells without an item, for each row: what unequal histories cost.",
+            "Padding per row", "Cells without an item: the cost of unequal histories.",
             [(f"{total('recommender_cells_padded_total')} / {total(f'{ROWS}_sum')}", "cells")],
         ),
         Panel(
-            "Batches halved", "Batches that failed, and were halved to find the row at fault.",
+            "Halved batches", "Failed batches that were halved to find the row at fault.",
             [(total("recommender_batch_splits_total"), "halved")],
         ),
         Panel(
-            "Failed by the engine", "The log has the reason and the request_id.",
+            "Failed in the engine", "The log has the reason and the request_id.",
             [(total(REQUESTS, FAILED, by=MODEL), LEGEND)], PER_SECOND,
         ),
         Panel(
-            "Answered from the fallback list", "Of all that was answered: users of whom nothing is known.",
+            "Answered from the fallback list", "Share of all answers: requests of unknown users.",
             [(f"{FALLBACKS} / ({FALLBACKS} + {total(REQUESTS, ANSWERED)})", "share")], SHARE,
         ),
     ),
     "Models": (
         Panel(
-            "Version", "Which server serves what, on which execution provider.",
+            "Version", "The version of each server, and its execution provider.",
             [(
                 f"recommender_model_info{{{HERE}}}",
                 "{{instance}} {{worker}} {{recommender_model}} {{recommender_execution_provider}}",
             )], kind="names", width=24,
         ),
         Panel(
-            "Reloads", "Attempts to bring a version in, by what came of them, in ten minutes.",
+            "Reloads", "Attempts to load a version in ten minutes, by outcome.",
             [(f"sum by (recommender_outcome) (increase(recommender_model_reloads_total{{{HERE}}}[10m]))",
               "{{recommender_outcome}}")], SHORT, "stack",
         ),
         Panel(
-            "Versions refused", "1 as long as a version is wanted that may not serve: the log says why.",
+            "Versions refused", "1 while the wanted version may not serve. The log says why.",
             [(f"recommender_model_refused{{{HERE}}}", "{{instance}} {{worker}} {{recommender_model_reference}}")],
             levels=((1.0, "red"),),
         ),
         Panel(
-            "Sources that cannot be asked", "1 while new versions cannot be looked for.",
+            "Unreachable sources", "1 while the server cannot look for new versions.",
             [(f"recommender_model_source_failing{{{HERE}}}",
               "{{instance}} {{worker}} {{recommender_model_reference}}")],
             levels=((1.0, "red"),),
         ),
     ),
-    "Candidate beside the live version": (
+    "Candidate and live version": (
         Panel(
             "Answered", "By version. A candidate's share is set by RECOMMENDER_CANDIDATE_SHARE_PERCENT.",
             [(total(REQUESTS, ANSWERED, by=MODEL), LEGEND)], PER_SECOND, "stack", 6,
@@ -297,31 +305,31 @@ ENGINE = {
             [(f"recommender_worker_up{{{HERE}}}", "{{instance}} {{worker}}")],
         ),
         Panel(
-            "Requests by worker", "Answered. Uneven where callers have few connections: the kernel shares those out.",
+            "Requests by worker",
+            "Answered requests. Uneven if callers have few connections, which the kernel distributes.",
             [(total(REQUESTS, ANSWERED, 'worker!=""', by="instance, worker"), "{{instance}} {{worker}}")], PER_SECOND,
         ),
         Panel(
-            "Restarts", "How often each worker has died in ten minutes.",
+            "Restarts", "Deaths of each worker in ten minutes.",
             [(f'resets(process_uptime_seconds{{{HERE},worker!=""}}[10m])', "{{instance}} {{worker}}")],
             levels=((1.0, "red"),),
         ),
     ),
     "Catalogue": (
         Panel(
-            "Items hidden and added by calls", "Beyond the limits calls are refused.",
-            [(f"max by (instance) (recommender_catalogue_hidden{{{HERE}}})", "{{instance}} hidden"),
-             (f"max by (instance) (recommender_catalogue_hidden_limit{{{HERE}}})", "{{instance}} hidden, limit"),
-             (f"max by (instance) (recommender_catalogue_new{{{HERE}}})", "{{instance}} added"),
-             (f"max by (instance) (recommender_catalogue_new_limit{{{HERE}}})", "{{instance}} added, limit")],
+            "Use of the catalogue's limits", "Items hidden and added by calls. At 100 % further ones are refused.",
+            [(_used("hidden"), "{{instance}} hidden"), (_used("new"), "{{instance}} added")],
+            SHARE, levels=((0.8, "red"),),
         ),
         Panel(
-            "Filters", "Those in the cache are ready; the others are evaluated over all items.",
+            "Filters", "Cached filters are ready. Others are evaluated over all items.",
             [(f"sum by (recommender_outcome) ({rate('recommender_filters_total')})", "{{recommender_outcome}}")],
+            PER_SECOND,
         ),
     ),
     "Process": (
         Panel(
-            "CPU", "Cores in use, user and system.",
+            "CPU, cores", "User and system time.",
             [(f"sum by (instance) ({rate('process_cpu_time_seconds_total')})", "{{instance}}")],
         ),
         Panel(
@@ -329,11 +337,11 @@ ENGINE = {
             [(f"sum by (instance) (process_memory_usage_bytes{{{HERE}}})", "{{instance}}")], BYTES,
         ),
         Panel(
-            "Up since", "Age of each process.",
+            "Uptime", "Age of each process.",
             [(f"process_uptime_seconds{{{HERE}}}", "{{instance}} {{worker}}")], SECONDS,
         ),
         Panel(
-            "Certificates expire in", "Renewal has failed where this falls below two weeks.",
+            "Certificates expire in", "Below two weeks, renewal has failed.",
             [(f"recommender_certificate_expiry_seconds{{{HERE}}} - time()",
               "{{instance}} {{worker}} {{recommender_file_path}}")],
             SECONDS, width=12, levels=((0, "red"), (2 * DAY, "orange"), (14 * DAY, "transparent")), below="red",

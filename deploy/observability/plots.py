@@ -1,4 +1,4 @@
-"""Draws the dashboards without a Grafana: every panel from a Prometheus, one picture a dashboard.
+"""Draw the dashboards from a Prometheus, without Grafana: one picture for each dashboard.
 
 `just plots --prometheus http://localhost:9090 --minutes 5`
 """
@@ -22,7 +22,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 HERE = Path(__file__).parent
+_DAY = 86_400.0
 POINTS = 200
+_LEGEND_WIDTH = 180
+"""Characters in a line of the legends of all panels in a row."""
 
 Series: TypeAlias = tuple[str, list[float], list[float]]
 """A legend, times since the start in seconds, and values."""
@@ -38,7 +41,7 @@ class Range:
     window: str
 
     def query(self, expression: str, legend: str) -> list[Series]:
-        """What Grafana would get for a query of a panel."""
+        """The series that Grafana would get for a query of a panel."""
         expression = expression.replace("$__rate_interval", self.window)
         for variable in ("$job", "$instance"):
             expression = expression.replace(variable, ".*")
@@ -66,35 +69,43 @@ def draw(dashboard: Mapping[str, Any], asked: Range) -> Figure:
             rows[list(rows)[-1]].append(panel)
     columns = [_columns(len(panels)) for panels in rows.values()]
     heights = [math.ceil(len(panels) / wide) for panels, wide in zip(rows.values(), columns, strict=True)]
-    figure = Figure(figsize=(15.6, 2.9 * sum(heights)), layout="constrained")
+    figure = Figure(figsize=(12.5, 2.7 * sum(heights)), layout="constrained")
     parts = figure.subfigures(len(rows), 1, height_ratios=heights, squeeze=False)[:, 0]
     for part, (title, panels), height, wide in zip(parts, rows.items(), heights, columns, strict=True):
         part.suptitle(title, fontweight="bold", x=0.01, ha="left")
         axes: Sequence[Axes] = part.subplots(height, wide, squeeze=False).flatten().tolist()
         for panel, axis in zip(panels, axes, strict=False):
-            _draw_panel(axis, panel, asked)
+            _draw_panel(axis, panel, asked, _LEGEND_WIDTH // wide)
         for axis in axes[len(panels) :]:
             axis.set_axis_off()
     return figure
 
 
 def _columns(panels: int) -> int:
-    """Three panels beside each other, or four where that fills the line better."""
+    """Three panels in a line, or four if they fill it better."""
     return 4 if -panels % 4 < -panels % 3 else 3
 
 
-def _draw_panel(axis: Axes, panel: Mapping[str, Any], asked: Range) -> None:
+def _draw_panel(axis: Axes, panel: Mapping[str, Any], asked: Range, legend_width: int) -> None:
     series = [each for target in panel["targets"] for each in asked.query(target["expr"], target["legendFormat"])]
-    if panel["fieldConfig"]["defaults"].get("unit") == "bytes":
-        series = [(name, times, [value / 1e6 for value in values]) for name, times, values in series]
-    axis.set_title(f"{panel['title']}{_unit(panel)}", fontsize=10, loc="left")
+    divisor, unit = _unit(panel, series)
+    series = [(name, times, [value / divisor for value in values]) for name, times, values in series]
+    axis.set_title(f"{panel['title']}{unit}", fontsize=10, loc="left")
+    axis.tick_params(labelsize=8)
     axis.set_xlim(0, asked.end - asked.start)
     axis.set_xlabel("s", fontsize=8, loc="right", labelpad=1)
     axis.grid(alpha=0.3)
-    {"heatmap": _draw_heatmap, "stat": _draw_text}.get(panel["type"], _draw_lines)(axis, series, panel)
+    {"heatmap": _draw_heatmap, "stat": _draw_text}.get(panel["type"], _draw_lines)(axis, series, panel, divisor)
+    if panel["type"] not in {"heatmap", "stat"} and series:
+        # Below the axes, so that it hides no line.
+        columns = max(1, legend_width // (max(len(name) for name, _, _ in series) + 8))
+        axis.legend(
+            fontsize=8, loc="upper left", bbox_to_anchor=(-0.02, -0.12), frameon=False, borderpad=0,
+            ncols=columns, columnspacing=1, handlelength=1.2,
+        )  # fmt: skip
 
 
-def _draw_lines(axis: Axes, series: Sequence[Series], panel: Mapping[str, Any]) -> None:
+def _draw_lines(axis: Axes, series: Sequence[Series], panel: Mapping[str, Any], divisor: float) -> None:
     stacked = "stacking" in panel.get("fieldConfig", {}).get("defaults", {}).get("custom", {})
     times = sorted({at for _, ats, _ in series for at in ats})
     if stacked and series:
@@ -106,17 +117,16 @@ def _draw_lines(axis: Axes, series: Sequence[Series], panel: Mapping[str, Any]) 
             axis.plot(list(known), list(known.values()), label=each[0], linewidth=1.4)
     lowest, highest = axis.get_ylim()
     for step in panel["fieldConfig"]["defaults"].get("thresholds", {}).get("steps", []):
+        level = (step["value"] or 0.0) / divisor
         # Far from the data a threshold would flatten it.
-        if step["color"] != "transparent" and step["value"] and lowest < step["value"] < 2 * highest:
-            axis.axhline(step["value"], color=step["color"], linestyle="--", linewidth=1)
+        if step["color"] != "transparent" and level and lowest < level < 2 * highest:
+            axis.axhline(level, color=step["color"], linestyle="--", linewidth=1)
     axis.set_ylim(0, 1.05 * highest if any(any(values) for _, _, values in series) else 1)
-    if series:
-        axis.legend(fontsize=7, loc="upper left", framealpha=0.6)
-    else:
+    if not series:
         axis.text(0.5, 0.5, "no data", transform=axis.transAxes, ha="center", color="grey")
 
 
-def _draw_text(axis: Axes, series: Sequence[Series], panel: Mapping[str, Any]) -> None:
+def _draw_text(axis: Axes, series: Sequence[Series], panel: Mapping[str, Any], _divisor: float) -> None:
     """The last values of a panel of numbers, in the colour of their threshold, with names if it shows them."""
     axis.set_axis_off()
     defaults = panel["fieldConfig"]["defaults"]
@@ -130,7 +140,7 @@ def _draw_text(axis: Axes, series: Sequence[Series], panel: Mapping[str, Any]) -
         axis.text(0.5, 0.75 - 0.15 * number, text, transform=axis.transAxes, ha="center", fontsize=size, color=colour)
 
 
-def _draw_heatmap(axis: Axes, series: Sequence[Series], _: Mapping[str, Any]) -> None:
+def _draw_heatmap(axis: Axes, series: Sequence[Series], _: Mapping[str, Any], _divisor: float) -> None:
     by_bound = sorted(series, key=lambda each: float(each[0].replace("+Inf", "inf")))
     times = sorted({at for _, ats, _ in series for at in ats})
     up_to = [[_finite(each).get(at, 0.0) for at in times] for each in by_bound]
@@ -139,16 +149,22 @@ def _draw_heatmap(axis: Axes, series: Sequence[Series], _: Mapping[str, Any]) ->
     kept = [number for number, row in enumerate(cells) if any(row)]
     low, high = (min(kept), max(kept)) if kept else (0, len(cells) - 1)
     axis.pcolormesh(times, range(low, high + 1), cells[low : high + 1], cmap="Blues", shading="nearest")
-    axis.set_yticks(range(low, high + 1), [name for name, _, _ in by_bound[low : high + 1]], fontsize=6)
+    axis.set_yticks(range(low, high + 1), [name for name, _, _ in by_bound[low : high + 1]], fontsize=7)
 
 
 def _finite(series: Series) -> dict[float, float]:
     return {at: value for at, value in zip(series[1], series[2], strict=True) if math.isfinite(value)}
 
 
-def _unit(panel: Mapping[str, Any]) -> str:
-    unit = panel.get("fieldConfig", {}).get("defaults", {}).get("unit", "")
-    return {"s": ", s", "percentunit": ", share", "reqps": ", a second", "bytes": ", MB"}.get(unit, "")
+def _unit(panel: Mapping[str, Any], series: Sequence[Series]) -> tuple[float, str]:
+    """What values are divided by, and the unit that the title then names."""
+    if panel["type"] == "heatmap":
+        return 1.0, {"s": ", s", "short": ", rows"}[panel["options"]["yAxis"]["unit"]]
+    unit = panel["fieldConfig"]["defaults"].get("unit", "")
+    largest = max((value for _, _, values in series for value in values if math.isfinite(value)), default=0.0)
+    if unit == "s":
+        return (_DAY, ", days") if largest > _DAY else (1.0, ", s") if largest > 1 else (1e-3, ", ms")
+    return {"percentunit": (1.0, ", share"), "reqps": (1.0, " per second"), "bytes": (1e6, ", MB")}.get(unit, (1.0, ""))
 
 
 def main() -> None:
@@ -164,7 +180,7 @@ def main() -> None:
     asked = Range(arguments.prometheus, now - arguments.minutes * 60, now, arguments.window)
     for path in sorted((HERE / "dashboards").glob("*.json")):
         figure = draw(json.loads(path.read_text(encoding="utf-8")), asked)
-        figure.savefig(arguments.output / f"{path.stem}.png", dpi=80)
+        figure.savefig(arguments.output / f"{path.stem}.png", dpi=100)
 
 
 if __name__ == "__main__":
