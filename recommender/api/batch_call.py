@@ -57,7 +57,7 @@ class BatchCall:
 
 
 class ReplySize:
-    """The largest reply that a batch call may get; keys of `version` stand for those of others."""
+    """The largest possible reply of a batch call, estimated with the keys of `version`."""
 
     def __init__(self, version: Version) -> None:
         self._limit = version.limit

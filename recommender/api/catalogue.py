@@ -114,7 +114,7 @@ class Catalogue:
 
     @property
     def matching(self) -> int | None:
-        """How many items the filter selects, new ones included once `beside` was read; None without a filter."""
+        """The number of items that the filter selects, with new ones once `beside` was read; None without a filter."""
         return self._matching
 
     def remarks(

@@ -14,7 +14,7 @@ from recommender.errors import InvalidRequestError, Violation, quoted
 from recommender.recommend_api.validate import validate_pb2
 
 _MOST_VIOLATIONS = 10
-"""A status message stays small, whatever the caller sent."""
+"""The largest status message, whatever the caller sent."""
 
 _LOOKED_THROUGH = 64
 """Items of each list in which every violation is reported; of later ones only the first."""

@@ -21,10 +21,10 @@ _PACKED = frozenset(
 )  # fmt: skip
 """The inputs that plain rows are packed for."""
 _OF_QUERIES = frozenset({"excluded", "user"})
-"""The inputs that a query is made of, beside its history."""
+"""The inputs of a query besides its history."""
 _BLOCK_ROWS = 8192
 _BLOCK_CELLS = 1 << 20
-"""Rows and ids that are packed at once, about: it bounds what packing takes beside the batches."""
+"""Approximate number of rows and ids that are packed at once. It bounds the memory of packing."""
 _NO_PAIRS = np.empty((0, 2), np.int64)
 
 

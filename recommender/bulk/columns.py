@@ -19,7 +19,7 @@ from recommender.recommend_api.v1 import recommend_api_pb2 as api
 FAULT = "\0fault"
 """Text of what is wrong with a line that could not be read; null in rows that could."""
 FEATURE = "feature:"
-"""Stands before the names of features where columns are called by their meaning."""
+"""Prefix of the names of features."""
 _USER_NAMES = ("user", "user_id", "user_key")
 LISTS_OF_IDS = ("item_ids", "excluded_item_ids", "candidate_item_ids", "history_type_ids", "history_times")
 LISTS_OF_KEYS = ("item_keys", "excluded_item_keys", "candidate_item_keys", "history_type_keys")
@@ -189,7 +189,10 @@ def _numbers(column: pa.Array, name: str) -> tuple[pa.Array, list[pa.Array]]:
 
 
 def _whole_numbers(text: pa.Array) -> tuple[pa.Array, pa.Array]:
-    """Text as int64, 0 where it is no number of up to 18 digits, and which are none."""
+    """Parse text as int64: the numbers, with 0 for invalid text, and which texts are invalid.
+
+    A valid text has up to 18 digits.
+    """
     wrong = pc.fill_null(pc.invert(pc.match_substring_regex(text, r"^-?[0-9]{1,18}$")), fill_value=False)
     return pc.cast(pc.if_else(wrong, "0", text), pa.int64()), wrong
 
@@ -222,7 +225,7 @@ def _is_text(kind: pa.DataType) -> bool:
 
 
 def _faults(lists: pa.ListArray, wrong: pa.Array, told: str) -> list[pa.Array]:
-    """Errors of the rows whose list has a `wrong` item; empty if no row has one."""
+    """Return the errors of the rows whose list has a `wrong` item; empty if no row has one."""
     if not pc.any(wrong).as_py():
         return []
     rows = pc.unique(pc.filter(pc.list_parent_indices(lists), wrong))

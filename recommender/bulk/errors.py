@@ -6,4 +6,4 @@ from recommender.errors import StartError
 
 
 class BulkError(StartError):
-    """The job cannot start or go on: its input, its options, its output or the model."""
+    """The job cannot start or continue because of its input, its options, its output or the model."""

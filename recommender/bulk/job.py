@@ -112,7 +112,7 @@ class Job:
 
     @property
     def total(self) -> int | None:
-        """How many rows there are to score; None if only reading tells."""
+        """The number of rows to score; None if only reading the input gives it."""
         rows, limit = self._inputs.rows, self._options.limit_rows
         if rows is None:
             return None

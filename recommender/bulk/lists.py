@@ -14,7 +14,7 @@ Ints: TypeAlias = npt.NDArray[np.int64]
 Flags: TypeAlias = npt.NDArray[np.bool_]
 
 NOBODY = -1
-"""Stands for a key without an id."""
+"""The id of a key that has none."""
 _SURELY_SHORT = 64
 """Characters of a key that is within the limit of a request however it is encoded."""
 
@@ -72,7 +72,7 @@ def no_lists(rows: int) -> Lists:
 
 
 def lists_of(column: pa.ListArray, ids_of: Callable[[Sequence[str]], Sequence[int | None]] | None = None) -> Lists:
-    """The lists of a column of ids, or of keys that `ids_of` finds ids for: NOBODY for those without. A null is empty.
+    """Return the lists of a column of ids, or of keys by `ids_of`, with NOBODY for unknown keys. A null is empty.
 
     Each different key is looked up once.
     """
@@ -83,7 +83,7 @@ def lists_of(column: pa.ListArray, ids_of: Callable[[Sequence[str]], Sequence[in
 
 
 def numbers(column: pa.Array) -> Ints:
-    """The numbers of a column, NOBODY for a null."""
+    """Return the numbers of a column, with NOBODY for nulls."""
     if column.null_count:
         column = pc.fill_null(column, NOBODY)
     found: Ints = pc.cast(column, pa.int64(), safe=False).to_numpy(zero_copy_only=False)
@@ -91,7 +91,7 @@ def numbers(column: pa.Array) -> Ints:
 
 
 def ids_of_keys(column: pa.Array, ids_of: Callable[[Sequence[str]], Sequence[int | None]]) -> Ints:
-    """The ids of a column of keys, NOBODY for a null, for a key without one, and for one of uncommon length."""
+    """Return the ids of a column of keys, with NOBODY for nulls, unknown keys and keys of uncommon length."""
     encoded = column.dictionary_encode()
     keys: list[str] = encoded.dictionary.to_pylist()
     found = [

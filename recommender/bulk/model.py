@@ -54,7 +54,7 @@ class BulkModel:
 
     @property
     def hidden_digest(self) -> str | None:
-        """The digest of what is not recommended to anybody; None if that is nothing."""
+        """The digest of the hidden items; None if no item is hidden."""
         masks = self.version.masks
         return hashlib.sha256(b"".join(mask.bits.tobytes() for mask in masks)).hexdigest() if masks else None
 
@@ -145,7 +145,7 @@ def _rows(artifact: Artifact) -> int:
 
 
 def _ignored(done: int, total: int) -> None:
-    """Tell nobody of a download."""
+    """Ignore the progress of a download."""
 
 
 def pinned(settings: Settings, reference: str) -> tuple[str, str]:

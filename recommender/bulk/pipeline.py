@@ -23,7 +23,7 @@ from recommender.bulk.scoring import Task
 _POLL_SECONDS = 0.1
 _JOIN_SECONDS = 5.0
 _SWITCH_SECONDS = 0.0005
-"""A thread that comes back from a run waits this long for one that computes in Python."""
+"""The longest time for which a thread that returns from a run waits for the GIL."""
 
 
 class Unit(Protocol):
@@ -42,7 +42,7 @@ STOPPED = "the job was stopped: the same command continues from there"
 
 
 class StoppedError(BulkError):
-    """The job was told to stop."""
+    """A signal stopped the job."""
 
 
 @dataclass(slots=True, eq=False)
@@ -73,7 +73,7 @@ class Pipeline(Generic[U]):
     ) -> None:
         self.seconds = array("d")
         self.ranked = 0
-        """Rows that were ranked so far, those that no model was needed for not among them."""
+        """Number of ranked rows, without those that needed no model."""
         self._read = read
         self._rank = rank
         self._commit = commit
@@ -82,7 +82,7 @@ class Pipeline(Generic[U]):
         self._ranked: queue.Queue[_Moving[U] | None] = queue.Queue(1)
         self._lock = threading.Lock()
         self._turn = threading.Lock()
-        """Held by who looks for the next batch, also while there is none."""
+        """Held by the thread that looks for the next batch, also while there is none."""
         self._current: _Moving[U] | None = None
         self._exhausted = False
         self._stop = threading.Event()

@@ -30,7 +30,7 @@ class Ranker:
             return
         try:
             ids, scores = self._engine.run_feed(batch.feed, batch.k)
-        except Exception:  # noqa: BLE001 (whatever failed, its rows are tried again apart)
+        except Exception:  # noqa: BLE001 (after any failure the rows are retried separately)
             answers.put(batch.places.tolist(), self._outcomes(batch.queries()))
             return
         if ids.shape == scores.shape and len(ids) == len(batch.places):

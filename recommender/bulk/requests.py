@@ -1,4 +1,4 @@
-"""The request that a row of a table stands for."""
+"""The request of a table's row."""
 
 from __future__ import annotations
 

@@ -219,12 +219,12 @@ def _check(version: Version, columns: Columns, *, exclude_history: bool) -> None
 
 
 def _decimal(keys: Sequence[str]) -> list[int | None]:
-    """The numbers that text stands for, where users have no keys."""
+    """Return the numbers in text, for users without keys."""
     return [int(key) if key.isdecimal() and len(key) < _DIGITS else None for key in keys]
 
 
 def _more(arrays: dict[str, pa.Array], count: int) -> Flags:
-    """Whether a row names candidates or a filter, or tells types or times of its history, or features."""
+    """Whether a row has candidates, a filter, types or times of its history, or features."""
     found = np.zeros(count, np.bool_)
     for name, column in arrays.items():
         if name.startswith(FEATURE) or name in ("filter", "filter_parameters"):

@@ -44,5 +44,5 @@ class Scoring:
         self._model.ranker.rank(batch, answers)
 
     def write(self, answers: Answers) -> tuple[pa.Table, Counts]:
-        """The output of a task whose batches were all ranked."""
+        """The output of a task, once all its batches are ranked."""
         return answers.table(self._columns.user)

@@ -24,7 +24,7 @@ _PAGE = 4096
 
 @contextmanager
 def drafts(output: Path) -> Iterator[Path]:
-    """A folder beside `output`, on the same file system, which is removed afterwards in every case."""
+    """A temporary folder next to `output`, on the same file system; always removed afterwards."""
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".export-", dir=output.parent) as folder:

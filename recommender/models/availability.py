@@ -34,9 +34,9 @@ NewItemState: TypeAlias = Literal["ranked", "waiting", "left_behind", "in_catalo
 
 @dataclass(frozen=True, slots=True)
 class Shelf:
-    """How many items of a version are hidden, and how many keys of the list it lacks.
+    """The number of hidden items of a version, and the number of listed keys that it lacks.
 
-    `new` items are ranked beside its own, and `in_catalogue` are new items that it has itself.
+    `new` items are ranked with its own, and `in_catalogue` are new items that it has itself.
     """
 
     hidden: int
@@ -54,7 +54,7 @@ class _Items:
     new: RankedItems
 
     def state(self) -> tuple[ItemMask | None, NewItems | None]:
-        """The items of its own that it may recommend, and those beside them; blocks for milliseconds."""
+        """The items that it may recommend, its own and new ones; blocks for milliseconds."""
         new = self.new.ranked(self.hidden.beside) if len(self.new) else None
         if (attributes := self.version.attributes) is not None:
             attributes.learn(self.new.learned())

@@ -23,7 +23,7 @@ _SERVICE = "rpc.service"
 
 
 class StableNames(TracerProvider):
-    """Creates tracers of `provider` whose spans have the stable names too."""
+    """Creates tracers of `provider` whose spans also have the stable names."""
 
     def __init__(self, provider: TracerProvider) -> None:
         self._provider = provider

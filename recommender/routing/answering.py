@@ -134,7 +134,8 @@ class Answering:
             if place in call.outcomes:
                 return
             if asked.filter is not None and not is_late and router.serving() != serving:
-                late.append(row)  # a version came between two turns: evaluating for it here would block the event loop
+                # A version arrived between two turns. Evaluating for it here would block the event loop.
+                late.append(row)
                 return
             try:
                 if candidate is None:

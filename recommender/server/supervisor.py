@@ -64,7 +64,7 @@ class _Worker:
     code: int = 0
 
     def cannot_start(self) -> bool:
-        """Whether it ended before it ever served, by a setting, the model or the port: a restart would not help."""
+        """Whether it ended before it served, because of a setting, the model or the port: a restart would not help."""
         return self.code == ExitCode.NOT_STARTED and not self.has_served
 
     def died_early(self, early: float) -> bool:

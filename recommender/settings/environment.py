@@ -11,7 +11,7 @@ def key_of(field: str) -> str:
 
 
 def text_of(value: object) -> str:
-    """A value as it stands in the environment; empty for None."""
+    """A value as text of the environment; empty for None."""
     if value is None:
         return ""
     if isinstance(value, bool):

@@ -6,7 +6,7 @@ import re
 
 _LONGEST = 512
 _USERINFO = re.compile(rf"//[^\s/]{{0,{_LONGEST}}}(?::\S{{0,{_LONGEST}}})?@")
-"""The text between `//` and the last `@`. A password with a slash or an `@` that nobody escaped is masked too."""
+"""The text between `//` and the last `@`. A password with an unescaped slash or `@` is masked too."""
 
 
 def masked(text: str) -> str:

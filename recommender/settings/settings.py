@@ -28,7 +28,7 @@ GROUPS: Mapping[str, type[Group]] = {
     "operations": OperationSettings,
 }
 _GROUP_OF = {name: group for group, kind in GROUPS.items() for name in kind.model_fields}
-"""The group of each setting. No name stands in two."""
+"""The group of each setting. Names are unique across groups."""
 _NOT_BEHIND_ENVOY = ("workers", "min_ping_interval_ms", "max_connection_age_grace_ms")
 """What Envoy cannot hold is refused rather than ignored."""
 

@@ -122,7 +122,7 @@ class _Environment(EnvSettingsSource):
 
 
 class _Secrets(SecretsSettingsSource):
-    """Regular files of a folder that are named RECOMMENDER_…, with those that are no settings."""
+    """Regular files of a folder that are named RECOMMENDER_…, unknown settings included."""
 
     @classmethod
     def find_case_path(cls, dir_path: Path, file_name: str, case_sensitive: bool) -> Path | None:  # noqa: ARG003, FBT001
@@ -204,7 +204,7 @@ def _config_file(path: Path) -> _Place:
     try:
         return _Place(str(path), kind(Flat, path), prefix="")
     except Exception as error:
-        # PyYAML, which has errors of its own, is imported for YAML files only.
+        # PyYAML, which raises its own errors, is imported for YAML files only.
         shapeless = type(error) in {AttributeError, TypeError, ValueError}
         reason = "it does not hold values by name" if shapeless else " ".join(str(error).split())
         example = "port = 50051" if kind is TomlConfigSettingsSource else "port: 50051"
@@ -240,6 +240,6 @@ def _faults(error: ValidationError, given: Mapping[str, object]) -> str:
 
 
 def _nearest(name: str) -> str:
-    """The setting whose name resembles this one most."""
+    """The setting with the most similar name."""
     name = name.lower().removeprefix(PREFIX.lower())
     return difflib.get_close_matches(name, FIELDS, n=1, cutoff=0.0)[0]

@@ -83,7 +83,7 @@ class Lists:
 
 
 def lists_beside(tensors: Mapping[str, Tensor], name: str, rows: int, most: int, last: int = MOST_ID) -> Lists | None:
-    """A tensor's values for each item of the histories, in whose shape it comes."""
+    """A tensor's values for each item of the histories, in the shape of the histories."""
     tensor, history = tensors.get(name), tensors.get(HISTORY)
     if tensor is None:
         return None

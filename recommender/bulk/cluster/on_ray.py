@@ -139,7 +139,7 @@ def _outcomes(order: Order, actors: int) -> Iterator[bytes]:
         fn_constructor_kwargs={"order": order},
         batch_size=1,
         batch_format="pyarrow",
-        # An actor has its next shard at hand when it ends one.
+        # Queue an actor's next shard before it ends the present one.
         compute=ActorPoolStrategy(size=min(actors, len(numbers)), max_tasks_in_flight_per_actor=2),
         num_cpus=order.threads,
     )
@@ -198,7 +198,7 @@ def _actors(threads: int | None) -> tuple[int, int]:
 
 
 def _absolute(where: str) -> str:
-    """A path that means the same in every process, whatever folder that runs in; an address as it is."""
+    """Return an absolute path, which means the same in every process, or an address unchanged."""
     return where if "://" in where else str(Path(where).absolute())
 
 

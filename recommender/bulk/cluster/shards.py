@@ -1,4 +1,4 @@
-"""Cut a job into shards: runs of the input's rows that are jobs themselves, each with a folder of its own.
+"""Cut a job into shards: runs of the input's rows that are jobs themselves, each with a separate folder.
 
 The cut depends on the input and the options alone. So it is the same when the job is resumed on another cluster.
 """

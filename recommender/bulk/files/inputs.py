@@ -57,11 +57,11 @@ class Inputs:
     filesystem: pafs.FileSystem
     files: Sequence[InputFile]
     groups: Sequence[Sequence[int]] | None
-    """The rows of each file's row groups; None where only reading tells."""
+    """The rows of each file's row groups; None if only reading the file gives them."""
 
     @property
     def rows(self) -> int | None:
-        """How many rows the files have; None where only reading tells."""
+        """The number of rows; None if only reading the files gives it."""
         return None if self.groups is None else sum(map(sum, self.groups))
 
     @property
@@ -209,7 +209,7 @@ def open_filesystem(where: str) -> tuple[pafs.FileSystem, str]:
     """The file system of a path or an address, and the path on it. Raises BulkError for an address of none."""
     if "://" not in where:
         return pafs.LocalFileSystem(), where.rstrip("/") or where
-    # A glob's signs are none that an address may have.
+    # An address cannot have the characters of a glob.
     scheme, _, rest = where.partition("://")
     host, _, path = rest.partition("/")
     try:

@@ -51,7 +51,7 @@ def _table_of(rows: Sequence[Sequence[str]], header: Sequence[str]) -> pa.Table:
 
 
 def jsonl_tables(stream: pa.NativeFile, path: str) -> Iterator[pa.Table]:
-    """Read a file of a JSON object a line. Raises BulkError if its first line is none."""
+    """Read a file of JSON objects, one a line. Raises BulkError if its first line is not one."""
     schema: pa.Schema | None = None
     for block in _blocks(stream, path):
         if schema is None:
@@ -95,7 +95,7 @@ def _schema_of(block: bytes, path: str) -> pa.Schema:
     return pa.schema([(name, _type_of(name, value)) for name, value in row.items()])
 
 
-def _type_of(name: str, value: Any) -> pa.DataType:  # noqa: ANN401 (whatever JSON holds)
+def _type_of(name: str, value: Any) -> pa.DataType:  # noqa: ANN401 (any JSON value)
     if isinstance(value, list):
         texts = any(isinstance(each, str) for each in value) or (not value and name in LISTS_OF_KEYS)
         numbers = pa.float64() if any(isinstance(each, float) for each in value) else pa.int64()
@@ -108,7 +108,7 @@ def _type_of(name: str, value: Any) -> pa.DataType:  # noqa: ANN401 (whatever JS
 
 
 def _line_by_line(block: bytes, schema: pa.Schema) -> pa.Table:
-    """The rows of lines of which some are none, or not of the file's types."""
+    """Parse lines of which some are malformed or not of the file's types."""
     rows: list[dict[str, Any]] = []
     for line in block.split(b"\n")[:-1]:
         fault, row = None, {}

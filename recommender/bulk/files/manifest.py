@@ -64,9 +64,9 @@ class Manifest:
 
 
 def resume(folder: Folder, job: Mapping[str, object]) -> Manifest:
-    """The manifest of a folder whose job this is, or a new one for an empty folder.
+    """Return the manifest of a folder of this job, or a new one for an empty folder.
 
-    Raises BulkError if the folder holds something else: another job, with what differs, or files of nobody's.
+    Raises BulkError if the folder has another job, with the difference, or files of unknown origin.
     """
     files, content = folder.files(), folder.read(MANIFEST)
     if content is None:

@@ -138,7 +138,7 @@ class RemoteFolder:
         return {each.base_name: each.size for each in found if each.is_file}
 
     def held(self) -> contextlib.AbstractContextManager[None]:
-        """Nothing: an object store has no locks, so nobody else may write there."""
+        """Lock nothing: an object store has no locks, so no other job may write there."""
         return contextlib.nullcontext()
 
 

@@ -10,9 +10,9 @@ from recommender.catalogue.attributes.filters import Filter
 from recommender.masks import ItemMask
 
 Key: TypeAlias = tuple[int, int, Filter]
-"""The number of a version's attributes, that of the table and of what was told beside it, and the filter."""
+"""The number of a version's attributes, that of the table, that of the attributes from calls, and the filter."""
 _OVERHEAD = 512
-"""Bytes that an entry takes beside its mask and text, about."""
+"""Approximate bytes of an entry besides its mask and text."""
 
 
 class MaskCache:
@@ -40,7 +40,7 @@ class MaskCache:
             return mask
 
     def put(self, key: Key, mask: ItemMask) -> None:
-        """Keep a mask, in place of others if need be; one that is too large by itself is not kept."""
+        """Keep a mask, and evict others to make room. A mask larger than the whole cache is not kept."""
         size = _size(key, mask)
         with self._lock:
             if key in self._masks or size > self._most:

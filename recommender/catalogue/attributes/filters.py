@@ -60,7 +60,7 @@ class Attributes(Protocol):
         """
 
     def learn(self, items: NewItems | None) -> None:
-        """Take up what calls have told of the version's own items; it holds for those that the table lacks."""
+        """Load the attributes that calls gave to the version's own items; they hold for items that the table lacks."""
 
     def read_new(self, items: NewItems) -> None:
         """Read the attributes of new items, so that `mask_of_new` need not; blocks for milliseconds."""
@@ -78,10 +78,10 @@ class Attributes(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class TableStatistics:
-    """The table in use: `rows` and `bytes` of it, how often it was `replaced`, and whether it is `stale`.
+    """The table in use: its `rows` and `bytes`, how often it was `replaced`, and whether it is `stale`.
 
-    It is if a newer file was refused. Where versions bring tables of their own, these are counted together. `ready` and
-    `evaluated` count the filters that were in the cache and those that were not, and `evicted` those that the cache
+    It is stale if a newer file was refused. If versions have their own tables, these are added up. `ready` and
+    `evaluated` count the filters that were in the cache and those that were not. `evicted` counts those that the cache
     dropped to stay within its limit.
     """
 

@@ -31,7 +31,7 @@ _MOST_WAITING = 1024
 _RETRY_SECONDS = 1.0
 _KEYS_AT_ONCE = 10_000
 _MOST_OF_NEW = 64
-"""Filters whose results are kept for one state of the new items."""
+"""Number of filters whose results are kept for one state of the new items."""
 
 _parsed = lru_cache(maxsize=256)(parse)
 
@@ -55,7 +55,7 @@ class _New:
 
 @dataclass(slots=True)
 class Workshop:
-    """The shared parts of all versions' attributes: the `cache`, and the turns in which filters are evaluated.
+    """The shared parts of all versions' attributes: the `cache`, and the queue of filter evaluations.
 
     `ready` and `evaluated` count filters that were in the cache and those that were not.
     """
@@ -155,7 +155,7 @@ class JoinedAttributes:
             raise DeadlineError("the deadline passed while the filter was evaluated") from error
 
     def learn(self, items: NewItems | None) -> None:
-        """Take up what calls have told of the version's own items; see `Attributes`."""
+        """Load the attributes that calls gave to the version's own items; see `Attributes`."""
         if items is not self._learned:
             self._learned = items
             self._learnings += 1  # what filters selected before is not found any longer
@@ -233,4 +233,4 @@ class JoinedAttributes:
     def _settle(self, key: Key, done: asyncio.Task[ItemMask]) -> None:
         del self._workshop.pending[key]
         if not done.cancelled():
-            done.exception()  # read, so that nobody complains where every caller has left
+            done.exception()  # read, so that asyncio logs no error if every caller has left

@@ -142,12 +142,12 @@ def _check_names(names: list[str], *, of_version: bool) -> None:
 
 
 def _keys(values: pa.Array) -> pa.Array:
-    """The keys of the rows, each a string of its own."""
+    """The keys of the rows, each as a separate string."""
     if pa.types.is_integer(values.type) or pa.types.is_dictionary(values.type):
         values = values.cast(pa.string())
     if not (pa.types.is_string(values.type) or pa.types.is_large_string(values.type)):
         raise TableError(f"column {KEY!r} is {values.type}, and keys are strings")
-    empty = pc.fill_null(pc.equal(values, ""), True)  # noqa: FBT003 (what stands for a missing one)
+    empty = pc.fill_null(pc.equal(values, ""), True)  # noqa: FBT003 (the value for a missing one)
     if pc.any(empty).as_py():
         raise TableError(f"row {pc.index(empty, True).as_py() + 1} has no key")
     _check_once(values, KEY)
@@ -159,7 +159,7 @@ def _ids(values: pa.Array) -> pa.Array:
     if not pa.types.is_integer(values.type):
         raise TableError(f"column {ID!r} is {values.type}, and ids are whole numbers")
     values = values.cast(pa.int64())
-    wrong = pc.fill_null(pc.less(values, 0), True)  # noqa: FBT003 (what stands for a missing one)
+    wrong = pc.fill_null(pc.less(values, 0), True)  # noqa: FBT003 (the value for a missing one)
     if pc.any(wrong).as_py():
         raise TableError(f"row {pc.index(wrong, True).as_py() + 1} has no id from 0 on")
     _check_once(values, ID)
@@ -220,7 +220,7 @@ def _lists(values: pa.Array) -> Lists:
     if not (pa.types.is_string(values.type.value_type) or pa.types.is_large_string(values.type.value_type)):
         raise TableError(f"is {values.type}, and an attribute is {_TYPES}")
     present = _present(values)
-    words, codes = _coded(values.flatten())  # without what stands under missing lists
+    words, codes = _coded(values.flatten())  # without the values under missing lists
     lengths = np.where(present[:-1], pc.fill_null(pc.list_value_length(values), 0).to_numpy(zero_copy_only=False), 0)
     offsets = np.zeros(len(values) + 2, np.int64)
     np.cumsum(lengths, out=offsets[1:-1])

@@ -1,6 +1,6 @@
-"""The table of items in memory: typed columns, one copy, with one row more than the table has items.
+"""The table of items in memory: typed columns, one copy, with one more row than the table has items.
 
-The last row stands for items that the table does not have: each of their attributes is missing.
+The last row is for items that the table does not have: each of their attributes is missing.
 """
 
 from __future__ import annotations

@@ -35,7 +35,7 @@ class FollowedTables:
         self._stale = False
         self._signature: tuple[int, ...] = ()
         self._lock = threading.Lock()
-        """Held while the table in use changes, and while a version comes to use it."""
+        """Held while the table in use changes, and while a version starts to use it."""
         self._joined: weakref.WeakSet[JoinedAttributes] = weakref.WeakSet()
         self._numbers = count()
         self._task: asyncio.Task[None] | None = None
@@ -60,7 +60,7 @@ class FollowedTables:
         while (current := self._current) is not None:
             made.join(current)
             with self._lock:
-                # One that was taken up meanwhile was not joined with this version.
+                # A table that was loaded meanwhile was not joined with this version.
                 if self._current is current:
                     self._joined.add(made)
                     return made
@@ -93,7 +93,7 @@ class FollowedTables:
                 log.error("items not reloaded: the former table stays in use", reason=complaint)
 
     async def _look(self) -> str:
-        """Take up a new file; what keeps it from being used, if anything does."""
+        """Load a new file; returns why it cannot be used, or None."""
         try:
             found = await in_background(signature, self._path)
             if found == self._signature:
@@ -102,7 +102,7 @@ class FollowedTables:
             await self._replace(table)
         except StartError as error:
             return str(error)
-        except Exception as error:  # noqa: BLE001 (whatever is wrong with the file, the former table goes on serving)
+        except Exception as error:  # noqa: BLE001 (after any fault of the file the previous table stays in use)
             return repr(error)
         self._signature = found
         return ""

@@ -1,1 +1,1 @@
-"""Which items nobody gets: lists of keys that are followed, and what they hide of each version."""
+"""Hidden items: followed lists of keys, and the mask of each version."""

@@ -1,4 +1,4 @@
-"""A list that is followed: looked at again and again, and taken up when it has changed."""
+"""A followed list: checked periodically, and loaded when it has changed."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ class FollowedList:
                 log.info("list of hidden items read again", place=self._source.place)
 
     async def _look(self) -> str:
-        """Take up the list if it has changed; what keeps that from being read, if anything does."""
+        """Load the list if it has changed; returns why it cannot be read, or None."""
         if self._look_under_way is None:
             self._look_under_way = begin(self._source.read, self._mark)
             self._look_under_way.add_done_callback(_heard)
@@ -80,12 +80,12 @@ class FollowedList:
                 self._used, self._mark = listed, mark
         except StartError as error:
             return str(error)
-        except Exception as error:  # noqa: BLE001 (whatever is wrong with the list, the watch goes on)
+        except Exception as error:  # noqa: BLE001 (after any fault of the list the watch continues)
             return repr(error)
         return ""
 
 
 def _heard(look: asyncio.Future[tuple[KeyList, Mark] | None]) -> None:
-    """Hear of the error of a look that nobody waits for any longer."""
+    """Retrieve the error of a check that no caller waits for."""
     if not look.cancelled():
         look.exception()

@@ -67,7 +67,7 @@ class HiddenItems:
         self._unlisted_hashes = np.sort(np.array(hashes, np.int64))
 
     def follow(self, changes: Changes) -> None:
-        """Take up what calls have changed."""
+        """Apply the changes by calls."""
         if changes.whole:
             self._keys[:] = self._ids[:] = False
             self._unknown.clear()

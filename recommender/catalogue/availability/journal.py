@@ -154,7 +154,7 @@ class Journal:
 
     @contextlib.contextmanager
     def _transaction(self, kind: str) -> Iterator[sqlite3.Connection]:
-        # SQLite goes on writing to a file that was deleted, and what it writes is lost.
+        # SQLite keeps writing to a deleted file, and what it writes is lost.
         try:
             there = self._path.stat().st_ino == self._file
         except OSError:
@@ -187,7 +187,7 @@ def _make(connection: sqlite3.Connection, path: Path) -> None:
             raise StartError(  # noqa: TRY301 (the transaction ends with it)
                 f"{path} (RECOMMENDER_CATALOGUE_JOURNAL) is no journal of this version: name another file"
             )
-        # Also in the journal of an earlier release, which goes on working with that.
+        # Also in the journal of an earlier release, which can still use it.
         for statement in NEW_ITEMS.split(";"):
             connection.execute(statement)
         connection.execute("COMMIT")

@@ -1,4 +1,4 @@
-"""The journal of one process: written to by calls and followed, on a thread of its own."""
+"""The journal of one process: calls write to it, and a separate thread follows it."""
 
 from __future__ import annotations
 
@@ -143,7 +143,7 @@ class KeptChanges:
             self._written.clear()
             try:
                 await self._look()
-            except Exception as error:  # noqa: BLE001 (whatever is wrong with the file, the watch goes on)
+            except Exception as error:  # noqa: BLE001 (after any fault of the file the watch continues)
                 if not self.stale:
                     said = "journal of the catalogue not read: what it hid stays hidden"
                     log.error(said, reason=repr(error))  # noqa: TRY400 (the reason says it)

@@ -19,12 +19,12 @@ _YOUNG_NS = 2_000_000_000
 """A file that was written so recently may be written again without a sign: the clock of its system is coarse."""
 
 Mark: TypeAlias = str | tuple[int, ...]
-"""Tells one state of a source from another; an empty one tells nothing."""
+"""Identifies one state of a source; an empty one identifies nothing."""
 
 
 @dataclass(frozen=True, slots=True)
 class KeyList:
-    """Keys, each on a line of its own. It is kept as it came: a million strings would take a hundred megabytes."""
+    """Keys, one a line. The bytes are kept as they are: a million strings would take a hundred megabytes."""
 
     content: bytes
 
@@ -53,7 +53,7 @@ def key_list(content: bytes, place: str) -> KeyList:
 
 
 class ListSource(Protocol):
-    """Where a list comes from."""
+    """A source of a list."""
 
     place: str
     """Names it in messages, without passwords."""

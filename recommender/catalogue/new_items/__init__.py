@@ -1,1 +1,1 @@
-"""Items that calls add beside a model's catalogue: kept in the journal, and what of them each version ranks."""
+"""Items that calls add to a model's catalogue: the journal that keeps them, and those that each version ranks."""

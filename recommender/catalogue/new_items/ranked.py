@@ -19,7 +19,7 @@ _NONE = "{}"
 
 
 class _Told(NamedTuple):
-    """Attributes that a call told of an item of the version's own, as JSON."""
+    """Attributes from a call for one of the version's own items, as JSON."""
 
     item: int
     change: int
@@ -117,7 +117,7 @@ class RankedItems:
         return size == self.size and (model == self.label or (bool(self.space) and space == self.space))
 
     def follow(self, changes: NewChanges) -> None:
-        """Take up what calls have changed."""
+        """Apply the changes by calls."""
         if changes.whole:
             self._rows = _Rows(self.size)
             self._own.clear()
@@ -199,7 +199,7 @@ class RankedItems:
         )
 
     def _beaten(self) -> list[int]:
-        """Rows whose key has a better one: that of the version itself, or else that of the latest change."""
+        """Rows whose key has a better one: the version's own, else that of the latest change."""
         rows = self._rows
         best: dict[str, tuple[str, str]] = {}
         beaten = []

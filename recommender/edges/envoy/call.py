@@ -47,7 +47,7 @@ _REQUEST_ID = REQUEST_ID_KEY.encode()
 _LAST_SECONDS = 1.0
 """How long the last byte of a large reply may take after the deadline."""
 _LONGEST_SECONDS = 600.0
-"""The longest time that it may take, whatever the deadline."""
+"""The most time that it may take, for any deadline."""
 _OK = (b"grpc-status", b"0")
 _PASSED = DeadlineError("the deadline passed while the call was open")
 

@@ -1,4 +1,4 @@
-"""Networks whose `forward` takes types or times of a history's items, and their numbers."""
+"""Networks whose `forward` takes types or times of a history's items, and the declarations of these."""
 
 from __future__ import annotations
 
