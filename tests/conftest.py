@@ -41,7 +41,7 @@ _DEBIAN = {
     "prometheus": "prometheus",
     "promtool": "prometheus",
 }
-# A server in the test's process logs as one that nobody set up: without a line for every call.
+# A server in the test's process uses the default logging, without a line for every call.
 structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.INFO))
 _left_out: dict[str, int] = {}
 
@@ -121,7 +121,7 @@ def edge() -> Edge:
 
 @pytest.fixture
 def serve(edge: Edge) -> Serve:
-    """Start a server on a free port, with the settings given by field name; Envoy has a process of its own."""
+    """Start a server on a free port, with settings by field name; Envoy has a separate process."""
 
     @asynccontextmanager
     async def started(**settings: Any) -> AsyncIterator[AnyServer]:

@@ -1,4 +1,4 @@
-"""Real catalogues: keys for items, lists to fall back on, strangers, and models that describe themselves."""
+"""Real catalogues: keys of items, fallback lists, unknown users, and models that describe themselves."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Exactness: whatever a request excludes, limits or names, the answer is what brute force gives."""
+"""Exactness: for all exclusions, limits and candidates the answer is that of brute force."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Features, types and times for models that take none, and requests that cannot be whatever the model takes."""
+"""Features, types and times for models that take none, and requests that are invalid for every model."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Many requests in one call or on one stream: each has an outcome of its own."""
+"""Many requests in one call or on one stream: each has its own outcome."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A full backlog, a real channel, and the shipped clients: they come back when they were told to, and not before."""
+"""A full backlog, a real channel and the shipped clients: they retry after the given time, not before."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ PUSHBACK = 0.05
 
 
 class Full:
-    """Stands in for a service whose backlog has room again after some refusals; notes when who asked."""
+    """A service whose backlog has room after some refusals; notes the time of each call."""
 
     def __init__(self, refusals: int) -> None:
         self.refusals = refusals

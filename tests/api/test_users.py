@@ -28,7 +28,7 @@ TABLE = np.random.default_rng(3).normal(0, 2, (USERS + 1, 8)).astype(np.float32)
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Models named for how they rank for a user whom they do not know; `plain` takes no user."""
+    """Models named by how they rank for an unknown user; `plain` takes no user."""
     folder = tmp_path_factory.mktemp("models")
     write_version(folder / "row" / "1", 1, users=TABLE, user_keys=KEYS)
     write_version(folder / "history" / "1", 1, users=TABLE, unknown_user="history", fallback=FALLBACK)

@@ -1,8 +1,8 @@
-"""Attack a server as somebody without a token would: `just attack`.
+"""Attack a server as a client without a token would: `just attack`.
 
 Starts a server of each edge on this machine and tries every attack on it, one after the other, while an honest caller
-asks on. Exit code 1 if a call of his failed, the server ended, grew beyond --most-mb, kept files open, or did not stop
-within its grace while an attacker held all he could.
+keeps calling. Exit code 1 if one of its calls failed, or if the server ended, grew beyond --most-mb, kept files open,
+or did not stop within its grace while an attacker held all that it could.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""What somebody without a token can try, each as one bounded coroutine over connections of his own.
+"""Attacks by a client without a token, each as one bounded coroutine over its own connections.
 
-An attack returns what it saw in a few words, and holds nothing when it ends. Only `held` keeps what it has opened until
-it is cancelled, so that the server can be told to stop meanwhile.
+An attack returns its findings in a few words, and holds nothing when it ends. Only `held` keeps its connections open
+until it is cancelled, so that the server can be stopped meanwhile.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ WATCH = "/grpc.health.v1.Health/Watch"
 CHECK = "/grpc.health.v1.Health/Check"
 REFLECTION = "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo"
 PATIENCE = 10.0
-"""Seconds that an attacker waits for an answer before he goes on."""
+"""Seconds that an attacker waits for an answer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +59,7 @@ async def silence(target: Target) -> str:
 
 
 async def unread_watches(target: Target) -> str:
-    """Watches of health whose connection takes not one byte of a reply."""
+    """`Watch` calls whose connection accepts not one byte of a reply."""
     async with AsyncExitStack() as stack:
         ports = (target.port, target.health)
         for port in ports:
@@ -98,7 +98,7 @@ async def unfinished_uploads(target: Target) -> str:
 
 
 async def unread_replies(target: Target) -> str:
-    """Batch calls without a token whose replies nobody reads."""
+    """Batch calls without a token and with unread replies."""
     message = _batch(rows=1_000, limit=1_000)
     told = Counter[str]()
     async with AsyncExitStack() as stack:
@@ -161,7 +161,7 @@ async def abandoned_calls(target: Target) -> str:
 
 
 async def unknown_methods(target: Target) -> str:
-    """Calls of methods that are not there, each under a name of its own."""
+    """Calls of unknown methods, each with another name."""
     told = Counter[str]()
     async with raw(target.port) as connection:
         for number in range(target.times(2_000)):
@@ -170,7 +170,7 @@ async def unknown_methods(target: Target) -> str:
 
 
 async def endless_headers(target: Target) -> str:
-    """Headers that go on in frame after frame and never end."""
+    """Headers that continue in frame after frame."""
     told = Counter[str]()
     piece = ContinuationFrame(1, Encoder().encode([("x-more", "y" * 1_000)])).serialize()
     for _ in range(target.times(10)):
@@ -214,14 +214,14 @@ async def floods(target: Target) -> str:
 
 
 async def nonsense(target: Target) -> str:
-    """Bytes that are no HTTP/2, and calls whose message is no message."""
+    """Bytes that are not HTTP/2, and calls with malformed messages."""
     told = Counter[str]()
     for junk in (b"\0" * 4_096, b"\xff" * 4_096, b"GET / HTTP/1.1\r\n\r\n", b"\x16\x03\x01" + b"a" * 512):
         async with raw(target.port, greeted=False) as connection:
             with suppress(OSError):
                 await connection.send(junk)
     for path in (RECOMMEND, BATCH, CHECK, WATCH, REFLECTION, "/", "/a/b", "/" + "../" * 50, "/%00/x"):
-        # An empty message is a good one to a watch, which goes on.
+        # An empty message is valid for a watch, which stays open.
         for message in (b"" if path != WATCH else b"\xff", b"\xff" * 64, b"\x0a\xff\xff\xff\xff\x0f"):
             async with raw(target.port) as connection:
                 stream = await connection.call(path, message)
@@ -265,7 +265,7 @@ async def slow_scrapes(target: Target) -> str:
 
 
 async def held(target: Target) -> str:
-    """Watches, uploads and calls that are all open and unread: nobody lets go of them."""
+    """`Watch` calls, uploads and calls that all stay open and unread."""
     async with AsyncExitStack() as stack:
         for port in (target.port, target.health):
             connection = await _closed_window(stack, port)

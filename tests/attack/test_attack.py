@@ -1,4 +1,4 @@
-"""`just attack` in small: what somebody without a token tries harms nobody, and does not hold up a stop."""
+"""A short `just attack`: attacks without a token affect no caller, and do not delay a stop."""
 
 from __future__ import annotations
 

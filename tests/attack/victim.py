@@ -1,4 +1,4 @@
-"""A server under attack: an honest caller beside it, and what its processes hold."""
+"""A server under attack: an honest caller, and the resources of the server's processes."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ class Victim:
     _peak: int = 0
 
     async def suffer(self, name: str, attack: Attack) -> Report:
-        """Let an attack run while the honest caller goes on, and judge what it did."""
+        """Run an attack while the honest caller keeps calling, and judge its effects."""
         self._honest, self._harmed = [], []
         before, files = self._resident(), self._files()
         begun = time.monotonic()
@@ -88,7 +88,7 @@ class Victim:
         return Report(name, seen, seconds, len(self._honest), max(self._honest, default=0.0), grown, tuple(faults))
 
     async def stop(self) -> Report:
-        """Tell the server to stop while an attacker holds all he can; it has its grace and a little more."""
+        """Stop the server while an attacker holds all that it can. It has its grace and a little more."""
         holding = asyncio.create_task(held(self.target))
         begun = time.monotonic()
         faults: list[str] = []
@@ -114,7 +114,7 @@ class Victim:
                 await self.client.recommend([1, 2, 3], timeout=_CALL_TIMEOUT)
             except RecommenderError as error:
                 self._harmed.append(str(error))
-            except Exception as error:  # noqa: BLE001 (whatever an honest caller meets is a fault)
+            except Exception as error:  # noqa: BLE001 (any error of an honest caller is a fault)
                 self._harmed.append(repr(error))
             else:
                 self._honest.append(time.monotonic() - begun)

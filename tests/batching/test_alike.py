@@ -1,4 +1,4 @@
-"""Short histories are not padded to long ones where that would cost much, and nobody starves."""
+"""Short histories are not padded to long ones if that costs much, and no caller starves."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every caller's fate is its own: one that leaves, fails, hangs or is late touches nobody else."""
+"""Isolation: a caller that leaves, fails, hangs or is late affects no other."""
 
 from __future__ import annotations
 
@@ -173,7 +173,7 @@ async def test_a_cancellation_at_any_turn_of_the_loop_touches_nobody(turn: int, 
     assert others == [answer(query(item)) for item in range(3) if item != leaver]
     assert seen[leaver] == answer(query(leaver)) or isinstance(seen[leaver], asyncio.CancelledError)
     await asyncio.wait_for(batcher.drain(), 5)
-    # Who is cancelled before its first turn never came.
+    # A task that is cancelled before its first turn never ran.
     assert batcher.statistics().ended == (2 if turn == 0 else 3)
 
 
@@ -343,7 +343,7 @@ async def test_an_engine_that_cancels_itself_breaks_the_batcher_and_everybody_is
 
 
 class FaultyClock:
-    """A clock that breaks when told: stands in for any bug of the batcher's own."""
+    """A clock that fails on demand, as any bug of the batcher would."""
 
     def __init__(self) -> None:
         self.broken = False

@@ -1,4 +1,4 @@
-"""A batch gathers callers while they keep coming, and never makes a caller wait for nobody."""
+"""A batch gathers callers while they keep arriving, and never waits without reason."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.support.fakes import FakeEngine, answer, make_batcher, query, turns, 
 
 
 async def one_a_turn(batcher_wait: float, callers: int, between: int = 3) -> FakeEngine:
-    """What an engine was asked by callers who come a few turns of the loop after one another."""
+    """The batches of an engine whose callers arrive a few turns of the loop apart."""
     engine = FakeEngine()
     batcher = make_batcher(engine, max_wait=batcher_wait, max_batch_size=64, max_backlog=64)
     tasks: list[asyncio.Task[Ranking]] = []
@@ -48,7 +48,7 @@ async def test_a_batch_with_enough_rows_starts_although_callers_keep_coming() ->
 
 
 def quiet_turns(gathering: Gathering, waiting: int) -> int:
-    """Turns of the loop until a batch of so many starts, if nobody else comes."""
+    """Turns of the loop until a batch of that many starts, if no other caller arrives."""
     gathering.begin(0.0)
     taken = 0
     while gathering.goes_on(waiting, 0.0, math.inf):

@@ -25,7 +25,7 @@ ROWS = 3
 
 
 class BacklogMachine(RuleBasedStateMachine):
-    """An admitted caller leaves in exactly one way: by itself, late, or in a batch."""
+    """An admitted caller leaves in exactly one way: it cancels, is late, or is in a batch."""
 
     def __init__(self) -> None:
         super().__init__()

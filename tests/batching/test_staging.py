@@ -1,4 +1,4 @@
-"""The engine goes on with a staged batch by itself; callers who leave it in time are in no run."""
+"""The engine starts a staged batch without the event loop; callers that leave in time are in no run."""
 
 from __future__ import annotations
 

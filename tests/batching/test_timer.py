@@ -1,4 +1,4 @@
-"""One timer for all deadlines: it is never late, and goes on with whatever deadline is next."""
+"""One timer for all deadlines: it is never late, and continues with the next deadline."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def fired() -> list[float]:
 
 @pytest.fixture
 def deadlines() -> list[float]:
-    """Those that the timer's owner knows, earliest last."""
+    """The deadlines that the timer's owner knows, earliest last."""
     return []
 
 

@@ -1,4 +1,4 @@
-"""How benchmarks tell a figure."""
+"""Figures of benchmarks: medians, spreads and intervals."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`just bench` counts what happened, times it from when it was due, and says so."""
+"""`just bench` counts outcomes, times requests from when they were due, and reports both."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ async def test_k6_sends_what_the_generator_of_ours_sends(server: Server) -> None
     done = await ran(Plan(target(server), STEADY), "k6")
 
     ended = done.statuses()
-    # k6 drops what it has no virtual user for, which is told and not hidden.
+    # k6 drops requests without a virtual user; the report counts them.
     assert ended["OK"] + ended.get("no answer", 0) == pytest.approx(200, abs=5)
     assert server.batcher.statistics().answered == ended["OK"]
 
@@ -70,14 +70,14 @@ async def test_who_was_due_while_the_server_stood_still_is_timed_from_then(serve
     while server.batcher.statistics().answered < 30:  # noqa: ASYNC110 (until the load is there)
         await asyncio.sleep(0.01)
     begun = time.monotonic()
-    time.sleep(0.5)  # noqa: ASYNC251 (the loop stands still on purpose)
+    time.sleep(0.5)  # noqa: ASYNC251 (the loop stalls on purpose)
     ended = time.monotonic()
     done = await running
 
     out = done.outcomes
     due = (out.intended + out.began > begun + 0.05) & (out.intended + out.began < ended)
     assert due.sum() > 20
-    # Nobody who was due meanwhile may look as if the server had been there for them.
+    # Requests that were due during the stall must not look as if the server had answered then.
     assert (out.done[due] + out.began >= ended).all()
     assert set(done.statuses()) == {"OK"}
 

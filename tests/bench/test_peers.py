@@ -1,4 +1,4 @@
-"""What a comparison with others wrote is drawn as it stands there."""
+"""The picture of a comparison shows the figures of its table."""
 
 from __future__ import annotations
 

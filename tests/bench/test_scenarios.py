@@ -12,7 +12,7 @@ from bench.load.scenarios import SCENARIOS, within
 
 
 def ramp(latency: float, slow_from: float) -> Run:
-    """A ramp from 0 to 1000/s in 10 s; whoever is due from `slow_from` on takes a second."""
+    """A ramp from 0 to 1000/s in 10 s; requests due from `slow_from` on take a second."""
     due = np.sqrt(np.arange(5000) / 5000) * 10
     done = due + np.where(due < slow_from, latency, 1.0)
     zeros = np.zeros(len(due), np.int64)

@@ -1,6 +1,6 @@
-"""`recommender score --on ray`: killed and resumed on local clusters, and once more on one that runs already.
+"""`recommender score --on ray`: killed and resumed on local clusters, and once more on one that already runs.
 
-Writes what came of it as JSON. Runs in an environment of its own.
+Writes the results as JSON. Runs in a separate environment.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ import pyarrow.parquet as pq
 model, path, output = sys.argv[1:]
 SECONDS = 500
 PROGRAMS = Path(sys.executable).parent
-# Else each worker of Ray's repeats the `uv run` that this runs in, and so installs an environment anew.
+# Otherwise each worker of Ray repeats this `uv run`, and so installs an environment again.
 ENVIRONMENT = {
     **os.environ,
     "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
@@ -59,7 +59,7 @@ def kill(into: str) -> None:
         while not any(Path(into).glob("shard-*/part-*.parquet")):
             assert process.poll() is None
             assert time.monotonic() < end
-            time.sleep(0.002)  # the folder tells nobody
+            time.sleep(0.002)  # the folder gives no sign
         process.kill()
 
 

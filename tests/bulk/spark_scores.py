@@ -1,4 +1,4 @@
-"""`mapInArrow` with a Scorer on local Spark; writes what came of it as JSON. Runs in an environment of its own."""
+"""`mapInArrow` with a Scorer on local Spark. Writes the results as JSON. Runs in a separate environment."""
 
 from __future__ import annotations
 

@@ -73,7 +73,7 @@ def killed(folder: Path, output: Path, parts: int, number: int = signal.SIGKILL)
         while committed(output) < parts:
             assert process.poll() is None
             assert time.monotonic() < end
-            time.sleep(0.002)  # the folder tells nobody
+            time.sleep(0.002)  # the folder gives no sign
         process.send_signal(number)
         return process.wait(PATIENCE)
 

@@ -1,4 +1,4 @@
-"""A job goes on where it was, gives the bytes of one run, and counts nothing as done that is not."""
+"""A job resumes where it was, writes the bytes of one run, and counts only finished parts."""
 
 from __future__ import annotations
 

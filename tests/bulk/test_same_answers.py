@@ -66,7 +66,7 @@ def rows_of_every_kind(count: int) -> list[dict[str, Any]]:
         if number % 32 == 13:
             row["item_ids"] = draw.choice([None, [], [ITEMS], list(range(4097))])
         if number % 128 == 77:
-            row["excluded_item_ids"] = list(range(ITEMS - 4))  # leaves fewer than anybody wants
+            row["excluded_item_ids"] = list(range(ITEMS - 4))  # leaves fewer items than any limit
         rows.append(row)
     return rows
 
@@ -111,7 +111,7 @@ def test_users_and_keys_get_the_service_s_answers(tmp_path: Path, unknown: Any) 
         }
         for row in by_id
     ]
-    by_key[0]["user"] = "nobody"  # tells that the column is text
+    by_key[0]["user"] = "nobody"  # shows that the column is text
     with served(folder / "model.onnx", K, "grpc") as port:
         answers = [online(port, rows) for rows in (by_id, by_key)]
 

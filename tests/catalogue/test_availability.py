@@ -19,7 +19,7 @@ ITEMS = 50
 
 
 class Lines:
-    """A source whose list the test holds."""
+    """A source with a list that the test holds."""
 
     place = "here"
 
@@ -42,7 +42,7 @@ class Lines:
 
 
 def version(folder: Path, number: str, **changes: object) -> Version:
-    """A version that has the keys `item 0` and so on, and one of its own."""
+    """A version with the keys `item 0` and so on, and one more."""
     path = folder / f"{number}.keys"
     write_vocabulary([f"item {item}" for item in range(ITEMS - 1)] + [f"only {number}"], path)
     vocabulary = Vocabulary.open(path, ITEMS)

@@ -161,7 +161,7 @@ async def test_reflection_and_the_command_line_know_the_service(shop: AnyServer,
     await typed("items", "show", "5", "--model", "shop@1", *where)
 
     assert (code, "Hides items." in out) == (0, True), err
-    # The log of the server in this process stands before it.
+    # The log of the server in this process precedes it.
     assert hidden.stdout.endswith("3 hidden; 3 are hidden by calls now\n")
     assert hidden.stderr == "no version has nobody's\n"
     assert by_id.stdout.endswith("1 hidden; 4 are hidden by calls now\n")

@@ -28,7 +28,7 @@ def journal(path: Path) -> Iterator[Journal]:
 
 
 class Reader:
-    """What somebody knows who asks for changes now and then."""
+    """The view of a reader that asks for changes now and then."""
 
     def __init__(self, path: Path) -> None:
         self.journal = Journal.open(path)

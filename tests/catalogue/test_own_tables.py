@@ -33,7 +33,7 @@ def by_id(*cheap: int) -> str:
 
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A version without keys whose table by id says that the items 3 and 30 are cheap."""
+    """A version without keys, whose table by id gives the items 3 and 30 a low price."""
     folder = tmp_path_factory.mktemp("exported")
     table = folder / "given.csv"
     table.write_text(by_id(3, 30), encoding="utf-8")

@@ -194,7 +194,7 @@ def test_answers_are_those_of_the_definition(shop: Shop, asked: list[api.Recomme
 
 
 def compare(catalogue: Catalogue, request: api.RecommendRequest, reply: api.RecommendResponse) -> None:
-    """Hold a reply to the definition. Items whose scores rounding cannot tell apart may change places."""
+    """Compare a reply with the definition. Items whose scores rounding cannot separate may change places."""
     expected = catalogue.wanted(request)
     if request.filter:
         assert reply.matching_items == (catalogue.visible & catalogue.selected[request.filter]).sum(), request

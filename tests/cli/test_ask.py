@@ -1,4 +1,4 @@
-"""`recommender client`, and what it and `recommender health` say where nobody answers them."""
+"""`recommender client`, and its errors and those of `recommender health` without a server."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`recommender models`, in a process of its own."""
+"""`recommender models`, in a separate process."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Calls to this machine beside `http_proxy`, which companies set for all others."""
+"""Calls to this machine although `http_proxy` is set, as companies do."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Ports, probes, drain times and settings in the files of deployment and in the pages are those that the code has."""
+"""Ports, probes, drain times and settings in deployment files and pages are those of the code."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ from tests.support.paths import ROOT
 
 DEFAULT = Settings()
 LEAVING_SECONDS = 5.0
-"""What a process takes to end beside the grace for requests: last answers, and what the platform itself needs."""
+"""Time to end besides the grace for requests: last answers, and the platform's own needs."""
 FARGATE_KILLS_AFTER = 120
 KSERVE = "deploy/kubernetes/kserve"
 
@@ -69,7 +69,7 @@ def test_every_setting_that_is_named_is_one_that_the_code_has(path: Path) -> Non
     named = set(re.findall(r"\bRECOMMENDER_[A-Z0-9_]*", path.read_text(encoding="utf-8")))
     known = {key_of(field) for field in FIELDS}
 
-    # A name that ends in an underscore, or the bare prefix, stands for all that begin so.
+    # A name that ends in an underscore, or the bare prefix, means all names that begin with it.
     unknown = {
         name for name in named if not (name in known or (name.endswith("_") and any(k.startswith(name) for k in known)))
     }

@@ -114,7 +114,7 @@ def test_the_wheel_alone_serves(recommender: Path, tmp_path: Path, how: str) -> 
         finally:
             server.kill()
 
-    # ONNX Runtime's official builds report to Microsoft unless told not to, and leave a folder for it.
+    # ONNX Runtime's official builds report to Microsoft by default, and leave a folder for it.
     assert not (tmp_path / ".cache").exists()
 
 

@@ -1,4 +1,4 @@
-"""What pages tell a reader to run, runs: one after the other, as the reader would."""
+"""Commands on pages run: one after the other, as a reader would type them."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def certificates(folder: Path) -> None:
 
 
 WITH_CERTIFICATES = ("docs/client.md", "docs/security.md")
-"""Pages whose reader has certificates already."""
+"""Pages that expect certificates."""
 
 
 @pytest.mark.parametrize(

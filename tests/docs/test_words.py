@@ -47,7 +47,7 @@ def faults(text: str) -> list[str]:
 
 
 def sources(room: Path) -> list[Path]:
-    """The Python and proto files of a package that somebody wrote."""
+    """The Python and proto files of a package, without generated ones."""
     found = [room] if room.is_file() else [*room.rglob("*.py"), *room.rglob("*.proto")]
     return [path for path in found if not {".venv", "recommend_api"} & {*path.parts} or path.suffix == ".proto"]
 

@@ -1,4 +1,4 @@
-"""The edge behind Envoy by its own door, ASGI: what it says to a server whose caller comes late or leaves."""
+"""The edge behind Envoy through ASGI: its reaction to a server whose caller is late or leaves."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""gRPC's framing, by itself: whatever pieces the bytes come in, the messages are the same."""
+"""gRPC's framing: the messages are the same for all splits of the bytes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Hostile messages: a clear status for who sends them, and no harm to anybody else."""
+"""Hostile messages: a clear status for their sender, and no effect on other callers."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ Raw = grpc.aio.UnaryUnaryMultiCallable[bytes, bytes]
 
 @pytest.fixture
 async def raw(server: AnyServer) -> AsyncIterator[Raw]:
-    """A caller that sends whatever bytes it is given."""
+    """A caller that sends raw bytes."""
     async with grpc.aio.insecure_channel(f"127.0.0.1:{server.port}", UNLIMITED) as channel:
         method: Raw = channel.unary_unary(METHOD)
         yield method
@@ -114,7 +114,7 @@ async def test_the_greatest_id_is_just_an_unknown_one(raw: Raw) -> None:
 
 
 async def test_a_varint_longer_than_int32_is_what_protobuf_says_it_is(raw: Raw) -> None:
-    # The wire format keeps the low 32 bits: a caller who sends more has asked for that item.
+    # The wire format keeps the low 32 bits: a larger number is a request for that item.
     reply = api.RecommendResponse.FromString(await raw(varint_field(1, 2**32), timeout=TIMEOUT))
 
     assert list(reply.item_ids) == FACTS[0,]
@@ -132,7 +132,7 @@ async def test_large_messages_that_are_refused_cost_the_server_no_memory(edge: E
         before = process.resident_bytes()
         for _ in range(10):
             assert (await status(method, message))[0] == EXHAUSTED
-        # An answer that came after it says that the last of them has been dealt with, and let go.
+        # A later answer shows that the last of them was handled and freed.
         assert await unharmed(method)
         after = process.resident_bytes()
 

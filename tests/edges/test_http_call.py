@@ -19,7 +19,7 @@ GONE = Received(type="http.disconnect")
 
 
 class Caller:
-    """Stands in for the ASGI server: gives these events, then waits; notes what is sent."""
+    """An ASGI server: gives these events, then waits; notes what is sent."""
 
     def __init__(self, *events: Received) -> None:
         self.events = list(events)

@@ -1,4 +1,4 @@
-"""Callers who leave in the middle of a reply: their calls are CANCELLED, and the log has no error."""
+"""Callers that leave in the middle of a reply: their calls are CANCELLED, and the log has no error."""
 
 from __future__ import annotations
 

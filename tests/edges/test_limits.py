@@ -1,4 +1,4 @@
-"""Each limit, hit: what the caller is told, and that nobody else is."""
+"""Each limit, exceeded: the status of the caller, and no effect on others."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The Open Inference Protocol on the port: who may call it, what it costs a token, whether it is there at all."""
+"""The Open Inference Protocol on the port: who may call it, its cost for a token, and its setting."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The service as strangers find it: with the real grpcurl, the real buf, and a client of an older proto."""
+"""The service through reflection: with the real grpcurl, the real buf, and a client of an older proto."""
 
 from __future__ import annotations
 

@@ -31,7 +31,7 @@ TOKEN = "rcm_of_a_friend"  # noqa: S105 (no secret)
 BATCH = "/recommend_api.v1.RecommenderService/BatchRecommend"
 CHECK, WATCH = "/grpc.health.v1.Health/Check", "/grpc.health.v1.Health/Watch"
 BEGUN = b"\x00\x00\x40\x00\x00"
-"""The length of a message of 4 MiB that never comes."""
+"""The length of a message of 4 MiB that never arrives."""
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""Health as callers see it: watchers who do not read hold up nobody, and a malformed message gets a status."""
+"""Health for callers: watchers that do not read delay no other call, and a malformed message gets a status."""
 
 from __future__ import annotations
 

@@ -384,7 +384,7 @@ def page_server(page: list[str]) -> Iterator[int]:
             self.wfile.write(page[0].encode())
 
         def log_message(self, *_: object) -> None:
-            """Nothing is told."""
+            """Do nothing."""
 
     with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
         thread = threading.Thread(target=server.serve_forever)

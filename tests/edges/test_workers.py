@@ -39,7 +39,7 @@ async def workers(**settings: str) -> AsyncIterator[Process]:
         try:
             yield server
         finally:
-            # Killed alone it would leave its workers to find out by themselves.
+            # If it is killed, its workers end only when they notice.
             if server.process.returncode is None:
                 server.signal(signal.SIGTERM)
                 await server.exit_code()
@@ -169,7 +169,7 @@ async def test_probes_tell_started_from_ready_from_alive() -> None:
 
         await eventually(unready)
         draining = [await probe(address, name, TIMEOUT) for name in (STARTUP, LIVENESS)]
-        # Unready, but who has not noticed yet is still answered.
+        # Unready, but callers that have not noticed yet are still answered.
         answers = await answers_on(server, 3)
         code = await server.exit_code()
 

@@ -1,4 +1,4 @@
-"""Items beside the catalogue: the engine against brute force over both together."""
+"""New items next to the catalogue: the engine against brute force over both together."""
 
 from __future__ import annotations
 

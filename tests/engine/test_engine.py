@@ -1,4 +1,4 @@
-"""The engine on real ONNX Runtime: ragged batches, rows of their own, threads, memory."""
+"""The engine on real ONNX Runtime: ragged batches, separate rows, threads, memory."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Masks, row by row: the engine against brute force, whatever share of the items they allow."""
+"""Masks, row by row: the engine against brute force, for every share of allowed items."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def allowed_at(share: float, seed: int, items: int) -> npt.NDArray[np.bool_]:
 
 @st.composite
 def batches(draw: st.DrawFn, items: int) -> list[Query]:
-    """Rows with no, one or two masks, of which some are shared; they exclude items or rank candidates beside them."""
+    """Rows with no, one or two masks, some of them shared, some with exclusions or candidates."""
     share = st.sampled_from([0.0, 0.001, 0.01, 0.1, 0.5, 0.99, 1.0])
     pool = [ItemMask(allowed_at(draw(share), draw(st.integers(0, 9)), items)) for _ in range(3)]
     item = st.integers(0, items - 1)

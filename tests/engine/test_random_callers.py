@@ -1,4 +1,4 @@
-"""The batcher and a real engine, with full batches staged and taken back while its thread comes to them."""
+"""The batcher and a real engine, with full batches that are staged and unstaged while its thread takes them."""
 
 from __future__ import annotations
 
@@ -24,7 +24,8 @@ CALLERS, CALLS = 14, 120
 
 
 class Callers:
-    """Callers of one query or of many, of whom some have little time and some leave; what became of their queries."""
+    """Callers of one query or of many, of which some have little time and some leave; returns the ends of their
+    queries."""
 
     def __init__(self, batcher: Batcher, rankings: dict[Query, Ranking], seed: int) -> None:
         self.batcher = batcher

@@ -1,4 +1,4 @@
-"""Exclusions and candidates, row by row: the engine against brute force, whatever a batch is made of."""
+"""Exclusions and candidates, row by row: the engine against brute force, for mixed batches."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ def test_every_row_gets_the_best_of_what_it_may_have(engine: OnnxEngine, data: s
         assert ranking.scores == (table[right] @ user).tolist()
         if engine.provider == CPU:
             assert ranking.item_ids == right
-        else:  # CUDA's TopK orders equal scores as it likes.
+        else:  # CUDA's TopK orders equal scores in any way.
             allowed = brute_force(table, query._replace(k=items))
             assert set(ranking.item_ids) <= set(allowed)
             assert len(set(ranking.item_ids)) == len(right)

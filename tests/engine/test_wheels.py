@@ -1,7 +1,7 @@
-"""Both builds of ONNX Runtime, each in an environment of its own, on a machine without a CUDA device.
+"""Both builds of ONNX Runtime, each in a separate environment, on a machine without a CUDA device.
 
-The environments are made by uv, with the packages of this one copied by version; the GPU build comes
-without NVIDIA's libraries here, which `just setup-cuda` installs and the start does not need to be refused.
+uv makes the environments, with copies of this one's packages by version. The GPU build is installed without NVIDIA's
+libraries, which `just setup-cuda` adds: the start is refused before they are needed.
 """
 
 from __future__ import annotations

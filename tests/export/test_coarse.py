@@ -88,7 +88,7 @@ def test_the_ranking_is_the_exact_one_on_every_kind_of_table(kind: str, tmp_path
     for rows in (1, 5, 15, 16, 40):
         users = random.integers(0, ITEMS, rows)
         scores = (embeddings[users].astype(np.float64) @ embeddings.T.astype(np.float64)).astype(np.float32)
-        # What float32 may differ by, whatever way it sums.
+        # The largest difference of float32, for any order of the sum.
         norms = np.linalg.norm(embeddings, axis=1)
         tolerance = float(1e-6 * norms[users].max() * norms.max())
         for k in (1, 10, 100):
@@ -151,7 +151,7 @@ def test_a_row_that_proves_nothing_leaves_its_mates_their_answers(tmp_path: Path
     users = np.array([40_001, 7, 40_002, 40_003, 40_004])
     together, fallbacks = ask(path, users, 10)
     scores = embeddings[users] @ embeddings.T
-    # Whoever meets the crowd from the front cannot tell its members apart.
+    # For users close to the crowd its members have about the same score.
     hard = (scores[:, :40_000].max(axis=1) > np.sort(scores[:, 40_000:], axis=1)[:, -10]).astype(int)
     assert 0 < hard.sum() < 5
     assert fallbacks.tolist() == hard.tolist()

@@ -1,4 +1,4 @@
-"""Tables in a file of their own: with a small limit always, for real where there are gigabytes to spare."""
+"""Tables in separate files: with a small limit always, with gigabytes only in the long tests."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The head by itself: exact on ties, whatever the catalogue's shape, and deaf to broken user vectors."""
+"""The head: exact on ties, for all shapes of catalogues, and safe with broken user vectors."""
 
 from __future__ import annotations
 

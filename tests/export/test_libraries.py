@@ -18,7 +18,7 @@ HISTORIES = [[1, 2, 3], [7], [5, 5, 29, 3, 2, 8, 4], [9, 1], list(range(11, 20))
 
 
 _ALWAYS = ("PmixerSasRec", "ease")
-"""One of each kind: padding on either side, a table of its own, scores. Torch takes seconds for each."""
+"""One of each kind: padding on either side, a separate table, scores. Torch takes seconds for each."""
 
 
 @pytest.mark.parametrize(

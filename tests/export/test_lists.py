@@ -1,4 +1,4 @@
-"""The lists beside a model: a vocabulary and a fallback list come with the export, or are refused in a sentence."""
+"""Vocabularies and fallback lists are exported with a model, or refused with a sentence."""
 
 from __future__ import annotations
 

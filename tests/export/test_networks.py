@@ -1,4 +1,4 @@
-"""Networks beside the reference: attention, recurrence, and a user's own module."""
+"""Networks besides the reference: attention, recurrence, and a user's own module."""
 
 from __future__ import annotations
 

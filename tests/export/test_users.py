@@ -26,7 +26,7 @@ class Untold(Hybrid):
 
 
 class Scores(Untold):
-    """Yields scores itself, with its inputs in an order of its own."""
+    """Returns scores, and takes its inputs in another order."""
 
     def forward(self, user: Tensor, sequence: Tensor, length: Tensor) -> Tensor:  # type: ignore[override]
         scores: Tensor = super().forward(sequence, length, user) @ self.items.weight.T

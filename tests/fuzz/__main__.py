@@ -1,7 +1,7 @@
-"""Fuzz targets with atheris, from their corpora, each for so many seconds in a process of its own.
+"""Fuzz targets with atheris, from their corpora, each for that many seconds in a separate process.
 
-`python -m tests.fuzz SECONDS [TARGET ...]`. What crashes a target is written into its corpus, where the tests find it;
-what merely reaches new code is kept in `reports/fuzz`, and the next run starts from it.
+`python -m tests.fuzz SECONDS [TARGET ...]`. An input that crashes a target is written into its corpus, where the tests
+find it. One that reaches new code is kept in `reports/fuzz`, and the next run starts from it.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def fuzz(name: str, seconds: int) -> None:
 
 
 async def send_to_port(seconds: int) -> None:
-    """Send broken sessions to a server in a process of its own; raises if it harms anybody, or takes more memory."""
+    """Send broken sessions to a server in a separate process; raises if it affects a caller, or takes more memory."""
     from tests.fuzz.port import fuzz_port  # noqa: PLC0415
     from tests.support.process import running  # noqa: PLC0415
 
@@ -54,7 +54,7 @@ async def send_to_port(seconds: int) -> None:
 
 
 def main() -> int:
-    """Fuzz those that are named, or all; 1 if anything crashed."""
+    """Fuzz the named targets, or all; returns 1 if one crashed."""
     if sys.argv[1] == "--one":
         if sys.argv[2] == PORT:
             asyncio.run(send_to_port(int(sys.argv[3])))

@@ -124,7 +124,7 @@ def _damaged(draw: random.Random, data: bytes) -> bytes:
 
 
 async def fuzz_port(port: int, *, seed: int, until: Callable[[int], bool]) -> Counter[str]:
-    """Send drawn sessions until told to stop by their count. Raises if a good caller does not get its answer."""
+    """Send that many random sessions. Raises if a regular caller does not get its answer."""
     seen: Counter[str] = Counter()
     async with Client(f"127.0.0.1:{port}") as client:
         while not until(seen.total()):

@@ -1,6 +1,6 @@
-"""What is fuzzed: each target takes any bytes and must come to an answer or to an error raised on purpose.
+"""Fuzz targets: each takes any bytes, and must end with an answer or with an error raised on purpose.
 
-A target names what it holds to: it raises AssertionError, or whatever it should not have let through.
+A target raises AssertionError if a rule is broken, or lets an unexpected error pass.
 """
 
 from __future__ import annotations
@@ -87,7 +87,7 @@ def _loop() -> asyncio.AbstractEventLoop:
 @cache
 def _folder() -> Path:
     # In memory where there is such a place: a target runs thousands of times a second.
-    memory = Path("/dev/shm")  # noqa: S108 (a folder of its own is made in it)
+    memory = Path("/dev/shm")  # noqa: S108 (a new folder is made in it)
     return Path(tempfile.mkdtemp(prefix="fuzz-", dir=memory if memory.is_dir() else None))
 
 
@@ -126,7 +126,7 @@ def _service(*, keyed: bool) -> RecommenderService:
 
 
 def _worded(error: Exception) -> None:
-    """What an operator is told: a sentence, and not the file again."""
+    """Check an operator's message: a sentence, and not the file again."""
     assert 0 < len(str(error)) < 10_000
 
 
@@ -156,7 +156,7 @@ def _replied(reply: api.RecommendResponse) -> None:
 
 
 def _ask(request: Message, service: RecommenderService) -> None:
-    """Whatever the message is, it gets its reply or a refusal, and so does everything in it."""
+    """Check that every message gets its reply or a refusal, and so does each request in it."""
     try:
         if isinstance(request, api.RecommendRequest):
             _replied(_loop().run_until_complete(service.recommend(request)))
@@ -171,7 +171,7 @@ def _ask(request: Message, service: RecommenderService) -> None:
             _outcome(reply)
         elif isinstance(request, api.GetModelRequest):
             service.get_model(request)
-    except Exception as error:  # noqa: BLE001 (told apart there)
+    except Exception as error:  # noqa: BLE001 (checked there)
         _refused(error)
 
 
@@ -191,7 +191,7 @@ def message(data: bytes) -> None:
         return
     try:
         request = decoded(_MESSAGES[data[0] % len(_MESSAGES)], data[1:])
-    except Exception as error:  # noqa: BLE001 (told apart there)
+    except Exception as error:  # noqa: BLE001 (checked there)
         _refused(error)
         return
     _ask(request, _service(keyed=data[0] >= 128))
@@ -235,7 +235,7 @@ def request(data: bytes) -> None:
 
 
 def card(data: bytes) -> None:
-    """The card beside a model file."""
+    """The card next to the model file."""
     model = _folder() / "5_model.onnx"
     if not model.exists():
         model.write_bytes(b"model")
@@ -339,7 +339,7 @@ _OTHERS: Sequence[tuple[type[Message], Callable[[OpenInferenceService], Callable
     (oip.ModelStatisticsRequest, lambda service: service.statistics),
     (oip.RepositoryIndexRequest, lambda service: service.index),
 )
-"""What a message can be beside one for ModelInfer."""
+"""The other messages that the bytes of a call can be, with their methods."""
 
 
 def infer(data: bytes) -> None:
@@ -357,7 +357,7 @@ def infer(data: bytes) -> None:
         else:
             kind, answer = _OTHERS[data[0] // 4 % len(_OTHERS)]
             answer(service)(decoded(kind, data[1:]))
-    except Exception as error:  # noqa: BLE001 (told apart there)
+    except Exception as error:  # noqa: BLE001 (checked there)
         _refused(error)
 
 

@@ -1,4 +1,4 @@
-"""What fuzzing has found, and what it starts from, comes to an answer or to an error raised on purpose."""
+"""All inputs of the corpus, findings included, end with an answer or with an error raised on purpose."""
 
 from __future__ import annotations
 

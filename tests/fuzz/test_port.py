@@ -1,4 +1,4 @@
-"""Broken HTTP/2 on the port harms nobody else: the first sessions of a fuzzing run, the same every time."""
+"""Broken HTTP/2 on the port affects no other caller: the first sessions of a fuzzing run, the same every time."""
 
 from __future__ import annotations
 

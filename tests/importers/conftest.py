@@ -20,7 +20,7 @@ def run(*arguments: object) -> tuple[int, str]:
 
 
 def interactions(path: Path, *, users: int = 30) -> Path:
-    """Users who take items in the order of time; the file is not in that order."""
+    """Users who take items in the order of time; the file is in another order."""
     random = np.random.default_rng(2)
     lines = [
         f"{user},sku-{item},{when}"

@@ -28,7 +28,7 @@ def encoder(
     lengths: bool = True, reads_padding: bool = False, width: int | str = "width", branches: bool = False,
     own: np.ndarray[tuple[int, ...], np.dtype[np.float32]] = OWN,
 ) -> Path:  # fmt: skip
-    """An encoder that looks the last item up in a table of its own; with `reads_padding` the last column."""
+    """An encoder with its own table for the last item; with `reads_padding`, for the last column."""
     one = numpy_helper.from_array(np.array([1], np.int64), "one")
     minus = numpy_helper.from_array(np.array(-1, np.int64), "minus")
     nodes = [
@@ -84,7 +84,7 @@ WIDE = np.concatenate([np.zeros((1, DIM), np.float32), OWN, np.ones((1, DIM), np
 
 
 class LastColumn(torch.nn.Module):
-    """The row of the last column, whatever stands there."""
+    """The row of the last column, padding or not."""
 
     def __init__(self) -> None:
         super().__init__()

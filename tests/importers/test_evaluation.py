@@ -1,4 +1,4 @@
-"""`--evaluate` measures a file by a private server, whatever else the settings of the environment say."""
+"""`--evaluate` measures a file by a private server, for all settings of the environment."""
 
 from __future__ import annotations
 

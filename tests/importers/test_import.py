@@ -64,7 +64,7 @@ def test_metrics_offline_are_those_through_the_server(imported: Imported) -> Non
 
 
 def handover(folder: Path, change: Callable[[dict[str, object]], object] = lambda _: None) -> Path:
-    """A hand-over of BPR factors, as the script for implicit writes it, with a change to what it tells."""
+    """BPR factors as the script for implicit writes them, with a change to the facts."""
     random = np.random.default_rng(4)
     items, users = random.normal(size=(ITEMS, DIM)), random.normal(size=(USERS, DIM))
     items, users = items.astype(np.float32), users.astype(np.float32)

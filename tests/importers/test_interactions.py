@@ -1,4 +1,4 @@
-"""Interactions: the forms of files that people have, and what is told of them."""
+"""Interactions: the forms of files, and the messages about them."""
 
 from __future__ import annotations
 

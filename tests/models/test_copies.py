@@ -1,4 +1,4 @@
-"""Files that are mapped while they serve: copied once, where nobody else writes."""
+"""Files that are mapped while they serve: copied once, to a place where no other process writes."""
 
 from __future__ import annotations
 
@@ -181,7 +181,7 @@ def test_a_home_that_nobody_has_is_a_sentence(tmp_path: Path) -> None:
 
 @contextmanager
 def as_nobody() -> Iterator[None]:
-    """As a user whom folders of mode 0700 keep out, if this one is root."""
+    """Run as a user that folders of mode 0700 keep out, if this one is root."""
     user = os.geteuid()
     if user == 0:
         os.seteuid(65534)

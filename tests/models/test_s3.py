@@ -1,4 +1,4 @@
-"""Models whose files a real MLflow server keeps in S3: handed on by it, or fetched from there by ourselves."""
+"""Models that a real MLflow server keeps in S3: passed on by it, or fetched from there by the client."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ async def test_a_version_is_pushed_served_and_followed(
 
 
 def verified(mlflow_uri: str, folder: Path, **environment: str) -> subprocess.CompletedProcess[bytes]:
-    """`recommender models verify` in a process that cannot import boto3 if the environment says so."""
+    """Run `recommender models verify` in a process that cannot import boto3 if the environment says so."""
     program = (
         "import os, sys\nif 'WITHOUT_BOTO3' in os.environ: sys.modules['boto3'] = None\n"
         "from recommender.cli.main import main; main()"

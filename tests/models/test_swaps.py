@@ -1,4 +1,4 @@
-"""Memory comes back: many swaps of a model that would show."""
+"""Memory is freed: many swaps of a model that is large enough to show."""
 
 from __future__ import annotations
 

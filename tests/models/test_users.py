@@ -113,7 +113,7 @@ async def test_rows_of_every_kind_share_a_run_on_every_way_through_the_engine(
         for _ in range(40)
     ]
     for run in engine.ways:
-        # A run of one row, and one without any history, have shapes of their own.
+        # A run of one row, and one without any history, have other shapes.
         for batch in (queries, queries[:3], [Query((), K, user=2)], [Query((), K, user=3), Query((), K)]):
             for query, ranking in zip(batch, await run(batch), strict=True):
                 best, _ = models.brute_force(models.table(), query.history, K, TABLE[query.user])

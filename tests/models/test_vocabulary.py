@@ -1,4 +1,4 @@
-"""Vocabularies and fallback lists as files: what goes in comes out, what is damaged is refused."""
+"""Vocabularies and fallback lists as files: read back unchanged, and refused if damaged."""
 
 from __future__ import annotations
 

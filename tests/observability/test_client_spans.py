@@ -1,4 +1,4 @@
-"""A caller's trace goes on in the server: by `recommender.client`, and by `recommender client --trace`."""
+"""A caller's trace continues in the server: by `recommender.client`, and by `recommender client --trace`."""
 
 from __future__ import annotations
 

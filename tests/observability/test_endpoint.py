@@ -17,7 +17,7 @@ from recommender.observability.prometheus import Endpoint
 TIMEOUT = 30.0
 SLOW = 200
 ROOM = 40
-"""Threads beyond those of before: the connections that are taken up, and the endpoint's own."""
+"""Number of new threads: one for each connection, and the endpoint's own."""
 
 
 class One(Collector):

@@ -27,7 +27,7 @@ TIMEOUT = 30.0
 
 
 class Stuck(io.StringIO):
-    """A file whose writer waits until somebody reads."""
+    """A file that blocks its writer until a test reads."""
 
     def __init__(self) -> None:
         super().__init__()

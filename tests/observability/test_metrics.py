@@ -186,7 +186,7 @@ async def test_behind_envoy_connections_are_counted_and_the_calls_that_were_lost
 
 
 async def arrived(server: AnyServer) -> float:
-    """How many requests have reached the batcher so far, whatever became of them."""
+    """The number of requests that have reached the batcher, with any outcome."""
     seen = await scrape(server)
     return sum(seen.value(f"recommender_{name}") for name in ("backlog_length", "running", "requests_total"))
 

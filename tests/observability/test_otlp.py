@@ -33,7 +33,7 @@ async def test_metrics_are_those_that_a_scrape_sees(observed: Observed) -> None:
             ),
         )
 
-    # Without tokens and certificates nobody is counted by a token, and no file is watched.
+    # Without tokens and certificates no caller is counted by a token, and no file is watched.
     watched = {telemetry.CERTIFICATE_EXPIRY, telemetry.FILES_STALE}
     # Without a journal and a table of items there is nothing of theirs.
     catalogue = {telemetry.HIDDEN_BY_CALLS, telemetry.MOST_HIDDEN, telemetry.ITEM_ROWS, telemetry.ITEM_BYTES}
@@ -104,7 +104,7 @@ async def test_on_every_edge_the_same_id_is_in_the_reply_its_metadata_the_log_an
 async def test_a_collector_in_trouble_is_one_warning_and_nobody_elses(tmp_path: Path, trouble: str, edge: str) -> None:
     with collecting() as collector:
         settings = {
-            # The reference model has a warning of its own.
+            # The reference model has its own warning.
             "RECOMMENDER_MODEL": str(write_version(tmp_path / "shop" / "1", 1).parent),
             "RECOMMENDER_NUM_RECOMMENDATIONS": str(K),
             "OTEL_EXPORTER_OTLP_ENDPOINT": f"http://127.0.0.1:{1 if trouble == 'down' else collector.port}",

@@ -185,7 +185,7 @@ def asking(
 
 
 def stalling(server: Process) -> Callable[[], Awaitable[object]]:
-    """Stop the process for a moment, again and again: its event loop comes late."""
+    """Stop the process for a moment, again and again, so that its event loop is late."""
 
     async def stall() -> None:
         server.signal(signal.SIGSTOP)
@@ -345,7 +345,8 @@ def with_a_catalogue(folder: Path) -> dict[str, Any]:
 
 
 def following(folder: Path) -> list[dict[str, Any]]:
-    """Settings of a server that will refuse a version, of one whose source will go, and of one with a bad candidate."""
+    """Settings of a server that will refuse a version, of one whose source will vanish, and of one with a bad
+    candidate."""
     for model in ("shop/1", "gone/1", "live/tried/1"):
         write_version(folder / model, 1)
     write_version(folder / "tried/2", 2, fails_on=UNTRIED)

@@ -1,4 +1,4 @@
-"""`recommender top`: what it shows of a running server, and what it says where there is none."""
+"""`recommender top`: its picture of a running server, and its messages without one."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""What the outside relies on, as lists: commands, settings, metrics, log events, exit codes.
+"""The public interface as lists: commands, settings, metrics, log events, exit codes.
 
-`python -m tests.public` writes them, a file each, beside this module. They change in the same commit as the changelog.
+`python -m tests.public` writes them, a file each, next to this module. They change in the same commit as the changelog.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What the outside relies on changes on purpose: in a commit that writes the list anew and adds a changelog line."""
+"""The public interface changes on purpose: in a commit that writes the list again and adds a changelog line."""
 
 from __future__ import annotations
 

@@ -54,7 +54,7 @@ every_way = pytest.mark.parametrize("ask", [alone, in_a_batch, on_a_stream])
 
 
 class Trial:
-    """A live version and a candidate that meets a share of the requests, with engines of their own."""
+    """A live version and a candidate that gets a share of the requests, with separate engines."""
 
     def __init__(self, mode: Any, live: Version, candidate: Version, share: float = 1.0) -> None:
         self.live, self.candidate = live, candidate
@@ -172,7 +172,7 @@ async def test_a_shadow_is_sent_no_row_that_names_a_version_or_needs_no_engine()
 
 
 def users(**changes: Any) -> dict[str, Any]:
-    """What a version that takes users has beside another one."""
+    """The facts of a version that takes users."""
     return {"model": replace(working().model, users=Users(9), **changes)}
 
 
@@ -246,7 +246,7 @@ async def test_a_shadow_is_sent_no_user_that_it_does_not_take(ask: Ask) -> None:
 
 
 def events(types: Types | None = None, times: Times | None = None, **changes: Any) -> dict[str, Any]:
-    """What a version that reads types or times has beside another one."""
+    """The facts of a version that reads types or times."""
     needs = any(each is not None and each.default is None for each in (types, times))
     model = replace(SHOP, history_types=types, history_times=times, **changes)
     return {"model": model, "label": model.label} | ({"plain_items": 0} if needs else {})
@@ -307,7 +307,7 @@ async def test_types_and_times_that_one_version_reads_fail_no_call_and_count_aga
 
 
 def features(*declared: Feature, **changes: Any) -> dict[str, Any]:
-    """What a version that takes features has beside another one."""
+    """The facts of a version that takes features."""
     model = replace(SHOP, features=declared, **changes)
     needs = any(each.default is None for each in declared)
     return {"model": model, "label": model.label, "needs_features": needs} | ({"plain_items": -1} if needs else {})

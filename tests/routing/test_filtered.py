@@ -1,4 +1,4 @@
-"""Requests with filters and rules beside a candidate that cannot keep them, and while versions come and go."""
+"""Requests with filters and rules, with a candidate that cannot follow them, and during swaps."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Ten minutes of everything at once on each edge: calls, calls of many, streams, and callers who leave or are late."""
+"""Ten minutes of mixed load on each edge: single calls, batch calls, streams, and callers that leave or are late."""
 
 from __future__ import annotations
 

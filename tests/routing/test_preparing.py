@@ -1,4 +1,4 @@
-"""Filters are prepared for every version that may answer, those that come while one is prepared too."""
+"""Filters are prepared for every version that may answer, also for those that arrive meanwhile."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Files that are read again while the server runs, whatever becomes of them."""
+"""Files that are reloaded while the server runs, valid or not."""
 
 from __future__ import annotations
 
@@ -52,7 +52,8 @@ async def test_whatever_one_look_raises_the_next_takes_up_what_is_there(tmp_path
 
 async def test_a_folder_that_is_swapped_by_a_link_and_removed_at_once_is_taken_up(tmp_path: Path) -> None:
     def deliver(name: str) -> None:
-        """Swap the volume as cert-manager's driver does: the former files are gone as soon as the link leads on."""
+        """Swap the volume as cert-manager's driver does: the old files are gone as soon as the link points to the new
+        ones."""
         former = volume.resolve()
         (tmp_path / name).mkdir()
         (tmp_path / name / "secret").write_text(name)

@@ -1,4 +1,4 @@
-"""TLS and mutual TLS on a real port: who gets in, who does not, and certificates that are replaced meanwhile."""
+"""TLS and mutual TLS on a real port: accepted and refused callers, and certificates that are replaced meanwhile."""
 
 from __future__ import annotations
 
@@ -118,7 +118,7 @@ async def test_only_modern_versions_of_tls_are_spoken(
     authority = Authority()
     context = ssl.create_default_context(cadata=authority.pem.decode())
     context.set_alpn_protocols(["h2"])
-    # The client is made as lax as OpenSSL can be, so that it is the server who refuses.
+    # The client is as lax as OpenSSL can be, so that the server refuses.
     context.set_ciphers("ALL:@SECLEVEL=0")
     context.minimum_version = context.maximum_version = version
     async with serve(**authority.write_server(tmp_path)) as server:
@@ -126,7 +126,7 @@ async def test_only_modern_versions_of_tls_are_spoken(
         if not welcome:
             with pytest.raises((ssl.SSLError, ConnectionResetError)) as refused:
                 await connecting
-            # It was the server who refused: a client says that it has no protocol or no cipher to offer.
+            # The server refused: a client would report that it has no protocol or cipher to offer.
             by_the_server = isinstance(refused.value, ConnectionResetError) or "ALERT" in str(refused.value)
             assert by_the_server, refused.value
             return

@@ -1,4 +1,4 @@
-"""Bearer tokens over a real channel: who is let in, under which name, and how much."""
+"""Bearer tokens over a real channel: who is admitted, under which name, and with which limits."""
 
 from __future__ import annotations
 
@@ -85,14 +85,14 @@ async def test_no_method_is_open_to_who_brings_no_good_token(web: AnyServer, met
         for authorization in AUTHORIZATIONS:
             metadata = () if authorization is None else (("authorization", authorization),)
             if method == "StreamRecommend":
-                # Refused before it writes: grpc.aio calls a write to an ended stream INTERNAL, whatever the status.
+                # Refused before it writes: grpc.aio reports any write to an ended stream as INTERNAL.
                 call: Awaitable[object] = stream(metadata=metadata, timeout=TIMEOUT).read()
             else:
                 call = unary(b"", metadata=metadata, timeout=TIMEOUT)
             with pytest.raises(grpc.aio.AioRpcError) as refused:
                 await call
             assert refused.value.code() == grpc.StatusCode.UNAUTHENTICATED
-            # The same words whatever is wrong: nothing is to be learned from them.
+            # The same words for every cause, so that callers learn nothing from them.
             assert refused.value.details() == "send a valid token in the metadata, as `authorization: Bearer …`"
 
 
@@ -231,7 +231,7 @@ async def test_more_calls_at_once_than_a_token_may_have_are_refused_with_a_time(
 
 
 async def test_requests_of_a_batch_call_and_of_a_stream_count_each(serve: Serve, tmp_path: Path) -> None:
-    # A thousand seconds for one request: what comes back during the test is nothing.
+    # A thousand seconds for one request: none returns during the test.
     limits = {"requests_per_second": "0.001", "burst": "5"}
     tokens = [new_token() for _ in range(3)]
     tables = [table(f"caller-{row}", token, **limits) for row, token in enumerate(tokens)]

@@ -63,7 +63,7 @@ def contents(folder: Path) -> list[bytes]:
 async def gone(pid: int) -> None:
     """Wait until a process that is not ours to wait for has ended."""
     async with asyncio.timeout(PATIENCE):
-        while alive(pid):  # noqa: ASYNC110 (nobody tells)
+        while alive(pid):  # noqa: ASYNC110 (no event to wait for)
             await asyncio.sleep(0.01)
 
 

@@ -30,7 +30,7 @@ NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 
 
 def slow_model(folder: Path) -> Path:
-    """A model whose run takes some ten milliseconds, however many rows it has."""
+    """A model whose run takes some ten milliseconds, for any number of rows."""
     return write_model(folder / "5_model.onnx", table(), burn=20)
 
 
@@ -48,7 +48,7 @@ async def test_a_signal_lets_every_accepted_request_finish_and_exits_with_0(
     tmp_path: Path, number: signal.Signals, burst: int, edge: Edge
 ) -> None:
     settings = {"RECOMMENDER_MODEL": str(slow_model(tmp_path)), "RECOMMENDER_NUM_RECOMMENDATIONS": "5"}
-    # Sixteen runs, so that there are some left when the signal comes.
+    # Sixteen runs, so that some are left when the signal arrives.
     settings |= {"RECOMMENDER_MAX_BATCH_SIZE": str(burst // 16), "RECOMMENDER_EDGE": edge}
     async with running(settings=settings) as server, Client(f"127.0.0.1:{server.port}") as client:
         calls = [asyncio.create_task(client.recommend([row % 50], timeout=TIMEOUT)) for row in range(burst)]
@@ -92,7 +92,7 @@ async def test_requests_that_outlast_the_grace_are_given_up_and_the_exit_code_sa
 
     refused = [answer for answer in answers if isinstance(answer, grpc.aio.AioRpcError)]
     assert refused
-    # gRPC itself cancels what had arrived and was not taken up yet.
+    # gRPC itself cancels calls that have arrived and were not accepted yet.
     assert {error.code() for error in refused} <= {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED}
     # Behind Envoy two processes write the log: the supervisor's line of the signal may come last.
     (stopped,) = (event for event in server.log if event["event"] == "stopped")
@@ -150,7 +150,7 @@ async def test_health_turns_first_when_the_server_drains(serve: Serve, tmp_path:
         unanswered = sum(not call.done() for call in calls)
         answers = await asyncio.gather(*calls)
         code = await asyncio.wait_for(served, TIMEOUT)
-        # A watch that nobody ends does not hold up the stop.
+        # An open watch does not delay the stop.
         assert await watch.read() == grpc.aio.EOF
 
     assert seen == [SERVING, NOT_SERVING]

@@ -25,7 +25,7 @@ DIM = 8192
 LONG = 4000
 """Items of a history of which a row takes twice 131 MB, four times what the warm-up has taken."""
 SPARE = 48 << 20
-"""Bytes that the server may take beside what it has: enough for calls, and for no row of LONG items."""
+"""Bytes that the server may still take: enough for calls, and for no row of LONG items."""
 
 
 def limit_memory(server: Process) -> None:

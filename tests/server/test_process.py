@@ -13,7 +13,7 @@ import pytest
 from recommender.server.process import any_of, stopping_on_signals
 from tests.support.fakes import turns
 
-# In a process of its own: the collector is the whole process's.
+# In a separate process: the collector is global.
 CYCLES = """
 import gc
 import weakref
@@ -72,7 +72,7 @@ async def test_the_first_of_several_waits_ends_the_others_but_no_task() -> None:
 
 
 class Stopped:
-    """A server that counts how often it is told to stop."""
+    """A server that counts its stops."""
 
     def __init__(self) -> None:
         self.count = 0

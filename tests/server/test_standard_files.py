@@ -84,7 +84,7 @@ async def test_a_log_that_nobody_reads_does_not_hold_up_a_stop(workers: str) -> 
     try:
         fcntl.fcntl(writing, F_SETPIPE_SZ, PAGE)
         async with served(stderr=writing, RECOMMENDER_LOG_LEVEL="debug", RECOMMENDER_WORKERS=workers) as process:
-            # A description of its own: else the server's writes would not block.
+            # A separate file description: else the server's writes would not block.
             filling = os.open(f"/proc/self/fd/{writing}", os.O_WRONLY | os.O_NONBLOCK)
             with suppress(BlockingIOError):
                 while True:

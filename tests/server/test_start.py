@@ -1,4 +1,4 @@
-"""A start that is told to stop: it ends within the grace with exit code 0, wherever it is."""
+"""A start that is stopped ends within the grace with exit code 0, at every stage."""
 
 from __future__ import annotations
 

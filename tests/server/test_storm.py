@@ -1,4 +1,4 @@
-"""Storms: thousands of calls over a real channel, half of which leave or are late at moments of their own."""
+"""Storms: thousands of calls over a real channel, half of which leave or are late at random moments."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ async def test_who_stays_in_a_storm_is_answered_right_and_nothing_is_left_behind
     assert right == calls // 2
     assert (seen.waiting, seen.running, seen.failed, seen.refused_full) == (0, 0, 0, 0)
     assert seen.cancelled + seen.expired + seen.refused_deadline > 0
-    assert ended <= calls  # a call that left before it was taken up never was the batcher's
+    assert ended <= calls  # a call that left before it was accepted never reached the batcher
     assert after <= before
 
 

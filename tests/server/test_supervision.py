@@ -1,4 +1,4 @@
-"""No silent zombie: an engine that hangs ends the process, after everybody was told."""
+"""An engine that hangs ends the process, after all callers were answered."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every test of settings has a working directory of its own."""
+"""Every test of settings has a separate working directory."""
 
 from __future__ import annotations
 

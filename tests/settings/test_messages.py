@@ -1,4 +1,4 @@
-"""The sentence for each bad input, beside the one that version 0.1 began with."""
+"""The sentence for each bad input, next to the first words of version 0.1's."""
 
 from __future__ import annotations
 

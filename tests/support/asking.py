@@ -1,4 +1,4 @@
-"""`recommender client` as somebody types it."""
+"""Run `recommender client` in this process, with typed words."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Three servers in processes of their own, Envoy before them, and callers who ask steadily and never retry."""
+"""Three servers in separate processes behind Envoy, with steady callers that never retry."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ SETTINGS = {"RECOMMENDER_DRAIN_WAIT_MS": "4000", "RECOMMENDER_THREADS": "1"}
 
 
 def free_ports(count: int) -> list[int]:
-    """Ports that nobody listens on; somebody might take one before they are used."""
+    """Unused ports. Another process might take one before they are used."""
     sockets = [socket.socket() for _ in range(count)]
     for each in sockets:
         each.bind(("127.0.0.1", 0))
@@ -81,7 +81,7 @@ async def fleet(count: int = 3) -> AsyncIterator[Fleet]:
 
 @dataclass(frozen=True)
 class Envoy:
-    """A running Envoy: where it takes calls, and where it tells of itself."""
+    """A running Envoy: the address for calls, and that of its administration."""
 
     port: int
     admin: int
@@ -115,7 +115,7 @@ def _read(address: str) -> bytes:
 
 @asynccontextmanager
 async def envoy(ports: list[int], folder: Path) -> AsyncIterator[Envoy]:
-    """The committed configuration, with these servers behind it and free ports of its own."""
+    """The committed configuration, with these servers as upstreams and free ports."""
     own, admin = free_ports(2)
     config = yaml.safe_load(CONFIG.read_text(encoding="utf-8"))
     config["admin"]["address"]["socket_address"]["port_value"] = admin
@@ -142,7 +142,7 @@ async def envoy(ports: list[int], folder: Path) -> AsyncIterator[Envoy]:
 
 @dataclass
 class Load:
-    """Callers who ask steadily, without retries of their own; what came of it."""
+    """Steady callers without retries, and the outcomes of their calls."""
 
     outcomes: Counter[str] = field(default_factory=Counter)
     failed_at: list[float] = field(default_factory=list)
@@ -167,7 +167,7 @@ class Load:
     async def until(self, calls: int) -> None:
         """Wait until that many calls have ended."""
         async with asyncio.timeout(PATIENCE):
-            while self.outcomes.total() < calls:  # noqa: ASYNC110 (callers go on, whoever looks)
+            while self.outcomes.total() < calls:  # noqa: ASYNC110 (callers continue anyway)
                 await asyncio.sleep(0.05)
 
     @property

@@ -1,4 +1,4 @@
-"""The command line with a server, and a supervisor of servers, whose `run` meets a file that is gone."""
+"""The command line with a server and a supervisor whose `run` finds a file missing."""
 
 from __future__ import annotations
 

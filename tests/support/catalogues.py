@@ -1,4 +1,4 @@
-"""Models with everything beside them: exported catalogues with a vocabulary and a fallback list."""
+"""Exported catalogues with a vocabulary and a fallback list."""
 
 from __future__ import annotations
 

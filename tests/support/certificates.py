@@ -1,4 +1,4 @@
-"""Certificates for tests, made by an authority of their own."""
+"""Certificates for tests, from an authority that each test makes."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Authority:
         return self._ca.cert_pem.bytes()
 
     def write_server(self, folder: Path, *names: str, expires: datetime | None = None) -> dict[str, Path]:
-        """A new certificate and key in that folder, as settings by field name; replaces those that are there."""
+        """Write a new certificate and key into a folder, as settings by field name; replaces existing ones."""
         made = self._ca.issue_cert("127.0.0.1", "localhost", *names, not_after=expires)
         files = {"tls_certificate": folder / "server.pem", "tls_key": folder / "server.key"}
         files["tls_certificate"].write_bytes(b"".join(pem.bytes() for pem in made.cert_chain_pems))

@@ -1,4 +1,4 @@
-"""An OpenTelemetry collector of our own: takes what is sent, keeps it, and can refuse or dawdle."""
+"""An OpenTelemetry collector for tests: keeps what it receives, and can refuse or delay."""
 
 from __future__ import annotations
 

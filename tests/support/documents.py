@@ -27,7 +27,7 @@ _NO_COMMANDS = ("for", "done", "fi", "export")
 
 @dataclass(frozen=True)
 class Block:
-    """A fenced block: its page, the line of its fence, its language, the words after it, and what stands in it."""
+    """A fenced block: its page, the line of its fence, its language, the words after it, and its content."""
 
     page: Path
     line: int

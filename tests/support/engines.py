@@ -23,7 +23,7 @@ Load: TypeAlias = Callable[..., OnnxEngine]
 
 @contextmanager
 def engines() -> Iterator[Load]:
-    """Load engines on the CPU unless told otherwise; close them at the end."""
+    """Load engines, by default on the CPU; close them at the end."""
     opened: list[OnnxEngine] = []
 
     def load(path: Path, *, device: Device = "cpu", plan: SessionPlan = _PLAN, **more: Any) -> OnnxEngine:

@@ -1,4 +1,4 @@
-"""A server behind which every request fails: with the error whose place in ERRORS is the item that is sent."""
+"""A server behind which every request fails, with the error in ERRORS at the place of the sent item."""
 
 from __future__ import annotations
 
@@ -46,14 +46,14 @@ ERRORS = (
 
 
 class FailingService:
-    """Stands in for the service: whatever is asked, it raises."""
+    """A service that raises on every request."""
 
     async def recommend(self, request: api.RecommendRequest, *_: object) -> api.RecommendResponse:
         raise ERRORS[request.item_ids[0]]
 
 
 class FailingServer:
-    """Stands in for the server: listens, and loads nothing. A host of 127.0.0.2 means that it goes on loading."""
+    """A server that listens and loads nothing. A host of 127.0.0.2 means that it never ends loading."""
 
     def __init__(self, settings: Settings, listener: MakeListener | None = None, _otlp: object = None) -> None:
         self._settings = settings

@@ -240,7 +240,7 @@ sys.addaudithook(_tripwire)  # can never be removed again: `tripwire` arms it
 @contextmanager
 def tripwire() -> Iterator[None]:
     """Make files, sleeps, processes and name look-ups in the event loop's thread raise meanwhile."""
-    global _armed  # noqa: PLW0603 (an audit hook is global, and for ever)
+    global _armed  # noqa: PLW0603 (an audit hook is global and cannot be removed)
     _armed = True
     try:
         yield

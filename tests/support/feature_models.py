@@ -1,4 +1,4 @@
-"""Models made by hand that take features: each adds a vector of its own to that of the history."""
+"""Models made by hand that take features: each adds a vector to that of the history."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ _INPUTS = {
 
 
 def vector_of(given: Mapping[str, Any]) -> npt.NDArray[np.float32]:
-    """What the model adds for a request's features, float32 [size]; those that it leaves out have their defaults."""
+    """The sum that the model adds for a request's features, float32 [size]; omitted ones have their defaults."""
     values = {each["name"]: each["default"] for each in DECLARED} | dict(given)
     city = CITIES.index(values["city"]) + 1 if values["city"] in CITIES else 0
     vector: npt.NDArray[np.float32] = (

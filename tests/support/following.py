@@ -17,7 +17,7 @@ FOLLOWING = {"num_recommendations": K, "model_poll_ms": 20}
 
 
 async def until(server: Server, true: Callable[[FollowerStatus], bool]) -> FollowerStatus:
-    """Wait until what a server tells of its first source fits."""
+    """Wait until a server's report on its first source fits."""
     async with asyncio.timeout(PATIENCE):
         while not true(seen := server.followings()[0]):  # noqa: ASYNC110 (it looks as an operator would)
             await asyncio.sleep(0.01)

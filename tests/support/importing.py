@@ -1,4 +1,4 @@
-"""The program `recommender` with an import that hangs, after a line that says so."""
+"""The program `recommender` with an import that hangs, after a line that announces it."""
 
 from __future__ import annotations
 

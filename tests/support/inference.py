@@ -31,7 +31,8 @@ def infer(
     typed: bool = False,
     **fields: Any,
 ) -> oip.ModelInferRequest:
-    """A request with these inputs, which are nested lists; texts are BYTES and numbers INT64 unless told otherwise."""
+    """A request with these inputs as nested lists. Texts are BYTES and numbers INT64 unless `datatypes` says
+    otherwise."""
     request = oip.ModelInferRequest(**fields)
     for name, given in inputs.items():
         values = np.array(given, dtype=object)
@@ -57,7 +58,7 @@ def packed(texts: Sequence[bytes]) -> bytes:
 
 
 def tensor(reply: oip.ModelInferResponse, name: str) -> Any:
-    """An output as nested lists, whichever way its elements came."""
+    """An output as nested lists, raw or typed."""
     place = [output.name for output in reply.outputs].index(name)
     output = reply.outputs[place]
     if not reply.raw_output_contents:
@@ -70,7 +71,7 @@ def tensor(reply: oip.ModelInferResponse, name: str) -> Any:
 
 
 def rankings(reply: oip.ModelInferResponse) -> list[list[int]]:
-    """The ids of each row, without those that fill it up."""
+    """The ids of each row, without the filling."""
     return [[item for item in row if item >= 0] for row in tensor(reply, "recommendations")]
 
 

@@ -1,7 +1,7 @@
-"""The smallest forms of networks that people bring from libraries, written anew: what they read, and what they yield.
+"""The smallest forms of libraries' networks, written for these tests: their inputs and outputs.
 
-Each is called by a function without arguments, as `recommender export` calls it. Ids are as in the library: where it
-has an id for padding, items start behind it.
+Each is called by a function without arguments, as `recommender export` calls it. Ids are as in the library: if it has
+an id for padding, items start behind it.
 """
 
 from __future__ import annotations
@@ -119,7 +119,7 @@ class RecBoleGru4Rec(_ByItems):
 
 
 class RecBoleNarm(_ByItems):
-    """RecBole's NARM: a GRU whose states are weighed by how they fit the last one; a mask by value."""
+    """RecBole's NARM: a GRU whose states are weighted by their fit to the last one; a mask by value."""
 
     def __init__(self) -> None:
         super().__init__()

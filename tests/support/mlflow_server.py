@@ -25,7 +25,7 @@ from tests.support.versions import write_version
 
 PATIENCE = 300.0
 _new_tables: list[bytes] = []
-"""The database of a server that nobody has written to: MLflow takes seconds to make its tables."""
+"""The database of an empty server: MLflow takes seconds to create its tables."""
 
 
 @contextlib.contextmanager
@@ -106,7 +106,7 @@ class Way:
     released: threading.Event = field(default_factory=threading.Event)
 
     def breaks(self, mode: Mode) -> None:
-        """Let everything that comes from now on meet this."""
+        """Apply this to every later request."""
         self.mode = mode
 
     @contextlib.contextmanager

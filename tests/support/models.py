@@ -64,7 +64,7 @@ def write_model(
     types: Floats | None = None,
     timed: bool = False,
 ) -> Path:
-    """Write a model of the contract with the input `k`, which tells its own facts unless `metadata` tells others.
+    """Write a model of the contract with the input `k`. It describes itself, or as `metadata` says.
 
     Each of `burn` rounds multiplies a 512 × 512 matrix, so that a run takes its time. A run fails if the item
     `fails_on` is in a history. `flaws` are those of `batched`.
@@ -299,7 +299,7 @@ def shape_only(path: Path) -> Path:
 
 
 def endless(path: Path) -> Path:
-    """Write a model of the older form that never comes to an end of its own."""
+    """Write a model of the older form whose run never ends."""
     body = helper.make_graph(
         [
             helper.make_node("Identity", ["going"], ["go_on"]),

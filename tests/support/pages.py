@@ -8,6 +8,6 @@ TIMEOUT = 30.0
 
 
 def read(address: str) -> str:
-    """GET a page; raises OSError if there is none."""
+    """GET a page. Raises OSError on failure."""
     with urllib.request.urlopen(address, timeout=TIMEOUT) as answer:  # noqa: S310 (http, of our own)
         return str(answer.read().decode())

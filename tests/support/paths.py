@@ -16,5 +16,5 @@ def _temporary() -> tempfile.TemporaryDirectory[str]:
 
 
 def model_cache() -> Path:
-    """The model cache of servers in this process, instead of the one of whoever runs the tests."""
+    """The model cache of servers in this process, instead of the user's."""
     return Path(_temporary().name)

@@ -1,4 +1,4 @@
-"""Other projects' programs for tests marked `peers`, each with an environment of its own that uv keeps in its cache."""
+"""Other projects' programs for tests marked `peers`, each in a separate environment that uv keeps in its cache."""
 
 from __future__ import annotations
 

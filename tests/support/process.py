@@ -1,4 +1,4 @@
-"""A server in a process of its own, as an operator runs it, and the log it writes."""
+"""A server in a separate process, as an operator runs it, and its log."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Process:
         raise AssertionError(f"the server ended before {name!r} and wrote: {self.text}")
 
     async def read_on(self) -> None:
-        """Read the log to its end as it comes: a pipe that nobody reads holds up who writes to it."""
+        """Read the log as it is written: a full pipe would block the server."""
         ended = False
         while not ended:
             with suppress(TimeoutError):
@@ -53,7 +53,7 @@ class Process:
         return await asyncio.wait_for(self.process.wait(), PATIENCE)
 
     def resident_bytes(self) -> int:
-        """The memory that it and its children hold, as Linux tells."""
+        """The memory of the process and its children, by Linux."""
         pages = sum(
             int(Path(f"/proc/{pid}/statm").read_text(encoding="ascii").split()[1])
             for pid in (self.process.pid, *self.children())
@@ -61,7 +61,7 @@ class Process:
         return pages * os.sysconf("SC_PAGE_SIZE")
 
     def children(self) -> list[int]:
-        """The processes that it has started, as Linux tells."""
+        """The processes that it has started, by Linux."""
         pid = self.process.pid
         return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text(encoding="ascii").split()]
 

@@ -1,4 +1,4 @@
-"""Programs that this project's environment installs, found beside its interpreter and not on PATH."""
+"""Programs of this project's environment, found next to its interpreter and not on PATH."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def program(name: str) -> str:
 async def run(
     *command: str, cwd: Path | None = None, env: Mapping[str, str] | None = None, patience: float = 60
 ) -> tuple[int, str, str]:
-    """Run a program to its end, which comes within `patience` seconds; its exit code, stdout and stderr."""
+    """Run a program to its end within `patience` seconds; returns its exit code, stdout and stderr."""
     process = await asyncio.create_subprocess_exec(
         *command, cwd=cwd, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE
     )

@@ -30,7 +30,7 @@ class Raw:
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._reader = reader
         self._writer = writer
-        # Whoever breaks the rules is not held to them here.
+        # Broken frames must pass.
         self.http2 = h2.connection.H2Connection(
             h2.config.H2Configuration(validate_outbound_headers=False, normalize_outbound_headers=False)
         )
@@ -84,7 +84,7 @@ class Raw:
 
     async def goaway(self) -> tuple[int, bytes]:
         """Read until the server ends the connection: the error code that it gives, and what it says."""
-        # By hand: a PING comes along with it, which h2 holds to be an error after the end.
+        # By hand: a PING is sent with it, which h2 rejects after the end.
         async with asyncio.timeout(TIMEOUT):
             while True:
                 frame, length = Frame.parse_frame_header(memoryview(await self._reader.readexactly(9)))
@@ -122,7 +122,7 @@ def _text(value: bytes | str) -> str:
 
 @asynccontextmanager
 async def raw(port: int, *, greeted: bool = True) -> AsyncIterator[Raw]:
-    """A connection, with HTTP/2 agreed on if it is to be `greeted`."""
+    """A connection, with HTTP/2 negotiated if it is to be `greeted`."""
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     made = Raw(reader, writer)
     try:

@@ -19,7 +19,7 @@ from tests.support.paths import ROOT
 
 PATIENCE = 240.0
 _PORT, _METRICS_PORT, _HEALTH_PORT = "50051", "9464", "50052"
-"""The ports that pages name: free ones stand for them here."""
+"""The ports that pages name; free ports replace them here."""
 _READY = ("ready", "all workers serve")
 _SHELL = """\
 recommender() {
@@ -31,7 +31,7 @@ recommender() {
 
 
 class Server:
-    """A server that a block starts: a process group of its own, and the ports that its log tells."""
+    """A server that a block starts: a process group, and the ports in its log."""
 
     def __init__(self, text: str, folder: Path, environment: Mapping[str, str]) -> None:
         for port in (_METRICS_PORT, _HEALTH_PORT):

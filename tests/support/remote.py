@@ -1,6 +1,6 @@
-"""A server in Envoy's process as tests see it: the same questions as of one in this process, answered over its port.
+"""A server in Envoy's process, with the interface of one in this process, over its port.
 
-Envoy loads this module instead of `recommender.server.embedded`; what tests ask has paths of its own.
+Envoy loads this module instead of `recommender.server.embedded`; tests ask on separate paths.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class Observed(embedded.Embedded):
 
 
 class _Found(Server):
-    """A server that can be found by who asks."""
+    """A server with an address that tests can find."""
 
     last: Server
 

@@ -8,7 +8,7 @@ from recommender.recommend_api.v1 import recommend_api_pb2 as api
 
 
 def requests(items: int, users: int = 0) -> st.SearchStrategy[api.RecommendRequest]:
-    """Any request about a catalogue of that size, strangers and duplicates included; with users, if there are any."""
+    """Any request about a catalogue of that size, with unknown items and duplicates; with users, if there are any."""
     known = st.integers(0, items - 1)
     anything = st.one_of(known, known, known, st.integers(items, 2**31 - 1))
     return st.builds(

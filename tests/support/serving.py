@@ -39,7 +39,7 @@ def server_of(settings: Settings) -> AnyServer:
 
 @contextmanager
 def in_a_thread(make: Callable[[], S]) -> Iterator[S]:
-    """Make and start a server on an event loop and thread of its own; drain it at the end."""
+    """Make and start a server on a separate event loop and thread; drain it at the end."""
     running: list[tuple[asyncio.AbstractEventLoop, S]] = []
     started = threading.Event()
 

@@ -1,4 +1,4 @@
-"""Callers who leave in great numbers."""
+"""Many callers that leave at once."""
 
 from __future__ import annotations
 
@@ -15,9 +15,8 @@ TIMEOUT = 60.0
 
 
 async def nearly_all_leave(port: int) -> tuple[int, Counter[grpc.StatusCode]]:
-    """One connection, two thousand callers who leave within 2.5 ms, forty who stay: how many of these were answered
-    right, and how the calls of the others ended.
-    """
+    """One connection, two thousand callers that leave within 2.5 ms, and forty that stay. Returns how many of these got
+    the right answer, and how the calls of the others ended."""
     loop = asyncio.get_running_loop()
     codes: Counter[grpc.StatusCode] = Counter()
     right = 0

@@ -1,6 +1,7 @@
-"""Networks as the libraries that train them run them: padding on their side, and the names of their numbers.
+"""Networks as their libraries run them: padding on their side, and their parameter names.
 
-Written anew from what they compute. Each is random, and ranks item 0 to ITEMS - 1 for one history at a time.
+Written for these tests from the libraries' computations. Each is random, and ranks item 0 to ITEMS - 1 for one history
+at a time.
 """
 
 from __future__ import annotations

@@ -17,7 +17,7 @@ async def no_thread(*_: object) -> NoReturn:
 
 
 class UnableServer:
-    """Stands in for the server."""
+    """A server that cannot start."""
 
     def __init__(self, settings: Settings, *_: object) -> None:
         if settings.network.host != "127.0.0.2":

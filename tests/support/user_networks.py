@@ -37,7 +37,7 @@ class Hybrid(nn.Module):
 
 
 class Factors(nn.Module):
-    """Matrix factorisation: users from 0 on, no history, nothing for whom it does not know."""
+    """Matrix factorisation: users from 0 on, no history, no answer for unknown users."""
 
     first_user = 0
     known_users = USERS

@@ -82,13 +82,13 @@ def write_version(
     spoil: Callable[[Path], None] = lambda _: None,
     **changes: Any,
 ) -> Path:
-    """Write a version into `folder`, complete or not at all: `spoil` gets at the files, `changes` at the card.
+    """Write a version into `folder`, complete or not at all. `spoil` may change the files, `changes` the card.
 
     Its embeddings are `embeddings_of(version)`. With `keys` it has a vocabulary of that many. `external` puts the
-    numbers into a file of their own. `users` are what the model adds for users, row 0 for
-    unknown ones unless that is the `first_user`. `types` and `timed` are those of `batched` in `tests.support.models`;
-    row 0 of `types` is for unknown ones. The card's defaults for them are the caller's `changes`.
-    Where it is `featured` it takes the features of `feature_models` too.
+    numbers into a separate file. `users` are what the model adds for users, row 0 for unknown ones unless that is the
+    `first_user`. `types` and `timed` are those of `batched` in `tests.support.models`; row 0 of `types` is for unknown
+    ones. The card's defaults for them are the caller's `changes`. If it is `featured` it also takes the features of
+    `feature_models`.
     """
     draft = folder.with_name(f".{folder.name}.draft")
     shutil.rmtree(draft, ignore_errors=True)

@@ -1,4 +1,4 @@
-"""Rankings by the Open Inference Protocol: the forms that inputs come in, and rows beside each other."""
+"""Rankings by the Open Inference Protocol: the forms of inputs, and rows of one call."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the Open Inference Protocol tells of models, and its streams."""
+"""Model queries and streams of the Open Inference Protocol."""
 
 from __future__ import annotations
 

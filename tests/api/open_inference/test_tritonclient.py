@@ -1,4 +1,4 @@
-"""NVIDIA's client, as it comes from PyPI: it wants protobuf 6, so it runs in an environment of its own."""
+"""NVIDIA's client from PyPI. It needs protobuf 6, so it runs in a separate environment."""
 
 from __future__ import annotations
 

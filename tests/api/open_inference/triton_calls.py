@@ -1,4 +1,4 @@
-"""Call a server in every way that tritonclient has, and write what came back as JSON.
+"""Call a server in every way that tritonclient has, and write the results as JSON.
 
 `python triton_calls.py PORT`, in an environment with `tritonclient[grpc]`.
 """
@@ -70,7 +70,7 @@ def sync(client: Any) -> dict[str, Any]:
 
 
 def callback(client: Any) -> Any:
-    """Calls whose results come by a callback."""
+    """Calls whose results arrive by a callback."""
     answers: queue.Queue[Any] = queue.Queue()
     for _ in range(8):
         client.async_infer(MODEL, tensors(), lambda result, error: answers.put(error or ids(result)))

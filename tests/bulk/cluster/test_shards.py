@@ -43,7 +43,7 @@ def rows_of(shards: list[Shard]) -> list[int]:
 
 
 def order(where: Path, output: Path, reference: str, **options: object) -> Order:
-    """What workers are told of a job as that of `job`."""
+    """The instructions of `job` for workers."""
     chosen = JobOptions({}, part_rows=100, **options)  # type: ignore[arg-type]
     inputs = find_inputs(str(where))
     settings = {"num_recommendations": K}
@@ -93,7 +93,7 @@ def test_text_is_cut_between_files_and_not_at_all_with_a_limit(tmp_path: Path) -
 
 
 def write(folder: Path, kind: str) -> Path:
-    """Files of some kind, of which one has a line or a row that is none."""
+    """Files of one kind, of which one has a malformed line or row."""
     folder.mkdir()
     draw = random.Random(1)
     rows = [{"user": row, "item_ids": [draw.randrange(50) for _ in range(row % 5)]} for row in range(ROWS)]

@@ -17,7 +17,7 @@ from recbole.utils import get_model, get_trainer, init_seed
 torch.set_num_threads(1)
 os.chdir(sys.argv[1])  # it writes logs where it is
 names = sys.argv[2:] or ["SASRec", "GRU4Rec", "BERT4Rec", "NARM", "CORE", "EASE"]
-sys.argv = sys.argv[:1]  # it reads options of its own
+sys.argv = sys.argv[:1]  # it reads its own options
 split = {"split": {"LS": "valid_and_test"}, "order": "TO", "mode": "full", "group_by": "user"}
 for name in names:
     sizes = {"hidden_size": 32, "embedding_size": 32, "inner_size": 64, "n_layers": 2, "n_heads": 2}
