@@ -121,7 +121,8 @@ def _ready(server: Server) -> int:
     until = time.monotonic() + PATIENCE
     while time.monotonic() < until:
         seen = {event["event"]: event for event in server.events()}
-        if "ready" in seen or "all workers serve" in seen:
+        # One of several workers is ready before the others listen.
+        if "worker" not in seen.get("ready", {"worker": None}) or "all workers serve" in seen:
             reserved = seen.get("port reserved")
             return int(reserved["port"] if reserved else seen["listening"]["address"].rsplit(":", 1)[1])
         if server.process.poll() is not None:

@@ -12,6 +12,7 @@ import asyncio
 import contextlib
 import json
 import re
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -81,9 +82,11 @@ def shop_settings(folder: Path, tokens: Sequence[tuple[str, str, str]]) -> dict[
 
 def workers_settings(folder: Path, authority: Authority) -> dict[str, str]:
     """Settings of the second server."""
+    for name in ("10_model.onnx", "10_model.card.json"):
+        shutil.copy(ROOT / "weights" / name, folder)
     files = authority.write_server(folder, expires=datetime.now(UTC) + timedelta(days=90))
     return {
-        "RECOMMENDER_MODEL": "reference",
+        "RECOMMENDER_MODEL": "10_model.onnx",
         "RECOMMENDER_WORKERS": "2",
         **{f"RECOMMENDER_{name.upper()}": path.name for name, path in files.items()},
     }
@@ -165,20 +168,20 @@ async def load(
     web, catalogue, trial = tokens
     started = time.monotonic() + WARM_UP
     end = started + seconds
+    trusting = grpc.ssl_channel_credentials(authority.pem)
     async with contextlib.AsyncExitStack() as clients, asyncio.TaskGroup() as tasks:
 
         async def client(target: str, **options: object) -> Client:
             return await clients.enter_async_context(Client(target, **options))  # type: ignore[arg-type]
 
         for number in range(6):
-            # Channels with the same credentials would share one connection, and so one worker.
-            caller = await client(workers.target, credentials=grpc.ssl_channel_credentials(authority.pem))
+            caller = await client(workers.target, credentials=trusting)
             tasks.create_task(ask(caller, number, 0.05, end, wanted=""))
         tasks.create_task(change(folder, shop.target, catalogue, seconds / 22))
         without = await client(shop.target, token=new_token())
         tasks.create_task(ask(without, 1, 0.25, end, wanted=""))
         greedy = await client(shop.target, token=trial)
-        tasks.create_task(ask(greedy, 3, 0.9, end, timeout=0.5, wanted=""))
+        tasks.create_task(ask(greedy, 3, 1.6, end, timeout=0.3, wanted=""))
         hasty = await client(shop.target, token=web)
         tasks.create_task(ask(hasty, 2, 12.0, end, timeout=0.0015, wanted=""))
         for phase, callers in enumerate(PHASES):
