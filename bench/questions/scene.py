@@ -37,7 +37,7 @@ from tests.support.certificates import Authority
 
 ITEMS, DIM = 10_000, 32
 PHASES = (8, 64, 200, 8)
-PAUSE = 0.25
+PAUSE = 0.4
 WARM_UP = 5.0
 TIMEOUT = 10.0
 _RULES = ROOT / "deploy/observability/rules.yaml"

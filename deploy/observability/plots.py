@@ -157,7 +157,7 @@ def _finite(series: Series) -> dict[float, float]:
 
 
 def _unit(panel: Mapping[str, Any], series: Sequence[Series]) -> tuple[float, str]:
-    """What values are divided by, and the unit that the title then names."""
+    """The divisor of the values, and the unit that the title then names."""
     if panel["type"] == "heatmap":
         return 1.0, {"s": ", s", "short": ", rows"}[panel["options"]["yAxis"]["unit"]]
     unit = panel["fieldConfig"]["defaults"].get("unit", "")

@@ -24,9 +24,7 @@ from tests.support import models
 from tests.support.engines import Load
 
 PLAN = SessionPlan(threads=1)
-AZURE = (
-    "AzureExecutionProvider"  # In the CPU wheel, real, and takes no node of these models: a provider that falls back.
-)
+AZURE = "AzureExecutionProvider"  # In the CPU wheel. It takes no node of these models, so it falls back.
 
 needs_azure = pytest.mark.skipif(
     AZURE not in onnxruntime.get_available_providers(), reason="this build of ONNX Runtime has no second provider"

@@ -55,7 +55,7 @@ async def test_a_proof_that_never_ends_ends_with_its_server(tmp_path: Path) -> N
     model = endless(tmp_path / "1_model.onnx")
     parent = await asyncio.create_subprocess_exec(sys.executable, "-c", PARENT, str(model))
     async with asyncio.timeout(PATIENCE):
-        while not (proofs := children(parent.pid)) or not maps(proofs[0], "onnxruntime"):  # noqa: ASYNC110 (no event to wait for)
+        while not (proofs := children(parent.pid)) or not maps(proofs[0], "onnxruntime"):  # noqa: ASYNC110 (no event)
             await asyncio.sleep(0.05)
     proof = os.pidfd_open(proofs[0])
     parent.kill()

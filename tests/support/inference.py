@@ -31,8 +31,7 @@ def infer(
     typed: bool = False,
     **fields: Any,
 ) -> oip.ModelInferRequest:
-    """A request with these inputs as nested lists. Texts are BYTES and numbers INT64 unless `datatypes` says
-    otherwise."""
+    """A request with these inputs as nested lists. Texts are BYTES and numbers INT64 by default."""
     request = oip.ModelInferRequest(**fields)
     for name, given in inputs.items():
         values = np.array(given, dtype=object)
