@@ -1,4 +1,4 @@
-"""How a figure is told: the median of its rounds, how far they spread, and how sure the median is."""
+"""Figures of benchmarks: the median of the rounds, their spread, and the interval of the median."""
 
 from __future__ import annotations
 

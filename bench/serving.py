@@ -1,4 +1,4 @@
-"""A server in a process of its own, as an operator starts it, for benchmarks: its ports, CPU, memory and settings."""
+"""A server in a separate process, as an operator starts it, for benchmarks: its ports, CPU, memory and settings."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ PATIENCE = 120.0
 
 
 def free_port() -> int:
-    """A TCP port that nobody listens on."""
+    """An unused TCP port."""
     with socket.socket() as bound:
         bound.bind(("127.0.0.1", 0))
         port: int = bound.getsockname()[1]

@@ -19,7 +19,7 @@ LEAST_REPLICAS = 2
 
 @dataclass(frozen=True, slots=True)
 class Catalogue:
-    """A size of the item table, what a row costs the engine, and the memory of a model beside its float32 table.
+    """A size of the item table, the engine's cost of a row, and the memory of a model besides its float32 table.
 
     `row_us` is µs of CPU: batch time x threads / rows.
     """

@@ -1,4 +1,4 @@
-"""The changelog of one version, for a release page; nothing is released whose versions do not agree.
+"""Print the changelog of one version for a release page; fails if the versions do not agree.
 
 python deploy/release_notes.py 0.2.0
 """

@@ -1,8 +1,8 @@
-"""Load a server and see what it does: `just bench`.
+"""Load a server and measure it: `just bench`.
 
-Starts `recommender serve` by itself, or loads the one at --target. --rate sends at a constant rate whatever comes back
-(several: one phase each; with --ramp-to: rising), --in-flight keeps so many requests under way (closed loop). Ends in a
-table and an HTML report. Exit codes: 0, 1 if --p99-ms or --error-rate is missed, 2 for arguments that make no sense.
+Starts `recommender serve`, or loads the server at --target. --rate sends at constant rates, one phase each, whether or
+not replies arrive; with --ramp-to the rate rises. --in-flight keeps that many requests in flight (closed loop). Prints
+a table and writes an HTML report. Exit codes: 0, 1 if --p99-ms or --error-rate is missed, 2 for invalid arguments.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ def phases(arguments: argparse.Namespace) -> tuple[Phase, ...]:
 
 
 def plan(arguments: argparse.Namespace, target: str) -> Plan:
-    """The plan that the options stand for; asks the server what it serves. Raises ValueError and grpc.RpcError."""
+    """Return the plan of the options, by a query of the served model. Raises ValueError and grpc.RpcError."""
     with SyncClient(target, token=arguments.token or None) as client:
         model = client.get_model(timeout=10)
     if arguments.histories is not None:
@@ -109,7 +109,7 @@ def checks(done: Run, p99_ms: float | None, error_rate: float | None) -> list[tu
 
 @contextmanager
 def served(arguments: argparse.Namespace) -> Iterator[Server | None]:
-    """A server of its own, unless one runs already."""
+    """A new server, unless one already runs."""
     if arguments.target:
         yield None
         return

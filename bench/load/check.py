@@ -1,11 +1,11 @@
 """Is one revision slower than another: `just bench-check main`, or `just bench-check v1 v2`.
 
-Both serve at once, each from a worktree of its own in the present environment, and are asked in turn, in an order that
-flips each round, by the same closed loop. A round gives one ratio of calls/s and one of the server's CPU a call. The
-report is their median and spread, and for the CPU a call the 95 % interval of the median.
+Both serve at once, each from a separate worktree in the present environment. The same closed loop loads them in turn,
+in an order that flips each round. A round gives one ratio of calls/s and one of the server's CPU a call. The report has
+their median and spread, and for the CPU a call the 95 % interval of the median.
 
-An old revision may refuse a model of today's export. Then give `--model` a file that both can read:
-`git show OLD:weights/10_model.onnx > /tmp/model.onnx`.
+An old revision may refuse a model of today's export. Then give `--model` a file that both can read: `git show
+OLD:weights/10_model.onnx > /tmp/model.onnx`.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from recommender.settings.network import Edge
 
 @contextmanager
 def checked_out(revision: str, folder: Path) -> Iterator[Path]:
-    """A worktree of the revision; "." stands for the files as they are here."""
+    """A worktree of the revision; "." means the files of the working tree."""
     if revision == ".":
         yield facts.ROOT
         return

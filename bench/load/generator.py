@@ -1,9 +1,9 @@
 """The load generator: sends the requests of a plan when they are due, and notes when and how each ended.
 
-A process of its own (`python -m bench.load.generator PLAN OUTCOMES`) with one thread and no event loop: it sends what
-is due, then waits for replies until the next is. In the open loop a request's time runs from when it was to be sent,
-so a server that stalls is charged for all who would have come meanwhile, and so is a generator that falls behind. Twice
-a second it writes a line of JSON on what it has done so far.
+A separate process (`python -m bench.load.generator PLAN OUTCOMES`) with one thread and no event loop: it sends what is
+due, then waits for replies until the next request is. In the open loop a request's time runs from when it was due. So a
+server that stalls is charged for all requests due meanwhile, and so is a generator that falls behind. Twice a second it
+writes a line of JSON on its progress.
 """
 
 from __future__ import annotations
@@ -61,11 +61,11 @@ class Generator:
         self._normal = self._headers(plan.timeout)
         self._hurried = self._headers(plan.hurry_ms / 1e3)
         self._patient = self._headers(plan.seconds + 2 * plan.timeout + _LAST_WAIT)
-        """Of slow readers, whose deadlines do not come before they read."""
+        """Of slow readers, whose deadlines pass only after they read."""
         self._connections = [Connection(plan.target) for _ in range(plan.connections)]
         self._slow = [Connection(plan.target, slow=True) for _ in range(plan.slow)]
         self._streams: dict[int, tuple[Connection, int, set[int]]] = {}
-        """Open streams by a negative number of their own: where, their number there, whose replies are to come."""
+        """Open streams by negative numbers: their connection, their number on it, and the requests without a reply."""
         self._opened = itertools.count(1)
         self._intended: list[float] = []
         self._sent: list[float] = []
@@ -194,7 +194,7 @@ class Generator:
         return None
 
     def _take(self, wait: float) -> None:
-        """Send what is written, wait so long (seconds) for replies, and note those that came."""
+        """Send the buffered bytes, wait that many seconds for replies, and note those that arrived."""
         while self._leaving and self._leaving[0][0] <= self._now():
             _, caller, connection, call = heapq.heappop(self._leaving)
             if connection.cancel(call):
@@ -215,7 +215,7 @@ class Generator:
             self._speak()
 
     def _readable(self, wait: float) -> list[Connection]:
-        """Send what is written; the connections from which something comes within `wait`."""
+        """Send the buffered bytes; returns the connections with input within `wait`."""
         connections = [*self._connections, *self._slow]
         for connection in connections:
             if connection.has_output:

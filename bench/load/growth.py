@@ -1,4 +1,4 @@
-"""How the memory and the open files of processes that live all through go on."""
+"""Growth of memory and open files of long-lived processes."""
 
 from __future__ import annotations
 

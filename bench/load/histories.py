@@ -1,9 +1,9 @@
-"""The histories that benchmarks ask with: drawn from the laws that ETUDE fitted to real shops, or read from a file.
+"""Histories of benchmarks: drawn from the power laws that ETUDE fitted to real shops, or read from a file.
 
 Kersbergen et al., ETUDE (ICDE 2024), fit two power laws to the sessions of a large shop: the items of a session,
-`powerlaw(a=0.0700, loc=2, scale=277)`, and the clicks that an item gets, `powerlaw(a=0.0407, loc=1, scale=2335)`. Here
-each item of the catalogue, whatever its size, draws its clicks from the second law, and items come in proportion to
-theirs: few items come often, most seldom.
+`powerlaw(a=0.0700, loc=2, scale=277)`, and the clicks of an item, `powerlaw(a=0.0407, loc=1, scale=2335)`. Here each
+item of a catalogue of any size draws its clicks from the second law, and items are drawn in proportion to them. So few
+items are frequent.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""An HTTP/2 connection that costs a load generator tens of microseconds a call where a gRPC library costs hundreds.
+"""An HTTP/2 connection that costs a load generator tens of microseconds a call, where a gRPC library costs hundreds.
 
-Frames are put together from parts made beforehand; of a reply only what tells its fate is read. We ask the server for
-a header table of size 0, so equal trailers are equal bytes and are decoded once. Plaintext only. Flow control is kept
-in both directions; the caller owns the clock and the waiting (`fileno`, `receive`, `flush`).
+Frames are put together from prepared parts. Of a reply only the outcome is read. We request a header table of size 0
+from the server, so equal trailers are equal bytes and are decoded once. Plaintext only. Flow control is kept in both
+directions. The caller owns the clock and the waiting (`fileno`, `receive`, `flush`).
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ INTERNAL: int = grpc.StatusCode.INTERNAL.value[0]
 
 @dataclass(slots=True)
 class Ended:
-    """A stream that has ended: who asked, with which gRPC status, and what had come by then if it was kept."""
+    """A stream that has ended: its caller, its gRPC status, and its replies if they were kept."""
 
     caller: int
     status: int
@@ -51,7 +51,7 @@ class _Stream:
 
 
 class Connection:
-    """One connection to `host:port`. Callers are numbers of the user's own, given back with what came of them.
+    """One connection to `host:port`. Callers are numbers of the user's choice, returned with each outcome.
 
     `slow` makes it a reader that grants the server no bytes for replies until `read_on`. Raises OSError when the server
     cannot be reached.
@@ -94,7 +94,7 @@ class Connection:
 
     @property
     def in_flight(self) -> int:
-        """Calls that have not ended, those that were not sent yet included."""
+        """Calls that have not ended, unsent ones included."""
         return len(self._streams) + len(self._queued)
 
     @property
@@ -123,7 +123,7 @@ class Connection:
         return stream
 
     def open_stream(self, headers: Headers, caller: int) -> int:
-        """Begin a call whose messages are yet to come; its number for `write`, `messages` and `cancel`."""
+        """Begin a call whose messages follow; returns its number for `write`, `messages` and `cancel`."""
         stream, block = self._next, self._block(headers)
         self._next += 2
         self._streams[stream] = _Stream(caller, bytearray(), self._stream_window)
@@ -253,7 +253,7 @@ class Connection:
         self._pump()
 
     def _block(self, headers: Headers) -> bytes:
-        """The headers as bytes; those seen before are told by their number in the table, as gRPC's clients do."""
+        """The headers as bytes; repeated ones are sent by their number in the table, as gRPC's clients do."""
         block = self._blocks.get(headers)
         if block is None:
             block = self._encoder.encode(headers)

@@ -1,8 +1,8 @@
-"""k6 as the generator of a plan: the one that users know, with its own script beside this module.
+"""k6 as the generator of a plan, with the script next to this module.
 
-k6 writes a line for each request; its number tells when it was due, so the open loop is timed from the intended send
-here too. Requests that k6 dropped since no virtual user was free count as never answered; the first request of each
-virtual user carries its connecting.
+k6 writes a line for each request. Its number gives the time at which it was due, so the open loop is timed from the
+intended send here too. Requests that k6 drops for lack of a virtual user count as never answered. The first request of
+each virtual user includes its connecting.
 """
 
 from __future__ import annotations

@@ -22,7 +22,7 @@ _HEADS = (
     "rows a run", "queue ms", "engine ms", "server cores",
 )  # fmt: skip
 _SHADES = {0.5: "#56b4e9", 0.9: "#0072b2", 0.99: "#d55e00", 0.999: "#8c2d04"}
-"""Okabe and Ito's colours, told apart with any colour vision."""
+"""Okabe and Ito's colours, which people with any colour vision can distinguish."""
 _ERROR = "#cc3311"
 _LATE = 0.25
 """From what share of p99 on the generator's own lateness is worth a warning."""
@@ -147,13 +147,13 @@ def plots(run: Run, limit_ms: float | None = None) -> list[str]:
         _rates(slices),
         _latency("Latency by rate", rate, xs, by_rate, limit_ms, dots=True),
         _batches(rate, xs, by_rate),
-        _split(slices, "Where a call's time goes in the server, mean", "seconds", [part.begin for part in slices]),
-        _split(by_rate, "The same by rate", rate, xs),
+        _split(slices, "Mean time of a call in the server, by part", "seconds", [part.begin for part in slices]),
+        _split(by_rate, "Mean time of a call in the server, by part and rate", rate, xs),
     ]
 
 
 def save_plots(run: Run, folder: Path, name: str, limit_ms: float | None = None) -> None:
-    """Write each plot as a file of its own, `name-1.svg` and so on, in a folder that is made if need be."""
+    """Write each plot as a file, `name-1.svg` and so on, in a folder that is created if necessary."""
     for number, plot in enumerate(plots(run, limit_ms), 1):
         save(folder / f"{name}-{number}.svg", plot)
 
@@ -171,12 +171,12 @@ def _others(run: Run) -> list[int]:
 def _latency(
     title: str, x_name: str, xs: Sequence[float], of: Sequence[Part], limit_ms: float | None, *, dots: bool = False
 ) -> str:
-    figure, axes = _figure(title, x_name, "ms, from the intended send")
+    figure, axes = _figure(title, x_name, "latency in ms, from the intended send")
     for q, shade in _SHADES.items():
         ys = [part.quantile(q) * 1e3 for part in of]
         axes.plot(xs, ys, "o-" if dots or len(xs) == 1 else "-", color=shade, label=f"p{q * 100:g}", markersize=3.5)
     if limit_ms is not None:
-        axes.axhline(limit_ms, color=_ERROR, linestyle=":", label=f"{limit_ms:g} ms asked for")
+        axes.axhline(limit_ms, color=_ERROR, linestyle=":", label=f"objective: {limit_ms:g} ms")
     axes.set_yscale("log")
     axes.yaxis.set_major_formatter(mpl.ticker.FuncFormatter(lambda value, _: f"{value:g}"))
     axes.legend(ncols=2, frameon=False)
@@ -195,7 +195,7 @@ def _rates(of: Sequence[Part]) -> str:
 
 
 def _batches(x_name: str, xs: Sequence[float], of: Sequence[Part]) -> str:
-    figure, axes = _figure("Batch size by rate", x_name, "rows a run, mean")
+    figure, axes = _figure("Batch size by rate", x_name, "mean rows per run")
     known = [(x, part.told.batch_size) for x, part in zip(xs, of, strict=True) if math.isfinite(part.told.batch_size)]
     if known:
         axes.plot(*zip(*known, strict=True), "o-", color="#009e73", markersize=3.5)

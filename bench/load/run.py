@@ -1,4 +1,4 @@
-"""One run of a plan against a server: progress meanwhile, and what generator and server tell of it afterwards."""
+"""One run of a plan against a server: its progress, and the figures of generator and server."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ class Part:
     offered: float
     """Requests a second that were due."""
     answered: float
-    """Requests a second whose answer came, by when it came."""
+    """Answered requests per second, by the time of the answer."""
     failed: int
     """Requests with a status other than OK, or none."""
     latencies: npt.NDArray[np.float64]
@@ -207,7 +207,7 @@ def _own(plan: Plan, folder: Path, told: Callable[[dict[str, float]], None]) -> 
 
 @contextmanager
 def _observed(metrics: str | None) -> Iterator[list[Scrape]]:
-    """The server's metrics, read every second in a thread of their own."""
+    """The server's metrics, read every second in a separate thread."""
     scrapes: list[Scrape] = []
     ended = threading.Event()
 

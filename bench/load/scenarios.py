@@ -1,8 +1,8 @@
-"""Does the server hold what it must when load is not kind: `just bench-scenarios`, or some of them by name.
+"""Does the server hold its promises under hard load: `just bench-scenarios`, or some scenarios by name.
 
-Each scenario starts a server of its own, says what must hold, and checks it. Rates come from what this machine can do:
-`capacity` is the most requests/s that a closed loop gets answered. Bounds are in numbers of runs of the engine or in
-ratios to a calm run on the same machine, so they mean the same on a slow one. Exit code 1 if anything does not hold.
+Each scenario starts a new server, and checks what must hold. Rates are relative to this machine: `capacity` is the most
+requests/s that a closed loop gets answered. Bounds are numbers of engine runs, or ratios to a calm run on the same
+machine, so they mean the same on a slow one. Exit code 1 if anything does not hold.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ BACKLOG = 1024
 GOODPUT = 0.9
 """Least share of the capacity that overload must leave."""
 FRESH = 0.95
-"""Least share of callers as most who must be answered beside those that misbehave."""
+"""Least share of regular callers that must be answered during a storm."""
 
 
 @dataclass(frozen=True)
@@ -97,7 +97,7 @@ def capacity(server: Server, plan: Plan, options: Options, in_flight: int = 128)
 
 
 def steady(options: Options) -> Result:
-    """Half the capacity for a while: nobody fails, and p99 stays within the objective."""
+    """Half the capacity for a while: no call fails, and p99 stays within the objective."""
     with loaded(options) as (server, plan):
         most = capacity(server, plan, options).answered
         done = run(at_rate(plan, most / 2), metrics=server.metrics, console=options.console, title="steady")
@@ -136,7 +136,7 @@ def within(done: Run, objective_ms: float, q: float = 0.99) -> float:
 
 
 def overload(options: Options) -> Result:
-    """Five times the capacity: as much is answered as ever, and who is let in does not wait long."""
+    """Five times the capacity: the goodput stays, and admitted callers do not wait long."""
     with loaded(options) as (server, plan):
         calm = capacity(server, plan, options)
         done = run(at_rate(plan, MORE * calm.answered), metrics=server.metrics, console=options.console, title="5 ×")
@@ -159,7 +159,7 @@ def overload(options: Options) -> Result:
     )
     statuses = done.statuses()
     known = {"OK", "RESOURCE_EXHAUSTED", "DEADLINE_EXCEEDED"}
-    # CANCELLED comes from gRPC, probably for calls that it sheds before the server sees them; then it was the limit.
+    # CANCELLED comes from gRPC, probably for calls that it sheds before the server sees them: then gRPC was the limit.
     result.must(f"the rest is refused by the server itself: {statuses}", holds=set(statuses) <= known)
     return result
 

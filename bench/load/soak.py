@@ -1,10 +1,10 @@
-"""Does the service stay right, and of one size, for as long as it runs, whatever befalls it meanwhile.
+"""Does the service stay correct, and constant in size, under long mixed load and faults: `just soak 30`.
 
-Two workers under their supervisor (one server behind Envoy with `--edge envoy`), TLS and tokens; clients that ask one
-by one, in batch calls and on streams, that leave in the middle, have next to no time, read slowly, send nonsense, come
-with a wrong token or reconnect. Meanwhile certificates and tokens are replaced, new versions of the model come, some
-of them broken, and worker 0 is killed again and again; processes that live throughout have their memory and open files
-measured. Every answer is held to brute force over the table of the version that it names. `just soak 30`
+Two workers under their supervisor (one server behind Envoy with `--edge envoy`) have TLS and tokens. Clients send
+single calls, batch calls and streams. Some leave in the middle, have hardly any time, read slowly, send nonsense, have
+a wrong token or reconnect. Meanwhile certificates and tokens are replaced, new versions of the model arrive, some of
+them broken, and worker 0 is killed again and again. Memory and open files of the other processes are measured. Every
+answer is compared with brute force over the table of its version.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ LOST = "Internal error from Core"
 
 
 class Soak:
-    """One soak: what was asked, what came of it, and what the processes took meanwhile."""
+    """One soak: its calls and their outcomes, and the resources of the processes."""
 
     def __init__(self, folder: Path, end: float, edge: Edge) -> None:
         self.folder = folder
@@ -139,7 +139,7 @@ class Soak:
                         return
 
     async def noted(self, kind: str, call: Awaitable[str]) -> None:
-        """Count how a call ended; whatever is not expected of its kind is counted under its own name."""
+        """Count how a call ended; an outcome that is not expected of its kind is counted under its own name."""
         try:
             outcome = await call
         except grpc.aio.AioRpcError as error:
@@ -210,7 +210,7 @@ class Soak:
         while self.going():
             await asyncio.sleep(MINUTE / 4)
             self.authority.write_server(self.folder)
-            # The former token stays good for one turn: callers change over.
+            # The previous token stays valid for one turn, in which callers change over.
             self.tokens = [self.tokens[-1], new_token()]
             self.write_tokens()
             self.replaced += 1
@@ -227,7 +227,7 @@ class Soak:
                 self.recoveries.append(time.monotonic() - killed)
 
     async def measure(self, server: Process) -> None:
-        """Note what they hold who live all through."""
+        """Note the resources of the long-lived processes."""
         if self.edge == "grpc":
             pids = {"supervisor": server.process.pid, "worker 1": pid_of(server, 1)}
         else:

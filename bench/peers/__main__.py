@@ -1,12 +1,12 @@
 """Compare the alternatives that users have, with the same model on the same machine: `just bench-peers`.
 
-PyTriton (Triton with its Python backend), MLServer, Ray Serve, BentoML, LitServe and mosec, each in an environment of
-its own that uv makes from PyPI, once with the settings of its documentation's example and once with limits equal to
-ours; a naive unbatched grpc.aio servicer; and `recommender serve` with either edge. All answer the same history with
-the same ids, in the same order, or are not measured. One is up at a time: some take CPU while nobody asks. In each
-round, with another history, each is started and asked as fast as answers come with a fixed number in flight, then at
-25, 50 and 80 % of what the slowest answers, then, if it can, at other fixed rates. h2load (Debian: nghttp2-client) asks
-all of them. Deduplication is off, as it is by default.
+PyTriton (Triton with its Python backend), MLServer, Ray Serve, BentoML, LitServe and mosec run in separate environments
+that uv makes from PyPI, once with the settings of their documentation's example and once with limits equal to ours. A
+naive unbatched grpc.aio servicer and `recommender serve` with either edge complete the list. All must answer the same
+history with the same ids in the same order; others are not measured. One server runs at a time, because some take CPU
+while idle. In each round, with another history, each is started and loaded with a fixed number of calls in flight. Then
+come 25, 50 and 80 % of the slowest one's rate, then, if it can, other fixed rates. h2load (Debian: nghttp2-client)
+sends the calls. Deduplication is off, the default.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class Measured:
     capacity: float
     """A first look, from which the numbers of calls and the rates follow."""
     idle: float
-    """Cores that it takes when nobody asks."""
+    """Cores in use while idle."""
     saturated: list[Seen] = field(default_factory=list)
     at: dict[float, list[Seen]] = field(default_factory=lambda: defaultdict(list))
     """By calls a second."""
@@ -74,7 +74,7 @@ def up(row: Row, python: str, path: Path) -> Iterator[Hosted]:
 def first_look(
     wanted: Sequence[tuple[Row, str]], path: Path, arguments: argparse.Namespace, progress: Progress
 ) -> tuple[list[Measured], list[str]]:
-    """Start each alone; who cannot be compared is told with the reason: it does not start, or answers other ids."""
+    """Start each alone; returns the reasons of those that cannot be compared: no start, or other ids."""
     bar = progress.add_task("first look", total=len(wanted))
     found: list[Measured] = []
     missing: list[str] = []
@@ -99,7 +99,7 @@ def first_look(
 def measure(
     rows: Sequence[Measured], path: Path, items: int, arguments: argparse.Namespace, progress: Progress
 ) -> tuple[list[float], list[float]]:
-    """Ask all of them, and return the rates for all and those for who can answer them."""
+    """Measure all of them; returns the rates for all, and those for servers that can answer them."""
     slowest = min(each.capacity for each in rows)
     for_all = [share * slowest for share in SHARES]
     for_some = sorted(set(arguments.rates))
@@ -120,7 +120,7 @@ def measure(
 
 
 def idle(server: Hosted) -> float:
-    """Cores that it takes when nobody asks."""
+    """Cores in use while idle."""
     before, began = server.cpu_seconds(), time.monotonic()
     time.sleep(1.0)
     return (server.cpu_seconds() - before) / (time.monotonic() - began)

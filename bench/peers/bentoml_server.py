@@ -1,6 +1,6 @@
 """The model behind BentoML, as its page on adaptive batching has it: JSON over HTTP/1.1, one worker process.
 
-BentoML's limit is not how long a request waits for company, but the latency it aims at; beyond it, it answers 503.
+BentoML's limit is a target latency, not a time to wait for other requests; beyond it, it answers 503.
 """
 
 from __future__ import annotations

@@ -100,7 +100,7 @@ def run(program: Path, where: Path, output: Path, more: Sequence[str]) -> Run:
 
 
 def _cpu_until_it_ends(process: psutil.Process) -> float:
-    """CPU seconds of a process and of all that came from it, by looks at them; the last part of a look is missed."""
+    """CPU seconds of a process and of all its descendants, by samples; time after the last sample is missed."""
     spent: dict[tuple[int, float], float] = {}
     end = time.monotonic() + RUN_SECONDS
     while process.is_running() and process.status() != psutil.STATUS_ZOMBIE:

@@ -38,12 +38,11 @@ class Seen:
 
 
 def ask(server: Hosted, history: Sequence[int], calls: int, in_flight: int, rate: float | None = None) -> Seen:
-    """Ask `calls` times with at most `in_flight` at once; as fast as answers come, or so many a second.
+    """Send `calls` calls with at most `in_flight` at once, as fast as replies arrive or at a rate.
 
-    As fast as answers come, HTTP/1.1 has a connection for each call in flight, gRPC four. With a rate, everybody is
-    asked over as many connections, a call at a time on each, that start one after the other: h2load looks at the rate
-    of a connection every 10 ms at most, so that fewer would send their calls in bursts. Raises RuntimeError if h2load
-    itself fails.
+    In the first case HTTP/1.1 has a connection for each call in flight, gRPC four. With a rate, all servers get as many
+    connections, with one call at a time on each, that start one after the other. h2load checks the rate of a connection
+    every 10 ms at most, so fewer connections would send their calls in bursts. Raises RuntimeError if h2load fails.
     """
     _, size = server.wire.ask(server.port, history)
     if rate is not None:

@@ -1,6 +1,6 @@
 """The model behind MLServer, as its page on custom runtimes has it: KServe v2 over gRPC.
 
-With parallel inference as it is by default, the model runs in a worker process of its own.
+With parallel inference, the default, the model runs in a separate worker process.
 """
 
 from __future__ import annotations

@@ -48,7 +48,7 @@ def draw(page: str) -> Figure:
         axes.bar_label(axes.containers[-1], [f"{median:,.0f}" for median in medians], padding=14, fontsize=8)
         axes.set_title(f"Calls/s: {heading}", loc="left", fontsize=10, fontweight="bold")
         axes.set_xlim(right=1.15 * max(most for *_, most in ordered))
-        axes.set_xlabel("calls/s: median of the rounds, with the least and the most")
+        axes.set_xlabel("calls/s: median of the rounds, with minimum and maximum")
         axes.xaxis.set_major_formatter("{x:,.0f}")
         axes.spines[["top", "right"]].set_visible(False)
         axes.tick_params(axis="y", length=0)

@@ -42,7 +42,7 @@ class Peer:
     documented: Limits | None = None
     """As its documentation's example has it; None where there is nothing to set."""
     requirements: str | None = None
-    """Of an environment of its own; without it, it runs in ours."""
+    """The command in a separate environment; without one, in ours."""
     environment: Mapping[str, str] | None = None
 
 

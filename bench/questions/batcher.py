@@ -27,7 +27,7 @@ class Instant:
     """An engine that has the answer already."""
 
     async def run(self, queries: Sequence[Query]) -> Sequence[Ranking]:
-        """The same for everybody."""
+        """The same for all variants."""
         return [RANKING] * len(queries)
 
     def stage(self, _: Sequence[Query]) -> None:

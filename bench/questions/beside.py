@@ -1,8 +1,8 @@
-"""How long single calls take beside large batch calls: alone, beside calls of 1 MB, and beside calls of 4 MB.
+"""Latency of single calls during batch calls: alone, with calls of 1 MB, and with calls of 4 MB.
 
-One server. Singles come at a constant rate and are timed from when they were due. Another process sends batch calls
-back to back, a thousand requests each, and parses no reply. The three kinds take turns in every round.
-`just bench-beside`; with `--setting RECOMMENDER_EDGE=envoy` on the other edge.
+One server. Single calls are sent at a constant rate and timed from when they were due. Another process sends batch
+calls back to back, a thousand requests each, and parses no reply. The three kinds take turns in every round. `just
+bench-beside`; with `--setting RECOMMENDER_EDGE=envoy` on the other edge.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
-"""How much of the engine's speed a bulk job keeps, Parquet to Parquet, and how far it is ahead of `BatchRecommend`.
+"""Speed of a bulk job, Parquet to Parquet, compared with the engine alone and with `BatchRecommend`.
 
-The engine alone runs the job's own packed batches and does nothing else: once with one run at a time on all CPUs, once
-with a run on each CPU. The better one counts. The job reads, packs, runs, unpacks and writes. All take turns for some
-rounds. CPU a row tells more than rows/s on a machine that others use. With `--server` (Debian: nghttp2-client; 10,000
-items only) calls of 64 rows go through a server too; their CPU is the server's, not the caller's. `just bench-bulk`
+The engine alone runs the job's own packed batches: once with one run at a time on all CPUs, once with a run on each
+CPU. The better one counts. The job reads, packs, runs, unpacks and writes. All take turns for some rounds. On a shared
+machine CPU a row is a better measure than rows/s. With `--server` (Debian: nghttp2-client; 10,000 items only) calls of
+64 rows go through a server too; their CPU is the server's, not the caller's. `just bench-bulk`
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""How much memory a bulk job takes beside its model, and whether that grows with the rows of its input.
+"""Memory of a bulk job besides its model, and its growth with the rows of the input.
 
-One file of histories is linked as often as the rows need, so the input takes little room; the output takes some 45
-bytes a row. The process is looked at twice a second: its second tenth against its last. `just bench bulk_memory`
+One file of histories is linked as often as necessary, so the input takes little room; the output takes some 45 bytes a
+row. Memory is sampled twice a second. The second tenth of the time is compared with the last. `just bench bulk_memory`
 """
 
 from __future__ import annotations

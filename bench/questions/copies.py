@@ -1,8 +1,7 @@
-"""Measures how often the item table stands in memory, with and without ONNX Runtime's packing.
+"""Measure how many copies of the item table are in memory, with and without ONNX Runtime's packing.
 
-Each case is a process of its own, which loads the model and runs batches; its resident memory is compared with
-what it holds before it loads. ONNX Runtime's own code is counted: a tiny model shows how much that is.
-Run: `uv run --group dev --group model python -m bench.questions.copies`.
+Each case is a separate process, which loads the model and runs batches. Its resident memory is compared with that
+before the load. ONNX Runtime's own code is included; a tiny model shows how much that is. `just bench copies`
 """
 
 from __future__ import annotations

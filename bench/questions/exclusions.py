@@ -1,7 +1,7 @@
-"""Measures whether a long exclusion list slows its batch-mates: what a batch takes, by who excludes how many items.
+"""Measure whether a long exclusion list slows other rows of its batch.
 
-A batch is one run, so its rows wait for each other; exclusions should cost no more than their own length.
-Interleaved. Run: `python -m bench.questions.exclusions`.
+A batch is one run, so its rows wait for each other. Exclusions should cost no more than their own length. Interleaved.
+`just bench exclusions`
 """
 
 from __future__ import annotations

@@ -69,7 +69,7 @@ def evenly(items: int) -> Draw:
 
 
 def trained(items: int, dim: int) -> Embeddings:
-    """A table that has learned to tell the next click of a session from those of other sessions (sampled softmax)."""
+    """A table that is trained to predict the next click of a session (sampled softmax)."""
     torch.manual_seed(0)
     table = torch.nn.Embedding(items, dim, sparse=True)
     torch.nn.init.normal_(table.weight, std=0.1)
@@ -168,7 +168,7 @@ def count(embeddings: Embeddings, draw: Draw, k: int, rows: int, batch: int) -> 
             taken.append(time.process_time() - started)
         (ids, scores, failed), (right_ids, right, _) = answers
         norms = np.linalg.norm(embeddings[histories].mean(axis=1), axis=1, keepdims=True)
-        # What float32 may differ by, whatever way it sums.
+        # The largest difference of float32, for any order of the sum.
         apart = np.abs(scores - right) > np.finfo(np.float32).eps * embeddings.shape[1] * norms * largest
         counts.rows += size
         counts.failed += int(failed.sum())

@@ -32,7 +32,7 @@ from recommender.settings.network import Edge
 ITEMS, DIM, USERS = 10_000, 32, 100_000
 COUNTRIES = [f"country-{number}" for number in range(200)]
 LEAST = 0.9
-"""The share that is to be kept."""
+"""The least share of calls/s."""
 RECOMMEND = f"{SERVICE}/Recommend"
 
 

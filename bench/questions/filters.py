@@ -1,9 +1,9 @@
-"""Measures what filters cost: a batch in which every row has a filter of its own, × the same batch without filters.
+"""Measure the cost of filters: batches with another filter in each row, compared with batches without filters.
 
-One engine for each kind of file, its masks ready, as they are when filters come from the cache. Batches take turns; a
-ratio is of two batches of the same round. Answers are compared with brute force. faiss searches row by row with an
-`IDSelectorBitmap`, at its best number of threads. Cold filters are evaluated over a table of ten attributes.
-Run: `just bench-filters`, or a part by `--files coarse --rounds 9 --no-faiss --no-cold`.
+One engine for each kind of file, with masks from the cache. Batches take turns; a ratio is of two batches of the same
+round. Answers are compared with brute force. faiss searches row by row with an `IDSelectorBitmap`, at its best number
+of threads. Cold filters are evaluated over a table of ten attributes. Run: `just bench-filters`, or a part by `--files
+coarse --rounds 9 --no-faiss --no-cold`.
 """
 
 from __future__ import annotations
@@ -141,7 +141,7 @@ def measure(
 
 
 def exact(engine: OnnxEngine, batch: Sequence[Query], embeddings: Floats) -> bool:
-    """Whether these rows get what brute force gives them, save items whose scores are as good as equal."""
+    """Whether these rows get the items of brute force, except items whose scores are about equal."""
     for query, ranking in zip(batch, engine.rank(batch), strict=True):
         scores = embeddings @ embeddings[query.history[0]]
         for mask in query.masks:

@@ -32,7 +32,7 @@ NETWORKS = ("reference", "sasrec", "gru4rec")
 
 
 def histories(count: int, items: int, longest: int, seed: int = 1) -> list[Query]:
-    """Sessions whose lengths follow the power law, cut to the longest that the network reads."""
+    """Sessions whose lengths follow the power law, truncated to the longest that the network reads."""
     chance = random.Random(seed)
     lengths = [min(int(2 + 277 * chance.random() ** (1 / 0.07)), longest) for _ in range(count)]
     return [Query(tuple(chance.randrange(items) for _ in range(length)), 10) for length in lengths]

@@ -1,10 +1,9 @@
-"""How many histories a second do batch calls and streams bring, next to calls one by one and to the engine alone.
+"""Histories per second of batch calls and streams, compared with single calls and with the engine alone.
 
-One server, one generator: h2load (Debian: nghttp2-client) sends unary calls, batch calls and streams in
-interleaved rounds; the engine alone runs the same rows at the same batch size in this process between them. A
-stream is one HTTP/2 request whose body is many messages. Histories of a body differ, deduplication is off. What
-was answered is read from the server's own statistics through the replies: a round with a status other than OK stops
-the run. `just bench-many`
+h2load (Debian: nghttp2-client) sends unary calls, batch calls and streams to one server in interleaved rounds. Between
+them the engine alone runs the same rows at the same batch size in this process. A stream is one HTTP/2 request whose
+body is many messages. Histories of a body differ, deduplication is off. Any status other than OK stops the run. `just
+bench-many`
 """
 
 from __future__ import annotations
@@ -67,7 +66,7 @@ def bodies() -> dict[str, tuple[bytes, int]]:
 
 @contextmanager
 def serving() -> Iterator[int]:
-    """`recommender serve` at its defaults, in a process of its own; gives the port."""
+    """`recommender serve` with default settings in a separate process; gives the port."""
     environment = {key: value for key, value in os.environ.items() if not key.startswith("RECOMMENDER_")}
     process = subprocess.Popen(
         [sys.executable, "-m", "recommender", "serve", "--port", "0", "--log-level", "info"],
@@ -118,7 +117,7 @@ def check(port: int, sent: dict[str, tuple[bytes, int]]) -> None:
 
 
 async def alone(engine: OnnxEngine, seconds: float) -> float:
-    """Histories per second of the engine by itself, run after run at the same batch size."""
+    """Histories per second of the engine alone, run after run at the same batch size."""
     queries = [Query(tuple(history), 10) for history in histories(ROWS)]
     started, runs = time.perf_counter(), 0
     while (elapsed := time.perf_counter() - started) < seconds:

@@ -30,7 +30,7 @@ from recommender.settings.network import Edge
 
 INFERENCE = "inference.GRPCInferenceService"
 LEAST = {1: 0.85, ROWS: 0.7}
-"""The shares that are to be kept, by the rows of a call."""
+"""The least shares, by the rows of a call."""
 
 
 def infer(rows: int) -> oip.ModelInferRequest:

@@ -65,7 +65,7 @@ class Empty(api_grpc.RecommenderServiceServicer):
         request: api.RecommendRequest,  # noqa: ARG002
         context: grpc.aio.ServicerContext[api.RecommendRequest, api.RecommendResponse],  # noqa: ARG002
     ) -> api.RecommendResponse:
-        """The same for everybody."""
+        """The same for all servers."""
         return self._reply
 
 
@@ -96,7 +96,7 @@ class Least(Empty):
 
 
 class Naive(Empty):
-    """The batcher that everybody writes first."""
+    """The usual first batcher."""
 
     def __init__(self, reply: api.RecommendResponse) -> None:
         super().__init__(reply)
@@ -162,7 +162,7 @@ SERVICERS: dict[str, Callable[[api.RecommendResponse], Empty]] = {
 
 
 def serve_empty(kind: str, port: int, reply: api.RecommendResponse) -> None:
-    """Serve one of the servicers beside ours; "lean" is the empty one with one method that is found by name."""
+    """Serve one of the other servicers; "lean" is the empty one with one method that is found by name."""
 
     async def main() -> None:
         server = grpc.aio.server(options=(("grpc.so_reuseport", 0),))
@@ -224,7 +224,7 @@ class Target:
 
 @contextmanager
 def running(name: str, command: Sequence[str], port: int, log: Path) -> Iterator[Target]:
-    """A server in a process of its own that answers on `port`, until it is no longer needed."""
+    """A server in a separate process that answers on `port`, until it is closed."""
     with log.open("w") as out:
         process = subprocess.Popen(command, stderr=out, text=True)
     try:

@@ -44,7 +44,7 @@ def recommender(*arguments: str, **settings: str) -> None:
 
 @asynccontextmanager
 async def serving(uri: str, folder: Path) -> AsyncIterator[tuple[int, int, int, list[dict[str, Any]]]]:
-    """A server that follows the alias: its port, its metrics' port, its process, and its log as it comes."""
+    """A server that follows the alias: its port, its metrics' port, its process, and its growing log."""
     settings = {
         "RECOMMENDER_MODEL": "models:/bench@champion",
         "RECOMMENDER_REGISTRY_URI": uri,
@@ -62,7 +62,7 @@ async def serving(uri: str, folder: Path) -> AsyncIterator[tuple[int, int, int, 
         assert process.stderr is not None
         async for line in process.stderr:
             if line.startswith(b"{"):
-                events.append({**json.loads(line), "at": time.perf_counter()})  # noqa: PERF401 (as it comes)
+                events.append({**json.loads(line), "at": time.perf_counter()})  # noqa: PERF401 (line by line)
 
     reading = asyncio.create_task(read())
     try:

@@ -1,7 +1,7 @@
 """Effect of restarts and deaths on callers behind Envoy, and how long a server is missing.
 
-Three servers, the committed configuration of Envoy, steady callers who never retry. Each server is stopped with SIGTERM
-and started again, then each is killed. `just bench restarts`
+Three servers, the committed configuration of Envoy, and steady callers that never retry. Each server is stopped with
+SIGTERM and started again, then each is killed. `just bench restarts`
 """
 
 from __future__ import annotations

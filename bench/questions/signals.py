@@ -1,8 +1,8 @@
-"""Which signal says how much a replica could still take, of CPU, busy share, queue time and loop lag.
+"""Which signal shows the remaining capacity of a replica: CPU, busy share, queue time or loop lag.
 
-h2load (Debian: nghttp2-client) finds the most calls/s, then sends shares of it at a constant rate; what an
-autoscaler could look at is read from the server's own metrics. A signal is good if it is low while there is room
-and high when there is none. `just bench signals --model PATH`.
+h2load (Debian: nghttp2-client) finds the most calls/s, then sends shares of it at a constant rate. The candidates for
+an autoscaler are read from the server's own metrics. A signal is good if it is low while there is room and high when
+there is none. `just bench signals --model PATH`.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def serving(model: Path) -> Iterator[tuple[int, int]]:
 
 
 def scraped(port: int) -> str:
-    """The metrics as they stand; empty while nobody listens."""
+    """The present metrics; empty if no server listens."""
     try:
         with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5) as reply:
             text: str = reply.read().decode()

@@ -40,7 +40,7 @@ class Instant:
     """An engine that has the answer already."""
 
     async def run(self, queries: Sequence[Query]) -> Sequence[Ranking]:
-        """The same for everybody."""
+        """The same for all stages."""
         return [RANKING] * len(queries)
 
     def stage(self, _: Sequence[Query]) -> None:

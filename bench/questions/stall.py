@@ -1,4 +1,4 @@
-"""The longest time that the event loop stands still while ONNX Runtime builds a session, and frees one.
+"""The longest stall of the event loop while ONNX Runtime builds a session, and while it frees one.
 
 `just bench stall weights/10_model.onnx --rounds 5`; needs no part of recommender, so it runs with any ONNX Runtime.
 """

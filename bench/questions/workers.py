@@ -65,7 +65,7 @@ def memory(pid: int) -> tuple[float, float]:
 
 
 def models(folder: Path, items: int, dim: int) -> dict[str, Path]:
-    """The same table inside the model file and beside it."""
+    """The same table inside the model file and next to it."""
     inside = write_model(folder / "10_model.onnx", table(items, dim), default_k=10)
     (folder / "beside").mkdir()
     beside = folder / "beside" / "10_model.onnx"

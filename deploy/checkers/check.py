@@ -100,7 +100,7 @@ def compose(root: Path) -> None:
 
 def prometheus(root: Path) -> None:
     """Promtool reads the configurations, the rules and the queries that the autoscaler's metrics come from."""
-    # The compose file mounts the rules beside the configuration: here they are somewhere else.
+    # The compose file mounts the rules next to the configuration; here they are elsewhere.
     program("promtool", "check", "config", "--syntax-only", "deploy/compose/prometheus.yaml", root=root)
     program("promtool", "check", "rules", *files(root, "deploy/observability/rules.yaml"), root=root)
     (adapter,) = files(root, "deploy/kubernetes/components/monitoring/prometheus-adapter.yaml")
@@ -230,7 +230,7 @@ def _undeclared(tree: Path) -> Iterator[str]:
 
 
 def terraform_policies(root: Path) -> None:
-    """The configuration against the policies of checkov; what is skipped says why beside the resource."""
+    """Check the configuration against checkov's policies; exceptions have their reason next to the resource."""
     program(*_checkov("terraform", root / "deploy" / "terraform"), root=root)
 
 

@@ -28,7 +28,7 @@ def main() -> None:
 
 
 def _find(titles: dict[str, str], wanted: str) -> str:
-    """The key of the first film whose title begins so."""
+    """The key of the first film whose title begins with these words."""
     for key, title in titles.items():
         if title.lower().startswith(wanted.lower()):
             return key

