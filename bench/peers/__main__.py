@@ -196,7 +196,7 @@ def compare(items: int, dim: int, pythons: dict[str, str], arguments: argparse.N
         ),
     ]
     if for_some:
-        within = f"who answered {1 / SHARES[-1]:.2f} × as many at first"
+        within = f"of servers that answered {1 / SHARES[-1]:.2f} × as many at first"
         tables.append((f"{items:,} × {dim}, at fixed rates, {within}", at_rates(found, for_some)))
     said = ""
     for heading, cells in tables:
