@@ -8,12 +8,13 @@ from itertools import compress, islice
 
 import numpy as np
 
+from recommender.api.options import Prepared
 from recommender.api.rules import AskedRules, about
 from recommender.api.users import User
 from recommender.catalogue.attributes.filters import Attributes, Filter
 from recommender.catalogue.attributes.opening import EXTRA
 from recommender.domain import Ranking
-from recommender.errors import InvalidRequestError, Violation, quoted
+from recommender.errors import InvalidRequestError, RecommenderError, Violation, quoted
 from recommender.masks import ItemMask
 from recommender.models.version import Version
 from recommender.new_items import Beside, NewItems
@@ -209,21 +210,43 @@ def attributes_of(version: Version) -> Attributes:
     return version.attributes
 
 
-def selected(version: Version, wanted: Filter | None) -> ItemMask | None:
-    """The items of a version that a filter selects; None without a filter.
+async def prepare_mask(version: Version, wanted: Filter, prepared: Prepared, deadline: float) -> None:
+    """Put the items of a version that a filter selects into `prepared`, or the error, which is raised too."""
+    attributes = attributes_of(version)
+    try:
+        prepared[version, wanted] = await attributes.prepare(wanted, deadline)
+    except RecommenderError as error:
+        prepared[version, wanted] = error
+        raise
 
-    Takes milliseconds unless it was prepared. Raises InvalidRequestError if the version cannot evaluate it.
+
+def mask_of(version: Version, wanted: Filter, prepared: Prepared | None) -> ItemMask:
+    """The items of a version that a filter selects.
+
+    Takes milliseconds unless it was prepared. Raises InvalidRequestError if the version cannot evaluate the filter, and
+    the error of its preparation if that failed.
     """
+    ready = None if prepared is None else prepared.get((version, wanted))
+    if isinstance(ready, RecommenderError):
+        raise ready
+    return attributes_of(version).mask(wanted) if ready is None else ready
+
+
+def selected(version: Version, wanted: Filter | None, prepared: Prepared | None) -> ItemMask | None:
+    """The items of a version that a request's filter selects; None without a filter. Raises what `mask_of` raises."""
     if wanted is None:
         return None
     if "candidates" not in version.abilities:
         label = version.model.label
         raise InvalidRequestError(Violation("filter", f"model {label} was exported without the input `candidates`"))
-    return attributes_of(version).mask(wanted)
+    return mask_of(version, wanted, prepared)
 
 
-def rules_for(version: Version, asked: AskedRules) -> Rules:
-    """The rules for a version's items. Raises InvalidRequestError if the version cannot keep one."""
+def rules_for(version: Version, asked: AskedRules, prepared: Prepared | None) -> Rules:
+    """The rules for a version's items.
+
+    Raises InvalidRequestError if the version cannot keep one, and what `mask_of` raises.
+    """
     first = "boosts" if asked.boosts else "max_per"
     for ability in _RULED:
         if ability not in version.abilities:
@@ -235,7 +258,7 @@ def rules_for(version: Version, asked: AskedRules) -> Rules:
         with about(f"boosts[{place}].filter"):
             attributes = attributes_of(version)
             of_new = None if new is None else attributes.mask_of_new(boost.filter, new)
-            boosts.append(Boost(attributes.mask(boost.filter), of_new, boost.factor, boost.addend))
+            boosts.append(Boost(mask_of(version, boost.filter, prepared), of_new, boost.factor, boost.addend))
     bounds = []
     for place, (attribute, most) in enumerate(asked.bounds):
         with about(f"max_per[{place}].attribute"):

@@ -5,18 +5,20 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 from recommender.api.features import Given, given_features, untaken_features
 from recommender.api.rules import AskedRules, filters_of, read_rules
 from recommender.catalogue.attributes.filters import Filter, ParameterValue
-from recommender.errors import InputsError, InvalidRequestError, Violation
+from recommender.errors import InputsError, InvalidRequestError, RecommenderError, Violation
 from recommender.masks import ItemMask
 from recommender.models.version import Version
 from recommender.recommend_api.v1 import recommend_api_pb2 as api
 
 _NAMED_VIOLATIONS = 10
 """A caller's status stays small, however many inputs it brings."""
+Prepared: TypeAlias = dict[tuple[Version, Filter], ItemMask | RecommenderError]
+"""The items of versions that filters select, or why they are not known."""
 
 
 class Items(NamedTuple):
@@ -49,8 +51,8 @@ class Options:
     rules: AskedRules | None = None
     filters: Mapping[str, Filter] | None = None
     """All of its filters by their fields, those of boosts too; None if it has none."""
-    held: tuple[ItemMask, ...] = ()
-    """Masks that the filters select, kept alive until the versions have read the request."""
+    prepared: Prepared | None = None
+    """The items that the filters select, for each version that was prepared to read the request."""
 
     def untaken(self, version: Version, *, reject: bool) -> tuple[str, ...]:
         """The fields with inputs that a version does not take.

@@ -16,7 +16,7 @@ from google.protobuf.descriptor import FieldDescriptor
 from protovalidate import Validator
 
 from recommender.api.batch_call import BatchCall, divided
-from recommender.api.catalogue import Catalogue, attributes_of, fallback_of, nothing_known, rules_for, selected
+from recommender.api.catalogue import Catalogue, fallback_of, nothing_known, prepare_mask, rules_for, selected
 from recommender.api.events import NO_EVENTS, SURELY_SHORT, plain_events, read_events
 from recommender.api.features import Given, features_for, plain_features
 from recommender.api.messages import ceiling, validate
@@ -26,6 +26,7 @@ from recommender.api.users import User, find_user, known_user, nobody_known
 from recommender.catalogue.attributes.filters import Filter
 from recommender.domain import Query, Ranking
 from recommender.errors import InvalidRequestError, Violation
+from recommender.masks import ItemMask
 from recommender.models.version import Version
 from recommender.recommend_api.v1 import recommend_api_pb2 as api
 from recommender.routing.answering import NO_REMARKS, Remarks
@@ -91,21 +92,23 @@ class Asked:
         return self.options.filters
 
     async def prepare(self, version: Version, deadline: float) -> None:
-        """See to it that `for_version` finds what the filter selects; `deadline` is on the batcher's clock.
+        """See to it that `for_version` has what the filters select; `deadline` is on the batcher's clock.
 
         Raises InvalidRequestError if the version cannot evaluate it, DeadlineError and BacklogFullError if that cannot
         be in time.
         """
+        prepared = self.options.prepared = self.options.prepared or {}
         for field, wanted in (self.options.filters or {}).items():
-            with about(field):
-                self.options.held += (await attributes_of(version).prepare(wanted, deadline),)
+            if not isinstance(prepared.get((version, wanted)), ItemMask):
+                with about(field):
+                    await prepare_mask(version, wanted, prepared, deadline)
 
     def for_version(self, version: Version, *, leniently: bool = False) -> tuple[Query | Ranking, Remarks]:
         """Read the request for a version, without side effects: a query, or the ranking if nothing is left to rank.
 
         Read `leniently`, inputs that the version does not take are ignored, whatever the limits say. Raises
         InvalidRequestError if the request needs more than the version offers, InputsError if the version takes other
-        inputs.
+        inputs, and what `prepare` raised for that version.
         """
         if self.highest < version.plain_items:
             history = self.history[-version.plain_history :]
@@ -130,7 +133,7 @@ class Asked:
         ignored = options.untaken(version, reject=options.reject_inputs and not leniently)
         features, unread = features_for(version, options.features, leniently=leniently)
         ignored += unread
-        chosen = selected(version, options.filter)
+        chosen = selected(version, options.filter, options.prepared)
         masks = version.masks if chosen is None else (*version.masks, chosen)
         matching = None if chosen is None else chosen.count_with(version.masks)
         catalogue = Catalogue(version, reject_unknown=options.reject_unknown, matching=matching)
@@ -146,7 +149,7 @@ class Asked:
             candidates = frozenset(catalogue.known("candidate_item", *options.candidates)) - excluded
             excluded = frozenset()
         beside = catalogue.beside(excluded, candidates, options.filter)
-        rules = None if options.rules is None else rules_for(version, options.rules)
+        rules = None if options.rules is None else rules_for(version, options.rules, options.prepared)
         excluded = catalogue.recommendable(excluded)
         candidates = None if candidates is None else catalogue.recommendable(candidates)
         if not user.ranked or not (history or user.enough or not model.reads_history):

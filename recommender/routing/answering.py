@@ -33,6 +33,8 @@ _SHADOW_SECONDS = 1.0
 """A copy of a request that takes longer has failed."""
 _FAILURES = (EngineError, BacklogFullError, DeadlineError, UnavailableError)
 """Errors that count against the version; any other is the request's own fault."""
+_UNREADABLE = (InvalidRequestError, BacklogFullError, DeadlineError)
+"""Errors of a version that cannot read a request, or that its filters could not be prepared for."""
 _WORTH_ANOTHER_TRY = (EngineError, BacklogFullError, UnavailableError)
 """Failures that another version may not have. A passed deadline has passed for all."""
 
@@ -79,7 +81,7 @@ class Asked(Filtered, Protocol):
         """Read the request for a version, without side effects: a query, or the ranking if nothing is left to rank.
 
         Read `leniently`, inputs that the version does not take are ignored. Raises InvalidRequestError if that version
-        cannot answer the request, InputsError if it takes other inputs.
+        cannot answer the request, InputsError if it takes other inputs, and what `prepare` raised for that version.
         """
 
 
@@ -127,13 +129,12 @@ class Answering:
         call.outcomes |= await prepare_many(coming, router, deadline)
         candidate, live, serving = router.candidate, router.live, router.serving()
         late: list[tuple[int, Asked]] = []
-        is_late = False
 
         def read(row: tuple[int, Asked]) -> None:
             place, asked = row
             if place in call.outcomes:
                 return
-            if asked.filter is not None and not is_late and router.serving() != serving:
+            if asked.filter is not None and router.serving() != serving:
                 # A version arrived between two turns. Evaluating for it here would block the event loop.
                 late.append(row)
                 return
@@ -147,18 +148,20 @@ class Answering:
             except RecommenderError as error:
                 call.outcomes[place] = error
 
-        await self._turns.each(coming, read)
-        # A version that was replaced between two turns takes no more rows.
-        coming, is_late = [*late, *call.take_from_others(router.serving())], True
-        call.outcomes |= await prepare_many(coming, router, deadline)
-        for row in coming:
-            read(row)
+        while coming:
+            await self._turns.each(coming, read)
+            if router.serving() == serving:
+                break
+            # A version that was replaced between two turns takes no more rows.
+            coming = [*late, *call.take_from_others(router.serving())]
+            late.clear()
+            call.outcomes |= await prepare_many(coming, router, deadline)
+            serving = router.serving()
         started = time.monotonic()
         await call.rank(deadline)
         if candidate is not None:
-            instead = self._compare(call, candidate, live, time.monotonic() - started)
-            await instead.rank(deadline)
-            call.outcomes |= instead.outcomes
+            failed = self._compare(call, candidate, live, time.monotonic() - started)
+            call.outcomes |= await self._answers_of_live(failed, deadline)
         return [call.outcomes[place] for place in range(len(requests))]
 
     async def _answer_beside(self, candidate: Candidate, asked: Asked, deadline: float) -> Answer:
@@ -195,20 +198,34 @@ class Answering:
             if picked is not version:
                 try:
                     return picked, *asked.for_version(picked)
-                except InvalidRequestError as error:
+                except _UNREADABLE as error:
                     wanted, remarks = _read_beside(asked, version, picked)  # raises too if the request is at fault
-                    if not isinstance(error, InputsError):
+                    if isinstance(error, InvalidRequestError) and not isinstance(error, InputsError):
                         candidate.note(picked, 0.0, failed=True)
                     return version, wanted, remarks
             return version, *_read_beside(asked, version, candidate.version)
         return version, *asked.for_version(version)
 
-    def _compare(self, call: _Call, candidate: Candidate, live: Version, seconds: float) -> _Call:
+    async def _answers_of_live(self, failed: Sequence[tuple[int, Asked]], deadline: float) -> dict[int, Outcome]:
+        """The outcomes of requests that another version failed at, from the live one."""
+        instead = _Call()
+        instead.outcomes |= await prepare_many(failed, self._router, deadline)
+        live = self._router.live
+        for place, asked in failed:
+            if place not in instead.outcomes:
+                try:
+                    instead.add(place, asked, live, *asked.for_version(live, leniently=True))
+                except InvalidRequestError as error:
+                    instead.outcomes[place] = error
+        await instead.rank(deadline)
+        return instead.outcomes
+
+    def _compare(self, call: _Call, candidate: Candidate, live: Version, seconds: float) -> list[tuple[int, Asked]]:
         """Count how the rows of a call ended, and mirror them. Returns those that the live version must answer instead.
 
         Each row counts with the seconds of its call, on both sides.
         """
-        mirrors, now_live, instead = candidate.mode == "shadow", self._router.live, _Call()
+        failed: list[tuple[int, Asked]] = []
         copies: list[_Copy] = []
         for version, rows in call.rows.items():
             for place, asked, _, _ in rows:
@@ -216,16 +233,13 @@ class Answering:
                 if isinstance(outcome, (Answer, *_FAILURES)):
                     _note(candidate, live, version, seconds, failed=not isinstance(outcome, Answer))
                 if isinstance(outcome, Answer):
-                    if mirrors and version is live and not self._pins(asked):
+                    if candidate.mode == "shadow" and version is live and not self._pins(asked):
                         copies.append((asked, outcome.ranking.item_ids))
                 elif self._is_for_live(version, asked, outcome):
-                    try:
-                        instead.add(place, asked, now_live, *asked.for_version(now_live, leniently=True))
-                    except InvalidRequestError as error:
-                        instead.outcomes[place] = error
+                    failed.append((place, asked))
         if copies and candidate is self._router.candidate:
             _mirror(candidate, live, copies, self._turns)
-        return instead
+        return failed
 
     def _is_for_live(self, version: Version, asked: Asked, error: Exception) -> bool:
         """Whether the live version is to answer what another one failed at."""
@@ -283,7 +297,7 @@ def _read_beside(asked: Asked, version: Version, other: Version) -> tuple[Query 
         except InputsError as others:
             if others.untaken & error.untaken:
                 raise error from None
-        except InvalidRequestError:
+        except _UNREADABLE:
             raise error from None
         return asked.for_version(version, leniently=True)
 
@@ -318,7 +332,7 @@ async def _shadow(candidate: Candidate, copies: Sequence[_Copy], turns: Turns) -
         asked, answered = copy
         try:
             wanted, _ = asked.for_version(version)
-        except InputsError:
+        except (InputsError, BacklogFullError, DeadlineError):
             return
         except InvalidRequestError:
             candidate.note(version, 0.0, failed=True)

@@ -53,15 +53,22 @@ async def prepare(asked: Filtered, router: Router, deadline: float) -> None:
 async def prepare_many(
     requests: Sequence[tuple[int, Filtered]], router: Router, deadline: float
 ) -> dict[int, RecommenderError]:
-    """Do so for each request of a call that has a filter; returns the errors, by the places of the requests."""
+    """Do so for each request of a call that has a filter; returns the errors, by the places of the requests.
+
+    The versions that serve when it returns are those that every request was prepared for.
+    """
     filtered = [(place, asked) for place, asked in requests if asked.filter is not None]
-    if not filtered:
-        return {}
-    ended = await asyncio.gather(*(prepare(asked, router, deadline) for _, asked in filtered), return_exceptions=True)
     errors: dict[int, RecommenderError] = {}
-    for (place, _), error in zip(filtered, ended, strict=True):
-        if isinstance(error, RecommenderError):
-            errors[place] = error
-        elif error is not None:
-            raise error
+    serving: Sequence[Version] | None = None
+    while filtered and router.serving() != serving:
+        serving = router.serving()
+        ended = await asyncio.gather(
+            *(prepare(asked, router, deadline) for _, asked in filtered), return_exceptions=True
+        )
+        for (place, _), error in zip(filtered, ended, strict=True):
+            if isinstance(error, RecommenderError):
+                errors[place] = error
+            elif error is not None:
+                raise error
+        filtered = [(place, asked) for place, asked in filtered if place not in errors]
     return errors
