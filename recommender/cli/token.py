@@ -105,7 +105,7 @@ def _rotated(text: str, name: str, digests: list[str], expires: str | None) -> s
     headers = [place for place, line in enumerate(lines) if line.lstrip().startswith("[")]
     start = next((place for place in headers if _named(lines[place]) == name), None)
     if start is None:
-        raise StartError(f"the table of {name} has no header of its own, as [{json.dumps(name)}]: give it one")
+        raise StartError(f"the table of {name} has no separate header such as [{json.dumps(name)}]: give it one")
     end = next((place for place in headers if place > start), len(lines))
     table = "".join(lines[start:end])
     listed = ", ".join(f'"{each}"' for each in digests)

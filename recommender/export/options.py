@@ -132,7 +132,7 @@ class ExportOptions:
                 raise ExportError(f"{field} is {number}; give a number of at least 1.")
         for field in ("layers", "heads"):
             if self.network not in BUILT_IN and getattr(self, field) is not None:
-                raise ExportError(f"{field} shapes a built-in network, and {self.network} is none; leave it out.")
+                raise ExportError(f"{field} shapes a built-in network, and {self.network} is not one; leave it out.")
 
     @property
     def sizes(self) -> Sizes:

@@ -163,7 +163,7 @@ class Subject:
             apart = np.abs(together - alone) / np.maximum(size[:, None] + np.abs(alone), np.finfo(np.float32).tiny)
             row = int(apart.max(axis=1).argmax())
             if apart[row].max() > PARITY:
-                where = "with other ids in the padding" if padding is not None else "beside longer ones"
+                where = "with other ids in the padding" if padding is not None else "in a batch with longer ones"
                 raise ExportError(
                     f"The padding changes what {self.name} yields: the history {_some(histories[row])} alone gets "
                     f"another result than {where}. history_length alone says what is padding. Mask by it "

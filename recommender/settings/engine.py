@@ -33,7 +33,7 @@ class EngineSettings(Group):
     """Most MiB for the arena on the CUDA device. 0: no limit. Set it if several processes share the device; it needs
     room for the item table and one batch of scores."""
     cuda_arena: ArenaStrategy = "next_power_of_two"
-    """How the arena on the CUDA device grows: next_power_of_two over-allocates and grows seldom; same_as_requested
+    """How the arena on the CUDA device grows. next_power_of_two over-allocates and grows seldom. same_as_requested
     allocates what it needs, for shared or nearly full devices."""
     cuda_graph: bool = False
     """Whether CUDA runs are captured once for each shape and replayed, which saves kernel launches. Pays off with a
@@ -49,8 +49,8 @@ class EngineSettings(Group):
     """What CoreML compiles the graph to: mlprogram (macOS 12 or newer, more operators) or neuralnetwork."""
     threads: Annotated[int, Field(ge=0, le=MOST_THREADS)] = 0
     """CPUs for one engine run. 0: all that this process may use (affinity and cgroup quota, rounded down), divided
-    among the engine slots, or one if the model is so fast that more do not help. Lower it if other processes need the
-    cores; `recommender profile` measures the cost."""
+    among the engine slots. It is one if the model is so fast that more do not help. Lower it if other processes need
+    the cores; `recommender profile` measures the cost."""
     thread_spinning: bool = False
     """Whether idle engine threads spin. Spinning saves some microseconds a run on dedicated cores, and starves other
     threads on shared ones."""

@@ -49,8 +49,8 @@ class ModelSettings(Group):
     it is rolled back, and the live version answers all requests. Empty: none."""
     candidate_mode: CandidateMode = "canary"
     """canary: the candidate answers a share of the users, by a stable hash of `routing_key`, else of the request id.
-    shadow: it gets copies of a share of the requests, and its answers are discarded; copies are dropped first under
-    load."""
+    shadow: the candidate gets copies of a share of the requests, and its answers are discarded. Under load copies are
+    dropped first."""
     candidate_share_percent: Annotated[float, Field(ge=0, le=100)] = 5.0
     """Percent of users, or of mirrored requests, that the candidate gets. Start small; a copy costs as much as a
     request."""

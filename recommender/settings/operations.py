@@ -36,8 +36,9 @@ class OperationSettings(Group):
     log_format: LogFormat = "auto"
     """auto, text or json. auto writes text in a terminal and one JSON object a line elsewhere."""
     config_file: Path | None = None
-    """TOML or YAML file of settings, by their names without RECOMMENDER_, in lower case: `port = 50051` in a .toml
-    file, `port: 50051` in a .yaml or .yml file. Read from the command line and the environment only. Empty: none."""
+    """TOML or YAML file of settings, by their names without RECOMMENDER_, in lower case. A .toml file has lines such
+    as `port = 50051`, a .yaml or .yml file `port: 50051`. Read from the command line and the
+    environment only. Empty: none."""
     secrets_dir: Path = Path("/run/secrets")
     """Folder of secrets: a file RECOMMENDER_REGISTRY_URI in it holds the value of that setting. Files with other names
     are ignored. Only the default folder may be missing. Read from the command line and the environment only."""

@@ -31,9 +31,9 @@ class RequestSettings(Group):
     max_batch_requests: Annotated[int, Field(ge=1, le=100_000)] = 1_000
     """Most requests of one BatchRecommend call; more are refused with INVALID_ARGUMENT."""
     unknown_items: UnknownItems = "report"
-    """How ids and keys that the model does not know are treated: report leaves them out and lists them in the reply,
+    """How ids and keys that the model does not know are treated. report leaves them out and lists them in the reply.
     reject refuses the request with INVALID_ARGUMENT."""
     unknown_inputs: UnknownInputs = "reject"
-    """How inputs that the model does not take, such as a user or times, are treated: reject refuses the request with
-    INVALID_ARGUMENT, report answers without them and lists the fields in the reply. With a candidate, inputs that
+    """How inputs that the model does not take, such as a user or times, are treated. reject refuses the request with
+    INVALID_ARGUMENT. report answers without them and lists the fields in the reply. With a candidate, inputs that
     either version takes are never refused."""

@@ -107,7 +107,7 @@ async def test_new_items_obey_exclusions_candidates_and_hiding_and_are_named_by_
         (capi.UpsertItemsRequest(model="reference@1", items=[new_item("", [1.0] * 8)]), "items[0].key"),
         (capi.UpsertItemsRequest(model="reference@1", items=[new_item("a", [np.nan] * 8)]), "NaN or infinity"),
         (capi.UpsertItemsRequest(model="reference@1", items=[new_item("a", [1.0] * 8, np.inf)]), "items[0].bias"),
-        (capi.UpsertItemsRequest(model="reference@1", items=[new_item("a", [1.0] * 8)] * 2), "'a' comes twice"),
+        (capi.UpsertItemsRequest(model="reference@1", items=[new_item("a", [1.0] * 8)] * 2), "'a' occurs twice"),
         (capi.UpsertItemsRequest(model="reference@1", items=[new_item("item 7", [1.0] * 8)]), "is in the catalogue"),
         (
             capi.UpsertItemsRequest(model="reference@1", items=[new_item("a", [1.0] * 8, 0.0, {"x": [1, 2]})]),
@@ -115,7 +115,7 @@ async def test_new_items_obey_exclusions_candidates_and_hiding_and_are_named_by_
         ),
         (
             capi.UpsertItemsRequest(model="reference@1", items=[new_item("a", [1.0] * 8, 0.0, {"x": "y" * 1000})] * 5),
-            "comes twice",
+            "occurs twice",
         ),
         (capi.UpsertItemsRequest(model="reference@1", items=[new_item("a", [1.0])] * 1001), "items"),
         (capi.UpsertItemsRequest(model="reference@1", items=[new_item("a", [1.0])] * 4000), "may have 3000 fields"),

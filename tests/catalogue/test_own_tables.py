@@ -104,7 +104,7 @@ async def test_the_table_of_the_settings_wins_and_the_log_says_so(models: Path, 
     ("table", "sentence"),
     [
         (by_id(0) + f"{ITEMS},1\n", f"it has the id {ITEMS}, and the model's ids are 0 to {ITEMS - 1}"),
-        (by_id(0) + "0,1\n", "the id 0 comes twice"),
+        (by_id(0) + "0,1\n", "the id 0 occurs twice"),
         ("id,price\n-1,2\n", "row 1 has no id from 0 on"),
         ("id,price\n1.5,2\n", "ids are whole numbers"),
         ("key,price\na,1\n", "the model has no keys: give its items by 'id'"),

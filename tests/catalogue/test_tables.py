@@ -87,12 +87,12 @@ def test_a_table_in_parquet_may_have_any_width_of_its_types(tmp_path: Path) -> N
     ("name", "content", "why"),
     [
         ("items.csv", "id,price\n1,2\n", "its first column is 'id', and must be 'key'; a table by id is that of one"),
-        ("items.csv", "key,price\na,1\na,2\n", "the key 'a' comes twice"),
+        ("items.csv", "key,price\na,1\na,2\n", "the key 'a' occurs twice"),
         ("items.csv", "key,price\n,1\n", "row 1 has no key"),
         ("items.csv", "key,price\n", "it has no rows"),
         ("items.csv", "", "cannot be read"),
         ("items.csv", "key,the price\na,1\n", "column 'the price': a name is letters"),
-        ("items.csv", "key,price,price\na,1,2\n", "column 'price' comes twice"),
+        ("items.csv", "key,price,price\na,1,2\n", "column 'price' occurs twice"),
         ("items.csv", "key,price\na,\n", "column 'price' has no values, so it has no type"),
         ("items.csv", "key,price\na,1,2\n", "cannot be read"),
         (

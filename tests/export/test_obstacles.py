@@ -153,7 +153,7 @@ def options(name: str, folder: Path, **more: object) -> ExportOptions:
         ("Packed", r"Packed sequences cannot be exported; .* history_length - 1"),
         ("Solves", r"ONNX has no linear solver; solve once"),
         ("FixedBatch", r"^ONNX Runtime cannot run what torch exported: .*len\(x\)"),
-        ("LastColumn", r"The padding changes what LastColumn yields: .* beside longer ones.*--padding-side left"),
+        ("LastColumn", r"The padding changes what LastColumn yields: .* with longer ones.*--padding-side left"),
         ("MaskByValue", r"The padding changes what MaskByValue yields: .* with other ids in the padding.*--padding-id"),
         ("NoTable", r"yields 8 numbers for a history, .* but table\.weight has 30 rows.*add item_embeddings"),
         ("TableRaises", r"TableRaises\.item_embeddings\(\) failed: .*test_obstacles\.py:\d+ \(return self\.tabel"),

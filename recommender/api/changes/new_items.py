@@ -160,7 +160,7 @@ class NewItemsCalls:
         version = self._version(request.model)
         for place, (item, vector) in enumerate(zip(request.items, vectors, strict=True)):
             if item.key in seen:
-                wrong.append(Violation(f"items[{place}].key", f"{quoted(item.key)} comes twice"))
+                wrong.append(Violation(f"items[{place}].key", f"{quoted(item.key)} occurs twice"))
             seen.add(item.key)
             attributes, faults = self._attributes_of(item, place, version)
             wrong += faults

@@ -101,7 +101,7 @@ def lists_of(
     tensor, lengths = tensors.get(name), tensors.get(length_name)
     if tensor is None:
         if lengths is not None:
-            raise refused(length_name, f"it comes without {name}")
+            raise refused(length_name, f"it needs {name}")
         return None
     padded = len(tensor.shape) > 1
     if padded and tensor.shape[0] != rows:
@@ -109,7 +109,7 @@ def lists_of(
     width = tensor.shape[-1]
     if lengths is None:
         if not padded and rows > 1:
-            raise wrong_shape(tensor, f"{rows} rows, or {length_name} beside it")
+            raise wrong_shape(tensor, f"{rows} rows, or {length_name} as well")
         starts = range(0, rows * width, width) if width else [0] * rows
         return Lists(name, tensor.elements, starts, [start + width for start in starts], most, width, last)
     check_one_each(lengths, rows)

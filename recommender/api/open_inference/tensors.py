@@ -68,7 +68,7 @@ class Texts:
         for element in taken:
             if not 0 < len(element) <= _LONGEST_KEY:
                 told = f"a key of {len(element)} bytes" if element else "an empty key before the end of its row"
-                raise refused(self._name, f"{told} is none: keys have 1 to {_LONGEST_KEY} bytes")
+                raise refused(self._name, f"{told} is invalid: keys have 1 to {_LONGEST_KEY} bytes")
         return [self._decoded(element) for element in taken]
 
     def take_strings(self, count: int) -> list[str]:
@@ -160,7 +160,7 @@ def read_tensors(request: oip.ModelInferRequest, known: Mapping[str, Sequence[st
         if name not in known:
             raise refused("inputs", f"there is no input {quoted(name)}; there are {_some(known)}")
         if name in tensors.named:
-            raise refused(name, "it comes twice")
+            raise refused(name, "it occurs twice")
         tensors.named[name] = _tensor(each, raw[place] if raw else None, known[name], tensors)
     return tensors
 

@@ -46,7 +46,7 @@ def read_table(path: Path, *, of_version: bool = False) -> ItemTable:
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         raise TableError(f"{path} cannot be read: {str(error).strip().splitlines()[0]}") from error
     if signature(path) != before:
-        raise TableError(f"{path} changed while it was read; write it beside and rename it")
+        raise TableError(f"{path} changed while it was read; write it to another file, and rename that")
     pa.default_memory_pool().release_unused()
     first = next(iter(columns))
     keys = columns.pop(first)
@@ -134,7 +134,7 @@ def _check_names(names: list[str], *, of_version: bool) -> None:
         raise TableError(f"it has {len(names)} columns, and {MOST_COLUMNS} are the most")
     for place, name in enumerate(names):
         if name in names[:place]:
-            raise TableError(f"column {name!r} comes twice")
+            raise TableError(f"column {name!r} occurs twice")
         if not _NAME.fullmatch(name) or len(name) > _LONGEST_NAME:
             raise TableError(
                 f"column {name!r}: a name is letters, digits and underscores, no digit first, {_LONGEST_NAME} at most"
@@ -170,7 +170,7 @@ def _check_once(values: pa.Array, what: str) -> None:
     counts = pc.value_counts(values)
     if len(counts) < len(values):
         twice = counts.field(0)[pc.index(pc.greater(counts.field(1), 1), True).as_py()].as_py()
-        raise TableError(f"the {what} {twice!r} comes twice")
+        raise TableError(f"the {what} {twice!r} occurs twice")
 
 
 def _typed(values: pa.Array) -> Column:

@@ -90,7 +90,7 @@ class FollowedTables:
             former, complaint = complaint, await self._look()
             self._stale = bool(complaint)
             if complaint and complaint != former:
-                log.error("items not reloaded: the former table stays in use", reason=complaint)
+                log.error("items not reloaded: the previous table stays in use", reason=complaint)
 
     async def _look(self) -> str:
         """Load a new file; returns why it cannot be used, or None."""

@@ -113,7 +113,7 @@ class KeptChanges:
 
         hidden, added = await self._do(read, math.inf)
         if hidden is None or added is None:
-            raise AssertionError("nobody has seen everything")
+            raise AssertionError("the journal was not read")
         return hidden, added
 
     async def _do(self, work: Callable[[Journal], R], deadline: float) -> R:

@@ -32,8 +32,8 @@ class CatalogueServiceStub:
     A change is durable when its call has ended, even if the server is killed right after. It applies to every request
     that begins a second later. Repeating a change has no effect, so calls may be retried.
 
-    Calls fail with INVALID_ARGUMENT if the request is invalid, NOT_FOUND if the version it names is not served,
-    PERMISSION_DENIED if the token lacks the scope, and UNAVAILABLE if the change cannot be stored now.
+    INVALID_ARGUMENT means an invalid request, NOT_FOUND that the named version is not served. PERMISSION_DENIED means that
+    the token lacks the scope, UNAVAILABLE that the change cannot be stored now.
     """
 
     def __init__(self, channel):
@@ -81,8 +81,8 @@ class CatalogueServiceServicer:
     A change is durable when its call has ended, even if the server is killed right after. It applies to every request
     that begins a second later. Repeating a change has no effect, so calls may be retried.
 
-    Calls fail with INVALID_ARGUMENT if the request is invalid, NOT_FOUND if the version it names is not served,
-    PERMISSION_DENIED if the token lacks the scope, and UNAVAILABLE if the change cannot be stored now.
+    INVALID_ARGUMENT means an invalid request, NOT_FOUND that the named version is not served. PERMISSION_DENIED means that
+    the token lacks the scope, UNAVAILABLE that the change cannot be stored now.
     """
 
     def HideItems(self, request, context):
@@ -181,8 +181,8 @@ class CatalogueService:
     A change is durable when its call has ended, even if the server is killed right after. It applies to every request
     that begins a second later. Repeating a change has no effect, so calls may be retried.
 
-    Calls fail with INVALID_ARGUMENT if the request is invalid, NOT_FOUND if the version it names is not served,
-    PERMISSION_DENIED if the token lacks the scope, and UNAVAILABLE if the change cannot be stored now.
+    INVALID_ARGUMENT means an invalid request, NOT_FOUND that the named version is not served. PERMISSION_DENIED means that
+    the token lacks the scope, UNAVAILABLE that the change cannot be stored now.
     """
 
     @staticmethod

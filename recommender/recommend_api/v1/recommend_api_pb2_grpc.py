@@ -69,9 +69,9 @@ class RecommenderServiceServicer:
     def Recommend(self, request, context):
         """Ranks the catalogue for one history and returns the best items, best first.
 
-        Fails with INVALID_ARGUMENT if the request is invalid (the details name the field), NOT_FOUND if the model it names
-        is not served, RESOURCE_EXHAUSTED if too many calls wait (retry after `grpc-retry-pushback-ms`), DEADLINE_EXCEEDED
-        if the answer cannot come in time, and UNAVAILABLE while the server starts or drains.
+        INVALID_ARGUMENT means an invalid request; the details name the field. NOT_FOUND means that the named model is not
+        served. RESOURCE_EXHAUSTED means that too many calls wait: retry after `grpc-retry-pushback-ms`. DEADLINE_EXCEEDED
+        means that the answer cannot come in time, UNAVAILABLE that the server starts or drains.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -36,9 +36,9 @@ class RecommenderServiceStub:
     Recommend: _grpc.UnaryUnaryMultiCallable[_recommend_api_pb2.RecommendRequest, _recommend_api_pb2.RecommendResponse]
     """Ranks the catalogue for one history and returns the best items, best first.
 
-    Fails with INVALID_ARGUMENT if the request is invalid (the details name the field), NOT_FOUND if the model it names
-    is not served, RESOURCE_EXHAUSTED if too many calls wait (retry after `grpc-retry-pushback-ms`), DEADLINE_EXCEEDED
-    if the answer cannot come in time, and UNAVAILABLE while the server starts or drains.
+    INVALID_ARGUMENT means an invalid request; the details name the field. NOT_FOUND means that the named model is not
+    served. RESOURCE_EXHAUSTED means that too many calls wait: retry after `grpc-retry-pushback-ms`. DEADLINE_EXCEEDED
+    means that the answer cannot come in time, UNAVAILABLE that the server starts or drains.
     """
     BatchRecommend: _grpc.UnaryUnaryMultiCallable[_recommend_api_pb2.BatchRecommendRequest, _recommend_api_pb2.BatchRecommendResponse]
     """Answers many requests in one call, in their order. Each has its own outcome: an invalid request never fails the
@@ -62,9 +62,9 @@ class RecommenderServiceAsyncStub(RecommenderServiceStub):
     Recommend: _aio.UnaryUnaryMultiCallable[_recommend_api_pb2.RecommendRequest, _recommend_api_pb2.RecommendResponse]  # type: ignore[assignment]
     """Ranks the catalogue for one history and returns the best items, best first.
 
-    Fails with INVALID_ARGUMENT if the request is invalid (the details name the field), NOT_FOUND if the model it names
-    is not served, RESOURCE_EXHAUSTED if too many calls wait (retry after `grpc-retry-pushback-ms`), DEADLINE_EXCEEDED
-    if the answer cannot come in time, and UNAVAILABLE while the server starts or drains.
+    INVALID_ARGUMENT means an invalid request; the details name the field. NOT_FOUND means that the named model is not
+    served. RESOURCE_EXHAUSTED means that too many calls wait: retry after `grpc-retry-pushback-ms`. DEADLINE_EXCEEDED
+    means that the answer cannot come in time, UNAVAILABLE that the server starts or drains.
     """
     BatchRecommend: _aio.UnaryUnaryMultiCallable[_recommend_api_pb2.BatchRecommendRequest, _recommend_api_pb2.BatchRecommendResponse]  # type: ignore[assignment]
     """Answers many requests in one call, in their order. Each has its own outcome: an invalid request never fails the
@@ -91,9 +91,9 @@ class RecommenderServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_recommend_api_pb2.RecommendResponse, _abc.Awaitable[_recommend_api_pb2.RecommendResponse]]:
         """Ranks the catalogue for one history and returns the best items, best first.
 
-        Fails with INVALID_ARGUMENT if the request is invalid (the details name the field), NOT_FOUND if the model it names
-        is not served, RESOURCE_EXHAUSTED if too many calls wait (retry after `grpc-retry-pushback-ms`), DEADLINE_EXCEEDED
-        if the answer cannot come in time, and UNAVAILABLE while the server starts or drains.
+        INVALID_ARGUMENT means an invalid request; the details name the field. NOT_FOUND means that the named model is not
+        served. RESOURCE_EXHAUSTED means that too many calls wait: retry after `grpc-retry-pushback-ms`. DEADLINE_EXCEEDED
+        means that the answer cannot come in time, UNAVAILABLE that the server starts or drains.
         """
 
     @_abc_1.abstractmethod
