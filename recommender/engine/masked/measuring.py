@@ -26,6 +26,8 @@ NAMING = Costs(walk=Cost(1.0, 1.0), named=Cost(0.0), looked=Cost(1.0, 1.0))
 _ROWS = 64
 """Rows of the largest batch that is measured."""
 _FEW_ROWS = 8
+_LENGTH = 32
+"""Items of a history, which a row that looks at blocks has encoded twice."""
 _TIMES = 4
 """So many times the default k are asked for, to see what asking costs."""
 _MOST_CELLS = 2_560
@@ -64,7 +66,8 @@ def measured(
     known = model.readable or 1
     # From all over the catalogue: a batch of one user often would be as hard or as easy as that user.
     places = [place * known // rows for place in range(rows)]
-    plain = [Query((model.some_item if place == model.padding_id else place,), k) for place in places]
+    length = min(model.longest_history or _LENGTH, _LENGTH)
+    plain = [Query((model.some_item if place == model.padding_id else place,) * length, k) for place in places]
     more = min(_TIMES * k, most_asked(model, k), items)
     some = min(rows, max(_MOST_CELLS // more, 1))
     asking = [
