@@ -141,9 +141,9 @@ class OnnxEngine:
         with as_model_error(self._sessions.path):
             for bucket in shapes:
                 await self.run([Query((item,) * bucket.history, bucket.k)] * bucket.rows)
-            await self.run([Query((item,), k)] * max_batch_size)
             await self._threads.call(lambda _: self._sessions.choose_coarse_rows(max_batch_size))
             await self._threads.call(lambda _: self._measure_ways(max_batch_size))
+            await self.run([Query((item,), k)] * max_batch_size)
 
     def close(self) -> bool:
         """End the threads and free the sessions; False if a thread is stuck in a run, which keeps its memory."""
@@ -166,6 +166,14 @@ class OnnxEngine:
                 self._sessions.block,
                 max_batch_size,
             )
+            self._shrink()
+
+    def _shrink(self) -> None:
+        """Give back the memory that runs up to now have taken on the CPU; blocks."""
+        k, options = self.model.default_k, quiet_options()
+        options.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
+        self._sessions.run(self.contract.pack([Query((self.model.some_item,), k)]), k, options, general=True)
+        release_memory()
 
     def _rank(
         self,

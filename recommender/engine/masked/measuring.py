@@ -25,16 +25,16 @@ NAMING = Costs(walk=Cost(1.0, 1.0), named=Cost(0.0), looked=Cost(1.0, 1.0))
 """Costs by which every row ranks exactly what its masks allow."""
 _ROWS = 64
 """Rows of the largest batch that is measured."""
-_FEW_ROWS = 8
+_FEW_ROWS = 4
 _LENGTH = 32
 """Items of a history, which a row that looks at blocks has encoded twice."""
 _TIMES = 4
 """So many times the default k are asked for, to see what asking costs."""
-_MOST_CELLS = 2_560
+_MOST_CELLS = 1_600
 """Items that the rows of such a run ask for at most: it bounds the memory that they take."""
 _SHARE = 8
 """One item in so many is named, but no more than `_MOST_NAMED`."""
-_MOST_NAMED = 16_384
+_MOST_NAMED = 8_192
 _TENTH = 10
 """One item in so many is allowed where blocks are looked at."""
 _LEAST_SHARE = 8
