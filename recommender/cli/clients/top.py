@@ -169,7 +169,7 @@ def _latency(change: Change, *, brief: bool) -> RenderableType:
         ("whole call", telemetry.CALL_DURATION),
         ("  waiting", telemetry.QUEUE_TIME),
         ("  running", telemetry.INFERENCE_TIME),
-        ("loop late", telemetry.LOOP_LAG),
+        ("loop lag", telemetry.LOOP_LAG),
     ):
         slow = (change.quantile(q, instrument) for q in quantiles.values())
         table.add_row(name, *map(_duration, (change.mean(instrument), *slow)))
@@ -188,7 +188,7 @@ def _batches(change: Change, inner: int) -> RenderableType:
         table.add_row(rows, Text("█" * max(round(rate / most * longest), 1), style="cyan"), _number(rate))
     rows_run = change.rate(telemetry.BATCH_SIZES, "_sum")
     padded = change.rate(telemetry.PADDED) / rows_run if rows_run else math.nan
-    said = f"rows a run {_number(change.mean(telemetry.BATCH_SIZES))}, padding {_number(padded)} a row"
+    said = f"rows/run {_number(change.mean(telemetry.BATCH_SIZES))}, padding/row {_number(padded)}"
     return Group(table, Text(said))
 
 
@@ -201,7 +201,7 @@ def _load(change: Change, inner: int) -> RenderableType:
     busy = change.rate(telemetry.INFERENCE_TIME, "_sum") / slots if slots else 0.0
     table.add_row("engine busy", _bar(busy, longest), f"{min(busy, 1.0):.0%}")
     table.add_row("backlog", _bar(waiting / limit if limit else 0.0, longest), f"{waiting:,.0f} of {limit:,.0f}")
-    table.add_row("in a run", "", f"{change.now(telemetry.RUNNING):,.0f}")
+    table.add_row("running", "", f"{change.now(telemetry.RUNNING):,.0f}")
     for outcome in change.values(telemetry.REQUESTS, telemetry.OUTCOME):
         rate = change.rate(telemetry.REQUESTS, **{telemetry.OUTCOME.replace(".", "_"): outcome})
         if rate and outcome != "answered":
