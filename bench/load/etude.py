@@ -117,7 +117,7 @@ def main() -> int:
         measured(network, SHOPS[shop], arguments, console) for network in arguments.networks for shop in arguments.shops
     ]
     heads = ("shop", "network", "catalogue", "asked/s", "p50 ms", "p90 ms", "failed", "met", "highest/s in the ramp")
-    table = Table(*heads, "rows a run", "engine ms a row", "published")
+    table = Table(*heads, "rows/run", "engine ms a row", "published")
     for each in figures:
         part = each.steady
         table.add_row(

@@ -18,8 +18,8 @@ from bench.load.run import Part, Run
 
 KINDS = {GOOD: "as most", LEAVING: "cancelling", HURRIED: "with a short deadline", SLOW: "reading nothing"}
 _HEADS = (
-    "part", "requests", "offered/s", "answered/s", "errors", "p50 ms", "p90 ms", "p99 ms", "p99.9 ms", "most ms",
-    "rows a run", "queue ms", "engine ms", "server cores",
+    "part", "requests", "offered/s", "answered/s", "errors", "p50 ms", "p90 ms", "p99 ms", "p99.9 ms", "max ms",
+    "rows/run", "queue ms", "engine ms", "server cores",
 )  # fmt: skip
 _SHADES = {0.5: "#56b4e9", 0.9: "#0072b2", 0.99: "#d55e00", 0.999: "#8c2d04"}
 """Okabe and Ito's colours, which people with any colour vision can distinguish."""
@@ -178,7 +178,10 @@ def _latency(
     if limit_ms is not None:
         axes.axhline(limit_ms, color=_ERROR, linestyle=":", label=f"objective: {limit_ms:g} ms")
     axes.set_yscale("log")
-    axes.yaxis.set_major_formatter(mpl.ticker.FuncFormatter(lambda value, _: f"{value:g}"))
+    plain = mpl.ticker.FuncFormatter(lambda value, _: f"{value:g}")
+    axes.yaxis.set_major_formatter(plain)
+    axes.yaxis.set_minor_formatter(plain)
+    axes.tick_params(axis="y", which="minor", labelsize=7)
     axes.legend(ncols=2, frameon=False)
     return _svg(figure)
 
@@ -199,7 +202,7 @@ def _batches(x_name: str, xs: Sequence[float], of: Sequence[Part]) -> str:
     known = [(x, part.told.batch_size) for x, part in zip(xs, of, strict=True) if math.isfinite(part.told.batch_size)]
     if known:
         axes.plot(*zip(*known, strict=True), "o-", color="#009e73", markersize=3.5)
-        axes.set_ylim(bottom=0)
+        axes.set_ylim(0, 1.1 * axes.get_ylim()[1])
     else:
         _nothing(axes)
     return _svg(figure)
@@ -223,8 +226,9 @@ def _split(of: Sequence[Part], title: str, x_name: str, xs: Sequence[float]) -> 
             below += values[0]
     else:
         axes.stackplot(at, queue, engine, rest, labels=names, colors=shades, alpha=0.9)
-    axes.set_ylim(bottom=0)
-    axes.legend(frameon=False, loc="upper left")
+    # The legend has its own line above the areas.
+    axes.set_ylim(0, 1.15 * axes.get_ylim()[1])
+    axes.legend(frameon=False, loc="upper left", ncols=len(names))
     return _svg(figure)
 
 
