@@ -87,7 +87,7 @@ def main() -> None:
         body.flush()
         most = load(port, Path(body.name), options.seconds, None)
         print(f"{options.model}: {most:,.0f} calls/s at most, {available_cpus()} CPUs shared with the generator\n")
-        print("| load | calls/s | rows a run | CPU | engine busy | mean queue time, ms | mean loop lag, ms |")
+        print("| load | calls/s | rows per run | CPU | engine busy | mean queue time, ms | mean loop lag, ms |")
         print("| ---: | ---: | ---: | ---: | ---: | ---: | ---: |")
         for share in SHARES:
             before, began = scraped(metrics), time.monotonic()

@@ -13,7 +13,7 @@ A model with scores in 8 bits also takes `coarse_rows` int64 [2], which has a de
 batch that starts from them. Optional `fallbacks` int64 [batch] is 1 for a row that they could not rank alone, which
 serving does not ask for. Optional `query` float32 [batch, d] is what an item's vector is multiplied with: the score of
 an item is that product, plus its bias. A row without a finite one gets no recommendation.
-Optional `bounds` is told of in `masked/bounds.py`.
+Optional `bounds` is described in `masked/bounds.py`.
 The older form takes `user_history` int64 [history] and gives `recommendations` int64 [K].
 """
 

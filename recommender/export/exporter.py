@@ -50,7 +50,7 @@ def export_model(
     network: nn.Module | None = None,
     origin: Origin | None = None,
 ) -> Path:
-    """Export a network as a model file with its card beside it and return the file's path.
+    """Export a network as a model file with its card next to it and return the file's path.
 
     A given `network` replaces that of the options, which then only name it; `origin` says where it was trained.
 

@@ -1,4 +1,4 @@
-"""The lists beside a model: the items' keys, and the fallback list."""
+"""The lists next to a model: the items' keys, and the fallback list."""
 
 from __future__ import annotations
 
@@ -126,7 +126,7 @@ class Lists:
                 )
 
     def write(self, model: Path) -> Files:
-        """Write the lists beside the model file; returns the files."""
+        """Write the lists next to the model file; returns the files."""
         files: Files = {}
         if self.keys is not None:
             path = model.with_suffix(".keys")

@@ -113,7 +113,7 @@ def open_version(folder: Path, release: Release) -> Artifact:
 
 
 def open_artifact(path: Path) -> Artifact:
-    """Read the card beside a model file and check the size and digest of every file it lists.
+    """Read the card next to a model file and check the size and digest of every file it lists.
 
     Raises ModelError if the card is unreadable or a file is missing, truncated or altered.
     """

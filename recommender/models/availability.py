@@ -1,4 +1,4 @@
-"""Availability: hidden items, and new items ranked beside the model's, in every loaded version."""
+"""Availability: hidden items, and new items ranked with the model's, in every loaded version."""
 
 from __future__ import annotations
 

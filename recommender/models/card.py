@@ -1,4 +1,4 @@
-"""The card: a model's description, as JSON beside its file."""
+"""The card: a model's description, as JSON next to its file."""
 
 from __future__ import annotations
 

@@ -2,7 +2,7 @@
 
 A call has a SERVER span in its caller's trace: of gRPC's stock interceptor on the grpc.aio edge, of our own behind
 Envoy. For each batch with rows of it, the span has a child `queue` (admission to start of the batch) and a child `run`
-(the batch). A batch is a span of its own with links to every sampled call in it; each `run` links to its batch. Links
+(the batch). A batch is a separate span with links to every sampled call in it; each `run` links to its batch. Links
 lead from a slow call to its batch, and on to the other calls in it.
 """
 

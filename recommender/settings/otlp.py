@@ -97,7 +97,7 @@ def _text(key: str) -> str:
 
 
 def _is_sent(signal: Signal) -> bool:
-    """True if the exporter is `otlp`, or an endpoint is set and no exporter; logs need an endpoint of their own."""
+    """True if the exporter is `otlp`, or an endpoint is set and no exporter; logs need a separate endpoint."""
     key = f"OTEL_{signal.upper()}_EXPORTER"
     _among(("otlp", "none"), key, _text(key))
     if _text(key):

@@ -66,7 +66,7 @@ def score_on_ray(
     """Score an input into a folder that all nodes see, with one actor for each `threads` CPUs, by default a node's.
 
     `address` is that of a cluster, or `ray` for the one that RAY_ADDRESS names, else for one on this machine, which is
-    started if none runs. The model is resolved once, here. Each shard has a folder of its own with a manifest, so the
+    started if none runs. The model is resolved once, here. Each shard has a separate folder with a manifest, so the
     same call resumes after a failure. `tick` is called after each shard. Call it in the main thread: Ray wants that.
     Raises BulkError and StartError, and StoppedError after SIGTERM or SIGINT.
     """

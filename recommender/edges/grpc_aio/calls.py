@@ -90,7 +90,7 @@ class OpenCalls:
         raise ProtocolError(code_pb2.INVALID_ARGUMENT, "the request ends before its message does")
 
     def refusal_of(self, context: Context) -> Exception | None:
-        """The error of a call that was cancelled for its slow message, whose task goes on; None for any other."""
+        """The error of a call that was cancelled for its slow message while its task continues; None for any other."""
         refused = self._refused.pop(context, None)
         if refused is not None:
             self._tasks[context].uncancel()

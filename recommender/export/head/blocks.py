@@ -15,8 +15,8 @@ among equals, which is the lower id. The items after the last full block are alw
 There are two ways to the maxima:
 
 - `all_scores` multiplies with the whole table at once, which ONNX Runtime has packed for this at load (a second
-  copy in memory, not in the file; `session.disable_prepacking` saves it and costs time); `from_scores` goes on.
-- `from_slabs` walks over the table in slabs, the table on the left, read as it stands in the file, and keeps of each
+  copy in memory, not in the file; `session.disable_prepacking` saves it and costs time); `from_scores` continues.
+- `from_slabs` walks over the table in slabs, the table on the left, read as stored in the file, and keeps of each
   slab the maxima only, where a score matrix would cost more to write than to compute. The items of the chosen
   blocks are scored once more; such a score may differ in its last bits from the one that chose the block,
   far inside the card's `score_tolerance`.

@@ -47,7 +47,7 @@ class Declared:
         return {card.name: (card, self._numbers(card)) for card in self.cards}
 
     def write(self, model: Path) -> Files:
-        """Write the vocabularies beside the model file; returns the files."""
+        """Write the vocabularies next to the model file; returns the files."""
         files: Files = {}
         for card in self.cards:
             if card.vocabulary is not None:
