@@ -180,6 +180,7 @@ def _latency(
     axes.set_yscale("log")
     plain = mpl.ticker.FuncFormatter(lambda value, _: f"{value:g}")
     axes.yaxis.set_major_formatter(plain)
+    axes.yaxis.set_minor_locator(mpl.ticker.LogLocator(subs=(2, 5)))
     axes.yaxis.set_minor_formatter(plain)
     axes.tick_params(axis="y", which="minor", labelsize=7)
     axes.legend(ncols=2, frameon=False)
