@@ -52,6 +52,7 @@ class AsgiEdge:
         self._other = self._methods[ANY_OTHER]
         self._not_grpc = (404, b"application/json", _no_method(self._methods)) if web else _NO_GRPC
         self._calls = OpenCalls(max_message_bytes)
+        self._loop: asyncio.AbstractEventLoop | None = None
 
     @property
     def calls(self) -> int:
@@ -71,7 +72,9 @@ class AsgiEdge:
             return
         method, respond = self._methods.get(scope["path"], self._other)
         noted, client = method.begin(self._metadata(headers)), scope.get("client")
-        call = HttpCall(headers, receive, send, noted, client, uploads=self._calls.uploads)
+        if self._loop is None:
+            self._loop = asyncio.get_running_loop()
+        call = HttpCall(headers, receive, send, noted, client, uploads=self._calls.uploads, loop=self._loop)
         self._calls.begin(call)
         try:
             try:

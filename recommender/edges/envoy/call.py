@@ -89,6 +89,7 @@ class HttpCall:
         client: Client | None = None,
         *,
         uploads: Uploads[HttpCall] | None = None,
+        loop: asyncio.AbstractEventLoop | None = None,
     ) -> None:
         self.headers = headers
         self.client = client
@@ -105,7 +106,7 @@ class HttpCall:
         """The error that fails an expired call."""
         self._receive = receive
         self._send = send
-        self._task = asyncio.current_task()
+        self._task = asyncio.current_task(loop)  # without a loop CPython 3.11 asks for the process's id
         self._request = _UNREAD
         self._reply = _NONE
 
