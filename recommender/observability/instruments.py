@@ -126,8 +126,8 @@ BATCHES: Final = Instrument(
     "recommender.batches",
     "counter",
     "{batch}",
-    "Batches by why they took no more rows: full, drained (no other caller was waiting), "
-    "or alike (the others' histories have another length)",
+    "Batches by the reason for their size: full, drained (no other caller was waiting), "
+    "or alike (other histories have another length)",
     (MODEL, CLOSE_REASON),
 )
 PADDED: Final = Instrument(
@@ -182,7 +182,7 @@ REFUSED_VERSION: Final = Instrument(
     "recommender.model.refused",
     "gauge",
     "1",
-    "1 as long as the version that was refused last has not been followed by one that serves, else 0",
+    "1 from the refusal of a version until a later one serves, else 0",
     (MODEL_REFERENCE,),
 )
 SOURCE_FAILING: Final = Instrument(
@@ -295,7 +295,7 @@ LOOP_LAG: Final = Instrument(
     "recommender.event_loop.lag",
     "histogram",
     "s",
-    "How late the event loop is for a timer, taken ten times a second; it counts whole milliseconds",
+    "Lag of the event loop's timers, sampled ten times a second, in whole milliseconds",
     (),
     LATENCY_BOUNDS,
 )
