@@ -25,7 +25,7 @@ from rich.table import Table
 
 from bench import facts
 from bench.figures import kept, spread
-from bench.load.plan import Phase, Plan
+from bench.load.plan import Method, Phase, Plan
 from bench.load.run import run, warm_up
 from bench.load.scenarios import model
 from bench.serving import Server, serving
@@ -67,6 +67,7 @@ def main() -> int:
     parser.add_argument("--dim", type=int, default=32, help="size of its embeddings")
     parser.add_argument("--network", default="reference", help="sasrec and gru4rec too")
     parser.add_argument("--edge", default="grpc", choices=get_args(Edge))
+    parser.add_argument("--method", default="unary", choices=get_args(Method))
     parser.add_argument("--least", type=float, default=0.98, help="share of the first's CPU a call that is to be kept")
     parser.add_argument("--strict", action="store_true", help="exit code 1 if the median is below --least")
     arguments = parser.parse_args()
@@ -78,7 +79,7 @@ def main() -> int:
             tree = stack.enter_context(checked_out(revision, Path(folder, str(number))))
             servers.append(stack.enter_context(serving("--model", str(path.absolute()), settings=settings, cwd=tree)))
         phases = (Phase(arguments.seconds, in_flight=arguments.in_flight),)
-        plans = [Plan(each.target, phases, items=arguments.items) for each in servers]
+        plans = [Plan(each.target, phases, arguments.method, items=arguments.items) for each in servers]
         for plan in plans:
             warm_up(plan)
         rounds: list[dict[int, tuple[float, float]]] = []
