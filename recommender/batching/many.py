@@ -1,14 +1,15 @@
 """A call of many queries: each is admitted, answered and counted like any other, a batch's worth at a time.
 
 So a call of a thousand rows is not a thousand places ahead of a later caller with one. Nor are a hundred such calls:
-together they have two batches' worth, one to run and one to wait, and at least one query each.
+together they have two batches' worth, one to run and one to wait. Calls get a batch's worth in turns.
 """
 
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from recommender.batching.batches import Waiter
@@ -51,16 +52,34 @@ class Door:
     leave: Callable[[Sequence[Waiter[Payload]], int], None]
     """Take callers out, and count how many requests were cancelled with them."""
     counts: Counts
-    calls: int = 0
-    """Calls that are open."""
     waiting: int = 0
-    """Their queries that wait or run."""
+    """Queries of all calls that wait or run."""
+    coming: deque[Many] = field(default_factory=deque)
+    """Calls with queries to come, the next one first."""
+    fills: bool = False
+    """Whether the loop's next turn admits more."""
 
-    def room(self, waiting: int) -> int:
-        """Return how many more queries may come of a call of which so many wait or run."""
-        least = 0 if waiting else 1
-        share = min(self.most, 2 * self.most // self.calls)
-        return max(min(share - waiting, 2 * self.most - self.waiting), least)
+    def fill(self) -> None:
+        """Admit queries while there is room, a batch's worth of one call after another."""
+        self.fills = False
+        coming = self.coming
+        for _ in range(len(coming)):
+            room = 2 * self.most - self.waiting
+            if room <= 0:
+                return
+            call = coming.popleft()
+            if not call.admit(min(room, self.most - len(call.waiting))):
+                continue
+            if len(call.waiting) < self.most:  # there is no more room, or it had many refusals in this turn
+                coming.appendleft(call)
+                return
+            coming.append(call)
+
+    def fill_soon(self) -> None:
+        """Do so once for all queries that a run answers: each time costs as much as several queries."""
+        if self.coming and not self.fills:
+            self.fills = True
+            asyncio.get_running_loop().call_soon(self.fill)
 
 
 _OUTCOMES = (Ranking, RecommenderError)
@@ -85,41 +104,49 @@ class Many:
 
     async def outcomes(self) -> list[Ranking | RecommenderError]:
         """Admit the queries and wait for the outcome of each, in their order."""
-        self._door.calls += 1
+        door = self._door
+        door.coming.append(self)
+        door.fill()
         try:
-            self._admit()
-            self._finish_when_complete()
             await self._finished
         except asyncio.CancelledError:
             left = list(self.waiting.values())
             self.waiting.clear()
-            self._door.waiting -= len(left)
-            self._door.leave(left, self._rows - len(self._outcomes))
+            door.waiting -= len(left)
+            door.leave(left, self._rows - len(self._outcomes))
+            door.fill_soon()
             raise
-        finally:
-            self._door.calls -= 1
         return [self._outcomes[place] for place in range(self._rows)]
 
     def settle(self, place: int, outcome: Ranking | Exception) -> None:
         """Take the outcome of a query that was admitted, and admit others."""
         del self.waiting[place]
         self._door.waiting -= 1
+        self._door.fill_soon()
         self._door.counts.end(outcome)
         if not isinstance(outcome, _OUTCOMES):
             raise TypeError(f"{outcome!r} is no outcome of a query")
         outcomes = self._outcomes
         outcomes[place] = outcome
-        if len(outcomes) + len(self.waiting) < self._rows and not self._finished.done():
-            self._admit()
         if not self.waiting:
             self._finish_when_complete()
 
-    def _admit(self) -> None:
-        """Admit the next queries that are not refused, as many as there is room for."""
+    def admit(self, most: int) -> bool:
+        """Admit the next queries that are not refused, `most` at most; returns whether there are others to come."""
+        if self._finished.done():  # it was cancelled
+            return False
+        try:
+            others = self._admit(most)
+        except Exception as error:  # noqa: BLE001 (a bug here must not leave the call waiting)
+            self._finished.set_exception(error)
+            return False
+        self._finish_when_complete()
+        return others
+
+    def _admit(self, most: int) -> bool:
         door, deadline = self._door, self._deadline
-        most = door.room(len(self.waiting))
         if not most:
-            return
+            return True
         now = door.clock()
         room, refusals = most, _MOST_REFUSALS
         for place, query in self._coming:
@@ -129,7 +156,7 @@ class Many:
                 self._outcomes[place] = refusal
                 refusals -= 1
                 if not refusals:
-                    self._loop.call_soon(self._admit_more)
+                    self._loop.call_soon(door.fill_soon)
                     break
                 continue
             waiter.trace = self._trace
@@ -140,15 +167,7 @@ class Many:
                 break
         if room < most:
             door.admitted(deadline, now)
-
-    def _admit_more(self) -> None:
-        """Continue after many refusals, unless the call was cancelled."""
-        if not self._finished.done():
-            try:
-                self._admit()
-            except Exception as error:  # noqa: BLE001 (a bug here must not leave the call waiting)
-                self._finished.set_exception(error)
-            self._finish_when_complete()
+        return len(self._outcomes) + len(self.waiting) < self._rows
 
     def _finish_when_complete(self) -> None:
         if len(self._outcomes) == self._rows and not self._finished.done():
