@@ -86,7 +86,7 @@ class Batcher:
             context=self._context,
         )
         admit = partial(self._admit, one_of_many=True)
-        self._door = Door(max_batch_size, clock, admit, self._admitted, self._leave, self._counts)
+        self._door = Door(max_batch_size, clock, admit, self._admitted, self._leave, self._counts, self._note_idle)
         self._gathering = Gathering(max_wait, max_batch_size)
         self._tracer = tracer
         self._pumping = False
@@ -126,8 +126,11 @@ class Batcher:
         return await Many(queries, deadline, trace, self._door).outcomes()
 
     async def drain(self) -> None:
-        """Wait until no caller waits and nothing runs. Callers may still submit; the owner bounds the wait."""
-        if len(self._backlog) or len(self._runs):
+        """Wait until no caller waits or is to be admitted, and nothing runs.
+
+        Callers may still submit; the owner bounds the wait.
+        """
+        if self._busy():
             self._idle.clear()
             await self._idle.wait()
 
@@ -234,5 +237,8 @@ class Batcher:
         self._note_idle()
 
     def _note_idle(self) -> None:
-        if not (len(self._backlog) or len(self._runs)):
+        if not self._busy():
             self._idle.set()
+
+    def _busy(self) -> bool:
+        return bool(len(self._backlog) or len(self._runs) or self._door.coming)

@@ -52,6 +52,8 @@ class Door:
     leave: Callable[[Sequence[Waiter[Payload]], int], None]
     """Take callers out, and count how many requests were cancelled with them."""
     counts: Counts
+    emptied: Callable[[], None]
+    """Is called when no call has queries to come."""
     waiting: int = 0
     """Queries of all calls that wait or run."""
     coming: deque[Many] = field(default_factory=deque)
@@ -62,6 +64,11 @@ class Door:
     def fill(self) -> None:
         """Admit queries while there is room, a batch's worth of one call after another."""
         self.fills = False
+        self._fill()
+        if not self.coming:
+            self.emptied()
+
+    def _fill(self) -> None:
         coming = self.coming
         for _ in range(len(coming)):
             room = 2 * self.most - self.waiting

@@ -591,6 +591,27 @@ async def test_calls_of_many_that_come_together_take_turns_of_a_batch_each() -> 
     ]
 
 
+@pytest.mark.parametrize("leaves", [False, True])
+async def test_a_drain_waits_for_queries_of_a_call_that_are_still_to_come(leaves: bool) -> None:  # noqa: FBT001
+    engine = FakeEngine(held=True)
+    batcher = make_batcher(engine, max_batch_size=4, max_backlog=16)
+    calls = [asyncio.create_task(batcher.submit_many([query(item) for item in range(20)])) for _ in range(4)]
+    await turns()
+    drained = asyncio.create_task(batcher.drain())
+    if leaves:
+        for call in calls:
+            call.cancel()
+    while engine.waiting:
+        assert not drained.done()
+        engine.waiting[0].release()
+        await turns()
+    await asyncio.wait_for(drained, 5)
+    await batcher.close()
+
+    for call in calls if not leaves else ():
+        assert await call == [answer(query(item)) for item in range(20)]
+
+
 async def test_a_call_that_leaves_before_its_turn_holds_up_no_other() -> None:
     engine = FakeEngine(held=True)
     batcher = make_batcher(engine, max_batch_size=4, max_backlog=100)
