@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from recommender.batching.cost import Cost
@@ -103,6 +103,7 @@ def test_rows_fill_the_places_of_a_product_that_would_stay_empty() -> None:
 
 
 @settings(max_examples=60, deadline=None)
+@example([Wish(1, 1, None), Wish(1, 1, 0.0)], 0, 1, Costs(Cost(0.0), Cost(0.0), Cost(0.0)))
 @given(st.lists(wishes, min_size=1, max_size=12), st.integers(0, 4), st.integers(1, 50), costs)
 def test_no_batch_of_rows_that_all_go_one_way_is_quicker(wishes: list[Wish], others: int, k: int, costs: Costs) -> None:
     chosen = total(wishes, quickest_ways(wishes, others, k, costs), others, k, costs)

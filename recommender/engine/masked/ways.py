@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum, auto
+from operator import itemgetter
 from typing import NamedTuple
 
 from recommender.batching.cost import Cost
@@ -91,7 +92,7 @@ def quickest_ways(wishes: Sequence[Wish], others: int, k: int, costs: Costs) -> 
     left = sum(apart[wish] * number for wish, number in alike.items())
     alone = math.inf if others else sum(naming[wish] * number for wish, number in alike.items())
     # If a row asks for so many items, those that need fewer ask as well.
-    order = sorted([(wish.asked, wish) for wish in alike if wish.asked is not None])
+    order = sorted([(wish.asked, wish) for wish in alike if wish.asked is not None], key=itemgetter(0))
     rows, most, least, asking = others, k if others else 0, walk.seconds(others, others * k) + left, 0
     for count, (asked, wish) in enumerate(order, 1):
         rows, most, left = rows + alike[wish], max(most, asked), left - apart[wish] * alike[wish]
