@@ -76,6 +76,12 @@ class Shop:
         reply = await self.catalogue.ListNewItems(capi.ListNewItemsRequest(), timeout=TIMEOUT)
         return {each.key: capi.NewItemState.Name(each.state).removeprefix("NEW_ITEM_STATE_") for each in reply.items}
 
+    async def come_to(self, wanted: Mapping[str, str]) -> None:
+        """Wait until the new items have these states: their list follows a new version by a moment."""
+        async with asyncio.timeout(TIMEOUT):
+            while await self.states() != wanted:
+                pass
+
     def scores(self, history: Sequence[str]) -> dict[str, float]:
         """The score of each item for a history of the catalogue's items."""
         user: npt.NDArray[np.float64] = np.stack([self.vectors[key] for key in history]).mean(axis=0, dtype=np.float64)
