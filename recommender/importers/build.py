@@ -45,6 +45,8 @@ def import_model(
         work = Path(name)
         progress("reading the model", 0.0)
         told, network = _trained(options, interactions, work)
+        if interactions is not None and any(each.times for each in told.rankings):
+            interactions.need_times()
         told = told.model_copy(update={"popular": tuple(_popular(told, interactions))})
         told = _without(told, options.never_recommend)
         compared = [each for each in told.rankings if each.items]

@@ -99,6 +99,8 @@ async def evaluate(path: Path, data: Interactions, settings: Settings) -> Evalua
     if artifact.card is None:
         raise ExportError(f"{path} has no card; write one by `recommender models card`.")
     card, names = artifact.card, _Names.of(artifact, artifact.card)
+    if names.takes_times:
+        data.need_times()
     held = [each for each in data.held_out() if any(names.item(key) is not None for key in each.history)]
     offline, ties = _offline(ModelFile(path), card, names, held)
     kept = [row for row, tied in enumerate(ties) if not tied]

@@ -68,6 +68,11 @@ class Interactions:
         times = {user: tuple(int(time) for time, _ in taken) for user, taken in found.items()}
         return cls(histories, times, hashlib.sha256(content).hexdigest())
 
+    def need_times(self) -> None:
+        """Raise ExportError if the file has no times, for a model that reads them."""
+        if not any(map(any, self.times.values())):
+            raise ExportError("The model reads times, and the interactions have none; give a column timestamp.")
+
     def held_out(self) -> list[Held]:
         """Each user's last item; users with one item have no history to rank by and are left out."""
         return [

@@ -119,6 +119,27 @@ def test_a_hand_over_keeps_users_by_the_librarys_numbers(tmp_path: Path) -> None
     assert list(read_fallback(artifact.fallback, ITEMS)) == [6]
 
 
+def with_times(told: dict[str, object]) -> None:
+    """Rankings of a model that reads times."""
+    rankings = told["rankings"]
+    assert isinstance(rankings, list)
+    for each in rankings:
+        each["times"] = [5] * (len(each["history"]) + 1)
+
+
+def test_interactions_without_times_are_refused_for_a_model_that_reads_them(tmp_path: Path) -> None:
+    data = tmp_path / "log.csv"
+    data.write_text("user_id,item_id\na,sku-1\na,sku-2\n", encoding="utf-8")
+    code, told = run(
+        "implicit", handover(tmp_path / "handover", with_times), "--interactions", data,
+        "--output", tmp_path / "out" / "model.onnx",
+    )  # fmt: skip
+
+    assert code == 2
+    assert "The model reads times, and the interactions have none; give a column timestamp" in told.replace("\n", " ")
+    assert not (tmp_path / "out").exists()
+
+
 def without_seen(told: dict[str, object]) -> None:
     """Rankings as implicit makes them with `filter_already_liked_items=True`."""
     told.update(without_seen=True, data_sha256=None)
