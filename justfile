@@ -289,10 +289,10 @@ bench-peers *options:
 bench-scenarios *names:
     {{ run }} python -m bench.load.scenarios "$@"
 
-# Five times the engine's rate: 1,000,000 x 64 on one thread
+# Five times the engine's rate: 1,000,000 x 64 in float32
 [group('bench')]
 bench-overload *options:
-    {{ run }} python -m bench.load.scenarios overload --items 1000000 --dim 64 --setting RECOMMENDER_THREADS=1 "$@"
+    {{ run }} python -m bench.load.scenarios overload --items 1000000 --dim 64 --coarse none --setting RECOMMENDER_THREADS=1 "$@"
 
 # The published scenarios of ETUDE
 [group('bench')]

@@ -45,6 +45,7 @@ class Options:
     console: Console
     settings: Mapping[str, str]
     """Of the server, by the names of the environment."""
+    coarse: str | None
 
 
 @dataclass
@@ -78,7 +79,7 @@ def model(items: int, dim: int, network: str = "reference", coarse: str | None =
 @contextmanager
 def loaded(options: Options) -> Iterator[tuple[Server, Plan]]:
     """A warm server of the model, and a plan that asks it once a second."""
-    path = model(options.items, options.dim)
+    path = model(options.items, options.dim, coarse=options.coarse)
     with serving("--model", str(path), settings=options.settings) as server:
         plan = Plan(server.target, (Phase(options.seconds, 1.0, 1.0),), items=options.items)
         warm_up(plan)
@@ -225,6 +226,7 @@ def main() -> int:
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"all, or some of {', '.join(SCENARIOS)}")
     parser.add_argument("--items", type=int, default=10_000, help="catalogue of the model")
     parser.add_argument("--dim", type=int, default=32, help="size of its embeddings")
+    parser.add_argument("--coarse", choices=["none", "int8"], help="see docs/models-export.md")
     parser.add_argument("--seconds", type=float, default=8.0, help="of each run")
     parser.add_argument("--objective-ms", type=float, default=50.0, help="p99 that steady and ramp are held to")
     parser.add_argument("--setting", action="append", default=[], metavar="RECOMMENDER_NAME=VALUE")
@@ -235,7 +237,15 @@ def main() -> int:
         parser.error(f"no scenario {strange[0]!r}; there are {', '.join(SCENARIOS)}")
     console = Console(width=None if sys.stdout.isatty() else 160)
     settings = dict(each.partition("=")[::2] for each in arguments.setting)
-    options = Options(arguments.items, arguments.dim, arguments.seconds, arguments.objective_ms, console, settings)
+    options = Options(
+        items=arguments.items,
+        dim=arguments.dim,
+        seconds=arguments.seconds,
+        objective_ms=arguments.objective_ms,
+        console=console,
+        settings=settings,
+        coarse=arguments.coarse,
+    )
     told, all_hold = facts.machine(), True
     for name in arguments.names or SCENARIOS:
         result = SCENARIOS[name](options)

@@ -27,7 +27,7 @@ from rich.progress import Progress
 from rich.table import Table
 
 from bench import facts
-from bench.figures import spread
+from bench.figures import interval, spread
 from bench.load.scenarios import model
 from bench.peers.hosted import HISTORY, Hosted, Unavailable, hosted
 from bench.peers.load import Seen, ask
@@ -101,8 +101,8 @@ def measure(
 ) -> tuple[list[float], list[float]]:
     """Measure all of them; returns the rates for all, and those for servers that can answer them."""
     slowest = min(each.capacity for each in rows)
-    for_all = [share * slowest for share in SHARES]
-    for_some = sorted(set(arguments.rates))
+    for_all = [] if arguments.saturated else [share * slowest for share in SHARES]
+    for_some = [] if arguments.saturated else sorted(set(arguments.rates))
     drawn = random.Random(1)
     bar = progress.add_task(f"{items:,} items", total=len(rows) * arguments.rounds)
     for number in range(arguments.rounds):
@@ -131,12 +131,13 @@ Cells = list[list[str]]
 
 def at_saturation(rows: Sequence[Measured]) -> Cells:
     title = f"× {rows[0].row.name}"
-    cells = [["server", "calls/s", title, "p50 ms", "p99 ms", "CPU µs a call", "cores idle", "MiB", "failed"]]
+    cells = [["server", "calls/s", title, "95 %", "p50 ms", "p99 ms", "CPU µs a call", "cores idle", "MiB", "failed"]]
     for each in rows:
         of = each.saturated
         shares = [one.rate / first.rate for one, first in zip(of, rows[0].saturated, strict=True)]
         cells.append([
             each.row.title, spread([one.rate for one in of], ",.0f"), spread(shares),
+            "{:.2f} … {:.2f}".format(*interval(shares)),
             *(spread([one.quantile(q) for one in of]) for q in (0.5, 0.99)),
             spread([one.cpu * 1e6 for one in of], ",.0f"), f"{each.idle:.2f}",
             f"{statistics.median(each.memory) / 2**20:,.0f}", f"{each.failed:,}",
@@ -188,13 +189,10 @@ def compare(items: int, dim: int, pythons: dict[str, str], arguments: argparse.N
             raise SystemExit("Nothing could be compared; the reasons are above.")
         for_all, for_some = measure(found, path, items, arguments, progress)
     title = f"{items:,} × {dim}, {arguments.in_flight} calls in flight, {arguments.rounds} rounds"
-    tables = [
-        (title, at_saturation(found)),
-        (
-            f"{items:,} × {dim}, at {', '.join(f'{share:.0%}' for share in SHARES)} of the slowest's calls/s",
-            at_rates(found, for_all),
-        ),
-    ]
+    tables = [(title, at_saturation(found))]
+    if for_all:
+        shares = ", ".join(f"{share:.0%}" for share in SHARES)
+        tables.append((f"{items:,} × {dim}, at {shares} of the slowest's calls/s", at_rates(found, for_all)))
     if for_some:
         within = f"of servers that answered {1 / SHARES[-1]:.2f} × as many at first"
         tables.append((f"{items:,} × {dim}, at fixed rates, {within}", at_rates(found, for_some)))
@@ -216,6 +214,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=2.0, help="about how long a run lasts")
     parser.add_argument("--rates", type=float, nargs="*", default=[1000.0, 2000.0],
                         help="calls a second that those are asked at who answer a quarter more")  # fmt: skip
+    parser.add_argument("--saturated", action="store_true", help="measure at saturation only")
     parser.add_argument("--in-flight", type=int, default=64)
     parser.add_argument("--wait-ms", type=float, default=2.0, help="that a batch waits, where limits are equal")
     parser.add_argument("--quick", action="store_true", help="one round of half a second: does everything run?")

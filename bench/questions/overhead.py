@@ -9,14 +9,16 @@ parsing; the empty one replies a constant of the same size. h2load (Debian: nght
 the other, in interleaved rounds; a round's share is one quotient. Run it on a machine that does little
 else: `just bench-overhead`. Deduplication is off (its default), so every call is a row of its own; the rows
 run and the calls answered are read from the server's last log line, which also proves that every call had status OK.
+
+With `--edge envoy` the server and `empty` and `least` stand behind Envoy, as ASGI applications in the same process.
 """
 
 from __future__ import annotations
 
 import argparse
-import asyncio
 import itertools
 import json
+import os
 import re
 import signal
 import statistics
@@ -24,162 +26,29 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import get_args
 
 import grpc
-import numpy as np
-import onnxruntime
 import psutil
-import uvloop
 from rich.console import Console
 from rich.table import Table
 
-from bench.facts import ROOT
-from bench.figures import spread
+from bench.figures import interval, spread
 from bench.serving import cpu_seconds, free_port
-from recommender.engine.machine import available_cpus
 from recommender.recommend_api.v1 import recommend_api_pb2 as api
 from recommender.recommend_api.v1 import recommend_api_pb2_grpc as api_grpc
+from recommender.settings.network import Edge
 
-IDS, SCORES = list(range(10)), [1.5] * 10
 SERVICE = "recommend_api.v1.RecommenderService"
 METHOD = f"/{SERVICE}/Recommend"
 HISTORY = tuple(range(100, 2100, 100))
 CONNECTIONS = 4
 CONSOLE = Console(width=None if sys.stdout.isatty() else 120)
 WARM_UP_CALLS = 2000
-
-
-class Empty(api_grpc.RecommenderServiceServicer):
-    """The servicer that the proto generates, with one method that does nothing but reply."""
-
-    def __init__(self, reply: api.RecommendResponse) -> None:
-        self._reply = reply
-
-    async def Recommend(  # noqa: N802 (gRPC names methods so)
-        self,
-        request: api.RecommendRequest,  # noqa: ARG002
-        context: grpc.aio.ServicerContext[api.RecommendRequest, api.RecommendResponse],  # noqa: ARG002
-    ) -> api.RecommendResponse:
-        """The same for all servers."""
-        return self._reply
-
-
-# The other methods are abstract to mypy and inherited at run time, as in any servicer that implements a part.
-Empty.__abstractmethods__ = frozenset()
-
-
-class Least(Empty):
-    """Does what no servicer can do without: reads the history, and builds a reply."""
-
-    async def Recommend(  # noqa: N802
-        self,
-        request: api.RecommendRequest,
-        context: grpc.aio.ServicerContext[api.RecommendRequest, api.RecommendResponse],  # noqa: ARG002
-    ) -> api.RecommendResponse:
-        """Ten items and scores that depend on nothing."""
-        history = tuple(request.item_ids)
-        if min(history) < 0:
-            raise ValueError(history)
-        reply = self._reply
-        return api.RecommendResponse(
-            item_ids=IDS,
-            scores=SCORES,
-            model_version=reply.model_version,
-            request_id=reply.request_id,
-            source=reply.source,
-        )
-
-
-class Naive(Empty):
-    """The usual first batcher."""
-
-    def __init__(self, reply: api.RecommendResponse) -> None:
-        super().__init__(reply)
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = available_cpus()
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        path = ROOT / "weights" / "10_model.onnx"
-        self._session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-        self._takes = {each.name for each in self._session.get_inputs()}
-        self._waiting: list[tuple[tuple[int, ...], asyncio.Future[tuple[list[int], list[float]]]]] = []
-        self._come = asyncio.Event()
-        self._thread = ThreadPoolExecutor(1)
-        self._task = asyncio.get_running_loop().create_task(self._serve())
-
-    async def Recommend(  # noqa: N802
-        self,
-        request: api.RecommendRequest,
-        context: grpc.aio.ServicerContext[api.RecommendRequest, api.RecommendResponse],  # noqa: ARG002
-    ) -> api.RecommendResponse:
-        """Rank in the next batch."""
-        future: asyncio.Future[tuple[list[int], list[float]]] = asyncio.get_running_loop().create_future()
-        self._waiting.append((tuple(request.item_ids), future))
-        self._come.set()
-        ids, scores = await future
-        return api.RecommendResponse(item_ids=ids, scores=scores)
-
-    async def _serve(self) -> None:
-        loop = asyncio.get_running_loop()
-        while True:
-            await self._come.wait()
-            self._come.clear()
-            while self._waiting:
-                batch, self._waiting = self._waiting[:64], self._waiting[64:]
-                ranked = await loop.run_in_executor(self._thread, self._run, [history for history, _ in batch])
-                for (_, future), each in zip(batch, ranked, strict=True):
-                    if not future.done():
-                        future.set_result(each)
-
-    def _run(self, histories: Sequence[tuple[int, ...]]) -> list[tuple[list[int], list[float]]]:
-        rows, longest = len(histories), max(map(len, histories))
-        padded = np.zeros((rows, longest), np.int64)
-        for row, history in enumerate(histories):
-            padded[row, : len(history)] = history
-        feed = {
-            "user_history": padded,
-            "history_length": np.array([len(history) for history in histories]),
-            "k": np.array([10]),
-            "excluded": np.empty((0, 2), np.int64),
-            "candidates": np.empty((rows, 0), np.int64),
-            "candidates_length": np.zeros(rows, np.int64),
-        }
-        feed = {name: value for name, value in feed.items() if name in self._takes}
-        ids, scores = self._session.run(["recommendations", "scores"], feed)
-        return list(zip(ids.tolist(), scores.tolist(), strict=True))
-
-
-SERVICERS: dict[str, Callable[[api.RecommendResponse], Empty]] = {
-    "generated": Empty,
-    "lean": Empty,
-    "least": Least,
-    "naive": Naive,
-}
-
-
-def serve_empty(kind: str, port: int, reply: api.RecommendResponse) -> None:
-    """Serve one of the other servicers; "lean" is the empty one with one method that is found by name."""
-
-    async def main() -> None:
-        server = grpc.aio.server(options=(("grpc.so_reuseport", 0),))
-        empty = SERVICERS[kind](reply)
-        if kind == "lean":
-            handler = grpc.unary_unary_rpc_method_handler(
-                empty.Recommend, api.RecommendRequest.FromString, api.RecommendResponse.SerializeToString
-            )
-            server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, {"Recommend": handler}),))
-        else:
-            api_grpc.add_RecommenderServiceServicer_to_server(empty, server)
-        server.add_insecure_port(f"127.0.0.1:{port}")
-        await server.start()
-        await server.wait_for_termination()
-
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(main())
 
 
 @dataclass(frozen=True)
@@ -223,10 +92,12 @@ class Target:
 
 
 @contextmanager
-def running(name: str, command: Sequence[str], port: int, log: Path) -> Iterator[Target]:
+def running(
+    name: str, command: Sequence[str], port: int, log: Path, environment: Mapping[str, str] | None = None
+) -> Iterator[Target]:
     """A server in a separate process that answers on `port`, until it is closed."""
     with log.open("w") as out:
-        process = subprocess.Popen(command, stderr=out, text=True)
+        process = subprocess.Popen(command, stderr=out, text=True, env=environment)
     try:
         with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
             stub = api_grpc.RecommenderServiceStub(channel)
@@ -262,7 +133,7 @@ def columns(*names: str, title: str) -> Table:
 
 
 def throughput(targets: Sequence[Target], body: Path, arguments: argparse.Namespace) -> None:
-    """Calls/s of all targets, in rounds; shares are of the last one, the empty servicer."""
+    """Calls/s of all targets, in rounds; the first is compared with each other one, the last is the empty servicer."""
     for in_flight in arguments.in_flight:
         rates: dict[str, list[float]] = {target.name: [] for target in targets}
         cpu: dict[str, list[float]] = {target.name: [] for target in targets}
@@ -272,10 +143,27 @@ def throughput(targets: Sequence[Target], body: Path, arguments: argparse.Namesp
                 rates[target.name].append(target.load(body, arguments.calls, in_flight).calls_per_second)
                 cpu[target.name].append((target.cpu_seconds() - before) / arguments.calls * 1e6)
         table = columns("calls/s", "share", "µs CPU a call", title=f"{in_flight} in flight")
+        ours, *others = (target.name for target in targets)
         for name, values in rates.items():
-            shares = [value / empty for value, empty in zip(values, rates[targets[-1].name], strict=True)]
+            shares = quotients(values, rates[others[-1]])
             table.add_row(name, spread(values, ",.0f"), spread(shares, ".2f"), spread(cpu[name], ",.0f"))
         CONSOLE.print(table)
+        table = columns("× its calls/s", "µs CPU a call beyond", title="recommender, median and its 95 % interval")
+        for name in others:
+            beyond = [mine - its for mine, its in zip(cpu[ours], cpu[name], strict=True)]
+            table.add_row(name, bounded(quotients(rates[ours], rates[name]), ".2f"), bounded(beyond, ",.0f"))
+        CONSOLE.print(table)
+
+
+def quotients(values: Sequence[float], others: Sequence[float]) -> list[float]:
+    """Of each round."""
+    return [value / other for value, other in zip(values, others, strict=True)]
+
+
+def bounded(values: Sequence[float], form: str) -> str:
+    """The median and its interval."""
+    low, high = interval(values)
+    return f"{statistics.median(values):{form}} ({low:{form}} … {high:{form}})"
 
 
 def latency(targets: Sequence[Target], body: Path, rounds: int) -> None:
@@ -298,6 +186,7 @@ def main() -> None:
     parser.add_argument("--in-flight", type=int, nargs="*", default=[32, 128])
     parser.add_argument("--beside", nargs="*", choices=("least", "naive"), default=["least", "naive"])
     parser.add_argument("--latency-rounds", type=int, default=5)
+    parser.add_argument("--edge", default="grpc", choices=get_args(Edge), help="with envoy there is no naive servicer")
     parser.add_argument(
         "--empty",
         choices=("generated", "lean"),
@@ -312,14 +201,18 @@ def main() -> None:
         body.write_bytes(b"\0" + len(request).to_bytes(4, "big") + request)
         port = free_port()
         serve = [sys.executable, "-m", "recommender", "serve", "--port", str(port)]
+        others = {"empty" if kind == arguments.empty else kind: kind for kind in (*arguments.beside, arguments.empty)}
+        if arguments.edge == "envoy":
+            others = {"least": "least", "empty": "empty"}
+        command = [sys.executable, "-m", f"bench.{arguments.edge}_servicers"]
+        environment = {**os.environ, "RECOMMENDER_EDGE": arguments.edge}
         with ExitStack() as stack:
-            targets = [stack.enter_context(running("recommender", serve, port, log))]
+            targets = [stack.enter_context(running("recommender", serve, port, log, environment))]
             reply.write_bytes(ask(port).SerializeToString())
-            for kind in (*arguments.beside, arguments.empty):
-                port = free_port()
-                command = [sys.executable, "-m", "bench.questions.overhead", "serve-empty", kind, str(port), str(reply)]
-                name = "empty" if kind == arguments.empty else kind
-                targets.append(stack.enter_context(running(name, command, port, Path(folder, f"log-{kind}"))))
+            for name, kind in others.items():
+                port, said = free_port(), Path(folder, f"log-{kind}")
+                asked = [*command, kind, str(port), str(reply)]
+                targets.append(stack.enter_context(running(name, asked, port, said, environment)))
             for target in targets:
                 target.load(body, WARM_UP_CALLS, 32)
             throughput(targets, body, arguments)
@@ -330,8 +223,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    if sys.argv[1:2] == ["serve-empty"]:
-        kind, port, reply = sys.argv[2:]
-        serve_empty(kind, int(port), api.RecommendResponse.FromString(Path(reply).read_bytes()))
-    else:
-        main()
+    main()

@@ -1,6 +1,6 @@
 """Cost of each part of a `Recommend` call: the server with and without it.
 
-Servers on the grpc edge stand side by side, one whole and one without each part; h2load (Debian: nghttp2-client) asks
+Servers on one edge stand side by side, one whole and one without each part; h2load (Debian: nghttp2-client) asks
 them in turns, in an order of chance each round. A round gives a server's CPU a call as a share of the whole one's in
 the same round. `whole again`, the same as the whole, says how much of that is noise. `just bench without`
 
@@ -10,6 +10,7 @@ A server without its deadlines or its open calls is none that anybody should run
 from __future__ import annotations
 
 import argparse
+import os
 import random
 import statistics
 import sys
@@ -17,7 +18,7 @@ import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import ExitStack
 from functools import partial
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 from google.protobuf.message import Message
@@ -33,19 +34,28 @@ from recommender.api.messages import decoded
 from recommender.api.options import Options
 from recommender.api.queries import Asked, Reader
 from recommender.batching.timer import DeadlineTimer
+from recommender.cli import worker
 from recommender.domain import Query, Ranking
 from recommender.edges import calls as noted
 from recommender.edges.calls import Calls
+from recommender.edges.envoy.application import AsgiEdge
+from recommender.edges.envoy.asgi import Receive, Scope, Send
+from recommender.edges.envoy.calls import OpenCalls as HttpCalls
 from recommender.edges.grpc_aio import edge
 from recommender.edges.grpc_aio.calls import OpenCalls
 from recommender.edges.grpc_aio.spans import Context
-from recommender.edges.method import Method
+from recommender.edges.method import Method, Unary
 from recommender.edges.methods import Methods
 from recommender.engine.contract import Feed, Outputs
 from recommender.engine.engine import OnnxEngine
 from recommender.engine.sessions import Sessions
 from recommender.recommend_api.v1 import recommend_api_pb2 as api
+from recommender.server.embedded import Embedded
+from recommender.server.envoy import EnvoyServer
+from recommender.settings.network import Edge
 
+PART = "BENCH_PART"
+"""Variable of the environment that names the part which Envoy's Python leaves out."""
 RECOMMEND = f"{SERVICE}/Recommend"
 (_HISTORY,) = histories(1)
 HISTORY = tuple(_HISTORY)
@@ -90,6 +100,11 @@ def _open_calls() -> None:
     replace(OpenCalls, "read", read)
 
 
+def _open_http_calls() -> None:
+    for name in ("begin", "end"):
+        replace(HttpCalls, name, nothing)
+
+
 def _rules() -> None:
     def read(_: Reader, request: api.RecommendRequest, request_id: str = "", __: object = None) -> Asked:
         return Asked(tuple(request.item_ids[:]), 1, request_id, "", _NO_OPTIONS)
@@ -113,6 +128,24 @@ def _edge() -> None:
 
     _open_calls()
     replace(edge, "_serving", bare)
+
+
+def _http_edge() -> None:
+    """Leave out the same behind Envoy. Other calls than this one are not answered."""
+    start = {"type": "http.response.start", "status": 200, "trailers": True}
+    start["headers"] = [(b"content-type", b"application/grpc")]
+    end = {"type": "http.response.trailers", "headers": [(b"grpc-status", b"0")]}
+
+    async def bare(asgi: AsgiEdge, scope: Scope, receive: Receive, send: Send) -> None:
+        method, _ = asgi._methods[scope["path"]]  # noqa: SLF001 (it takes the edge apart)
+        event = await receive()
+        if isinstance(method, Unary):
+            reply = await method.answer(event["body"][5:], float("inf"), _ID)
+            await send(start)
+            await send({"type": "http.response.body", "body": framed(reply.SerializeToString())})
+            await send(end)
+
+    replace(AsgiEdge, "__call__", bare)
 
 
 def _model() -> None:
@@ -170,6 +203,29 @@ PARTS: Mapping[str, Callable[[], None]] = {
     "engine": _engine,
     "all below the edge": _service,
 }
+BEHIND_ENVOY: Mapping[str, Callable[[], None]] = {
+    **PARTS,
+    "open calls": _open_http_calls,
+    "all of the edge": _http_edge,
+}
+
+
+def __getattr__(name: str) -> Embedded:
+    """Make the application that Envoy's Python asks this module for, without a part."""
+    if name != "app" or PART not in os.environ:
+        raise AttributeError(name)
+    BEHIND_ENVOY[os.environ[PART]]()
+    return Embedded()
+
+
+def serve(part: str) -> None:
+    """Serve without a part, on either edge."""
+    if os.environ["RECOMMENDER_EDGE"] == "envoy":
+        os.environ[PART] = part
+        replace(worker, "EnvoyServer", partial(EnvoyServer, application="bench.questions.without:app"))
+    else:
+        PARTS[part]()
+    run_command()
 
 
 def measured(servers: Mapping[str, Server], body: bytes, rounds: int, calls: int) -> dict[str, list[float]]:
@@ -189,15 +245,16 @@ def main() -> None:
     if sys.argv[1:2] == ["--serve"]:
         part = sys.argv[2]
         sys.argv[1:] = ["serve", *sys.argv[3:]]
-        PARTS[part]()
-        run_command()
+        serve(part)
         return
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=24)
     parser.add_argument("--calls", type=int, default=3000, help="of a round on one server")
+    parser.add_argument("--edge", default="grpc", choices=get_args(Edge))
     options = parser.parse_args()
     body = framed(api.RecommendRequest(item_ids=HISTORY).SerializeToString())
     model = {"RECOMMENDER_MODEL": str(ROOT / "weights" / "10_model.onnx"), "RECOMMENDER_THREADS": "1"}
+    model["RECOMMENDER_EDGE"] = options.edge
     with ExitStack() as stack:
         start = partial(serving, settings=model)
         servers = {

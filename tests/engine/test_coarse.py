@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from recommender.domain import Query
-from recommender.engine.coarse import quickest_span
+from recommender.engine.coarse import Span, quickest_span
 from recommender.export.artifact import write_model
 from recommender.export.graph import build_graph
 from recommender.export.head.codes import CODES, Codes
@@ -51,11 +52,20 @@ def coarse(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ],
 )
 def test_eight_bits_are_used_where_they_are_quicker(quicker: set[int], most: int, span: tuple[int, int]) -> None:
-    def seconds(rows: int, rows_in_8_bits: object) -> float:
-        eight_bits = rows <= int(np.asarray(rows_in_8_bits)[1])
-        return 1.0 if eight_bits == (rows in quicker) else 2.0
+    def seconds(rows: int, ways: Sequence[Span]) -> list[float]:
+        eight_bits = [rows <= int(way[1]) for way in ways]
+        return [1.0 if each == (rows in quicker) else 2.0 for each in eight_bits]
 
     assert tuple(quickest_span(seconds, most)) == span
+
+
+def test_eight_bits_are_used_where_they_take_hardly_longer() -> None:
+    by_rows = {1: 1.04, 4: 1.06}
+
+    def seconds(rows: int, ways: Sequence[Span]) -> list[float]:
+        return [by_rows[rows] if rows <= int(way[1]) else 1.0 for way in ways]
+
+    assert tuple(quickest_span(seconds, 4)) == (1, 3)
 
 
 @pytest.mark.parametrize("bucketed", [False, True])

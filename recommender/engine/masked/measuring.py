@@ -147,4 +147,5 @@ def _seconds_of_look(query: Query, items: int, block: int) -> float:
     """How long a row takes to choose its blocks."""
     bounds = np.random.default_rng(0).standard_normal(items // block, np.float32)
     tenth = query._replace(masks=(ItemMask(np.arange(items) % _TENTH == 0),))
-    return quickest(lambda: look_of(0, tenth, bounds, block, items, {}))
+    (seconds,) = quickest(lambda query: look_of(0, query, bounds, block, items, {}), [tenth])
+    return seconds
