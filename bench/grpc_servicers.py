@@ -25,7 +25,7 @@ from recommender.recommend_api.v1 import recommend_api_pb2 as api
 from recommender.recommend_api.v1 import recommend_api_pb2_grpc as api_grpc
 
 IDS, SCORES = list(range(10)), [1.5] * 10
-"""What the reply has that `least` builds."""
+"""Items and scores of the reply that `least` builds."""
 SERVICE = "recommend_api.v1.RecommenderService"
 
 
