@@ -193,9 +193,9 @@ def test_an_address_that_holds_all_it_can_leaves_room_for_others() -> None:
 async def test_large_messages_of_a_connection_that_wait_for_their_answers_are_bounded(
     serve: Serve, tmp_path: Path
 ) -> None:
-    model = write_model(tmp_path / "5_model.onnx", table(), burn=5)
+    model = write_model(tmp_path / "5_model.onnx", table(), burn=30)  # so that messages come faster than answers go
     row = api.BatchRecommendRequest(requests=[api.RecommendRequest(item_ids=[1])]).SerializeToString()
-    message = row + b"\xfa\x01" + b"\x80\x80\x80\x01" + bytes(1 << 21)  # an unknown field of 2 MiB
+    message = row + 2 * (b"\xfa\x01" + b"\xff\xff\x6f" + bytes(0x1BFFFF))  # two unknown fields of 1.8 MB
 
     async def code(channel: grpc.aio.Channel) -> grpc.StatusCode:
         ask: grpc.aio.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary(BATCH)
@@ -206,7 +206,7 @@ async def test_large_messages_of_a_connection_that_wait_for_their_answers_are_bo
         grpc.aio.insecure_channel(f"127.0.0.1:{server.port}", (("grpc.enable_retries", 0),)) as channel,
         Client(f"127.0.0.1:{server.port}") as friend,
     ):
-        greedy = [asyncio.create_task(code(channel)) for _ in range(3 * CONNECTION_BYTES >> 22)]
+        greedy = [asyncio.create_task(code(channel)) for _ in range(2 * CONNECTION_BYTES // len(message))]
         await asyncio.wait(greedy, return_when=asyncio.FIRST_COMPLETED)
         await friend.recommend([1], timeout=TIMEOUT)
         codes = set(await asyncio.gather(*greedy))
