@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
 
 import grpc
 import pytest
@@ -16,6 +18,7 @@ from recommender.client import Request as ClientRequest
 from recommender.observability import instruments as telemetry
 from recommender.recommend_api.v1 import recommend_api_pb2 as api
 from tests.support.collector import attributes
+from tests.support.models import table, write_model
 from tests.support.observed import METHOD, PARENT, TIMEOUT, TRACE, Observed, recommend
 
 
@@ -178,15 +181,19 @@ async def test_a_stream_is_a_span_and_its_runs_are_in_it(observed: Observed) -> 
     assert {run.parent_span_id for run in collector.named("run")} == {call.span_id}
 
 
-async def test_a_call_whose_caller_leaves_is_cancelled_by_both_names(observed: Observed) -> None:
-    async with observed({"OTEL_BSP_SCHEDULE_DELAY": "20"}) as (collector, _, channel):
+async def test_a_call_whose_caller_leaves_is_cancelled_by_both_names(observed: Observed, tmp_path: Path) -> None:
+    slow = write_model(tmp_path / "5_model.onnx", table(), burn=60)
+    settings: dict[str, Any] = {"model": slow, "num_recommendations": 5, "max_batch_size": 1}
+    async with observed({"OTEL_BSP_SCHEDULE_DELAY": "20"}, **settings) as (collector, _, channel):
         stream: grpc.aio.StreamStreamMultiCallable[bytes, bytes] = channel.stream_stream(
             "/recommend_api.v1.RecommenderService/StreamRecommend"
         )
         call = stream(timeout=TIMEOUT)
-        await call.write(api.StreamRecommendRequest(request=api.RecommendRequest(item_ids=[1])).SerializeToString())
+        message = api.StreamRecommendRequest(request=api.RecommendRequest(item_ids=[1])).SerializeToString()
+        for _ in range(2):
+            await call.write(message)
         await call.read()
-        call.cancel()
+        call.cancel()  # while the second one runs: gRPC may report a cancellation as the end of the requests first
         await asyncio.to_thread(
             collector.until, lambda: collector.named("recommend_api.v1.RecommenderService/StreamRecommend")
         )
