@@ -12,6 +12,7 @@ from collections.abc import Callable, Coroutine, Mapping
 from pathlib import Path
 from typing import Any, cast
 
+from bench import grpc_servicers
 from recommender.cli.running import run
 from recommender.edges.envoy.asgi import Receive, Scope, Send
 from recommender.recommend_api.v1 import recommend_api_pb2 as api
@@ -51,37 +52,15 @@ class Servicer(Embedded):
         await send(_END)
 
 
-def constant(reply: bytes) -> Callable[[bytes], bytes]:
-    """Reply the same to every message."""
-    return lambda _: reply
-
-
-def built(reply: api.RecommendResponse) -> Callable[[bytes], bytes]:
-    """Read the ids of a message, and build a reply with the same labels."""
-    ids, scores = list(range(10)), [1.5] * 10
-
-    def answer(message: bytes) -> bytes:
-        history = tuple(api.RecommendRequest.FromString(message).item_ids)
-        if min(history) < 0:
-            raise ValueError(history)
-        return api.RecommendResponse(
-            item_ids=ids,
-            scores=scores,
-            model_version=reply.model_version,
-            request_id=reply.request_id,
-            source=reply.source,
-        ).SerializeToString()
-
-    return answer
-
-
 def __getattr__(name: str) -> Servicer:
     """Make the application that Envoy's Python asks this module for."""
     reply = Path(os.environ.get(REPLY, os.devnull)).read_bytes()
     if name == "empty":
-        return Servicer(constant(reply))
+        return Servicer(lambda _: reply)
     if name == "least":
-        return Servicer(built(api.RecommendResponse.FromString(reply)))
+        labels = api.RecommendResponse.FromString(reply)
+        ask = api.RecommendRequest.FromString
+        return Servicer(lambda message: grpc_servicers.least(ask(message), labels).SerializeToString())
     raise AttributeError(name)
 
 

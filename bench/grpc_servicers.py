@@ -29,6 +29,20 @@ IDS, SCORES = list(range(10)), [1.5] * 10
 SERVICE = "recommend_api.v1.RecommenderService"
 
 
+def least(request: api.RecommendRequest, reply: api.RecommendResponse) -> api.RecommendResponse:
+    """Read the ids of a request, and build a reply of ten items with the labels of another."""
+    history = tuple(request.item_ids)
+    if min(history) < 0:
+        raise ValueError(history)
+    return api.RecommendResponse(
+        item_ids=IDS,
+        scores=SCORES,
+        model_version=reply.model_version,
+        request_id=reply.request_id,
+        source=reply.source,
+    )
+
+
 class Empty(api_grpc.RecommenderServiceServicer):
     """The servicer that the proto generates, with one method that does nothing but reply."""
 
@@ -57,17 +71,7 @@ class Least(Empty):
         context: grpc.aio.ServicerContext[api.RecommendRequest, api.RecommendResponse],  # noqa: ARG002
     ) -> api.RecommendResponse:
         """Ten items and scores that depend on nothing."""
-        history = tuple(request.item_ids)
-        if min(history) < 0:
-            raise ValueError(history)
-        reply = self._reply
-        return api.RecommendResponse(
-            item_ids=IDS,
-            scores=SCORES,
-            model_version=reply.model_version,
-            request_id=reply.request_id,
-            source=reply.source,
-        )
+        return least(request, self._reply)
 
 
 class Naive(Empty):

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from recommender.domain import Query
-from recommender.engine.coarse import Span, quickest_span
+from recommender.engine.coarse import Span, quickest, quickest_span
 from recommender.export.artifact import write_model
 from recommender.export.graph import build_graph
 from recommender.export.head.codes import CODES, Codes
@@ -66,6 +66,16 @@ def test_eight_bits_are_used_where_they_take_hardly_longer() -> None:
         return [by_rows[rows] if rows <= int(way[1]) else 1.0 for way in ways]
 
     assert tuple(quickest_span(seconds, 4)) == (1, 3)
+
+
+def test_ways_are_timed_in_turns() -> None:
+    tried: list[str] = []
+
+    seconds = quickest(tried.append, "ab")
+
+    assert len(seconds) == 2
+    assert len(tried) >= 4  # once to allocate, and once at least to be timed
+    assert tried == [*"ab"] * (len(tried) // 2)
 
 
 @pytest.mark.parametrize("bucketed", [False, True])
