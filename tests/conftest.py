@@ -43,19 +43,27 @@ _DEBIAN = {
 }
 # A server in the test's process uses the default logging, without a line for every call.
 structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.INFO))
+_LOG = structlog.get_config()
 _left_out: dict[str, int] = {}
 
 
+@pytest.fixture(autouse=True, scope="session")
+def _loggers_without_a_cache() -> Iterator[None]:
+    """Let no logger keep the configuration of a command that runs in the tests' process, in a fixture or in a test."""
+    configure = structlog.configure
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            structlog, "configure", lambda **options: configure(**(options | {"cache_logger_on_first_use": False}))
+        )
+        yield
+
+
 @pytest.fixture(autouse=True)
-def _log_as_before(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Undo what a command that runs in the test's process does to the log."""
-    before, configure = structlog.get_config(), structlog.configure
-    # A logger that caches its configuration keeps it for the tests after this one.
-    monkeypatch.setattr(
-        structlog, "configure", lambda **options: configure(**(options | {"cache_logger_on_first_use": False}))
-    )
+def _log_of_tests() -> Iterator[None]:
+    """Undo what such a command does to the log: before the test, which may follow a fixture's command, and after it."""
+    structlog.configure(**_LOG)
     yield
-    configure(**before)
+    structlog.configure(**_LOG)
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
