@@ -37,12 +37,6 @@ log = structlog.get_logger(__name__)
 
 _SUPERVISOR = 0
 """File descriptor of this end of the socket."""
-_SWITCH_SECONDS = 0.0002
-"""How long a thread of Python may keep the GIL from another.
-
-Envoy's thread needs the GIL for each part of a call, and waits this long for a thread that takes it back at once: with
-CPython's 5 ms, single calls that run with large ones take 10 ms more.
-"""
 _LAST_LINES_SECONDS = 1.0
 """How long flushing the log may take."""
 
@@ -75,7 +69,6 @@ class Embedded:
         size = int.from_bytes(await reader.readexactly(8), "big")
         order: Order = pickle.loads(await reader.readexactly(size))  # noqa: S301 (from the process that started us)
         settings = order.settings
-        sys.setswitchinterval(_SWITCH_SECONDS)
         sys.executable = order.executable  # the default is Envoy's program, which cannot start child interpreters
         lines = set_up_logging(settings.operations.log_level, settings.operations.log_format, hold=HELD_SECONDS)
 

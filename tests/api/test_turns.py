@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import sys
 from typing import NoReturn
 
 import pytest
@@ -117,3 +118,41 @@ async def test_one_that_fails_or_is_cancelled_gives_up_its_turn() -> None:
 
     async with asyncio.timeout(10):
         assert await turns.once(lambda: 7) == 7
+
+
+async def test_threads_take_the_gil_sooner_while_a_computation_of_several_turns_is_under_way() -> None:
+    clock, usual = Clock(), sys.getswitchinterval()
+    turns, seen = Turns(clock), []
+
+    def work(number: int) -> None:
+        seen.append(sys.getswitchinterval())
+        clock.work(number)
+
+    await turns.each(range(2), work)
+    assert (set(seen), sys.getswitchinterval()) == ({usual}, usual)
+
+    seen.clear()
+    await asyncio.gather(turns.each(range(100), work), turns.each(range(100), work))
+    assert seen[0] == seen[1] == usual
+    assert max(seen[2:]) < usual / 10
+    assert sys.getswitchinterval() == usual
+
+
+async def test_a_cancelled_or_failed_computation_leaves_the_switch_interval_as_it_was() -> None:
+    clock, usual = Clock(), sys.getswitchinterval()
+    turns = Turns(clock)
+
+    def fail(number: int) -> None:
+        clock.work(number)
+        if number == 50:
+            raise ValueError(number)
+
+    computing = asyncio.create_task(turns.each(range(10_000), clock.work))
+    await asyncio.sleep(0)
+    assert sys.getswitchinterval() < usual
+    computing.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await computing
+    with pytest.raises(ValueError, match="50"):
+        await turns.each(range(100), fail)
+    assert sys.getswitchinterval() == usual
