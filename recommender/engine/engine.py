@@ -85,10 +85,9 @@ class OnnxEngine:
     ) -> Sequence[Ranking]:
         """Rank every query, in order, on the engine's own thread.
 
-        Blocks the event loop until a run of `_LARGE` rows or more has begun, for a millisecond at most. A run of a few
-        light rows is packed and unpacked on the event loop, as `stage` does it. `general` keeps it off the quicker
-        session for queries without exclusions and candidates. `padding` replaces the model's own padding id. A
-        cancelled call does not end the run; `terminate` does.
+        Blocks the event loop until a run of `_LARGE` rows or more has begun, for a millisecond at most. `general` keeps
+        it off the quicker session for queries without exclusions and candidates. `padding` replaces the model's own
+        padding id. A cancelled call does not end the run; `terminate` does.
 
         For queries with `masks` exactly the allowed items are ranked, whatever their number; a model without the inputs
         `k` and `candidates` fails a row if it gives too few that are allowed. Masks may have another size than the
@@ -100,8 +99,6 @@ class OnnxEngine:
         Raises InvalidRequestError if the only query holds an id that the model does not have, and FaultyRowsError if
         the model's output for some rows is invalid. Raises what ONNX Runtime raises if the run failed.
         """
-        if 1 < len(queries) < _LARGE and not general and padding is None and self.contract.light(queries):
-            return await self.stage(queries).result()
         rank = partial(self._rank, queries, general=general, padding=padding)
         return await self._threads.call(rank, at_once=len(queries) >= _LARGE)
 
