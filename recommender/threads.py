@@ -183,8 +183,8 @@ class Turns:
     After a turn the loop serves everything else until it is idle: a short call takes some ten rounds of the loop, and
     would wait for a turn in each. While short calls are open the next turn waits for their end, `_PAUSE_SECONDS` at
     most: they have the loop, a CPU and the GIL to themselves. Each computation waits for its next turn behind those
-    that arrived before. While one needs several turns, the process's threads take the GIL from each other sooner.
-    `clock` gives the time in seconds.
+    that arrived before. While one needs several turns, the process's threads take the GIL from each other sooner,
+    so a process has one Turns. `clock` gives the time in seconds.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
