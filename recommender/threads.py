@@ -25,7 +25,7 @@ _SWITCH_SECONDS = 0.0002
 
 Threads of Envoy and of the engine need the GIL for each part of a short call. They wait this long for a loop that takes
 it back at once: with CPython's 5 ms, short calls beside long computations take 10 ms more. At all other times 0.2 ms
-would cost a tenth of the calls/s behind Envoy.
+would cost a tenth of the CPU behind Envoy.
 """
 _IDLE_ROUND_SECONDS = 0.0001
 """A round of the event loop that takes longer has had something to do."""
