@@ -46,7 +46,7 @@ def session(path: Path, *, device: str, threads: int) -> ort.InferenceSession:
     options = ort.SessionOptions()
     options.log_severity_level = 4
     options.intra_op_num_threads = threads
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    options.add_session_config_entry("session.intra_op.spin_duration_us", "20")  # as the engine does
     providers = ["CUDAExecutionProvider", "CPUExecutionProvider"]
     return ort.InferenceSession(path, options, providers=providers if device == "cuda" else providers[1:])
 

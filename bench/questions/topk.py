@@ -25,7 +25,7 @@ from rich.console import Console
 from rich.table import Table
 
 from recommender.engine.onnx_file import read_onnx_file
-from recommender.engine.provider import CPU, CUDA, CudaOptions
+from recommender.engine.provider import CPU, CUDA, SPIN_MICROSECONDS, CudaOptions
 from recommender.export.artifact import write_model
 from recommender.export.graph import build_graph
 from recommender.export.head.codes import CODES, Codes
@@ -60,7 +60,8 @@ def session(
         options.add_free_dimension_override_by_name(restricting, 0)
     options.log_severity_level = 3
     options.intra_op_num_threads = threads
-    options.add_session_config_entry("session.intra_op.allow_spinning", str(int(spinning)))
+    if not spinning:
+        options.add_session_config_entry("session.intra_op.spin_duration_us", str(SPIN_MICROSECONDS))
     options.add_session_config_entry("session.disable_prepacking", str(int(not prepack)))
     opened = ort.InferenceSession(path, options, providers=PROVIDERS[device])
     if opened.get_providers()[0] != {"cpu": CPU, "cuda": CUDA}[device]:

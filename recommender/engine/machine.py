@@ -8,15 +8,12 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-import hashlib
 import os
-import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 _ROOT = Path("/")
-_BLOCK = bytes(1 << 17)
 _TELLING_BYTES = 1 << 25
 """Constants below this disappear in a session's own memory."""
 
@@ -58,24 +55,6 @@ def available_cpus(root: Path = _ROOT) -> int:
             if limit > 0:
                 quotas.append(limit / int(_text(group / "cpu.cfs_period_us")))
     return max(int(min([cpus, *quotas])), 1)
-
-
-@contextlib.contextmanager
-def one_cpu_busy() -> Iterator[None]:
-    """Keep a CPU busy meanwhile, by a thread that leaves the GIL to others."""
-    done = threading.Event()
-
-    def work() -> None:
-        while not done.is_set():
-            hashlib.sha256(_BLOCK)  # of that many bytes without the GIL
-
-    thread = threading.Thread(target=work, name="busy", daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        done.set()
-        thread.join()
 
 
 def available_memory(root: Path = _ROOT) -> int | None:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import statistics
-import time
 from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -27,8 +25,9 @@ from recommender.engine.coarse import (
     takes_coarse_rows,
 )
 from recommender.engine.contract import QUERY, Contract, Feed, Outputs, Port
+from recommender.engine.cpus import several_pay
 from recommender.engine.features import faults_of
-from recommender.engine.machine import Memory, available_cpus, available_memory, one_cpu_busy
+from recommender.engine.machine import Memory, available_cpus, available_memory
 from recommender.engine.masked.bounds import block_of
 from recommender.engine.onnx_file import OnnxFile, read_onnx_file
 from recommender.engine.provider import CONTROL_FLOW, CPU, CUDA, SessionPlan, open_for_device, open_session
@@ -40,12 +39,8 @@ _OUT_OF_MEMORY = "Failed to allocate memory"
 """What ONNX Runtime says of an allocation that failed."""
 _COPIES_WHILE_LOADING = 2
 """Copies of a model's constants that loading needs at worst: measured, inline and external."""
-_LEAST_GAIN = 1.25
-"""Several CPUs a run must be so many times as quick as one: they are the event loop's too."""
 _TRIED_ROWS = 32
 _TRIED_LENGTH = 32
-_TRIES = 21
-_ENOUGH_SECONDS = 0.1  # no more tries after so long
 
 _FREE = {
     "user_history": ("batch", "history"),
@@ -211,7 +206,7 @@ def open_sessions(
         buckets = _open_buckets(session, contract, model, opened.provider, plan, coarse_rows)
     elif opened.provider == CPU and file.small:
         if shared and contract.batched and plan.threads > 1:
-            session, plan = _undivided_if_as_quick(path, session, contract, model, plan)
+            session, plan = _undivided_unless_several_pay(path, session, contract, model, plan)
         pinned = contract.unrestricted_widths({port.name: port.shape for port in session.get_inputs()})
         if pinned:
             also = open_session(path, CPU, replace(plan, pinned=pinned))
@@ -285,30 +280,25 @@ def _open_buckets(
     )
 
 
-def _undivided_if_as_quick(
+def _undivided_unless_several_pay(
     path: Path, session: onnxruntime.InferenceSession, contract: Contract, model: Model, plan: SessionPlan
 ) -> tuple[onnxruntime.InferenceSession, SessionPlan]:
-    """A session on one CPU if runs are about as quick on it, with its plan; else the session that there is.
+    """A session on one CPU with its plan, unless several pay; else the session that there is.
 
-    They are timed in turns, while another thread keeps a CPU busy as the event loop does under load. Raises ModelError
-    if a run fails.
+    Raises ModelError if a run fails.
     """
     items = min(model.longest_history or _TRIED_LENGTH, _TRIED_LENGTH)
     feed = contract.pack([Query((model.some_item,) * items, model.default_k)] * _TRIED_ROWS)
     alone = replace(plan, threads=1)
     undivided = open_session(path, CPU, alone).session
-    taken: tuple[list[float], list[float]] = ([], [])
-    with as_model_error(path), one_cpu_busy():
-        ends = time.perf_counter() + _ENOUGH_SECONDS
-        for _ in range(_TRIES):
-            for each, seconds in zip((undivided, session), taken, strict=True):
-                started = time.perf_counter()
-                each.run(_outputs(contract), feed, quiet_options())
-                seconds.append(time.perf_counter() - started)
-            if time.perf_counter() > ends:
-                break
-    one, several = map(statistics.median, taken)
-    return (session, plan) if one >= _LEAST_GAIN * several else (undivided, alone)
+    outputs = _outputs(contract)
+    with as_model_error(path):
+        several = several_pay(
+            lambda: undivided.run(outputs, feed, quiet_options()),
+            lambda: session.run(outputs, feed, quiet_options()),
+            _TRIED_ROWS,
+        )
+    return (session, plan) if several else (undivided, alone)
 
 
 def _outputs(contract: Contract) -> list[str]:
