@@ -52,8 +52,8 @@ class EngineSettings(Group):
     among the engine slots. It is one if the model is so fast that more do not help. Lower it if other processes need
     the cores; `recommender profile` measures the cost."""
     thread_spinning: bool = False
-    """Whether idle engine threads spin. Spinning saves some microseconds a run on dedicated cores, and starves other
-    threads on shared ones."""
+    """Whether engine threads spin for long before they sleep. By default they spin for 20 microseconds. Longer saves
+    some microseconds a run on dedicated cores, and starves other threads on shared ones."""
     engine_slots: Annotated[int, Field(ge=1, le=64)] = 1
     """Batches that run at once. More than 1 pays off only with many cores and a catalogue too small to keep them busy
     with one batch."""
