@@ -57,6 +57,23 @@ def test_a_session_keeps_memory_plans_for_shapes_if_the_plan_says_so(model: Path
     assert opened.session.get_session_options().enable_mem_pattern is kept
 
 
+@pytest.mark.parametrize("spinning", [True, False])
+def test_threads_of_a_run_spin_for_microseconds_unless_the_plan_leaves_it_to_onnx_runtime(
+    model: Path, *, spinning: bool
+) -> None:
+    options = open_session(model, CPU, SessionPlan(threads=2, spinning=spinning)).session.get_session_options()
+    told = {name: _told(options, f"session.intra_op.{name}") for name in ("allow_spinning", "spin_duration_us")}
+    assert told == {"allow_spinning": None, "spin_duration_us": None if spinning else "20"}
+
+
+def _told(options: onnxruntime.SessionOptions, name: str) -> str | None:
+    try:
+        told: str = options.get_session_config_entry(name)
+    except RuntimeError:  # it was not set
+        return None
+    return told
+
+
 def test_on_the_cpu_nothing_fell_back(load: Load, model: Path) -> None:
     if CUDA in onnxruntime.get_available_providers():
         pytest.skip("this build of ONNX Runtime has CUDA, which auto prefers")
