@@ -178,7 +178,12 @@ class Router:
             watch.cancel()
         retirement = asyncio.create_task(self._end(version))
         self._retiring[retirement] = version
-        retirement.add_done_callback(self._retiring.pop)
+        retirement.add_done_callback(self._count)
+
+    def _count(self, retirement: asyncio.Task[bool]) -> None:
+        # In one step, so that a version is counted at every moment, and once.
+        retired = self._retiring.pop(retirement).batcher.statistics()
+        self._retired = [merged([*self._retired, retired])]
 
     async def _end(self, version: Version) -> bool:
         batcher = version.batcher
@@ -186,7 +191,6 @@ class Router:
             async with asyncio.timeout(self._retire_grace):
                 await batcher.drain()
         await batcher.close()
-        self._retired = [merged([*self._retired, batcher.statistics()])]
         ended = await in_background(version.close_engine)
         if not ended:
             self._stuck = True
