@@ -6,11 +6,10 @@ import math
 from collections.abc import Iterator
 
 from recommender.api.batch_call import BatchCall, ReplySize
-from recommender.api.messages import decoded
 from recommender.api.open_inference.service import OpenInferenceService
 from recommender.api.queries import Asked, Limits, Reader
 from recommender.api.replies import description, failure, has_many_keys, write, write_in_parts
-from recommender.errors import RecommenderError
+from recommender.errors import InvalidRequestError, RecommenderError
 from recommender.recommend_api.v1 import recommend_api_pb2 as api
 from recommender.routing.answering import Answer, Answering
 from recommender.routing.router import Router
@@ -42,7 +41,7 @@ class RecommenderService:
         answer = await self._answering.answer(asked, deadline)
         reply = api.RecommendResponse()
         if has_many_keys(answer):
-            await self.turns.each(write_in_parts(asked, answer, reply), _done)
+            await self.turns.through(write_in_parts(asked, answer, reply))
         else:
             write(asked, answer, reply)
         return reply
@@ -73,14 +72,17 @@ class RecommenderService:
         read: list[Asked] = []
         refused: dict[int, RecommenderError] = {}
 
-        def read_one(row: tuple[int, bytes]) -> None:
-            place, each = row
-            try:
-                read.append(self._reader.read(decoded(api.RecommendRequest, each)))
-            except RecommenderError as error:
-                refused[place] = error
+        def reading() -> Iterator[None]:
+            for place, request in enumerate(requests):
+                try:
+                    if isinstance(request, InvalidRequestError):
+                        raise request
+                    read.append(self._reader.read(request))
+                except RecommenderError as error:
+                    refused[place] = error
+                yield
 
-        await self.turns.each(enumerate(requests), read_one)
+        await self.turns.through(reading())
         outcomes = await self._answering.answer_many(read, deadline)
         read.reverse()
         outcomes.reverse()
@@ -102,7 +104,7 @@ class RecommenderService:
                     write(asked, outcome, result.response)
                 yield
 
-        await self.turns.each(written(), _done)
+        await self.turns.through(written())
 
     async def stream_recommend(
         self, message: api.StreamRecommendRequest, deadline: float = math.inf
@@ -114,7 +116,7 @@ class RecommenderService:
             answer = await self._answering.answer(asked, deadline)
             response = api.StreamRecommendResponse()
             if has_many_keys(answer):
-                await self.turns.each(write_in_parts(asked, answer, response.response), _done)
+                await self.turns.through(write_in_parts(asked, answer, response.response))
             else:
                 write(asked, answer, response.response)
         except Exception as error:  # noqa: BLE001 (one message's fate never ends the stream)
@@ -130,7 +132,3 @@ class RecommenderService:
     def list_models(self, _: api.ListModelsRequest) -> api.ListModelsResponse:
         """Describe every model that is served."""
         return api.ListModelsResponse(models=[description(version, self._router) for version in self._router.serving()])
-
-
-def _done(_: None) -> None:
-    """Work that an iterator does step by step."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol, TypeAlias
 
@@ -130,26 +130,26 @@ class Answering:
         candidate, live, serving = router.candidate, router.live, router.serving()
         late: list[tuple[int, Asked]] = []
 
-        def read(row: tuple[int, Asked]) -> None:
-            place, asked = row
-            if place in call.outcomes:
-                return
-            if asked.filter is not None and router.serving() != serving:
-                # A version arrived between two turns. Evaluating for it here would block the event loop.
-                late.append(row)
-                return
-            try:
-                if candidate is None:
-                    version = router.route(asked.model)
-                    wanted, remarks = asked.for_version(version)
-                else:
-                    version, wanted, remarks = self._pick(asked, candidate)
-                call.add(place, asked, version, wanted, remarks)
-            except RecommenderError as error:
-                call.outcomes[place] = error
+        def reading() -> Iterator[None]:
+            for place, asked in coming:
+                if place in call.outcomes:
+                    continue
+                if asked.filter is not None and router.serving() != serving:
+                    late.append((place, asked))  # for a version that arrived between two turns: it takes long
+                    continue
+                try:
+                    if candidate is None:
+                        version = router.route(asked.model) if asked.model else router.live
+                        wanted, remarks = asked.for_version(version)
+                    else:
+                        version, wanted, remarks = self._pick(asked, candidate)
+                    call.add(place, asked, version, wanted, remarks)
+                except RecommenderError as error:
+                    call.outcomes[place] = error
+                yield
 
         while coming:
-            await self._turns.each(coming, read)
+            await self._turns.through(reading())
             if router.serving() == serving:
                 break
             # A version that was replaced between two turns takes no more rows.
