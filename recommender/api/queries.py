@@ -7,7 +7,7 @@ another look at the message.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -36,7 +36,10 @@ _FIELDS = api.RecommendRequest.DESCRIPTOR.fields_by_name
 _ITEM_IDS, _USER_KEY, _USER_ID, _FEATURES = (_FIELDS[name] for name in ("item_ids", "user_key", "user_id", "features"))
 _EVENTS = frozenset(_FIELDS[name] for name in ("history_type_keys", "history_type_ids", "history_times"))
 _USER_ALONE = Remarks(is_user_alone=True)
-_FEW = 100
+_FEW = 32
+"""To sort so many takes less than to look through them twice."""
+_MANY = 256
+"""More are read by numpy."""
 PART_ITEMS = 1 << 17
 """Items of requests that are read at a time: one that is read takes many times its bytes."""
 
@@ -241,12 +244,13 @@ class Reader:
             and (frame is None or 0 <= frame.timeout_ms <= self._longest_timeout)
         ):
             ids = fields[0][1]
-            if len(ids) <= _FEW:
+            ends: Sequence[int]
+            if len(ids) <= _MANY:
                 history = tuple(ids[:])  # a slice is read in one go
-                ends = sorted(history)  # takes less than to look through them twice
+                ends = sorted(history) if len(history) <= _FEW else (min(history), max(history))
             else:
-                many = np.asarray(ids)  # two thirds of the time
-                history, ends = tuple(many.tolist()), [int(many.min()), int(many.max())]
+                many = np.asarray(ids)
+                history, ends = tuple(many.tolist()), (int(many.min()), int(many.max()))
             if ends[0] >= 0:
                 return Asked(history, ends[-1], request_id, "", self._no_options)
         in_time = frame is None or 0 <= frame.timeout_ms <= self._longest_timeout

@@ -69,7 +69,8 @@ def write(asked: Asked, answer: Answer, reply: api.RecommendResponse, keys: Sequ
     if least is not None and scores and scores[-1] < least:
         kept = sum(score >= least for score in scores)
         item_ids, scores = item_ids[:kept], scores[:kept]
-    reply.request_id = asked.request_id
+    if asked.request_id:  # rows of a batch call have none, and to set a string takes long
+        reply.request_id = asked.request_id
     reply.model_version = version.label
     reply.source = _MODEL
     reply.item_ids.extend(item_ids)

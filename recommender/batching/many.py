@@ -128,9 +128,11 @@ class Many:
     def settle(self, place: int, outcome: Ranking | Exception) -> None:
         """Take the outcome of a query that was admitted, and admit others."""
         del self.waiting[place]
-        self._door.waiting -= 1
-        self._door.fill_soon()
-        self._door.counts.end(outcome)
+        door = self._door
+        door.waiting -= 1
+        if door.coming:
+            door.fill_soon()
+        door.counts.end(outcome)
         if not isinstance(outcome, _OUTCOMES):
             raise TypeError(f"{outcome!r} is no outcome of a query")
         outcomes = self._outcomes
@@ -155,10 +157,11 @@ class Many:
         if not most:
             return True
         now = door.clock()
+        admit, trace, waiting = door.admit, self._trace, self.waiting
         room, refusals = most, _MOST_REFUSALS
         for place, query in self._coming:
             try:
-                waiter = door.admit(query, deadline, Part(self, place), now)
+                waiter = admit(query, deadline, Part(self, place), now)
             except RecommenderError as refusal:
                 self._outcomes[place] = refusal
                 refusals -= 1
@@ -166,8 +169,8 @@ class Many:
                     self._loop.call_soon(door.fill_soon)
                     break
                 continue
-            waiter.trace = self._trace
-            self.waiting[place] = waiter
+            waiter.trace = trace
+            waiting[place] = waiter
             door.waiting += 1
             room -= 1
             if not room:

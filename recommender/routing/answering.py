@@ -132,10 +132,9 @@ class Answering:
 
         def reading() -> Iterator[None]:
             for place, asked in coming:
-                if place in call.outcomes:
-                    continue
-                if asked.filter is not None and router.serving() != serving:
-                    late.append((place, asked))  # for a version that arrived between two turns: it takes long
+                if asked.filter is not None and (place in call.outcomes or router.serving() != serving):
+                    if place not in call.outcomes:  # for a version that arrived between two turns: it takes long
+                        late.append((place, asked))
                     continue
                 try:
                     if candidate is None:

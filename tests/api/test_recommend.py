@@ -111,6 +111,19 @@ async def test_each_negative_id_is_named_with_its_place(client: Client) -> None:
     }
 
 
+@pytest.mark.parametrize("length", [1, 32, 33, 256, 257, 1000])
+async def test_a_strange_id_is_found_in_a_history_of_any_length(client: Client, length: int) -> None:
+    for place in {0, length // 2, length - 1}:
+        history = [7] * length
+        history[place] = -1
+        assert set(await violations(client, history)) == {f"item_ids[{place}]"}
+
+        history[place] = 10_000
+        if length > 1:
+            answer = await client.recommend(history, timeout=TIMEOUT)
+            assert answer.unknown_item_ids == (10_000,)
+
+
 async def test_a_history_full_of_negative_ids_gets_a_small_status(client: Client) -> None:
     assert len(await violations(client, [-1] * 4096)) == 10
 
