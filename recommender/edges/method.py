@@ -38,8 +38,15 @@ Enter: TypeAlias = Callable[[Caller], AbstractContextManager[object]]
 Answer: TypeAlias = Callable[[bytes, float, str], Awaitable[Message]]
 """Takes a message, a deadline on the clock of `time.monotonic`, and the request id."""
 Messages: TypeAlias = AsyncGenerator[bytes, None]
-Send: TypeAlias = Callable[[Message], Awaitable[None]]
-"""Sends one reply of several; returns when the transport has taken it."""
+
+
+class Send(Protocol):
+    """Sends replies of a call that has several."""
+
+    def __call__(self, *replies: Message) -> Awaitable[None]:
+        """Send these, in order; returns when the transport has taken them."""
+
+
 Serve: TypeAlias = Callable[[Messages, Send], Awaitable[None]]
 
 

@@ -7,19 +7,21 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 
 from google.protobuf.message import Message
 
+from recommender.edges.method import Send
+
 
 class Stream:
     """Answers the messages of one stream, each as soon as its reply is ready.
 
     A message is in flight from when it is read until the transport has taken its reply. With `most_open` in flight
-    nothing is read, so flow control holds up a slow reader, which costs no memory. With `in_order` a reply waits for
-    those to the messages before its own.
+    nothing is read, so flow control holds up a slow reader, which costs no memory. Replies that get ready while others
+    are being sent go together. With `in_order` a reply waits for those to the messages before its own.
     """
 
     def __init__(
         self,
         answer: Callable[[bytes], Awaitable[Message]],
-        send: Callable[[Message], Awaitable[None]],
+        send: Send,
         *,
         most_open: int,
         in_order: bool = False,
@@ -28,6 +30,7 @@ class Stream:
         self._send = send
         self._room = asyncio.Semaphore(most_open)
         self._sending = asyncio.Lock()
+        self._ready: list[Message] = []
         self._reader: asyncio.Task[None] | None = None
         self._stopped = False
         self._in_order = in_order
@@ -63,7 +66,10 @@ class Stream:
             reply = await self._answer(message)
             if before is not None:
                 await asyncio.wait((before,))
+            self._ready.append(reply)
             async with self._sending:
-                await self._send(reply)
+                if self._ready:  # else the one before has sent it too
+                    replies, self._ready = self._ready, []
+                    await self._send(*replies)
         finally:
             self._room.release()

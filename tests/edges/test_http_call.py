@@ -6,12 +6,14 @@ import asyncio
 from collections.abc import Mapping
 
 import pytest
+from google.protobuf.wrappers_pb2 import StringValue
 from google.rpc import code_pb2
 from grpc_health.v1.health_pb2 import HealthCheckResponse
 
 from recommender.edges.calls import Call
 from recommender.edges.envoy.asgi import Received
 from recommender.edges.envoy.call import HttpCall, IllegalMoveError, LeftError
+from recommender.edges.envoy.framing import Frames
 
 MOST = 100
 REQUEST = Received(type="http.request", body=bytes(5), more_body=False)
@@ -51,6 +53,26 @@ async def test_a_call_is_ended_once() -> None:
             await end
 
     assert len(caller.sent) == sent
+
+
+@pytest.mark.parametrize(("replies", "size", "pieces"), [(1, 0, 1), (100, 100, 1), (12, 10_000, 6), (3, 100_000, 3)])
+async def test_replies_that_are_sent_together_go_whole_and_in_order_in_few_pieces(
+    replies: int, size: int, pieces: int
+) -> None:
+    caller = Caller(REQUEST)
+    sent = [StringValue(value=f"{number} " * size) for number in range(replies)]
+    await caller.call().send(*sent)
+
+    start, *bodies = caller.sent
+    assert start["type"] == "http.response.start"
+    assert len(bodies) == pieces
+    frames = Frames(1 << 20, "identity")
+    for body in bodies:
+        assert isinstance(body["body"], bytes)
+        frames.feed(body["body"])
+    assert [StringValue.FromString(frames.next() or b"") for _ in sent] == sent
+    assert frames.next() is None
+    assert not frames.pending
 
 
 async def test_a_request_is_read_once() -> None:

@@ -136,7 +136,7 @@ async def test_watches_are_bounded_over_all_connections() -> None:
     async def request() -> Messages:
         yield b""
 
-    async def send(_: object) -> None:
+    async def send(*_: object) -> None:
         """Take it."""
 
     async with asyncio.timeout(TIMEOUT):

@@ -61,7 +61,7 @@ async def test_a_watcher_that_reads_slowly_gets_the_latest_status() -> None:
 async def test_a_watcher_that_does_not_read_is_dropped_when_watches_end() -> None:
     health = Health(("",))
 
-    async def send(_: object) -> None:
+    async def send(*_: object) -> None:
         await asyncio.Event().wait()
 
     async with asyncio.timeout(TIMEOUT):

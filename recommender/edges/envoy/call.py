@@ -44,6 +44,7 @@ _HEADERS = [(b"content-type", GRPC), (b"grpc-accept-encoding", ACCEPTED_ENCODING
 _START = {"type": "http.response.start", "status": 200, "headers": _HEADERS, "trailers": True}
 _BODY_END = {"type": "http.response.body", "body": b"", "more_body": False}
 _REQUEST_ID = REQUEST_ID_KEY.encode()
+_PIECE_BYTES = 1 << 15
 _LAST_SECONDS = 1.0
 """How long the last byte of a large reply may take after the deadline."""
 _LONGEST_SECONDS = 600.0
@@ -154,13 +155,22 @@ class HttpCall:
         if frames.pending:
             raise FrameError(code_pb2.INVALID_ARGUMENT, "the request ends in the middle of a message")
 
-    async def send(self, reply: Message) -> None:
-        """Send one reply of several; returns when the transport has taken it. Raises LeftError."""
+    async def send(self, *replies: Message) -> None:
+        """Send some of the call's replies; returns when the transport has taken them. Raises LeftError.
+
+        They go in pieces of about `_PIECE_BYTES`: to hand one over takes as long as to write several replies.
+        """
         try:
             if self._reply is not _BEGUN:
                 self._move_reply(_BEGUN)
                 await self._send(_START)
-            await self._take(framed(reply.SerializeToString()))
+            piece = b""
+            for reply in replies:
+                if len(piece) > _PIECE_BYTES:
+                    await self._take(piece)
+                    piece = b""
+                piece += framed(reply.SerializeToString())
+            await self._take(piece)
         except OSError as error:
             raise LeftError from error
 

@@ -217,11 +217,12 @@ def _streaming(method: Streaming, calls: OpenCalls) -> Respond:
             while isinstance(message := await context.read(), bytes):  # else it is the end
                 yield message
 
-        async def send(reply: Message) -> None:
+        async def send(*replies: Message) -> None:
             nonlocal unread
-            unread += 1
-            await context.write(reply.SerializeToString())
-            unread -= 1
+            for reply in replies:
+                unread += 1
+                await context.write(reply.SerializeToString())
+                unread -= 1
 
         await serve(messages(), send)
         if unread:  # the caller does not read, and gRPC would send it the status after what it does not read
