@@ -50,6 +50,8 @@ class Job(Generic[R]):
     def __init__(self, function: Callable[[Callable[[], None]], R], begun: Callable[[], None] = lambda: None) -> None:
         self.began: float | None = None
         """When a thread began it, as `time.monotonic` gives it; None before."""
+        self.ended: float | None = None
+        """When the thread ended it; the event loop learns of it later."""
         self._function = function
         self._begun = begun
         self._loop = asyncio.get_running_loop()
@@ -84,6 +86,7 @@ class Job(Generic[R]):
             error = raised
         except BaseException as raised:  # noqa: BLE001 (what ends a thread must not end the event loop)
             error = EngineError(f"the engine's thread was asked to end: {raised!r}")
+        self.ended = time.monotonic()
         with contextlib.suppress(RuntimeError):  # the loop is closed: no caller is left
             self._loop.call_soon_threadsafe(self._settle, result, error)
 

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import math
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from itertools import chain, islice
 from typing import Generic, TypeVar
 
@@ -129,14 +129,21 @@ class Backlog(Generic[T]):
         self.begin(batch, now)
         return batch
 
-    def full_batch(self, now: float) -> Batch[T] | None:
+    @property
+    def has_rows(self) -> bool:
+        """Whether rows of large calls wait."""
+        return bool(self._rows)
+
+    def full_batch(self, now: float, staged: Collection[Waiter[T]] = ()) -> Batch[T] | None:
         """Form the batch for the next free slot if later callers cannot change it; None if they can.
 
-        Its callers keep waiting. `begin` starts it, provided that none of them has left.
+        If others are `staged`, it is the batch after theirs; None while rows of large calls wait. Its callers keep
+        waiting. `begin` starts it, provided that none of them has left.
         """
-        if len(self) < self.max_batch_size:
+        if len(self) < len(staged) + self.max_batch_size or (staged and self._rows):
             return None
-        return self._rules.full_batch(self._next(), now)
+        waiting = (waiter for waiter in self._waiting if waiter not in staged) if staged else self._next()
+        return self._rules.full_batch(waiting, now)
 
     def overtakes(self, batch: Batch[T]) -> bool:
         """Whether single callers go before a full batch of rows that was formed before they arrived."""
@@ -149,6 +156,8 @@ class Backlog(Generic[T]):
         self._passed = bool(rows) and bool(waiting) and not first.one_of_many
         for waiter in batch.waiters:
             del (rows if waiter.one_of_many else waiting)[waiter]
+        for waiter in batch.passed:
+            waiter.passed = True
         if len(batch.queries) == len(batch.waiters):
             self._cells -= batch.cells - batch.padded
         else:

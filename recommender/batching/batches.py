@@ -72,6 +72,8 @@ class Batch(Generic[T]):
     """No deadline still to come of its waiters is before this."""
     number: int = 0
     """Counts the batches that have begun; 0 before this one has."""
+    passed: Sequence[Waiter[T]] = ()
+    """Waiters that it goes ahead of although they came with its own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,27 +85,28 @@ class BatchRules:
     deduplicate: bool = False
 
     def next_batch(self, waiting: Iterable[Waiter[T]], now: float) -> Batch[T]:
-        """Form the batch for a free slot from at least one waiter, oldest first; marks the waiters it passes over."""
+        """Form the batch for a free slot from at least one waiter, oldest first."""
         if self.deduplicate:
             return self._shared_rows(waiting, now)
         waiters = self._oldest(waiting)
         apart = self._apart(waiters)
         if apart is not None:
             waiters, passed = apart
-            for waiter in passed:
-                waiter.passed = True
-            return _own_rows(waiters, now, CloseReason.ALIKE)
+            batch = _own_rows(waiters, now, CloseReason.ALIKE)
+            batch.passed = passed
+            return batch
         full = len(waiters) == self.max_batch_size
         return _own_rows(waiters, now, CloseReason.FULL if full else CloseReason.DRAINED)
 
     def full_batch(self, waiting: Iterable[Waiter[T]], now: float) -> Batch[T] | None:
-        """Form the batch for the next slot if later callers cannot change it; None if they can."""
+        """Form the batch for the next slot if later callers cannot change it; None if they can.
+
+        As many wait as a batch takes: later ones come behind them, also if it is divided by length.
+        """
         if self.deduplicate:
             return None
         waiters = self._oldest(waiting)
-        if len(waiters) < self.max_batch_size or self._apart(waiters) is not None:
-            return None
-        return _own_rows(waiters, now, CloseReason.FULL)
+        return self.next_batch(waiters, now) if len(waiters) == self.max_batch_size else None
 
     def worth_apart(self, first: Sequence[Waiter[T]], others: Sequence[Waiter[T]]) -> bool:
         """Whether a batch for the first and one for the others cost little more than one for as many as it takes."""

@@ -133,7 +133,7 @@ class Runs:
             self._end(batch, failed=True)
             return
         # First, so that the engine has work while the loop has it: answering a batch takes about as long as running it.
-        self._end(batch, failed=False)
+        self._end(batch, failed=False, run_ended=None if staged is None else staged.ended)
         for waiter, row in zip(batch.waiters, batch.rows, strict=True):
             if not waiter.payload.done():
                 waiter.payload.set_result(rankings[row])
@@ -171,10 +171,14 @@ class Runs:
     def _second_half(self, timeout: asyncio.Timeout) -> None:
         timeout.reschedule(self._loop.time() + self._timeout / 2)
 
-    def _end(self, batch: Batch[Payload], *, failed: bool) -> None:
-        """Free the slot of a batch that no longer needs the engine; notify tracer and observer."""
+    def _end(self, batch: Batch[Payload], *, failed: bool, run_ended: float | None = None) -> None:
+        """Free the slot of a batch that no longer needs the engine; notify tracer and observer.
+
+        Its run has ended at `run_ended`, which is before now if the event loop was busy. Others may have been run
+        since, so the time until now does not say what a run takes.
+        """
         now = self._clock()
-        self._backlog.finish(batch, now, learn=not failed)
+        self._backlog.finish(batch, now if run_ended is None else run_ended, learn=not failed)
         if self._tracer is not None:
             self._tracer.ended(batch, now, failed=failed)
         if self._observer is not None:

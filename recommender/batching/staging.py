@@ -1,18 +1,24 @@
-"""The order in which batches reach the engine: one starts when a slot is free, the next is staged before.
+"""The order in which batches reach the engine: one starts when a slot is free, those after it are staged before.
 
 An engine with a staged batch begins it as soon as a run has ended. It need not wait for a busy event loop. The
 callers of a staged batch still wait: one that leaves or is late unstages it.
 
-At most one batch is staged, and only while every slot is taken. What is staged, or why nothing is, is one state:
+Batches are staged only while every slot is taken. Usually one is. If the engine has ended all that were staged before
+the loop comes to see it, it stood idle: then twice as many may be staged the next time, and half as many after 16 times
+in a row that it did not. So an engine has enough to do beside a loop that takes 100 ms for a round, as it does while
+thousands of calls are refused.
 
-| state | event | next state |
-| --- | --- | --- |
-| undecided | the next batch is full, and the engine wants it ready | staged |
-| undecided | it may still change, or the engine wants none ready | declined |
-| declined | a batch starts | undecided |
-| staged | a slot comes free: the batch starts | undecided |
-| staged | a caller leaves or is late, or a failed batch is tried again: unstaged | undecided |
-| staged | a single caller comes who goes before the rows of large calls in it: unstaged | undecided |
+The next batch behind the staged ones is decided once for each batch that starts:
+
+| event | what follows |
+| --- | --- |
+| it is full, and the engine wants it ready | staged; the one behind it is undecided |
+| it may still change, or the engine wants none ready | declined until a batch starts |
+| a slot comes free | the first staged batch starts, and those after it that the engine has begun |
+| a caller leaves or is late | its batch is unstaged with those behind it |
+| a failed batch is tried again | all are unstaged |
+| a single caller comes who goes before the rows of large calls in the first | it is unstaged |
+| rows of a large call come | all but the first are unstaged: rows wait for one batch of single callers, not for many |
 
 A batch that is unstaged after the engine has begun it starts instead: a slot has come free that the event loop has
 not seen yet. Nothing is staged while a started batch is on its way to the engine, or a failed one is tried again: they
@@ -24,11 +30,11 @@ run is followed by one `reached`.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from enum import Enum, auto
-from typing import Final, Protocol
+from typing import Protocol
 
 from recommender.batching.backlog import Backlog
 from recommender.batching.batches import Batch, Waiter
@@ -43,6 +49,10 @@ class StagedRun(Protocol):
     def began(self) -> float | None:
         """When it began, on the batcher's clock; None before."""
 
+    @property
+    def ended(self) -> float | None:
+        """When the engine ended it, whether the event loop knows or not; None before."""
+
     def take_back(self) -> bool:
         """Make sure that it never begins; False if it has begun."""
 
@@ -56,14 +66,7 @@ class _Staged:
     run: StagedRun
 
 
-class _Empty(Enum):
-    UNDECIDED = auto()
-    """The oldest waiters have not been looked at."""
-    DECLINED = auto()
-    """They have, and are not staged."""
-
-
-_UNDECIDED: Final = _Empty.UNDECIDED
+_MOST_STAGED = 16
 
 
 class Staging:
@@ -84,14 +87,20 @@ class Staging:
         self._stage = stage
         self._start = start
         self._clock = clock
-        self._state: _Empty | _Staged = _UNDECIDED
+        self._staged: deque[_Staged] = deque()
+        self._declined = False
+        """Whether the batch behind these was looked at and not staged."""
+        self._most = 1
+        """How many may be staged."""
+        self._in_time = 0
+        """Slots in a row that came free while the engine had something to do."""
         self._ahead = 0
         """Batches that go before any staged one: on their way to the engine, or tried again."""
 
     def fill(self, now: float) -> None:
-        """Start a batch in every free slot, and stage the one after them."""
+        """Start a batch in every free slot, and stage those after them."""
         while (batch := self._backlog.next_batch(now)) is not None:
-            self._state = _UNDECIDED
+            self._declined = False
             self._ahead += 1
             self._start(batch, None)
         self.look(now)
@@ -102,40 +111,57 @@ class Staging:
         self.look(self._clock())
 
     def look(self, now: float) -> None:
-        """Stage the next batch if it is full and every slot is taken; unstage one that others are to go before."""
-        backlog = self._backlog
-        if isinstance(self._state, _Staged) and backlog.overtakes(self._state.batch):
+        """Stage the next batches that are full while every slot is taken; unstage those that others go before."""
+        backlog, staged = self._backlog, self._staged
+        if staged and backlog.overtakes(staged[0].batch):
             self._unstage()
-        if (
-            self._state is not _UNDECIDED
-            or self._ahead
-            or len(backlog) < backlog.max_batch_size
-            or backlog.running < backlog.slots
-        ):
+        elif len(staged) > 1 and backlog.has_rows:
+            self._unstage(1)
+        if self._declined or self._ahead or backlog.running < backlog.slots:
             return
-        self._state = _Empty.DECLINED
-        batch = backlog.full_batch(now)
-        run = self._stage(batch.queries) if batch is not None else None
-        if batch is not None and run is not None:
-            self._state = _Staged(batch, run)
+        while len(staged) < self._most:
+            callers = {waiter for each in staged for waiter in each.batch.waiters}
+            if len(backlog) < len(callers) + backlog.max_batch_size:
+                return
+            batch = backlog.full_batch(now, callers)
+            run = self._stage(batch.queries) if batch is not None else None
+            if batch is None or run is None:
+                self._declined = True
+                return
+            staged.append(_Staged(batch, run))
 
     def slot_freed(self) -> None:
-        """Start the staged batch in a slot that has come free."""
-        if isinstance(self._state, _Staged):
-            staged, self._state = self._state, _UNDECIDED
-            self._begin(staged)
+        """Start the staged batch in a slot that has come free, and those that the engine has begun since."""
+        staged = self._staged
+        if not staged:
+            return
+        if staged[-1].run.ended is not None:
+            self._most, self._in_time = min(2 * self._most, _MOST_STAGED), 0
+        else:
+            self._in_time += 1
+            if self._in_time == _MOST_STAGED:
+                self._most, self._in_time = max(self._most // 2, 1), 0
+        backlog = self._backlog
+        while staged and (backlog.running < backlog.slots or staged[0].run.began is not None):
+            self._begin(staged.popleft())
 
     def leave(self, waiters: Sequence[Waiter[Payload]]) -> None:
         """Take callers out of the backlog, and of what is staged."""
-        if isinstance(self._state, _Staged) and not set(self._state.batch.waiters).isdisjoint(waiters):
-            self._unstage()
+        if self._staged:
+            gone = set(waiters)
+            for place, each in enumerate(self._staged):
+                if not gone.isdisjoint(each.batch.waiters):
+                    self._unstage(place)
+                    break
         for waiter in waiters:
             self._backlog.leave(waiter)
 
     def expire(self, now: float) -> list[Waiter[Payload]]:
         """Unstage callers whose deadline has passed; returns all whose deadline has passed since the last call."""
-        if isinstance(self._state, _Staged) and self._state.batch.earliest <= now:
-            self._unstage()
+        for place, each in enumerate(self._staged):
+            if each.batch.earliest <= now:
+                self._unstage(place)
+                break
         return self._backlog.expire(now)
 
     def clear(self) -> list[Waiter[Payload]]:
@@ -153,12 +179,20 @@ class Staging:
         finally:
             self._ahead -= 1
 
-    def _unstage(self) -> None:
-        state, self._state = self._state, _UNDECIDED
-        if isinstance(state, _Staged) and not state.run.take_back():
-            self._begin(state)
+    def _unstage(self, place: int = 0) -> None:
+        """Take back the staged batches from this one on. Those that the engine has begun start, with all before."""
+        staged = self._staged
+        # Behind others it waits until a batch starts: to form them all again for each caller that leaves takes long.
+        self._declined = place > 0
+        while len(staged) > place:
+            if not staged[-1].run.take_back():
+                while staged:
+                    self._begin(staged.popleft())
+                return
+            staged.pop()
 
     def _begin(self, staged: _Staged) -> None:
+        self._declined = False
         began = staged.run.began
         self._backlog.begin(staged.batch, self._clock() if began is None else began)
         self._start(staged.batch, staged.run)

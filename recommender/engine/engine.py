@@ -228,6 +228,11 @@ class PackedRun:
         """When it began, as `time.monotonic` gives it; None before."""
         return self.job.began
 
+    @property
+    def ended(self) -> float | None:
+        """When its thread ended it; None before."""
+        return self.job.ended
+
     def take_back(self) -> bool:
         """See to it that it never begins; False if it has begun."""
         return self.job.take_back()

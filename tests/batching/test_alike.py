@@ -124,7 +124,6 @@ def test_a_batch_that_is_full_is_the_next_one_whoever_comes_until_then(
     batch = backlog.next_batch(0.0)
     if full is not None:
         assert batch is not None
-        assert (batch.waiters, batch.queries, batch.closed) == (full.waiters, full.queries, CloseReason.FULL)
-    elif len(before) >= rows:
-        assert batch is not None
-        assert batch.closed is CloseReason.ALIKE
+        assert (batch.waiters, batch.queries, batch.closed) == (full.waiters, full.queries, full.closed)
+    else:
+        assert len(before) < rows

@@ -96,18 +96,25 @@ class BatcherMachine(RuleBasedStateMachine):
     """Every request that was submitted ends exactly once, and the statistics add up."""
 
     max_wait = 0.0
+    most = MOST
+    slots = 2
 
     def __init__(self) -> None:
         super().__init__()
         self.loop = VirtualLoop()
-        self.engine = FakeEngine(held=True, slots=2)
+        self.engine = FakeEngine(held=True, slots=self.slots)
         self.submitted = 0
         self.callers: list[tuple[asyncio.Task[list[Ranking | RecommenderError]], list[Query]]] = []
         self.batcher = self.loop.run_until_complete(self._make())
 
     async def _make(self) -> Batcher:
         return make_batcher(
-            self.engine, max_batch_size=ROWS, max_backlog=MOST, slots=2, engine_timeout=60.0, max_wait=self.max_wait
+            self.engine,
+            max_batch_size=ROWS,
+            max_backlog=self.most,
+            slots=self.slots,
+            engine_timeout=60.0,
+            max_wait=self.max_wait,
         )
 
     async def _one(self, asked: Query, deadline: float) -> list[Ranking | RecommenderError]:
@@ -149,6 +156,14 @@ class BatcherMachine(RuleBasedStateMachine):
         self.loop.settle()
 
     @precondition(lambda self: self.engine.waiting)
+    @rule(runs=st.integers(2, 9))
+    def end_runs_while_the_loop_is_busy(self, runs: int) -> None:
+        for _ in range(runs):
+            if self.engine.waiting:
+                self.engine.waiting[0].release()
+        self.loop.settle()
+
+    @precondition(lambda self: self.engine.waiting)
     @rule()
     def hang(self) -> None:
         self.loop.advance(61.0)
@@ -161,7 +176,7 @@ class BatcherMachine(RuleBasedStateMachine):
     @invariant()
     def every_request_is_in_one_count(self) -> None:
         seen = self.batcher.statistics()
-        assert seen.waiting <= MOST
+        assert seen.waiting <= self.most
         not_let_in = sum(len(asked) for caller, asked in self.callers if not caller.done())
         assert 0 <= self.submitted - seen.ended <= not_let_in
         for caller, asked in self.callers:
@@ -190,9 +205,26 @@ class GatheringMachine(BatcherMachine):
     max_wait = 0.05
 
 
+class BusyMachine(BatcherMachine):
+    """The same where so many wait for one slot that several batches are staged."""
+
+    most = 30
+    slots = 1
+
+    @rule(items=st.lists(ITEMS, min_size=ROWS, max_size=6 * ROWS))
+    def submit_several(self, items: list[int]) -> None:
+        for item in items:
+            asked = query(item)
+            self.callers.append((self.loop.create_task(self._one(asked, math.inf)), [asked]))
+        self.submitted += len(items)
+        self.loop.settle()
+
+
 TestBacklog = BacklogMachine.TestCase
 TestBacklog.settings = settings(max_examples=100, stateful_step_count=40, deadline=None)
 TestBatcher = BatcherMachine.TestCase
 TestBatcher.settings = settings(max_examples=60, stateful_step_count=30, deadline=None)
 TestGathering = GatheringMachine.TestCase
 TestGathering.settings = TestBatcher.settings
+TestBusy = BusyMachine.TestCase
+TestBusy.settings = settings(max_examples=100, stateful_step_count=40, deadline=None)

@@ -6,6 +6,8 @@ import asyncio
 
 import pytest
 
+from recommender.batching.batcher import Batcher
+from recommender.batching.cost import Cost
 from recommender.batching.halving import PROBE
 from recommender.batching.statistics import BatchEnded
 from recommender.domain import Ranking
@@ -44,6 +46,113 @@ async def test_one_full_batch_after_the_other_is_staged_as_long_as_enough_wait()
     engine.waiting[0].release()
     assert await outcomes(callers) == [answer(query(item)) for item in range(13)]
     assert engine.sizes == [4, 4, 4, 1]
+
+
+async def ended_at_once(engine: FakeEngine) -> int:
+    """End every run that the engine has or begins while the loop is busy; how many these were."""
+    before = len(engine.runs)
+    while engine.waiting:
+        engine.waiting[0].release()
+    await turns()
+    return len(engine.runs) - before
+
+
+async def test_an_engine_that_stood_idle_beside_a_busy_loop_has_twice_as_many_batches_staged_each_time() -> None:
+    engine = FakeEngine(held=True)
+    batcher = make_batcher(engine, max_backlog=1000)
+    callers = await start(batcher, *range(201))
+    begun = [await ended_at_once(engine) for _ in range(5)]
+    engine.held = False
+    engine.waiting[0].release()
+
+    assert await outcomes(callers) == [answer(query(item)) for item in range(201)]
+    assert begun[0] >= 2
+    assert begun == sorted(begun)
+    assert begun[-1] > 16
+    assert [item for run in engine.runs for item in items(run)] == list(range(201))
+
+
+async def test_fewer_are_staged_when_the_loop_keeps_up_again() -> None:
+    engine = FakeEngine(held=True)
+    batcher = make_batcher(engine, max_backlog=1000)
+    callers = await start(batcher, *range(800))
+    for _ in range(5):
+        await ended_at_once(engine)
+    staged = [len(engine.staged)]
+    for _ in range(70):
+        engine.waiting[0].release()
+        await turns()
+        staged.append(len(engine.staged))
+    engine.held = False
+    engine.waiting[0].release()
+
+    assert await outcomes(callers) == [answer(query(item)) for item in range(800)]
+    assert staged[0] > 8
+    assert staged == sorted(staged, reverse=True)
+    assert staged[-1] == 1
+
+
+async def busy_with_several_staged(engine: FakeEngine, batcher: Batcher) -> list[asyncio.Task[Ranking]]:
+    """Callers of whom one batch runs and three are staged."""
+    callers = await start(batcher, *range(100, 120))
+    while callers and not callers[-1].done():
+        await ended_at_once(engine)
+    callers = await start(batcher, *range(20))
+    assert len(engine.staged) >= 3
+    return callers
+
+
+async def test_a_caller_who_leaves_takes_its_batch_back_and_those_behind_it_but_none_before() -> None:
+    engine = FakeEngine(held=True)
+    batcher = make_batcher(engine, max_backlog=1000)
+    callers = await busy_with_several_staged(engine, batcher)
+    first, second, third = engine.staged[:3]
+    leaver = items(second.run)[0]
+    callers[leaver].cancel()
+    await turns()
+
+    assert (first.taken_back, second.taken_back, third.taken_back) == (False, True, True)
+    engine.held = False
+    engine.waiting[0].release()
+    seen = await outcomes(callers)
+    assert isinstance(seen.pop(leaver), asyncio.CancelledError)
+    assert seen == [answer(query(item)) for item in range(20) if item != leaver]
+    assert leaver not in [item for run in engine.runs for item in items(run)]
+    assert batcher.statistics().cancelled == 1
+
+
+async def test_rows_of_a_large_call_wait_for_one_batch_of_single_callers_and_not_for_all_that_were_staged() -> None:
+    engine = FakeEngine(held=True)
+    batcher = make_batcher(engine, max_backlog=1000)
+    callers = await busy_with_several_staged(engine, batcher)
+    large = asyncio.create_task(batcher.submit_many([query(item) for item in range(200, 204)]))
+    await turns()
+    assert [staged.taken_back for staged in engine.staged[:3]] == [False, True, True]
+    begun = len(engine.runs)
+    engine.held = False
+    engine.waiting[0].release()
+
+    assert await large == [answer(query(item)) for item in range(200, 204)]
+    assert await outcomes(callers) == [answer(query(item)) for item in range(20)]
+    assert 200 in [item for run in engine.runs[begun : begun + 3] for item in items(run)]
+
+
+async def test_a_batch_that_is_divided_by_length_is_staged_too() -> None:
+    engine = FakeEngine(held=True)
+    batcher = make_batcher(engine, cost=Cost(0.001, 0.0001, 0.001))
+    callers = await start(batcher, 0)
+    long = [asyncio.create_task(batcher.submit(query(*range(1, 31)))) for _ in range(2)]
+    await turns()
+    callers += await start(batcher, 1, 2)
+    assert [len(staged.run.queries) for staged in engine.staged] == [2]
+    engine.held = False
+    engine.waiting[0].release()
+
+    assert await outcomes([*callers, *long]) == [
+        *(answer(query(item)) for item in range(3)),
+        *[answer(query(*range(1, 31)))] * 2,
+    ]
+    assert engine.sizes == [1, 2, 2]
 
 
 async def test_a_batch_that_others_may_join_waits_for_its_slot() -> None:

@@ -100,7 +100,8 @@ class Run:
 
     queries: Sequence[Query]
     done: asyncio.Future[Sequence[Ranking]]
-    ended: Callable[[], None]
+    told: Callable[[], None]
+    ended: float | None = None
 
     @property
     def pending(self) -> bool:
@@ -109,15 +110,19 @@ class Run:
     def release(self) -> None:
         """Answer every query."""
         self.done.set_result([answer(query) for query in self.queries])
-        self.ended()
+        self._end()
 
     def return_too_few(self) -> None:
         self.done.set_result([answer(query) for query in self.queries[1:]])
-        self.ended()
+        self._end()
 
     def fail(self, error: BaseException | None = None) -> None:
         self.done.set_exception(error or RuntimeError("the fake engine fails"))
-        self.ended()
+        self._end()
+
+    def _end(self) -> None:
+        self.ended = self.done.get_loop().time()
+        self.told()
 
 
 @dataclass(eq=False)
@@ -127,6 +132,10 @@ class Staged:
     run: Run
     began: float | None = None
     taken_back: bool = False
+
+    @property
+    def ended(self) -> float | None:
+        return self.run.ended
 
     def take_back(self) -> bool:
         self.taken_back = self.began is None
