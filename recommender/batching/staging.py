@@ -120,10 +120,10 @@ class Staging:
         if self._declined or self._ahead or backlog.running < backlog.slots:
             return
         while len(staged) < self._most:
-            callers = {waiter for each in staged for waiter in each.batch.waiters}
-            if len(backlog) < len(callers) + backlog.max_batch_size:
+            # Asked for each caller that comes, so a set of all is made only when there are enough behind them.
+            if len(backlog) < sum([len(each.batch.waiters) for each in staged]) + backlog.max_batch_size:
                 return
-            batch = backlog.full_batch(now, callers)
+            batch = backlog.full_batch(now, {waiter for each in staged for waiter in each.batch.waiters})
             run = self._stage(batch.queries) if batch is not None else None
             if batch is None or run is None:
                 self._declined = True
