@@ -67,6 +67,7 @@ class _Staged:
 
 
 _MOST_STAGED = 16
+"""As many as the default backlog holds, in batches of 64."""
 
 
 class Staging:

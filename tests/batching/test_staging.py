@@ -11,7 +11,7 @@ from recommender.batching.cost import Cost
 from recommender.batching.halving import PROBE
 from recommender.batching.statistics import BatchEnded
 from recommender.domain import Ranking
-from recommender.errors import DeadlineError, EngineError, EngineHungError, UnavailableError
+from recommender.errors import BacklogFullError, DeadlineError, EngineError, EngineHungError, UnavailableError
 from tests.support.fakes import FakeEngine, Run, answer, make_batcher, outcomes, query, start, turns, with_time
 
 
@@ -414,3 +414,26 @@ async def test_a_run_that_the_loop_was_too_busy_to_see_begin_is_as_long_as_it_wa
     assert [each.run for each in seen] == pytest.approx([0.25, 0.25])
     assert [each.longest_wait for each in seen] == pytest.approx([0.0, 0.0])
     assert batcher.statistics().run_seconds == pytest.approx(0.5)
+
+
+async def test_a_run_costs_what_the_engine_took_however_late_the_loop_sees_its_end() -> None:
+    engine, busy = FakeEngine(held=True), 0.0
+    loop = asyncio.get_running_loop()
+    batcher = make_batcher(engine, clock=lambda: loop.time() + busy)
+    await start(batcher, *range(9))
+    for _ in range(10):
+        engine.waiting[0].release()  # and the staged batch begins
+        await turns()
+        await start(batcher, *range(4))
+        engine.waiting[0].release()
+        busy += 1.0
+        await turns()
+        await start(batcher, *range(4))
+    callers = await start(batcher, *range(17))
+    (refused, *_) = [caller.exception() for caller in callers if caller.done()]
+
+    assert isinstance(refused, BacklogFullError)
+    assert refused.retry_after < 0.5
+    engine.held = False
+    engine.waiting[0].release()
+    await batcher.drain()

@@ -45,6 +45,7 @@ _START = {"type": "http.response.start", "status": 200, "headers": _HEADERS, "tr
 _BODY_END = {"type": "http.response.body", "body": b"", "more_body": False}
 _REQUEST_ID = REQUEST_ID_KEY.encode()
 _PIECE_BYTES = 1 << 15
+"""Replies are serialised up to here before the event loop has its turn."""
 _LAST_SECONDS = 1.0
 """How long the last byte of a large reply may take after the deadline."""
 _LONGEST_SECONDS = 600.0
