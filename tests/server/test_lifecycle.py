@@ -48,8 +48,8 @@ async def test_a_signal_lets_every_accepted_request_finish_and_exits_with_0(
     tmp_path: Path, number: signal.Signals, burst: int, edge: Edge
 ) -> None:
     settings = {"RECOMMENDER_MODEL": str(slow_model(tmp_path)), "RECOMMENDER_NUM_RECOMMENDATIONS": "5"}
-    # Sixteen runs, so that some are left when the signal arrives.
-    settings |= {"RECOMMENDER_MAX_BATCH_SIZE": str(burst // 16), "RECOMMENDER_EDGE": edge}
+    # Sixty-four runs, so that some are left when the signal arrives: a busy loop may have sixteen of them staged.
+    settings |= {"RECOMMENDER_MAX_BATCH_SIZE": str(burst // 64), "RECOMMENDER_EDGE": edge}
     async with running(settings=settings) as server, Client(f"127.0.0.1:{server.port}") as client:
         calls = [asyncio.create_task(client.recommend([row % 50], timeout=TIMEOUT)) for row in range(burst)]
         await asyncio.wait(calls, return_when=asyncio.FIRST_COMPLETED)
