@@ -110,7 +110,7 @@ class OnnxEngine:
         """
         if not self.contract.light(queries):
             return self._threads.put(partial(self._rank, queries))
-        feed, k = self.contract.pack(queries), max(query.k for query in queries)
+        feed, k = self.contract.pack(queries), max([query.k for query in queries])
         job = self._threads.put(lambda _: self._attempt(queries, partial(self._sessions.run, feed, k)))
         return PackedRun(job, self.contract, queries)
 

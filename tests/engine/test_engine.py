@@ -214,10 +214,12 @@ async def test_the_loop_packs_and_unpacks_what_is_staged_only_where_that_takes_n
 
     monkeypatch.setattr(type(engine.contract), step, noting)
     await engine.stage([Query((1,), 1)] * 64).result()
-    await engine.stage([Query((1,) * 100, 1)] * 64).result()
+    await engine.stage([Query((1,) * 200, 1)] + [Query((1,), 1)] * 63).result()
+    await engine.stage([Query((1,) * 300, 1)] * 64).result()
     await engine.stage([Query((1,), 30)] * 200).result()
     await engine.stage([Query((1,), 1, (2,))]).result()
-    assert threads == [threading.current_thread().name, "engine-0", "engine-0", "engine-0"]
+    loop = threading.current_thread().name
+    assert threads == [loop, loop, "engine-0", "engine-0", "engine-0"]
 
 
 async def test_a_staged_run_that_meets_a_stranger_is_the_requests_fault(load: Load, tmp_path: Path) -> None:
