@@ -76,5 +76,5 @@ def _no_candidates(rows: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int
 
 @functools.lru_cache(maxsize=1024)
 def _packer(count: int) -> Callable[..., bytes]:
-    """The function that packs so many numbers: to make it anew takes as long as to pack fifty."""
+    """The function that packs so many numbers. It is kept: to make one takes as long as to pack a dozen."""
     return struct.Struct(f"{count}q").pack
