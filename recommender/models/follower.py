@@ -264,15 +264,15 @@ class Follower:
             if len(self._hung) >= _MOST_HUNG:
                 raise SourceTimeoutError(f"{self.source.reference} hangs in {len(self._hung)} earlier calls")
         call = begin(function, *arguments)
+        call.add_done_callback(self._returned)
         done, _ = await asyncio.wait({call}, timeout=seconds)
         if not done:
             self._hung.add(call)
-            call.add_done_callback(self._returned)
             raise SourceTimeoutError(f"{self.source.reference} did not answer within {seconds:g} s")
         return call.result()
 
     def _returned(self, call: asyncio.Future[Any]) -> None:
-        """Note that a call has returned that nothing waits for: its result or error is ignored."""
+        """Note that a call has returned. If nothing waits for it any more, its error is ignored."""
         self._hung.discard(call)
         if not call.cancelled():
             call.exception()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import threading
 from collections.abc import Iterator, Sequence
 
@@ -14,6 +15,7 @@ from recommender.models.artifact import Artifact, Release
 from recommender.models.follower import Follower
 from recommender.models.sources.source import Progress
 from recommender.models.version import Version
+from recommender.threads import background_works
 
 PATIENCE = 60.0
 
@@ -86,3 +88,32 @@ async def test_a_source_that_hangs_holds_three_threads_and_is_asked_again_when_i
     async with asyncio.timeout(PATIENCE):
         while follower.statistics().failing != "there is none":
             await follower.check()
+
+
+async def test_a_call_that_fails_after_its_follower_was_cancelled_is_no_error(source: HangingSource) -> None:
+    complaints: list[dict[str, object]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: complaints.append(context))
+    follower = Follower(
+        source,
+        prove=prove,
+        load=load,
+        adopt=lambda _: None,
+        discard=discard,
+        interval=1.0,
+        patience=PATIENCE,
+        timeout=1.0,
+    )
+    start = asyncio.create_task(follower.start())
+    async with asyncio.timeout(PATIENCE):
+        while not source.hanging:  # noqa: ASYNC110 (of another thread)
+            await asyncio.sleep(0)
+        start.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await start
+        source.released.set()
+        while background_works():  # noqa: ASYNC110 (of another thread)
+            await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    gc.collect()
+
+    assert complaints == []
