@@ -209,10 +209,9 @@ class Runs:
             # Its own callers get an error that is never retried: a row that hangs engines must not travel on.
             outcome = error if isinstance(error, EngineHungError) else bug(error)
             self._lost(outcome)
-        if outcome is not None:  # else it has answered all of them
-            for waiter in batch.waiters:
-                if not waiter.payload.done():
-                    waiter.payload.set_exception(outcome)
+        for waiter in batch.waiters:
+            if not waiter.payload.done():
+                waiter.payload.set_exception(outcome or EngineError("a batch ended without an answer"))
         self._ended()
 
 
