@@ -161,8 +161,8 @@ async def test_a_refused_version_that_was_mended_serves(models: Path, serve: Ser
 
 
 async def test_a_version_that_is_too_slow_is_refused(models: Path, serve: ServeHere) -> None:
-    async with serve(model=models, longest_run_ms=50, max_batch_size=4, **FOLLOWING) as server:
-        write_version(models / "2", 2, burn=150)
+    async with serve(model=models, longest_run_ms=20, threads=1, max_batch_size=4, **FOLLOWING) as server:
+        write_version(models / "2", 2, burn=100)
         seen = await until(server, lambda seen: seen.refused is not None)
 
     assert "is too slow" in (seen.refusal or "")
